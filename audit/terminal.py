@@ -1,0 +1,72 @@
+"""How the four commands talk to a person and to a script.
+
+* Results go to standard output, progress and errors to standard error.
+* `--json` prints one JSON document and nothing else on standard output.
+* An error is one sentence, then what to do next, then a stable exit code (`audit.errors.ExitCode`).
+* Colours and progress bars appear only where the stream is a terminal (rich decides; `NO_COLOR` works).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from audit.errors import ExitCode, FiduciaryError
+
+
+def out() -> Console:
+    """A console on standard output, made on demand so that redirection is respected."""
+    return Console(soft_wrap=True)
+
+
+def err() -> Console:
+    """A console on standard error, for progress and messages."""
+    return Console(stderr=True, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output, with stable key order."""
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def print_error(error: FiduciaryError) -> None:
+    """Print what is wrong and what to do next on standard error."""
+    console = err()
+    console.print(f"[bold red]error:[/] {escape(str(error))}")
+    if error.fix:
+        console.print(f"  [bold]fix:[/] {escape(error.fix)}")
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a Typer application and turn every outcome into its exit code.
+
+    Raises:
+        SystemExit: Always, with a member of `ExitCode` or a code that the command chose.
+    """
+    sys.exit(_exit_code_of(lambda: app(standalone_mode=False)))
+
+
+def _exit_code_of(call: Callable[[], object]) -> int:
+    try:
+        result = call()
+    except FiduciaryError as error:
+        print_error(error)
+        return int(error.exit_code)
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        err().print("interrupted")
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        return int(ExitCode.OK)
+    return result if isinstance(result, int) else int(ExitCode.OK)

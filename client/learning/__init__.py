@@ -1,0 +1,1 @@
+"""Private learning in plain torch: models, subject-level DP-SGD, accounting and metrics."""

@@ -1,0 +1,1 @@
+"""Governance: the documents, the rules over them, and the service that keeps them."""

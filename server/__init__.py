@@ -1,0 +1,1 @@
+"""The coordinator: the federation folder, invitations, rounds and releases."""
