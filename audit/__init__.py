@@ -1,1 +1,1 @@
-"""Evidence: canonical bytes, signed statements, a Merkle log, and a verifier that needs no secret."""
+"""Evidence: canonical bytes, signed statements, a Merkle log, a verifier without secrets."""

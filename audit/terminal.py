@@ -2,8 +2,8 @@
 
 * Results go to standard output, progress and errors to standard error.
 * `--json` prints one JSON document and nothing else on standard output.
-* An error is one sentence, then what to do next, then a stable exit code (`audit.errors.ExitCode`).
-* Colours and progress bars appear only where the stream is a terminal (rich decides; `NO_COLOR` works).
+* An error is one sentence, then what to do next, then a stable exit code (`audit.errors`).
+* Colours and progress bars appear only where the stream is a terminal (`NO_COLOR` works).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The domain documents that somebody must later prove.
 
 * A statement is data only: no code, no paths, no free-form options. Unknown fields are an error.
-* Its bytes are canonical JSON (`audit.canonical`), so it has one digest; `audit.statement` signs it.
+* Its bytes are canonical JSON (`audit.canonical`), so it has one digest; `audit.statement` signs.
 * Numbers with a fraction are decimals, written as strings: canonical JSON has no floats.
 * Times are RFC 3339 in UTC. Digests are `sha256:<hex>`.
 * A format change gets a new `format` value and an ADR; a reader refuses what it does not know.
@@ -76,7 +76,7 @@ def format_time(moment: datetime) -> str:
     >>> format_time(datetime(2026, 1, 31, 12, 0, tzinfo=UTC))
     '2026-01-31T12:00:00.000Z'
     """
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Document(BaseModel):
