@@ -1,0 +1,396 @@
+"""The site's folder: its name, its keys, its settings, and the stores that live beside them.
+
+```
+site/
+├── config.toml          name and federation; written once
+├── policy.toml          what the operator allows; theirs to edit (`client.policy`)
+├── kit.json             the coordinator's signed invitation, without its token
+├── token                this site's bearer token for the compliance service      (0600)
+├── keys/identity.pem    Ed25519; signs reports and the journal                   (0600)
+├── keys/node.pem        P-384; TLS and Flower node key                           (0600)
+├── keys/certificate.pem the node certificate that the federation's CA issued
+├── keys/ca.pem          the federation's CA
+├── keyring/             wraps the data keys of vault and journal                 (0700)
+├── vault.sqlite         de-identified rows, encrypted (`client.vault`)
+├── ledger.sqlite        the privacy budget (`client.ledger`)
+├── journal.sqlite       this site's own audit log (`audit.log`)
+└── receipts/            signed erasure receipts
+```
+
+* Private keys are generated here and never leave the folder.
+* `Site.create` leaves either a complete folder or none: it builds beside it and renames.
+* Nothing is opened before it is needed, so a command fails only on what it uses.
+* A site works without a federation for everything that concerns its own data.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
+
+from audit.errors import Conflict, MalformedInput, NotFound
+from audit.keyring import FileKeyring
+from audit.keys import SigningKey
+from audit.log import Entry
+from audit.sqlite_log import Journal
+from compliance.statements import Document, Name, Time, first_problem, utc_now
+
+SITE_ENVIRONMENT = "FIDUCIARY_SITE"
+"""Names the site folder when no `--dir` does."""
+
+DEFAULT_FOLDER = "site"
+
+PRIVATE_FILE_MODE = 0o600
+PRIVATE_FOLDER_MODE = 0o700
+
+
+def default_folder(environment: Mapping[str, str] | None = None) -> Path:
+    """The site folder to use when the operator names none: `$FIDUCIARY_SITE`, else `./site`."""
+    settings = os.environ if environment is None else environment
+    return Path(settings.get(SITE_ENVIRONMENT) or DEFAULT_FOLDER)
+
+
+class SiteConfig(Document):
+    """`config.toml`: who this site is. Written when the folder is created, never changed."""
+
+    format: Literal["fiduciary.site/1"] = "fiduciary.site/1"
+    name: Name
+    federation: Name
+    created_at: Time
+
+    def to_toml(self) -> str:
+        """The file's text. Every value matches a pattern that needs no escaping."""
+        return (
+            "# This site's identity in its federation. Written by `client join`; do not edit.\n"
+            f'format = "{self.format}"\n'
+            f'name = "{self.name}"\n'
+            f'federation = "{self.federation}"\n'
+            f'created_at = "{self.created_at}"\n'
+        )
+
+
+@dataclass(frozen=True)
+class SitePaths:
+    """Where everything in a site's folder is."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Name and federation."""
+        return self.root / "config.toml"
+
+    @property
+    def policy(self) -> Path:
+        """What the operator allows."""
+        return self.root / "policy.toml"
+
+    @property
+    def kit(self) -> Path:
+        """The coordinator's invitation; absent at a site without a federation."""
+        return self.root / "kit.json"
+
+    @property
+    def token(self) -> Path:
+        """Bearer token for the compliance service."""
+        return self.root / "token"
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the keys."""
+        return self.root / "keys"
+
+    @property
+    def identity(self) -> Path:
+        """Ed25519 private key, PKCS #8 PEM."""
+        return self.keys / "identity.pem"
+
+    @property
+    def node_key(self) -> Path:
+        """P-384 private key, PKCS #8 PEM."""
+        return self.keys / "node.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """Certificate of the node key; absent until the coordinator admits the site."""
+        return self.keys / "certificate.pem"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The federation's CA certificate, from the kit."""
+        return self.keys / "ca.pem"
+
+    @property
+    def keyring(self) -> Path:
+        """Folder of the file keyring."""
+        return self.root / "keyring"
+
+    @property
+    def vault(self) -> Path:
+        """Encrypted rows."""
+        return self.root / "vault.sqlite"
+
+    @property
+    def ledger(self) -> Path:
+        """Privacy budget."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def journal(self) -> Path:
+        """The site's own audit log."""
+        return self.root / "journal.sqlite"
+
+    @property
+    def receipts(self) -> Path:
+        """Folder of signed erasure receipts."""
+        return self.root / "receipts"
+
+    @property
+    def worker_lock(self) -> Path:
+        """Held by `client start`, so that two workers never share a ledger and a node key."""
+        return self.root / "worker.lock"
+
+    @property
+    def worker_state(self) -> Path:
+        """What `client start` is doing, for `client status`."""
+        return self.root / "worker.json"
+
+
+class Site:
+    """One site's folder, opened.
+
+    Use it as a context manager, or call `close`. `identity`, `keyring` and `journal` open on first
+    use and stay open.
+    """
+
+    def __init__(self, paths: SitePaths, config: SiteConfig) -> None:
+        self.paths = paths
+        self.config = config
+
+    @property
+    def name(self) -> str:
+        """The site's name in its federation."""
+        return self.config.name
+
+    @property
+    def federation(self) -> str:
+        """The federation's name."""
+        return self.config.federation
+
+    @property
+    def origin(self) -> str:
+        """Origin of the site's journal and name of its key: `<federation>/site/<name>`."""
+        return origin_of(self.config)
+
+    @property
+    def principal(self) -> str:
+        """How the compliance service names this site: `site:<name>`."""
+        return f"site:{self.name}"
+
+    @classmethod
+    def create(cls, folder: Path, *, name: str, federation: str) -> Site:
+        """Make a site's folder with fresh keys, keyring and journal.
+
+        Args:
+            folder: Must not exist, or be empty.
+            name: 1 to 64 of `a-z 0-9 . _ -`.
+            federation: The federation's name; any name at a site that joins none.
+
+        Raises:
+            Conflict: When the folder holds something already.
+            MalformedInput: When a name is not allowed.
+        """
+        folder = folder.absolute()
+        refuse_occupied(folder)
+        try:
+            config = SiteConfig(name=name, federation=federation, created_at=utc_now())
+        except ValidationError as error:
+            raise MalformedInput(
+                f"malformed site: {first_problem(error)}",
+                fix="use lower-case letters, digits, '.', '_' and '-'",
+            ) from error
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
+        try:
+            _build(SitePaths(staging), config)
+            staging.rename(folder)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        sync_folder(folder.parent)
+        return cls(SitePaths(folder), config)
+
+    @classmethod
+    def open(cls, folder: Path | None = None) -> Site:
+        """Open an existing site's folder.
+
+        Args:
+            folder: By default `$FIDUCIARY_SITE`, else `./site`.
+
+        Raises:
+            NotFound: When there is no site in the folder.
+            MalformedInput: When its `config.toml` cannot be read.
+        """
+        paths = SitePaths((default_folder() if folder is None else folder).absolute())
+        return cls(paths, read_config(paths.config))
+
+    @cached_property
+    def identity(self) -> SigningKey:
+        """The site's Ed25519 key; signs its statements and its journal."""
+        return SigningKey.load(self.paths.identity)
+
+    @cached_property
+    def keyring(self) -> FileKeyring:
+        """Wraps the data keys of vault and journal."""
+        return FileKeyring.open(self.paths.keyring)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The site's own audit log, with origin `<federation>/site/<name>`."""
+        return Journal.open(self.paths.journal, self.origin, self.identity, self.keyring)
+
+    def close(self) -> None:
+        """Close what was opened. The object opens things again when used again."""
+        journal = self.__dict__.pop("journal", None)
+        if journal is not None:
+            journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def origin_of(config: SiteConfig) -> str:
+    """Origin of a site's journal, also the name of its key.
+
+    >>> origin_of(SiteConfig(name="north", federation="demo", created_at="2026-01-31T12:00:00Z"))
+    'demo/site/north'
+    """
+    return f"{config.federation}/site/{config.name}"
+
+
+def read_config(path: Path) -> SiteConfig:
+    """Read a site's `config.toml`.
+
+    Raises:
+        NotFound: When the file is absent.
+        MalformedInput: When it is not a site's configuration.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(
+            f"no site in {path.parent}",
+            fix=f"run `client join KIT`, or name the folder with --dir or {SITE_ENVIRONMENT}",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise MalformedInput(
+            f"malformed {path.name}: not UTF-8", fix="restore it from a backup"
+        ) from error
+    try:
+        return SiteConfig.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise MalformedInput(
+            f"malformed {path.name}: {error}", fix="restore it from a backup"
+        ) from error
+    except ValidationError as error:
+        raise MalformedInput(
+            f"malformed {path.name}: {first_problem(error)}", fix="restore it from a backup"
+        ) from error
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raise unless a new site may be made in `folder`.
+
+    Raises:
+        Conflict: When there is something there.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Conflict(
+            f"{folder} exists and is not empty",
+            fix="choose another folder with --dir; a site's folder is never overwritten",
+        )
+
+
+def write_private(path: Path, data: bytes, *, mode: int = PRIVATE_FILE_MODE) -> None:
+    """Write a file atomically and durably: after a crash it holds the old bytes or the new.
+
+    Args:
+        path: In an existing folder.
+        data: The whole content.
+        mode: Permissions; by default readable by the owner only.
+    """
+    staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or removal in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _build(paths: SitePaths, config: SiteConfig) -> None:
+    paths.root.mkdir(mode=PRIVATE_FOLDER_MODE)
+    paths.keys.mkdir(mode=PRIVATE_FOLDER_MODE)
+    paths.receipts.mkdir(mode=PRIVATE_FOLDER_MODE)
+    origin = origin_of(config)
+    identity = SigningKey.generate(origin)
+    identity.save(paths.identity)
+    node_key = ec.generate_private_key(ec.SECP384R1())
+    node_pem = node_key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    write_private(paths.node_key, node_pem)
+    keyring = FileKeyring.create(paths.keyring)
+    journal = Journal.create(paths.journal, origin, identity, keyring)
+    try:
+        journal.record(
+            Entry(
+                actor=f"site:{config.name}",
+                action="site-created",
+                object=f"site:{config.name}",
+                subject=None,
+                payload={
+                    "federation": config.federation,
+                    "identity_key": identity.public.encoded(),
+                },
+            )
+        )
+    finally:
+        journal.close()
+    write_private(paths.config, config.to_toml().encode(), mode=0o644)
