@@ -1,0 +1,27 @@
+"""The site's encrypted store of de-identified records."""
+
+from client.vault.contents import (
+    Dataset,
+    DatasetCheck,
+    Datasheet,
+    ErasureResult,
+    KeyStore,
+    Provenance,
+    Record,
+    VaultPaths,
+)
+from client.vault.staging import Staging
+from client.vault.store import Vault
+
+__all__ = [
+    "Dataset",
+    "DatasetCheck",
+    "Datasheet",
+    "ErasureResult",
+    "KeyStore",
+    "Provenance",
+    "Record",
+    "Staging",
+    "Vault",
+    "VaultPaths",
+]

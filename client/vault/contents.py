@@ -1,0 +1,163 @@
+"""What the vault holds and hands out: records, datasets, and what an erasure did.
+
+* A `Record` is de-identified text. Nothing here ever carries an original identifier.
+* `VaultPaths` and `KeyStore` say what the vault needs of its site, and nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+from compliance.statements import Digest, Document, Name, Text, Time
+
+
+class VaultPaths(Protocol):
+    """Where a site keeps its vault."""
+
+    @property
+    def vault(self) -> Path:
+        """The SQLite file. Its folder exists; the file may not."""
+
+
+class KeyStore(Protocol):
+    """The part of `audit.keyring.KeyManager` that the vault uses."""
+
+    def generate_data_key(self, name: str, /) -> bytes:
+        """A new 32-byte key, durable before this returns."""
+
+    def data_key(self, name: str, /) -> bytes:
+        """The key, or an error when there is none or it was destroyed."""
+
+    def destroy(self, name: str, /) -> object:
+        """Remove the key beyond recovery, durably."""
+
+    def secret(self, name: str, /) -> bytes:
+        """A 32-byte secret of this site, made on first use and the same ever after."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One de-identified record of one data subject.
+
+    Attributes:
+        subject: Keyed pseudonym of the subject, 64 hexadecimal digits.
+        text: De-identified text.
+        label: The class, as the source file spelt it.
+    """
+
+    subject: str
+    text: str
+    label: str
+
+
+class Datasheet(Document):
+    """What is known of a dataset. Sealed at rest: counts and labels are private too."""
+
+    format: str = "fiduciary.datasheet/1"
+    created_at: Time
+    purposes: tuple[Name, ...] = ()
+    """Purposes that the site's operator stated; empty means none was stated."""
+    legal_basis: str = ""
+    deidentification_digest: Digest
+    label_counts: dict[Text, Annotated[int, Field(ge=1)]]
+    records: Annotated[int, Field(ge=0)]
+    subjects: Annotated[int, Field(ge=0)]
+    quarantined: dict[str, int] = {}
+    """Rows that were kept out, by reason."""
+    duplicates_dropped: int = 0
+    erased_rows_left_out: int = 0
+    replacements: dict[str, int] = {}
+    """Identifiers replaced, by kind."""
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an ingest says of the dataset it made; the vault adds what it counts itself.
+
+    Attributes:
+        deidentification_digest: Names the whole de-identification pipeline.
+        purposes: Purposes that the operator stated.
+        legal_basis: Legal basis that the operator stated.
+        quarantined: Rows kept out, by reason.
+        duplicates_dropped: Exact duplicates of another row of the file.
+        replacements: Identifiers replaced, by kind.
+    """
+
+    deidentification_digest: str
+    purposes: tuple[str, ...] = ()
+    legal_basis: str = ""
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    duplicates_dropped: int = 0
+    replacements: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A visible dataset: complete, committed, and named in the site's journal.
+
+    Attributes:
+        name: The operator's name for it.
+        version: 1, then one more for each replacement.
+        digest: Digest over the sealed rows (`Vault.dataset_digest`); an erasure changes it.
+        datasheet: What is known of it.
+    """
+
+    name: str
+    version: int
+    digest: str
+    datasheet: Datasheet
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes that occur, sorted."""
+        return tuple(sorted(self.datasheet.label_counts))
+
+    @property
+    def subjects(self) -> int:
+        """Number of subjects that remain."""
+        return self.datasheet.subjects
+
+    @property
+    def records(self) -> int:
+        """Number of records that remain."""
+        return self.datasheet.records
+
+
+@dataclass(frozen=True)
+class ErasureResult:
+    """What erasing one subject did. Repeating an erasure returns the first one's result.
+
+    Attributes:
+        pseudonym: The subject's keyed pseudonym.
+        datasets: Names of the datasets that held records of the subject, sorted.
+        records_removed: Records deleted from them.
+        key_destroyed: Whether the subject's data key is gone beyond recovery.
+        erased_at: RFC 3339 time of the first erasure.
+    """
+
+    pseudonym: str
+    datasets: tuple[str, ...]
+    records_removed: int
+    key_destroyed: bool
+    erased_at: str
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """What `Vault.verify` found.
+
+    Attributes:
+        name: The dataset.
+        records: Records that were opened and read.
+        problems: One sentence for each thing that is wrong; empty when all is well.
+    """
+
+    name: str
+    records: int
+    problems: tuple[str, ...] = field(default=())

@@ -1,0 +1,118 @@
+"""How the vault's rows are sealed, and the digest that names a dataset's rows.
+
+Formal guarantees:
+
+* A record opens only with its subject's key, at its own position of its own dataset, under its own
+  subject: all three are associated data of AES-256-GCM.
+* A datasheet opens only for the name, version and random id it was sealed for.
+* `DatasetDigest` covers ciphertext, position and pseudonym. It needs no key to recompute, tells
+  nothing of the text (fresh nonces, keyed pseudonyms), and changes with every erasure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from audit.canonical import canonical_bytes, parse_canonical
+from audit.envelope import open_sealed, seal
+from audit.errors import VerificationFailed
+from client.vault.contents import Datasheet, Record
+
+DATASHEET_KEY = "vault:datasheets"
+"""Name of the data key that seals what is known of datasets; no single subject's data."""
+
+
+def subject_key_name(subject: str, generation: int) -> str:
+    """Name of a subject's data key. A destroyed name is never used again: readmission counts up.
+
+    >>> subject_key_name("ab", 1), subject_key_name("ab", 2)
+    ('subject:ab', 'subject:ab:2')
+    """
+    return f"subject:{subject}" if generation == 1 else f"subject:{subject}:{generation}"
+
+
+def seal_record(key: bytes, dataset_id: str, position: int, record: Record) -> bytes:
+    """Encrypt one record under its subject's key, bound to its place."""
+    plain = canonical_bytes({"label": record.label, "text": record.text})
+    return seal(key, plain, _record_data(dataset_id, position, record.subject))
+
+
+def open_record(key: bytes, dataset_id: str, position: int, subject: str, sealed: bytes) -> Record:
+    """Decrypt one record.
+
+    Raises:
+        VerificationFailed: When the row was altered, or is not at its own place.
+    """
+    try:
+        plain = open_sealed(key, sealed, _record_data(dataset_id, position, subject))
+    except VerificationFailed as error:
+        raise VerificationFailed(
+            f"record {position} does not open: it was altered or moved",
+            fix="restore the vault from a backup, or remove the dataset and add it again",
+        ) from error
+    content = parse_canonical(plain)
+    if not isinstance(content, dict):
+        raise VerificationFailed(f"record {position} holds no record")
+    return Record(subject, str(content["text"]), str(content["label"]))
+
+
+def seal_datasheet(key: bytes, dataset_id: str, name: str, version: int, sheet: Datasheet) -> bytes:
+    """Encrypt a datasheet, bound to its dataset."""
+    plain = sheet.model_dump_json().encode()
+    return seal(key, plain, _datasheet_data(dataset_id, name, version))
+
+
+def open_datasheet(
+    key: bytes, dataset_id: str, name: str, version: int, sealed: bytes
+) -> Datasheet:
+    """Decrypt a datasheet.
+
+    Raises:
+        VerificationFailed: When it was altered, or belongs to another dataset.
+    """
+    try:
+        plain = open_sealed(key, sealed, _datasheet_data(dataset_id, name, version))
+    except VerificationFailed as error:
+        raise VerificationFailed(
+            f"the datasheet of {name!r} was altered", fix="restore the vault from a backup"
+        ) from error
+    return Datasheet.model_validate_json(plain)
+
+
+class DatasetDigest:
+    """SHA-256 over a dataset's sealed rows in order, built row by row."""
+
+    def __init__(self, dataset_id: str) -> None:
+        self._hash = hashlib.sha256(b"fiduciary.dataset/1\x00" + dataset_id.encode())
+
+    def add(self, position: int, subject: str, sealed: bytes) -> None:
+        """Take in one row; every part has a fixed length or its length before it."""
+        self._hash.update(position.to_bytes(8, "big"))
+        self._hash.update(len(subject).to_bytes(8, "big") + subject.encode())
+        self._hash.update(len(sealed).to_bytes(8, "big") + sealed)
+
+    def digest(self) -> str:
+        """`sha256:<hex>` of the rows so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+def _record_data(dataset_id: str, position: int, subject: str) -> bytes:
+    return canonical_bytes(
+        {
+            "format": "fiduciary.record/1",
+            "dataset": dataset_id,
+            "position": position,
+            "subject": subject,
+        }
+    )
+
+
+def _datasheet_data(dataset_id: str, name: str, version: int) -> bytes:
+    return canonical_bytes(
+        {
+            "format": "fiduciary.datasheet/1",
+            "dataset": dataset_id,
+            "name": name,
+            "version": version,
+        }
+    )

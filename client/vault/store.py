@@ -1,0 +1,468 @@
+"""The vault: a site's de-identified records, encrypted under one data key for each subject.
+
+Guarantees:
+
+* Nothing on disk is in clear but keyed pseudonyms, dataset names and sizes (`client.vault.sealing`).
+* A dataset is visible complete or not at all (`client.vault.staging`).
+* `erase` is final: rows are deleted (`secure_delete`) and the subject's pseudonym is marked erased
+  in one transaction, then the data key is destroyed. When a crash falls between, the next `open`
+  destroys the key. A copy of the file made earlier holds rows that nobody can open any more.
+* An erased subject's rows are left out of every later ingest until `readmit`.
+* Writes are durable when a call returns (`synchronous=FULL`).
+
+Options weighed and consequences: docs/adr/0007-vault.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import sqlite3
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, VerificationFailed
+from client.vault import sealing
+from client.vault.contents import (
+    Dataset,
+    DatasetCheck,
+    Datasheet,
+    ErasureResult,
+    KeyStore,
+    Record,
+    VaultPaths,
+)
+from compliance.statements import utc_now
+
+FORMAT = "fiduciary.vault/1"
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS vault_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS datasets (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('building', 'ready')),
+    datasheet BLOB
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_ready_version ON datasets (name) WHERE state = 'ready';
+CREATE TABLE IF NOT EXISTS records (
+    dataset TEXT NOT NULL REFERENCES datasets (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    sealed BLOB NOT NULL,
+    PRIMARY KEY (dataset, position)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS records_of_subject ON records (subject);
+CREATE TABLE IF NOT EXISTS subject_keys (subject TEXT PRIMARY KEY, generation INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS erased_subjects (
+    subject TEXT PRIMARY KEY,
+    datasets TEXT NOT NULL,
+    records_removed INTEGER NOT NULL,
+    key_destroyed INTEGER NOT NULL,
+    erased_at TEXT NOT NULL
+);
+"""
+
+
+class _Row(NamedTuple):
+    """A row of `datasets` that is ready."""
+
+    id: str
+    name: str
+    version: int
+    datasheet: bytes
+
+
+class Vault:
+    """One site's vault. Not safe for use from several threads; several processes may share it."""
+
+    def __init__(self, connection: sqlite3.Connection, keys: KeyStore, path: Path) -> None:
+        self._connection = connection
+        self._keys = keys
+        self.path = path
+        self._pseudonym_secret = keys.secret("subject-pseudonym")
+
+    @classmethod
+    def open(cls, paths: VaultPaths, keys: KeyStore) -> Self:
+        """Open a site's vault, making an empty one where there is none.
+
+        Completes an erasure that a crash interrupted.
+
+        Raises:
+            VerificationFailed: When the file is no vault, or one of another format.
+        """
+        path = paths.vault
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+        try:
+            _configure(connection)
+            vault = cls(connection, keys, path)
+            vault._finish_erasures()
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise VerificationFailed(
+                f"the vault {path.name} cannot be read: {error}",
+                fix="restore the site folder from its last backup",
+            ) from error
+        except FiduciaryError:
+            connection.close()
+            raise
+        return vault
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def pseudonym(self, subject_id: str) -> str:
+        """The keyed pseudonym of a subject: HMAC-SHA256 under a secret of this site, in hex.
+
+        Surrounding space and Unicode form do not matter; case does. Two sites give one person
+        unrelated pseudonyms.
+
+        Raises:
+            MalformedInput: When the id is empty.
+        """
+        normal = unicodedata.normalize("NFC", subject_id).strip()
+        if not normal:
+            raise MalformedInput("the subject id is empty", fix="give the id used in the file")
+        message = b"fiduciary.subject/1\x00" + normal.encode()
+        return hmac.new(self._pseudonym_secret, message, hashlib.sha256).hexdigest()
+
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Every visible dataset, by name."""
+        rows = self._connection.execute(
+            "SELECT id, name, version, datasheet FROM datasets WHERE state = 'ready' ORDER BY name"
+        ).fetchall()
+        return tuple(self._dataset_of(_Row(*row)) for row in rows)
+
+    def dataset(self, name: str) -> Dataset:
+        """The visible dataset of that name.
+
+        Raises:
+            NotFound: When there is none.
+        """
+        return self._dataset_of(self._ready(name))
+
+    def examples(self, name: str) -> list[Record]:
+        """Every record of a dataset, in the order of the file.
+
+        A record whose key was destroyed (a vault restored from before an erasure) is left out;
+        `verify` reports it.
+
+        Raises:
+            NotFound: When there is no such dataset.
+            VerificationFailed: When a row does not open: it was altered or moved.
+        """
+        opened = self._opened(self._ready(name).id)
+        return [record for _, record in opened if record is not None]
+
+    def is_erased(self, subject_id: str) -> bool:
+        """Whether the subject was erased, and not readmitted since."""
+        return self._erasure_of(self.pseudonym(subject_id)) is not None
+
+    def split_secret(self) -> bytes:
+        """The site's secret for the held-out split by subject (`client.learning.data`)."""
+        return self._keys.secret("held-out-split")
+
+    def verify(self, name: str) -> DatasetCheck:
+        """Open every row of a dataset and compare digest and counts with its datasheet.
+
+        Raises:
+            NotFound: When there is no such dataset.
+        """
+        row = self._ready(name)
+        opened = lost = 0
+        problems: list[str] = []
+        try:
+            dataset = self._dataset_of(row)
+            for _, record in self._opened(row.id):
+                opened += record is not None
+                lost += record is None
+        except VerificationFailed as error:
+            return DatasetCheck(name, opened, (str(error),))
+        if lost:
+            problems.append(f"{lost} records can no longer be opened: their keys were destroyed")
+        if opened + lost != dataset.records:
+            problems.append(f"expected {dataset.records} records, got {opened + lost}")
+        digest = digest_of(self._connection, row.id)
+        if digest != dataset.digest:
+            problems.append(f"expected digest {dataset.digest}, got {digest}")
+        return DatasetCheck(name, opened, tuple(problems))
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def erase(self, subject_id: str) -> ErasureResult:
+        """Delete a subject's rows from every dataset, destroy the key, and mark the pseudonym.
+
+        Repeating it is harmless and returns what the first erasure did.
+
+        Raises:
+            NotFound: When the vault has never held a record of the subject.
+        """
+        subject = self.pseudonym(subject_id)
+        if self._erasure_of(subject) is None:
+            self._delete_rows_of(subject)
+        self._finish_erasures()
+        self._truncate_write_ahead_log()
+        result = self._erasure_of(subject)
+        if result is None:  # another process readmitted the subject in between
+            raise Conflict("the subject was readmitted during the erasure", fix="erase again")
+        return result
+
+    def readmit(self, subject_id: str) -> None:
+        """Let an erased subject's records in again, under a new key.
+
+        The caller records in the journal that this was asked for, and why.
+
+        Raises:
+            NotFound: When the subject is not erased.
+        """
+        subject = self.pseudonym(subject_id)
+        with self.transaction() as connection:
+            done = connection.execute("DELETE FROM erased_subjects WHERE subject = ?", (subject,))
+            if done.rowcount == 0:
+                raise NotFound("this subject is not erased", fix="check the id's spelling")
+            connection.execute(
+                "UPDATE subject_keys SET generation = generation + 1 WHERE subject = ?", (subject,)
+            )
+
+    def remove(self, name: str) -> Dataset:
+        """Delete a dataset's rows. Keys stay: this erases nobody from other datasets.
+
+        Raises:
+            NotFound: When there is no such dataset.
+        """
+        row = self._ready(name)
+        dataset = self._dataset_of(row)
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM datasets WHERE id = ?", (row.id,))
+        self._truncate_write_ahead_log()
+        return dataset
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One durable write transaction; an exception rolls it back."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def ensure_key(self, connection: sqlite3.Connection, subject: str) -> bytes:
+        """A subject's data key, made when there is none. Call it inside a transaction."""
+        connection.execute("INSERT OR IGNORE INTO subject_keys VALUES (?, 1)", (subject,))
+        name = self._key_name_of(subject)
+        try:
+            return self._keys.data_key(name)
+        except NotFound:
+            return self._keys.generate_data_key(name)
+
+    def sealed_datasheet(self, dataset_id: str, name: str, version: int, sheet: Datasheet) -> bytes:
+        """A datasheet as it is stored."""
+        return sealing.seal_datasheet(self._datasheet_key(), dataset_id, name, version, sheet)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _ready(self, name: str) -> _Row:
+        row = self._connection.execute(
+            "SELECT id, name, version, datasheet FROM datasets WHERE state = 'ready' AND name = ?",
+            (name,),
+        ).fetchone()
+        if row is None:
+            raise NotFound(
+                f"there is no dataset {name!r} in the vault",
+                fix="`client data list` shows what there is; `client data add` adds one",
+            )
+        return _Row(*row)
+
+    def _dataset_of(self, row: _Row) -> Dataset:
+        key = self._datasheet_key()
+        sheet = sealing.open_datasheet(key, row.id, row.name, row.version, row.datasheet)
+        return Dataset(name=row.name, version=row.version, digest=sheet.digest, datasheet=sheet)
+
+    def _opened(self, dataset_id: str) -> Iterator[tuple[str, Record | None]]:
+        """Each row's subject and record; no record where the key was destroyed."""
+        keys: dict[str, bytes | None] = {}
+        rows = self._connection.execute(
+            "SELECT position, subject, sealed FROM records WHERE dataset = ? ORDER BY position",
+            (dataset_id,),
+        ).fetchall()
+        for position, subject, sealed in rows:
+            if subject not in keys:
+                keys[subject] = self._existing_key(subject)
+            key = keys[subject]
+            if key is None:
+                yield subject, None
+            else:
+                yield subject, sealing.open_record(key, dataset_id, position, subject, sealed)
+
+    def _key_name_of(self, subject: str) -> str:
+        row = self._connection.execute(
+            "SELECT generation FROM subject_keys WHERE subject = ?", (subject,)
+        ).fetchone()
+        return sealing.subject_key_name(subject, 1 if row is None else int(row[0]))
+
+    def _existing_key(self, subject: str) -> bytes | None:
+        try:
+            return self._keys.data_key(self._key_name_of(subject))
+        except NotFound:
+            return None
+
+    def _datasheet_key(self) -> bytes:
+        try:
+            return self._keys.data_key(sealing.DATASHEET_KEY)
+        except NotFound:
+            return self._keys.generate_data_key(sealing.DATASHEET_KEY)
+
+    def _erasure_of(self, subject: str) -> ErasureResult | None:
+        row = self._connection.execute(
+            "SELECT datasets, records_removed, key_destroyed, erased_at FROM erased_subjects "
+            "WHERE subject = ?",
+            (subject,),
+        ).fetchone()
+        if row is None:
+            return None
+        datasets, removed, destroyed, erased_at = row
+        return ErasureResult(
+            subject, tuple(json.loads(datasets)), int(removed), bool(destroyed), str(erased_at)
+        )
+
+    def _delete_rows_of(self, subject: str) -> None:
+        """Delete the rows, write new datasheets, and mark the pseudonym: one transaction."""
+        with self.transaction() as connection:
+            known = connection.execute("SELECT 1 FROM subject_keys WHERE subject = ?", (subject,))
+            if known.fetchone() is None:
+                raise NotFound(
+                    "the vault holds no record of this subject",
+                    fix="give the id as it stands in the file's subject column",
+                )
+            touched = self._labels_by_dataset(connection, subject)
+            connection.execute("DELETE FROM records WHERE subject = ?", (subject,))
+            for row, labels in touched:
+                self._describe_without(connection, row, labels)
+            connection.execute(
+                "INSERT INTO erased_subjects VALUES (?, ?, ?, 0, ?)",
+                (
+                    subject,
+                    json.dumps([row.name for row, _ in touched]),
+                    sum(len(labels) for _, labels in touched),
+                    utc_now(),
+                ),
+            )
+
+    def _labels_by_dataset(
+        self, connection: sqlite3.Connection, subject: str
+    ) -> list[tuple[_Row, list[str]]]:
+        """The visible datasets that hold a subject, each with the labels of the subject's rows."""
+        key = self._existing_key(subject)
+        found: list[tuple[_Row, list[str]]] = []
+        for row in connection.execute(
+            "SELECT id, name, version, datasheet FROM datasets WHERE state = 'ready' AND id IN "
+            "(SELECT dataset FROM records WHERE subject = ?) ORDER BY name",
+            (subject,),
+        ).fetchall():
+            dataset = _Row(*row)
+            sealed_rows = connection.execute(
+                "SELECT position, sealed FROM records WHERE dataset = ? AND subject = ?",
+                (dataset.id, subject),
+            ).fetchall()
+            labels = [
+                "" if key is None else sealing.open_record(key, dataset.id, at, subject, blob).label
+                for at, blob in sealed_rows
+            ]
+            found.append((dataset, labels))
+        return found
+
+    def _describe_without(
+        self, connection: sqlite3.Connection, row: _Row, labels: list[str]
+    ) -> None:
+        """Write the datasheet anew after one subject's rows are gone."""
+        sheet = self._dataset_of(row).datasheet
+        left = Counter(sheet.label_counts)
+        left.subtract(label for label in labels if label)
+        changed = sheet.model_copy(
+            update={
+                "label_counts": {label: count for label, count in left.items() if count > 0},
+                "records": sheet.records - len(labels),
+                "subjects": sheet.subjects - 1,
+                "digest": digest_of(connection, row.id),
+            }
+        )
+        sealed = self.sealed_datasheet(row.id, row.name, row.version, changed)
+        connection.execute("UPDATE datasets SET datasheet = ? WHERE id = ?", (sealed, row.id))
+
+    def _finish_erasures(self) -> None:
+        """Destroy the keys of subjects who are marked erased and whose keys may still exist."""
+        pending = self._connection.execute(
+            "SELECT subject FROM erased_subjects WHERE key_destroyed = 0"
+        ).fetchall()
+        for (subject,) in pending:
+            if self._existing_key(subject) is not None:
+                self._keys.destroy(self._key_name_of(subject))
+            with self.transaction() as connection:
+                connection.execute(
+                    "UPDATE erased_subjects SET key_destroyed = 1 WHERE subject = ?", (subject,)
+                )
+
+    def _truncate_write_ahead_log(self) -> None:
+        """Empty the -wal file, so that deleted rows do not linger in it as ciphertext."""
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def digest_of(connection: sqlite3.Connection, dataset_id: str) -> str:
+    """The digest of a dataset's rows as they are stored now."""
+    digest = sealing.DatasetDigest(dataset_id)
+    for position, subject, sealed in connection.execute(
+        "SELECT position, subject, sealed FROM records WHERE dataset = ? ORDER BY position",
+        (dataset_id,),
+    ):
+        digest.add(position, subject, sealed)
+    return digest.digest()
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    """Set what the guarantees rest on, and make the tables.
+
+    Raises:
+        VerificationFailed: When the file holds another format.
+    """
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "secure_delete = ON",
+        "foreign_keys = ON",
+        "temp_store = MEMORY",  # sorting must not write rows to a temporary file
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    connection.executescript(SCHEMA)
+    connection.execute("INSERT OR IGNORE INTO vault_meta VALUES ('format', ?)", (FORMAT,))
+    (found,) = connection.execute("SELECT value FROM vault_meta WHERE name = 'format'").fetchone()
+    if found != FORMAT:
+        raise VerificationFailed(
+            f"the vault has format {found}, expected {FORMAT}",
+            fix="open it with the version that wrote it",
+        )
