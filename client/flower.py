@@ -24,7 +24,6 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import contextlib
-import hashlib
 import json
 import logging
 import ssl
@@ -39,7 +38,6 @@ from typing import Any, Literal, Self
 import httpx
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -72,6 +70,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
+from client.arrays import Arrays, arrays_digest, pack_arrays, unpack_arrays
+
+__all__ = ["FleetConnection", "IncomingTask", "arrays_digest"]
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
@@ -92,40 +93,7 @@ LAST_BACKOFF_SECONDS = 1.0
 ARRAYS_KEY = "safetensors"
 """Name of the only array in the message's `ArrayRecord`: the safetensors document as bytes."""
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-FloatArrays = dict[str, npt.NDArray[np.float32]]
 TaskKind = Literal["train", "evaluate"]
-
-
-def pack_arrays(arrays: Arrays) -> bytes:
-    """Arrays as one safetensors document; equal arrays give equal bytes.
-
-    Args:
-        arrays: Name to array, any shapes and order of names.
-    """
-    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    return bytes(safetensors.numpy.save(ordered))
-
-
-def unpack_arrays(document: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Read `pack_arrays`.
-
-    Raises:
-        MalformedInput: If the bytes are no safetensors document.
-    """
-    try:
-        return dict(safetensors.numpy.load(document))
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise MalformedInput(f"malformed arrays: {error}") from error
-
-
-def arrays_digest(arrays: Arrays) -> str:
-    """`sha256:` digest of arrays, as `SiteReport.update_digest` and the coordinator compute it.
-
-    >>> arrays_digest({"a": np.zeros(2, np.float32)})[:15]
-    'sha256:a16e7166'
-    """
-    return "sha256:" + hashlib.sha256(pack_arrays(arrays)).hexdigest()
 
 
 @dataclass(frozen=True)
