@@ -20,13 +20,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from audit.canonical import canonical_bytes, digest
 from audit.errors import FiduciaryError, MalformedInput, Refused, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import SignedStatement, verify_statement
-from compliance.statements import Document, Name, Statement, Time
+from compliance.statements import Name, Statement, Time
+from compliance.trust import Trust
 
 MAX_KIT_BYTES = 256 * 1024
 """A kit is some kilobytes; more is not a kit."""
@@ -34,15 +35,12 @@ MAX_KIT_BYTES = 256 * 1024
 _ASK_AGAIN = "ask the coordinator for a new kit: `server invite SITE`"
 
 
-class ComplianceTrust(Document):
-    """What pins the compliance service: the content of its `trust.json`."""
-
-    format: Literal["fiduciary.trust/1"] = "fiduciary.trust/1"
-    url: Annotated[str, Field(pattern=r"^https://\S+$", max_length=500)]
-    certificate: Annotated[str, Field(max_length=20_000)]
-    origin: Annotated[str, Field(min_length=1, max_length=200)]
-    log_key: Annotated[str, Field(max_length=300)]
-    release_key: Annotated[str, Field(max_length=100)]
+def _is_trust(value: dict[str, str]) -> dict[str, str]:
+    try:
+        Trust.from_json(value)
+    except FiduciaryError as error:
+        raise ValueError(str(error)) from error
+    return value
 
 
 class Kit(Statement):
@@ -56,9 +54,14 @@ class Kit(Statement):
     fleet_address: Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$", max_length=300)]
     ca_certificate: Annotated[str, Field(max_length=20_000)]
     coordinator_key: Annotated[str, Field(max_length=300)]
-    compliance: ComplianceTrust
-    token: Annotated[str, Field(min_length=16, max_length=300)]
+    compliance: Annotated[dict[str, str], AfterValidator(_is_trust)]
+    token: Annotated[str, Field(min_length=16, max_length=200)]
     expires_at: Time
+
+    @property
+    def trust(self) -> Trust:
+        """Whom the site believes to be the compliance service."""
+        return Trust.from_json(self.compliance)
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def fingerprint_of(kit: Kit) -> str:
     return fingerprint(
         ca_certificate=kit.ca_certificate,
         coordinator_key=kit.coordinator_key,
-        compliance_certificate=kit.compliance.certificate,
-        log_key=kit.compliance.log_key,
+        compliance_certificate=kit.trust.certificate,
+        log_key=kit.trust.log_key.encoded(),
     )
 
 

@@ -1,0 +1,250 @@
+"""The site's policy: what its operator allows plans to do, in `policy.toml`.
+
+* Default is to refuse: a policy names the purposes it allows, and a fresh one names none.
+* Every key is required, so that a limit is never one that nobody chose; an unknown key is an error.
+* A policy can only refuse. What it allows must still pass the guard's other rules.
+* Checking a plan against a policy is pure: plan in, one finding for each rule out.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from audit.errors import MalformedInput, NotFound
+from client.findings import Finding
+from compliance.statements import Digest, Document, Fraction, Name, TrainingPlan, first_problem
+
+ANY_EMBEDDED = "any-embedded"
+"""Allows every base model that comes with an installed package, whose weights the site verified."""
+
+EMBEDDED_PREFIX = "embedded:"
+
+MAX_POLICY_BYTES = 64 * 1024
+"""A policy is a page; more is another file."""
+
+
+def _number(value: object) -> object:
+    """Accept `3`, `3.0` and `"3.0"`, and keep the digits as written."""
+    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+        raise ValueError("expected a number")  # noqa: TRY004  pydantic wants a ValueError
+    return value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("each value may appear once")
+    return values
+
+
+Number = Annotated[Fraction, BeforeValidator(_number)]
+BaseModelRule = Annotated[Literal["any-embedded"] | Digest, Field()]
+
+
+class Policy(Document):
+    """What the operator allows. `DEFAULT_POLICY` explains each key.
+
+    `epsilon` limits are for adding or removing one data subject. `max_epsilon_total` bounds the
+    composition of everything that was ever trained at this site, at `delta`.
+    """
+
+    format: Literal["fiduciary.policy/1"]
+    purposes: Annotated[tuple[Name, ...], AfterValidator(_distinct)]
+    tasks: Annotated[tuple[Literal["text-classification"], ...], AfterValidator(_distinct)]
+    base_models: Annotated[tuple[BaseModelRule, ...], AfterValidator(_distinct)]
+    require_unit: Literal["subject"]
+    max_epsilon_per_plan: Annotated[Number, Field(gt=0, le=100)]
+    max_epsilon_total: Annotated[Number, Field(gt=0, le=100)]
+    delta: Annotated[Number, Field(gt=0, lt=1)]
+    minimum_subjects: Annotated[int, Field(ge=1, le=10**9)]
+    share_evaluation: bool
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Policy:
+        if self.max_epsilon_per_plan > self.max_epsilon_total:
+            raise ValueError(
+                f"max_epsilon_per_plan: {self.max_epsilon_per_plan} is more than "
+                f"max_epsilon_total {self.max_epsilon_total}"
+            )
+        return self
+
+
+DEFAULT_POLICY = """\
+# What this site allows. Only you can change it: the coordinator has no way to.
+# Look at a plan with `client policy check plan.toml` (or a plan's id) before you allow it.
+format = "fiduciary.policy/1"
+
+# Purposes for which records may be used, as plans and datasets name them.
+# EMPTY MEANS THAT EVERY PLAN IS REFUSED. Allow one like this: purposes = ["triage-research"]
+purposes = []
+
+# Tasks that may be trained.
+tasks = ["text-classification"]
+
+# Base models: "any-embedded" (those of installed packages), or digests like "sha256:…".
+base_models = ["any-embedded"]
+
+# Who is protected: a whole data subject with all their records, not one record.
+require_unit = "subject"
+
+# Privacy loss (epsilon, add or remove one subject) that one plan may cost, and that all plans
+# together may cost, ever, at this site. Smaller is more private: 1 is strong, 8 is common, and
+# above 10 the promise means little.
+max_epsilon_per_plan = 8
+max_epsilon_total = 10
+
+# The chance with which the promise may fail: at most one in the number of subjects.
+delta = 0.00001
+
+# Refuse to train on fewer subjects than this (the plan may ask for more).
+minimum_subjects = 50
+
+# Answer "evaluate" with counts of right and wrong predictions on held-out subjects. They never
+# train, and the counts have no noise: set to false where even counts are too much.
+share_evaluation = true
+"""
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a site's policy.
+
+    Raises:
+        NotFound: When there is no such file; everything is refused then.
+        MalformedInput: With the line or key that is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_POLICY_BYTES + 1)
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"no policy at {path}; every plan is refused",
+            fix="write one with `client policy init`",
+        ) from error
+    return parse_policy(data, name=path.name)
+
+
+def parse_policy(data: bytes, *, name: str = "policy.toml") -> Policy:
+    """Read a policy's bytes.
+
+    Args:
+        data: UTF-8 TOML.
+        name: What to call it in errors.
+
+    Raises:
+        MalformedInput: With the line or key that is wrong.
+    """
+    if len(data) > MAX_POLICY_BYTES:
+        raise MalformedInput(f"malformed {name}: more than {MAX_POLICY_BYTES} bytes")
+    try:
+        values = tomllib.loads(data.decode("utf-8"), parse_float=Decimal)
+    except UnicodeDecodeError as error:
+        raise MalformedInput(f"malformed {name}: not UTF-8", fix=f"save {name} as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise MalformedInput(
+            f"malformed {name}: {error}", fix=f"correct that line of {name}"
+        ) from error
+    try:
+        return Policy.model_validate(values)
+    except ValidationError as error:
+        raise MalformedInput(
+            f"malformed {name}: {first_problem(error)}",
+            fix=f"correct {name}; `client policy init --print` shows a complete one",
+        ) from error
+
+
+def write_default_policy(path: Path) -> None:
+    """Write `DEFAULT_POLICY`, which refuses everything, unless there is a policy already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(DEFAULT_POLICY)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_plan(policy: Policy, plan: TrainingPlan) -> tuple[Finding, ...]:
+    """What the policy says of a plan, one finding for each rule, in the order of the file."""
+    return (
+        _purpose(policy, plan),
+        _task(policy, plan),
+        _base_model(policy, plan),
+        _unit(policy, plan),
+        _epsilon(policy, plan),
+        _delta(policy, plan),
+    )
+
+
+def _purpose(policy: Policy, plan: TrainingPlan) -> Finding:
+    if not policy.purposes:
+        return Finding(
+            "purpose",
+            False,
+            f"the plan is for {plan.purpose}, and the policy allows no purpose",
+            f'if you agree to it, set purposes = ["{plan.purpose}"] in policy.toml',
+        )
+    return Finding(
+        "purpose",
+        plan.purpose in policy.purposes,
+        f"the plan is for {plan.purpose}; allowed: {_listed(policy.purposes)}",
+        f"if you agree to it, add {plan.purpose} to purposes in policy.toml",
+    )
+
+
+def _task(policy: Policy, plan: TrainingPlan) -> Finding:
+    return Finding(
+        "task",
+        plan.task in policy.tasks,
+        f"the plan's task is {plan.task}; allowed: {_listed(policy.tasks)}",
+        "if you agree to it, add the task to tasks in policy.toml",
+    )
+
+
+def _base_model(policy: Policy, plan: TrainingPlan) -> Finding:
+    name, found = plan.base_model.name, plan.base_model.digest
+    embedded = name.startswith(EMBEDDED_PREFIX)
+    allowed = found in policy.base_models or (embedded and ANY_EMBEDDED in policy.base_models)
+    return Finding(
+        "base-model-allowed",
+        allowed,
+        f"the plan's base model is {name} ({found[:19]}…); allowed: {_listed(policy.base_models)}",
+        "if you trust that model, add its digest to base_models in policy.toml",
+    )
+
+
+def _unit(policy: Policy, plan: TrainingPlan) -> Finding:
+    return Finding(
+        "privacy-unit",
+        plan.privacy.unit == policy.require_unit,
+        f"the plan protects each {plan.privacy.unit}; required: {policy.require_unit}",
+        "ask the coordinator for a plan that protects whole subjects",
+    )
+
+
+def _epsilon(policy: Policy, plan: TrainingPlan) -> Finding:
+    return Finding(
+        "epsilon-per-plan",
+        plan.privacy.epsilon <= policy.max_epsilon_per_plan,
+        f"the plan costs epsilon {plan.privacy.epsilon}; allowed: {policy.max_epsilon_per_plan}",
+        "ask the coordinator for more noise or fewer rounds, or raise max_epsilon_per_plan",
+    )
+
+
+def _delta(policy: Policy, plan: TrainingPlan) -> Finding:
+    return Finding(
+        "delta",
+        plan.privacy.delta <= policy.delta,
+        f"the plan's delta is {plan.privacy.delta}; allowed: {policy.delta}",
+        "ask the coordinator for a smaller delta",
+    )
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values) if values else "none"
