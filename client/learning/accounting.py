@@ -1,0 +1,190 @@
+"""Privacy accounting: ε of a plan by Google's privacy loss distributions (PLD), and sigma for an ε.
+
+* Authority: `dp-accounting` PLD, neighbours differ by adding or removing one data subject.
+* Phases with different mechanisms are composed exactly, by convolving their loss distributions;
+  ε are never added, and Gaussian-DP approximations are never used (they understate ε).
+* `sampling_rate == 1` is the plain Gaussian mechanism, T steps of which are one with sigma / √T.
+* Results are pessimistic: the discretisation rounds losses up, and so are sigma and a reported ε
+  rounded up.
+
+Doroshenko et al. 2022 (arXiv 2207.04380), "Connect the dots", is the discretisation in use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
+from typing import Any
+
+from audit.errors import MalformedInput
+from compliance.statements import Phase
+
+DISCRETIZATION = 1e-3
+"""Width of a privacy-loss bin; ε grows by about 2e-4 against 1e-4 and composes 60 times faster."""
+
+NOISE_STEP = Decimal("0.001")
+"""Noise multipliers are rounded up to a multiple of this."""
+
+EPSILON_STEP = Decimal("0.0001")
+"""A reported ε is rounded up to a multiple of this."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """`steps` Poisson-subsampled Gaussian mechanisms.
+
+    Args:
+        noise_multiplier: sigma, standard deviation of the noise over the clipping norm; above 0.
+        sampling_rate: Poisson rate of each step, in (0, 1].
+        steps: Number of steps, at least 0.
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
+            raise ValueError(f"noise_multiplier must be above 0, got {self.noise_multiplier}")
+        if not 0 < self.sampling_rate <= 1:
+            raise ValueError(f"sampling_rate must lie in (0, 1], got {self.sampling_rate}")
+        if self.steps < 0:
+            raise ValueError(f"steps must not be negative, got {self.steps}")
+
+
+def events_of(phases: Iterable[Phase], rounds: int | None = None) -> tuple[Event, ...]:
+    """The mechanism of a plan's first `rounds` rounds (all of them by default)."""
+    left = math.inf if rounds is None else rounds
+    events = []
+    for phase in phases:
+        taken = int(min(left, phase.rounds))
+        left -= taken
+        if taken:
+            events.append(
+                Event(
+                    noise_multiplier=float(phase.noise_multiplier),
+                    sampling_rate=float(phase.sampling_rate),
+                    steps=taken * phase.steps_per_round,
+                )
+            )
+    return tuple(events)
+
+
+def epsilon_of(events: Iterable[Event], delta: float | Decimal) -> float:
+    """ε at `delta` of everything in `events`, for adding or removing one subject.
+
+    The order of the events does not matter.
+
+    >>> round(epsilon_of([Event(noise_multiplier=1.0, sampling_rate=1.0, steps=1)], 1e-5), 2)
+    4.38
+    """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must lie in (0, 1), got {delta}")
+    steps: dict[tuple[float, float], int] = {}
+    for event in events:
+        if event.steps:
+            key = (event.noise_multiplier, event.sampling_rate)
+            steps[key] = steps.get(key, 0) + event.steps
+    if not steps:
+        return 0.0
+    composed: Any = None
+    for (noise_multiplier, sampling_rate), count in sorted(steps.items()):
+        loss = _composed_loss(noise_multiplier, sampling_rate, count)
+        composed = loss if composed is None else composed.compose(loss)
+    return float(composed.get_epsilon_for_delta(float(delta)))
+
+
+def reported_epsilon(events: Iterable[Event], delta: float | Decimal) -> Decimal:
+    """`epsilon_of`, rounded up to four decimals, as statements hold it.
+
+    Raises:
+        MalformedInput: When no finite ε holds at `delta`.
+    """
+    epsilon = epsilon_of(events, delta)
+    if not math.isfinite(epsilon):
+        raise MalformedInput(
+            f"no finite epsilon holds at delta {delta}", fix="raise the plan's noise_multiplier"
+        )
+    return Decimal(repr(epsilon)).quantize(EPSILON_STEP, rounding=ROUND_CEILING)
+
+
+def solve_noise_multipliers(
+    phases: Sequence[Phase], epsilon: float | Decimal, delta: float | Decimal
+) -> tuple[Phase, ...]:
+    """Scale the phases' noise multipliers together until the plan costs at most `epsilon`.
+
+    The multipliers that come in are relative: a phase that comes in with twice another's sigma goes
+    out with twice its sigma (up to rounding, which is always up).
+
+    Args:
+        phases: The plan's phases, with relative noise multipliers.
+        epsilon: Target, above 0, for all phases together.
+        delta: In (0, 1).
+
+    Raises:
+        MalformedInput: When the target cannot be reached with noise multipliers below 10,000.
+    """
+    if not 0 < epsilon < math.inf:
+        raise MalformedInput(f"epsilon must be above 0, got {epsilon}", fix="state a positive ε")
+    target = float(epsilon)
+    low, high = 0.0, 1.0
+    while epsilon_of(events_of(_scaled(phases, high)), delta) > target:
+        low, high = high, high * 2
+        if high * max(float(phase.noise_multiplier) for phase in phases) > _MAX_NOISE:
+            raise MalformedInput(
+                f"epsilon {epsilon} at delta {delta} cannot be reached in the steps asked",
+                fix="ask for fewer steps, a smaller sampling rate, or a larger epsilon",
+            )
+    while high - low > _SCALE_TOLERANCE * high:
+        middle = (low + high) / 2
+        if middle == 0 or epsilon_of(events_of(_scaled(phases, middle)), delta) > target:
+            low = middle
+        else:
+            high = middle
+    return _scaled(phases, high)
+
+
+_MAX_NOISE = 10_000.0
+_SCALE_TOLERANCE = 2e-4
+
+
+def _scaled(phases: Sequence[Phase], scale: float) -> tuple[Phase, ...]:
+    return tuple(
+        phase.model_copy(
+            update={
+                "noise_multiplier": max(
+                    NOISE_STEP,
+                    (phase.noise_multiplier * Decimal(repr(scale))).quantize(
+                        NOISE_STEP, rounding=ROUND_CEILING
+                    ),
+                )
+            }
+        )
+        for phase in phases
+    )
+
+
+@lru_cache(maxsize=256)
+def _composed_loss(noise_multiplier: float, sampling_rate: float, steps: int) -> Any:
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    if sampling_rate == 1:
+        return pld.from_gaussian_mechanism(
+            standard_deviation=noise_multiplier / math.sqrt(steps),
+            value_discretization_interval=DISCRETIZATION,
+        )
+    return _subsampled_loss(noise_multiplier, sampling_rate).self_compose(steps)
+
+
+@lru_cache(maxsize=256)
+def _subsampled_loss(noise_multiplier: float, sampling_rate: float) -> Any:
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    return pld.from_gaussian_mechanism(
+        standard_deviation=noise_multiplier,
+        sampling_prob=sampling_rate,
+        value_discretization_interval=DISCRETIZATION,
+    )

@@ -1,0 +1,229 @@
+"""Subject-level DP-SGD at one site.
+
+* A step Poisson-samples *subjects* at the plan's rate, takes at most `max_records_per_subject` of
+  each (chosen afresh at random), averages the loss over a subject's records, clips the subject's
+  gradient once, adds noise and divides by `sampling_rate * nominal_subjects`, which is public.
+* A round takes exactly `steps_per_round` steps whatever the data is, so neighbouring datasets have
+  the same schedule and the same scale.
+* Losses and counts of the training data never leave: a `RoundResult` holds the update and numbers
+  that the plan already tells.
+
+The formal statement and the edge cases are in `client.learning.subject_optimizer`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus import GradSampleModule
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from audit.errors import MalformedInput
+from client.learning.data import Example, check_examples
+from client.learning.metrics import Confusion, confusion_matrix
+from client.learning.model import ClassifierModel, State
+from client.learning.randomness import Keystream
+from client.learning.subject_optimizer import SubjectOptimizer
+from compliance.statements import Phase, TrainingPlan
+
+Progress = Callable[[int, int], None]
+"""Called with steps done and steps in all, after each step."""
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What one round of training hands out.
+
+    `update` is local minus global weights. `seeded` says that the noise was repeatable, as only
+    tests and benchmarks may have it.
+    """
+
+    round: int
+    update: State
+    steps: int
+    seeded: bool
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    records: list[int]
+    subjects: list[int]
+    weights: list[float]
+    subject_count: int
+    finished: bool
+
+
+class SiteTrainer:
+    """Trains one plan on one site's examples.
+
+    Args:
+        model: The plan's model; the trainer changes its weights.
+        plan: Phases, sampling and privacy.
+        examples: Training examples of the site, held-out subjects excluded.
+        seed: Makes sampling and noise repeatable, for tests and benchmarks only.
+        micro_batch_records: Records in memory at once; changes speed and memory, not results.
+
+    Raises:
+        MalformedInput: When a label lies outside the plan.
+    """
+
+    def __init__(
+        self,
+        model: ClassifierModel,
+        plan: TrainingPlan,
+        examples: Sequence[Example],
+        seed: int | None = None,
+        *,
+        micro_batch_records: int = 128,
+    ) -> None:
+        check_examples(examples, len(plan.labels))
+        self._model = model
+        self._plan = plan
+        self._keystream = Keystream(None if seed is None else f"site-trainer {seed}".encode())
+        self._seeded = seed is not None
+        self._micro_batch_records = micro_batch_records
+        self._labels = torch.tensor([example.label for example in examples], dtype=torch.long)
+        self._tokens = model.encode([example.text for example in examples])
+        records_of: dict[str, list[int]] = {}
+        for record, example in enumerate(examples):
+            records_of.setdefault(example.subject, []).append(record)
+        self._records_of = [np.array(records_of[subject]) for subject in sorted(records_of)]
+        self._features: Tensor | None = None
+
+    def train_round(
+        self,
+        round_index: int,
+        global_state: Mapping[str, npt.NDArray[Any]],
+        progress: Progress | None = None,
+    ) -> RoundResult:
+        """Train one round from `global_state`.
+
+        Args:
+            round_index: From 0, over all phases of the plan.
+            global_state: As `ClassifierModel.get_state` gives it.
+            progress: Told after each step.
+
+        Raises:
+            MalformedInput: When the plan has no such round or the state does not fit.
+        """
+        phase = self._plan.phase_of(round_index)
+        self._model.set_state(global_state)
+        start = self._model.get_state()
+        trained = self._model.set_trainable(phase.kind)
+        network = self._model.network
+        module: nn.Module = network.head if phase.kind == "probe" else network
+        network.train()
+        hooked = GradSampleModule(module, loss_reduction="sum", strict=False)
+        try:
+            optimizer = SubjectOptimizer(
+                torch.optim.SGD(trained, lr=float(phase.learning_rate)),
+                noise_multiplier=float(phase.noise_multiplier),
+                max_grad_norm=float(phase.max_grad_norm),
+                public_divisor=float(phase.sampling_rate * self._plan.privacy.nominal_subjects),
+                keystream=self._keystream,
+            )
+            with warnings.catch_warnings():
+                # A layer whose input needs no gradient (cached features, LoRA's fixed A): its
+                # hook sees the output's gradient, which is the one that Opacus uses.
+                warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+                for step in range(phase.steps_per_round):
+                    self._step(hooked, optimizer, phase)
+                    if progress is not None:
+                        progress(step + 1, phase.steps_per_round)
+            steps = optimizer.steps
+        finally:
+            hooked.cleanup()
+            network.eval()
+        local = self._model.get_state()
+        update = {name: local[name] - start[name] for name in local}
+        return RoundResult(round=round_index, update=update, steps=steps, seeded=self._seeded)
+
+    def _step(self, hooked: nn.Module, optimizer: SubjectOptimizer, phase: Phase) -> None:
+        optimizer.zero_grad()
+        sampled = self._keystream.poisson_sample(len(self._records_of), phase.sampling_rate)
+        for batch in self._micro_batches(sampled):
+            logits = hooked(*self._inputs(batch.records, phase.kind))
+            losses = cross_entropy(logits, self._labels[batch.records], reduction="none")
+            (losses * torch.tensor(batch.weights)).sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.accumulate(
+                torch.tensor(batch.subjects), batch.subject_count, finished=batch.finished
+            )
+        optimizer.step()
+
+    def _inputs(self, records: list[int], kind: str) -> tuple[Tensor, ...]:
+        if kind == "probe":
+            if self._features is None:
+                self._features = self._model.features(self._tokens)
+                self._model.network.train()
+            return (self._features[records],)
+        return self._model.pad([self._tokens[record] for record in records])
+
+    def _micro_batches(self, sampled: npt.NDArray[np.int64]) -> Iterator[_MicroBatch]:
+        """Whole subjects, by length, up to the memory limit; a larger subject comes in pieces."""
+        limit = self._micro_batch_records
+        chosen = [self._records_to_use(int(subject)) for subject in sampled]
+        chosen.sort(key=lambda records: max(len(self._tokens[r]) for r in records))
+        waiting: list[list[int]] = []
+        size = 0
+        for records in chosen:
+            if waiting and size + len(records) > limit:
+                yield _whole(waiting)
+                waiting, size = [], 0
+            if len(records) > limit:
+                for start in range(0, len(records), limit):
+                    piece = records[start : start + limit]
+                    yield _MicroBatch(
+                        records=piece,
+                        subjects=[0] * len(piece),
+                        weights=[1 / len(records)] * len(piece),
+                        subject_count=1,
+                        finished=start + limit >= len(records),
+                    )
+                continue
+            waiting.append(records)
+            size += len(records)
+        if waiting:
+            yield _whole(waiting)
+
+    def _records_to_use(self, subject: int) -> list[int]:
+        records = self._records_of[subject]
+        cap = self._plan.privacy.max_records_per_subject
+        if len(records) > cap:
+            records = records[self._keystream.choose(len(records), cap)]
+        return [int(record) for record in records]
+
+    def evaluate(
+        self, state: Mapping[str, npt.NDArray[Any]], held_out: Sequence[Example]
+    ) -> Confusion:
+        """Confusion matrix `[true, predicted]` of held-out examples under `state`.
+
+        Raises:
+            MalformedInput: When the state does not fit or a label lies outside the plan.
+        """
+        labels = len(self._plan.labels)
+        check_examples(held_out, labels)
+        self._model.set_state(state)
+        if not held_out:
+            return np.zeros((labels, labels), dtype=np.int64)
+        predicted = self._model.logits([example.text for example in held_out]).argmax(1)
+        return confusion_matrix([example.label for example in held_out], predicted.numpy(), labels)
+
+
+def _whole(subjects: list[list[int]]) -> _MicroBatch:
+    return _MicroBatch(
+        records=[record for records in subjects for record in records],
+        subjects=[slot for slot, records in enumerate(subjects) for _ in records],
+        weights=[1 / len(records) for records in subjects for _ in records],
+        subject_count=len(subjects),
+        finished=True,
+    )
+
+
+__all__ = ["Progress", "RoundResult", "SiteTrainer", "MalformedInput"]

@@ -1,0 +1,174 @@
+"""An Opacus optimiser whose unit of privacy is the data subject.
+
+Formal guarantees:
+
+* Neighbours are two datasets that differ by adding or removing *all records of one subject*.
+* One `step` releases `(Σ_s clip(g_s, C) + sigma·C·Z) / D` with `Z` standard normal, where `g_s` is
+  the gradient of subject `s`, `C = max_grad_norm`, `sigma = noise_multiplier`, `D` a public
+  constant. The sum's L2 sensitivity is `C`; with subjects Poisson-sampled at rate `q` the step is
+  the subsampled Gaussian mechanism that `client.learning.accounting` accounts for.
+* Neither `D`, nor `sigma`, nor the number of steps depends on how many subjects or records there
+  are.
+
+| edge case | what happens |
+|---|---|
+| no subject sampled | the step is noise only, and counts |
+| a subject's gradient is zero | stays zero (no division by zero) |
+| any coordinate NaN or ±inf | the subject's whole gradient counts as zero; others are untouched |
+| finite, but the norm overflows float32 | likewise zero |
+| a subject's records span micro-batches | summed first, clipped once after the last |
+| a trainable weight without per-record gradients | refused: it would be unclipped and unnoised |
+
+DP-SGD: Abadi et al. 2016 (arXiv 1607.00133). User-level unit: McMahan et al. 2018 (1710.06963).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from client.learning.randomness import Keystream
+
+_NORM_FLOOR = 1e-6
+"""Added to a norm before dividing by it, as in Opacus: a zero gradient stays zero."""
+
+
+class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Clips each subject once, sums, adds noise, divides by a public constant, and steps.
+
+    Args:
+        optimizer: The optimiser to wrap; it must hold every trainable weight and no other.
+        noise_multiplier: sigma, above 0.
+        max_grad_norm: C, above 0.
+        public_divisor: D, above 0: sampling rate times nominal number of subjects.
+        keystream: Source of the noise.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        noise_multiplier: float,
+        max_grad_norm: float,
+        public_divisor: float,
+        keystream: Keystream,
+    ) -> None:
+        for name, value in (
+            ("noise_multiplier", noise_multiplier),
+            ("max_grad_norm", max_grad_norm),
+            ("public_divisor", public_divisor),
+        ):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be above 0 and finite, got {value}")
+        super().__init__(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=max_grad_norm,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+        self._public_divisor = public_divisor
+        self._keystream = keystream
+        self._unfinished: list[Tensor] | None = None
+        self.steps = 0
+        """Noisy steps taken so far."""
+
+    def accumulate(
+        self, subject_of_record: Tensor, subject_count: int, *, finished: bool = True
+    ) -> None:
+        """Fold the per-record gradients of the last backward pass into the step's sum.
+
+        Args:
+            subject_of_record: `(records,)` integers in `[0, subject_count)`: whose record it was.
+            subject_count: Number of subjects in this micro-batch.
+            finished: `False` when the one subject of this micro-batch has more records to come in
+                the next one.
+
+        Raises:
+            ValueError: When a weight has no per-record gradients, or shapes disagree.
+        """
+        per_subject = [self._per_subject(p, subject_of_record, subject_count) for p in self.params]
+        if self._unfinished is not None:
+            if subject_count != 1:
+                raise ValueError("an unfinished subject must be the only one of its micro-batch")
+            per_subject = [a + b for a, b in zip(self._unfinished, per_subject, strict=True)]
+        self._unfinished = None
+        if not finished:
+            if subject_count != 1:
+                raise ValueError("an unfinished subject must be the only one of its micro-batch")
+            self._unfinished = per_subject
+            return
+        for p, clipped in zip(
+            self.params, clip_and_sum(per_subject, self.max_grad_norm), strict=True
+        ):
+            p.summed_grad = clipped if p.summed_grad is None else p.summed_grad + clipped
+
+    def _per_subject(self, p: Tensor, subject_of_record: Tensor, subject_count: int) -> Tensor:
+        per_record: Tensor = self._get_flat_grad_sample(p).to(p.dtype)
+        p.grad_sample = None  # type: ignore[attr-defined]
+        p.grad = None  # what autograd summed without clipping must never reach the weights
+        if len(per_record) != len(subject_of_record):
+            raise ValueError(
+                f"expected gradients of {len(subject_of_record)} records, got {len(per_record)}"
+            )
+        if subject_count == len(subject_of_record):
+            order = torch.argsort(subject_of_record)
+            if torch.equal(subject_of_record, order):
+                return per_record  # one record each, in order: nothing to add up
+        total = torch.zeros((subject_count, *per_record.shape[1:]), dtype=per_record.dtype)
+        summed: Tensor = total.index_add_(0, subject_of_record, per_record)
+        return summed
+
+    def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
+        """Noise and scale what `accumulate` summed. An empty sum is a step of noise alone."""
+        if closure is not None:
+            raise ValueError("a closure would recompute gradients behind the clipping")
+        if self._unfinished is not None:
+            raise ValueError("a subject's last records are missing")
+        for p in self.params:
+            if p.summed_grad is None:
+                p.summed_grad = torch.zeros_like(p)
+        self.add_noise()
+        self.steps += 1
+        return True
+
+    def add_noise(self) -> None:
+        """Set each weight's `grad` to `(sum + sigma·C·Z) / D`; the addition is in float64."""
+        deviation = float(self.noise_multiplier) * float(self.max_grad_norm)
+        for p in self.params:
+            noise = torch.from_numpy(self._keystream.normal(p.numel())).view_as(p)
+            noisy = p.summed_grad.to(torch.float64) + deviation * noise
+            p.grad = (noisy / self._public_divisor).to(p.dtype)
+            p.summed_grad = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget everything accumulated since the last step."""
+        self._unfinished = None
+        super().zero_grad(set_to_none)
+
+
+def clip_and_sum(per_subject: list[Tensor], max_grad_norm: float) -> list[Tensor]:
+    """`Σ_s clip(g_s, C)` for gradients that lie in several tensors.
+
+    Args:
+        per_subject: One `(subjects, *shape)` tensor a weight.
+        max_grad_norm: C. The norm is taken over all weights together.
+
+    Returns:
+        One `shape` tensor a weight. The edge cases are in the module's table.
+    """
+    squared = sum(g.flatten(1).pow(2).sum(1) for g in per_subject)
+    norms = torch.as_tensor(squared).sqrt()
+    usable = torch.isfinite(norms)
+    factors = (max_grad_norm / (norms + _NORM_FLOOR)).clamp(max=1.0)
+    if not bool(usable.all()):
+        factors = torch.where(usable, factors, torch.zeros_like(factors))
+        # 0 * NaN is NaN: the rows themselves have to go.
+        per_subject = [
+            g.masked_fill(~usable.view(-1, *[1] * (g.dim() - 1)), 0.0) for g in per_subject
+        ]
+    return [torch.tensordot(factors, g, dims=1) for g in per_subject]
