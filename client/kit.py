@@ -25,7 +25,7 @@ from pydantic import AfterValidator, Field
 from audit.canonical import canonical_bytes, digest
 from audit.errors import FiduciaryError, MalformedInput, Refused, VerificationFailed
 from audit.keys import VerifyKey
-from audit.statement import SignedStatement, verify_statement
+from audit.statement import PAYLOAD_TYPE, SignedStatement, verify_statement
 from compliance.statements import Name, Statement, Time
 from compliance.trust import Trust
 
@@ -155,19 +155,19 @@ def read_kit(data: bytes, *, now: datetime, expected_fingerprint: str | None = N
 
 
 def _verified(envelope: Mapping[str, Any]) -> tuple[SignedStatement, Kit]:
-    try:
-        statement = SignedStatement.from_json(dict(envelope))
-    except FiduciaryError as error:
-        raise MalformedInput(f"malformed kit: {error}", fix=_ASK_AGAIN) from error
+    altered = VerificationFailed(
+        "the kit was altered, or was signed with another key than the one it names",
+        fix=_ASK_AGAIN,
+    )
+    if envelope.get("payloadType") != PAYLOAD_TYPE:
+        raise MalformedInput("malformed kit: not a signed statement", fix=_ASK_AGAIN)
     # The signature is checked before the fields, so that a changed field reads as what it is.
     try:
+        statement = SignedStatement.from_json(dict(envelope))
         claimed = statement.body.get("coordinator_key")
         verify_statement(statement, VerifyKey.parse(str(claimed)))
     except FiduciaryError as error:
-        raise VerificationFailed(
-            "the kit was altered, or was signed with another key than the one it names",
-            fix=_ASK_AGAIN,
-        ) from error
+        raise altered from error
     try:
         return statement, Kit.from_body(statement.body)
     except MalformedInput as error:

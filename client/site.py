@@ -40,6 +40,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
+from audit.durable import sync_directory, write_durably
 from audit.errors import Conflict, MalformedInput, NotFound
 from audit.keyring import FileKeyring
 from audit.keys import SigningKey
@@ -52,7 +53,6 @@ SITE_ENVIRONMENT = "FIDUCIARY_SITE"
 
 DEFAULT_FOLDER = "site"
 
-PRIVATE_FILE_MODE = 0o600
 PRIVATE_FOLDER_MODE = 0o700
 
 
@@ -229,7 +229,7 @@ class Site:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        sync_folder(folder.parent)
+        sync_directory(folder.parent)
         return cls(SitePaths(folder), config)
 
     @classmethod
@@ -263,9 +263,10 @@ class Site:
 
     def close(self) -> None:
         """Close what was opened. The object opens things again when used again."""
-        journal = self.__dict__.pop("journal", None)
-        if journal is not None:
-            journal.close()
+        for name in ("journal", "keyring"):
+            opened = self.__dict__.pop(name, None)
+            if opened is not None:
+                opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -331,37 +332,6 @@ def refuse_occupied(folder: Path) -> None:
         )
 
 
-def write_private(path: Path, data: bytes, *, mode: int = PRIVATE_FILE_MODE) -> None:
-    """Write a file atomically and durably: after a crash it holds the old bytes or the new.
-
-    Args:
-        path: In an existing folder.
-        data: The whole content.
-        mode: Permissions; by default readable by the owner only.
-    """
-    staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    except BaseException:
-        staging.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename or removal in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _build(paths: SitePaths, config: SiteConfig) -> None:
     paths.root.mkdir(mode=PRIVATE_FOLDER_MODE)
     paths.keys.mkdir(mode=PRIVATE_FOLDER_MODE)
@@ -375,7 +345,7 @@ def _build(paths: SitePaths, config: SiteConfig) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    write_private(paths.node_key, node_pem)
+    write_durably(paths.node_key, node_pem, replace=False)
     keyring = FileKeyring.create(paths.keyring)
     journal = Journal.create(paths.journal, origin, identity, keyring)
     try:
@@ -393,4 +363,4 @@ def _build(paths: SitePaths, config: SiteConfig) -> None:
         )
     finally:
         journal.close()
-    write_private(paths.config, config.to_toml().encode(), mode=0o644)
+    write_durably(paths.config, config.to_toml().encode(), mode=0o644, replace=False)

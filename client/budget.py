@@ -1,0 +1,274 @@
+"""What a privacy budget is made of: mechanism events, reservations, limits, and their sums.
+
+* A budget is a list of mechanism events (noise, sampling rate, steps; unit, adjacency, cap), never
+  a number: ε is computed from *all* events at once, by the PLD accountant, whenever somebody asks.
+* ε are never added. The ε of two plans together is at most, and mostly less than, their sum.
+* Pure data and pure decisions; `client.ledger` makes them durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from audit.errors import Refused
+from client.learning.accounting import Event, reported_epsilon
+from compliance.statements import TrainingPlan
+
+RoundState = Literal["reserved", "started", "released"]
+"""A round costs from the moment it is reserved; only a round that never started is given back."""
+
+Composer = Callable[[Iterable[Event], Decimal], Decimal]
+"""ε at a δ of everything in the events, rounded up. The default is the PLD accountant."""
+
+compose_epsilon: Composer = reported_epsilon
+
+
+class RoundAlreadyStarted(Refused):
+    """The round was started before; what it cost is spent, and it is not trained again."""
+
+    code = "round-already-started"
+
+
+class NoReservation(Refused):
+    """The plan has no open reservation that holds this round."""
+
+    code = "no-reservation"
+
+
+class AlreadyEvaluated(Refused):
+    """Another state was evaluated for this round already."""
+
+    code = "already-evaluated"
+
+
+@dataclass(frozen=True)
+class RoundEvent:
+    """The mechanism of one round: `steps` Poisson-subsampled Gaussian steps.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise over the clipping norm.
+        sampling_rate: Poisson rate of subjects in each step, in (0, 1].
+        steps: Number of steps.
+    """
+
+    noise_multiplier: Decimal
+    sampling_rate: Decimal
+    steps: int
+
+    @property
+    def event(self) -> Event:
+        """As the accountant takes it."""
+        return Event(float(self.noise_multiplier), float(self.sampling_rate), self.steps)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Everything that a plan will do to the subjects of this site.
+
+    Attributes:
+        plan_id: Digest of the signed plan.
+        plan_name: Its name, for people.
+        purpose: What the records are used for.
+        datasets: Names of the datasets that it trains on.
+        unit: Whom the promise protects.
+        adjacency: Which datasets count as neighbours.
+        max_records_per_subject: Cap on a subject's records in a step.
+        epsilon: What the plan promises, at `delta`.
+        delta: The plan's δ.
+        rounds: The mechanism of each round, from round 0.
+    """
+
+    plan_id: str
+    plan_name: str
+    purpose: str
+    datasets: tuple[str, ...]
+    unit: str
+    adjacency: str
+    max_records_per_subject: int
+    epsilon: Decimal
+    delta: Decimal
+    rounds: tuple[RoundEvent, ...]
+
+    @classmethod
+    def of(cls, plan_id: str, plan: TrainingPlan, datasets: Sequence[str]) -> Reservation:
+        """The reservation that a plan needs."""
+        rounds = tuple(
+            RoundEvent(phase.noise_multiplier, phase.sampling_rate, phase.steps_per_round)
+            for phase in plan.phases
+            for _ in range(phase.rounds)
+        )
+        return cls(
+            plan_id=plan_id,
+            plan_name=plan.name,
+            purpose=plan.purpose,
+            datasets=tuple(datasets),
+            unit=plan.privacy.unit,
+            adjacency=plan.privacy.adjacency,
+            max_records_per_subject=plan.privacy.max_records_per_subject,
+            epsilon=plan.privacy.epsilon,
+            delta=plan.privacy.delta,
+            rounds=rounds,
+        )
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """As the accountant takes them, equal mechanisms joined."""
+        return joined(round_event.event for round_event in self.rounds)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the operator allows, from `policy.toml`.
+
+    Attributes:
+        max_epsilon_per_plan: Most that one plan may cost, at the plan's δ.
+        max_epsilon_total: Most that everything at this site may cost together, at `delta`.
+        delta: δ of the total.
+    """
+
+    max_epsilon_per_plan: Decimal
+    max_epsilon_total: Decimal
+    delta: Decimal
+
+
+@dataclass(frozen=True)
+class PlanBudget:
+    """One plan's part of the budget. ε are at the plan's own δ."""
+
+    plan_id: str
+    plan_name: str
+    purpose: str
+    datasets: tuple[str, ...]
+    settled: bool
+    rounds_reserved: int
+    rounds_started: int
+    rounds_released: int
+    epsilon_spent: Decimal
+    epsilon_committed: Decimal
+    epsilon_promised: Decimal
+    delta: Decimal
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "plan_id": self.plan_id,
+            "plan_name": self.plan_name,
+            "purpose": self.purpose,
+            "datasets": list(self.datasets),
+            "settled": self.settled,
+            "rounds_reserved": self.rounds_reserved,
+            "rounds_started": self.rounds_started,
+            "rounds_released": self.rounds_released,
+            "epsilon_spent": float(self.epsilon_spent),
+            "epsilon_committed": float(self.epsilon_committed),
+            "epsilon_promised": float(self.epsilon_promised),
+            "delta": float(self.delta),
+        }
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The whole site's budget, at the policy's δ.
+
+    Attributes:
+        spent: ε of every round that was started, ever.
+        committed: ε of those and of every round that is reserved.
+        limit: `max_epsilon_total`, or None where no policy can be read.
+        delta: δ of all three.
+        plans: Each plan's part, oldest first. Their ε do not add up to the total.
+    """
+
+    spent: Decimal
+    committed: Decimal
+    limit: Decimal | None
+    delta: Decimal
+    plans: tuple[PlanBudget, ...]
+
+    @property
+    def reserved(self) -> Decimal:
+        """By how much the open reservations raise ε."""
+        return self.committed - self.spent
+
+    @property
+    def left(self) -> Decimal | None:
+        """Limit less committed, at least 0. As ε compose, a further plan may cost a little more."""
+        return None if self.limit is None else max(Decimal(0), self.limit - self.committed)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "epsilon_spent": float(self.spent),
+            "epsilon_reserved": float(self.reserved),
+            "epsilon_committed": float(self.committed),
+            "epsilon_limit": None if self.limit is None else float(self.limit),
+            "epsilon_left": None if self.left is None else float(self.left),
+            "delta": float(self.delta),
+            "unit": "subject",
+            "adjacency": "add-remove-one",
+            "plans": [plan.to_json() for plan in self.plans],
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan would cost.
+
+    Attributes:
+        plan: ε of the plan alone, at its own δ.
+        total: ε of everything at this site with the plan, at the policy's δ.
+        reserved: Whether the budget holds the plan already.
+    """
+
+    plan: Decimal
+    total: Decimal
+    reserved: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "epsilon_plan": float(self.plan),
+            "epsilon_total": float(self.total),
+            "reserved": self.reserved,
+        }
+
+
+def joined(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Equal mechanisms as one event with all their steps, in a fixed order.
+
+    >>> joined([Event(2.0, 0.5, 3), Event(2.0, 0.5, 4)])
+    (Event(noise_multiplier=2.0, sampling_rate=0.5, steps=7),)
+    """
+    steps: dict[tuple[float, float], int] = {}
+    for event in events:
+        key = (event.noise_multiplier, event.sampling_rate)
+        steps[key] = steps.get(key, 0) + event.steps
+    return tuple(Event(*key, count) for key, count in sorted(steps.items()))
+
+
+def over_limit(reservation: Reservation, cost: Cost, limits: Limits) -> str | None:
+    """Why a plan may not be afforded, or None when it may.
+
+    Args:
+        reservation: What the plan promises.
+        cost: What it would cost in truth.
+        limits: What the operator allows.
+    """
+    if cost.plan > reservation.epsilon:
+        return (
+            f"the plan promises epsilon {reservation.epsilon} but costs {cost.plan} "
+            f"at delta {reservation.delta}"
+        )
+    if cost.plan > limits.max_epsilon_per_plan:
+        return (
+            f"the plan costs epsilon {cost.plan}, more than the {limits.max_epsilon_per_plan} "
+            "that the policy allows one plan"
+        )
+    if cost.total > limits.max_epsilon_total:
+        return (
+            f"with this plan the site would have spent epsilon {cost.total} at delta "
+            f"{limits.delta}, more than the {limits.max_epsilon_total} that the policy allows"
+        )
+    return None

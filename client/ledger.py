@@ -1,0 +1,381 @@
+"""The privacy budget, durable: what plans may still do to this site's subjects, and what they did.
+
+Guarantees:
+
+* **Reserve, then start, then train.** `reserve` makes room for a whole plan or raises;
+  `start_round` is durable before it returns, and the caller computes no gradient before that.
+* **A round starts once.** A second `start_round`, also after a crash, is refused: a round that may
+  have trained is spent.
+* **Never more than the policy allows.** The check and the reservation are one transaction under
+  SQLite's write lock, so two processes cannot both take the last of the budget.
+* **Composition, never addition.** Mechanism events are stored; epsilon is the PLD composition of
+  all of them, over every plan, dataset and version that this site ever trained on.
+* **It belongs to the site.** Nothing that the coordinator sends reaches a method that gives budget
+  back: only `settle` does, and only for rounds that never started.
+* **Evidence.** Each change is an entry in the site's journal, and a ledger that was put back to an
+  earlier copy is noticed by comparing it with the journal (`refuse_rollback`).
+
+Order of the two writes (docs/adr/0008): the ledger commits the change together with the text of its
+journal entry, then the entry goes to the journal, then the text is deleted. A crash in between
+leaves a change that is spent and not yet journalled; the next call journals it. An entry may so
+appear twice with the same `sequence`, is never missing, and the budget is never understated.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from audit.durable import create_private_file
+from audit.errors import BudgetExhausted, Conflict, NotFound, Refused, VerificationFailed
+from client import ledger_journal
+from client import ledger_rows as rows
+from client.budget import (
+    AlreadyEvaluated,
+    Budget,
+    Composer,
+    Cost,
+    Limits,
+    NoReservation,
+    Reservation,
+    RoundAlreadyStarted,
+    compose_epsilon,
+    over_limit,
+)
+from client.ledger_journal import JournalWriter
+from compliance.statements import utc_now
+
+
+class Ledger:
+    """One site's budget. Several processes may share the file; one object belongs to one thread."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        journal: JournalWriter,
+        actor: str,
+        compose: Composer,
+        clock: Callable[[], str],
+    ) -> None:
+        """Use `open`."""
+        self._connection = connection
+        self._journal = journal
+        self._actor = actor
+        self._compose = compose
+        self._clock = clock
+
+    @staticmethod
+    def create(path: Path) -> None:
+        """Make an empty ledger, once in a site's life.
+
+        Raises:
+            Conflict: When there is one: a ledger is never replaced.
+        """
+        try:
+            create_private_file(path)
+        except FileExistsError as error:
+            raise Conflict(
+                f"{path} exists already", fix="keep it: a privacy budget is never reset"
+            ) from error
+        connection = rows.connect(path)
+        try:
+            rows.create_tables(connection)
+        finally:
+            connection.close()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        journal: JournalWriter,
+        actor: str,
+        *,
+        compose: Composer = compose_epsilon,
+        clock: Callable[[], str] = utc_now,
+    ) -> Self:
+        """Open the site's ledger, and journal what a crash left unjournalled.
+
+        Args:
+            path: The SQLite file.
+            journal: The site's journal.
+            actor: Who acts in journal entries: `site:<name>`.
+            compose: The accountant; tests may give a cheaper one.
+            clock: Gives the time as statements write it.
+
+        Raises:
+            NotFound: When there is none. It is not made anew: that would reset the budget.
+            VerificationFailed: When the file is not a ledger of this format.
+        """
+        if not path.is_file():
+            raise NotFound(
+                f"the privacy ledger {path} is missing",
+                fix="restore it from a backup: without it nobody knows what was spent, "
+                "and this site does not train",
+            )
+        connection = rows.connect(path)
+        try:
+            rows.check_format(connection, path)
+            ledger = cls(connection, journal, actor, compose, clock)
+            ledger.flush_journal()
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise VerificationFailed(
+                f"the privacy ledger {path.name} cannot be read: {error}",
+                fix="restore it from a backup: this site does not train without it",
+            ) from error
+        except BaseException:
+            connection.close()
+            raise
+        return ledger
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def reserve(self, reservation: Reservation, limits: Limits) -> Cost:
+        """Make room for a whole plan, durably. Repeating it for an open reservation is harmless.
+
+        Raises:
+            BudgetExhausted: When it does not fit; nothing was reserved.
+            Refused: When the plan was settled already, or is reserved with other rounds.
+        """
+        problem = None
+        with self._writing() as connection:
+            cost = self._cost(reservation, limits.delta)
+            if cost.reserved:
+                self._refuse_changed(reservation)
+            else:
+                problem = over_limit(reservation, cost, limits)
+                if problem is None:
+                    rows.insert_plan(connection, reservation, self._clock())
+                action = "reserved" if problem is None else "refused"
+                details = {
+                    "rounds": len(reservation.rounds),
+                    "epsilon_plan": str(cost.plan),
+                    "epsilon_total": str(cost.total),
+                    "delta": str(limits.delta),
+                }
+                ledger_journal.note(connection, action, reservation.plan_id, details)
+        self.flush_journal()
+        if problem is not None:
+            raise BudgetExhausted(
+                problem, fix="`client budget` shows what was spent; policy.toml holds the limits"
+            )
+        return cost
+
+    def start_round(self, plan_id: str, round_index: int) -> None:
+        """Spend a round, durably, before its first gradient.
+
+        Raises:
+            RoundAlreadyStarted: When it was started before, also by a process that crashed.
+            NoReservation: When no open reservation holds it.
+        """
+        with self._writing() as connection:
+            changed = connection.execute(
+                "UPDATE rounds SET state = 'started', started_at = ? WHERE plan_id = ? "
+                "AND round = ? AND state = 'reserved'",
+                (self._clock(), plan_id, round_index),
+            ).rowcount
+            if changed != 1:
+                raise _not_startable(connection, plan_id, round_index)
+            ledger_journal.note(connection, "round-started", plan_id, {"round": round_index})
+        self.flush_journal()
+
+    def allow_evaluation(self, plan_id: str, round_index: int, state_digest: str) -> None:
+        """Let one state a round be evaluated: counts without noise must not be asked for at will.
+
+        Evaluating the same state again tells nothing new and is allowed.
+
+        Raises:
+            AlreadyEvaluated: When another state was evaluated for this round.
+            NoReservation: When the site takes no part in the plan.
+        """
+        with self._writing() as connection:
+            if rows.settled_at(connection, plan_id) is None:
+                raise NoReservation(
+                    f"plan {plan_id} was never reserved here",
+                    fix="train in a plan before asking for its evaluation",
+                )
+            row = connection.execute(
+                "SELECT state_digest FROM evaluations WHERE plan_id = ? AND round = ?",
+                (plan_id, round_index),
+            ).fetchone()
+            if row is not None and row[0] != state_digest:
+                raise AlreadyEvaluated(
+                    f"round {round_index} was evaluated already, for another state",
+                    fix="evaluate one state for each round",
+                )
+            if row is None:
+                connection.execute(
+                    "INSERT INTO evaluations VALUES (?, ?, ?)", (plan_id, round_index, state_digest)
+                )
+                details = {"round": round_index, "state_digest": state_digest}
+                ledger_journal.note(connection, "evaluation-allowed", plan_id, details)
+        self.flush_journal()
+
+    def settle(self, plan_id: str) -> int:
+        """End a plan: give back its rounds that never started. Repeating it is harmless.
+
+        Returns:
+            How many rounds were given back.
+
+        Raises:
+            NoReservation: When the plan was never reserved.
+        """
+        released = 0
+        with self._writing() as connection:
+            settled = rows.settled_at(connection, plan_id)
+            if settled is None:
+                raise NoReservation(
+                    f"plan {plan_id} was never reserved here", fix="`client budget` lists the plans"
+                )
+            if not settled:
+                released = connection.execute(
+                    "UPDATE rounds SET state = 'released' WHERE plan_id = ? AND state = 'reserved'",
+                    (plan_id,),
+                ).rowcount
+                connection.execute(
+                    "UPDATE plans SET settled_at = ? WHERE plan_id = ?", (self._clock(), plan_id)
+                )
+                ledger_journal.note(connection, "settled", plan_id, {"rounds_released": released})
+        self.flush_journal()
+        return released
+
+    def flush_journal(self) -> None:
+        """Journal what is committed and not yet journalled, in order.
+
+        Raises:
+            FiduciaryError: When the journal cannot be written. What was to be journalled stays
+                spent and stays queued, and nobody acts on it.
+        """
+        if ledger_journal.is_flushed(self._connection):
+            return
+        with self._writing() as connection:
+            ledger_journal.flush(connection, self._journal, self._actor)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def cost_of(self, reservation: Reservation, delta: Decimal) -> Cost:
+        """What a plan would cost, beside everything that is spent or reserved.
+
+        Args:
+            reservation: The plan's events.
+            delta: The policy's, for the total.
+        """
+        with self._reading():
+            return self._cost(reservation, delta)
+
+    def budget(self, delta: Decimal, limit: Decimal | None = None) -> Budget:
+        """The whole budget at `delta`."""
+        with self._reading() as connection:
+            parts = (
+                rows.plan_budget(connection, plan_id, self._compose)
+                for plan_id in rows.plan_ids(connection)
+            )
+            return Budget(
+                spent=self._compose(rows.events(connection, reserved=False), delta),
+                committed=self._compose(rows.events(connection, reserved=True), delta),
+                limit=limit,
+                delta=delta,
+                plans=tuple(part for part in parts if part is not None),
+            )
+
+    def epsilon_spent(self, plan_id: str) -> Decimal:
+        """Epsilon of a plan's rounds started so far, at the plan's own delta.
+
+        Raises:
+            NoReservation: When the plan was never reserved.
+        """
+        with self._reading() as connection:
+            reservation = rows.read_plan(connection, plan_id)
+            if reservation is None:
+                raise NoReservation(f"plan {plan_id} was never reserved here")
+            return self._compose(
+                rows.events(connection, reserved=False, plan_id=plan_id), reservation.delta
+            )
+
+    def open_plans(self) -> list[str]:
+        """Plans that are reserved and not settled, oldest first."""
+        return rows.plan_ids(self._connection, only_open=True)
+
+    def plans_started_on(self, datasets: Iterable[str]) -> list[str]:
+        """Plans with a started round on any of these datasets, oldest first."""
+        return rows.plans_started_on(self._connection, datasets)
+
+    @property
+    def last_sequence(self) -> int:
+        """Number of changes ever made; their journal entries carry it as `sequence`."""
+        return ledger_journal.last_sequence(self._connection)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _cost(self, reservation: Reservation, delta: Decimal) -> Cost:
+        reserved = rows.settled_at(self._connection, reservation.plan_id) is not None
+        present = rows.events(self._connection, reserved=True)
+        after = present if reserved else (*present, *reservation.events)
+        return Cost(
+            plan=self._compose(reservation.events, reservation.delta),
+            total=self._compose(after, delta),
+            reserved=reserved,
+        )
+
+    def _refuse_changed(self, reservation: Reservation) -> None:
+        plan_id = reservation.plan_id
+        if rows.settled_at(self._connection, plan_id):
+            raise NoReservation(
+                f"plan {plan_id} was settled here", fix="ask the coordinator for a new plan"
+            )
+        stored = rows.read_plan(self._connection, plan_id)
+        if stored is None or stored.rounds != reservation.rounds:
+            raise Refused(f"plan {plan_id} is reserved here with other rounds")
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        yield from self._transaction("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        yield from self._transaction("BEGIN")
+
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        self._connection.execute(begin)
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _not_startable(connection: sqlite3.Connection, plan_id: str, round_index: int) -> Refused:
+    row = connection.execute(
+        "SELECT state FROM rounds WHERE plan_id = ? AND round = ?", (plan_id, round_index)
+    ).fetchone()
+    if row is not None and row[0] == "started":
+        return RoundAlreadyStarted(
+            f"round {round_index} of plan {plan_id} was started before; its budget is spent",
+            fix="go on with the plan's next round",
+        )
+    return NoReservation(
+        f"no open reservation holds round {round_index} of plan {plan_id}",
+        fix="ask the coordinator for a new plan",
+    )

@@ -1,0 +1,81 @@
+"""How the ledger's changes reach the site's journal, and how the journal vouches for the ledger.
+
+* `note` queues an entry in the transaction of the change that it describes; `flush` moves queued
+  entries to the journal, each in the order of its `sequence`.
+* A crash between the journal's write and the removal from the queue repeats an entry with the same
+  `sequence`; none is ever missing.
+* No journal entry can have a `sequence` above the ledger's counter, unless the ledger was deleted
+  or replaced by an earlier copy: that is how `refuse_rollback` notices a budget put back.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from audit.errors import VerificationFailed
+from audit.log import Entry
+
+ACTION_PREFIX = "budget-"
+"""Every journal entry of the ledger has an action that starts with this."""
+
+
+class JournalWriter(Protocol):
+    """The part of the site's journal that the ledger writes to."""
+
+    def record(self, entry: Entry) -> object:
+        """Append an entry, durably."""
+
+
+def note(
+    connection: sqlite3.Connection, action: str, plan_id: str, details: Mapping[str, Any]
+) -> None:
+    """Queue a journal entry inside the caller's transaction.
+
+    Args:
+        connection: The ledger, in a transaction.
+        action: What happened, without `ACTION_PREFIX`.
+        plan_id: The plan that it happened to.
+        details: What canonical JSON can hold: text and integers.
+    """
+    connection.execute(
+        "INSERT INTO journal_outbox (action, object, payload) VALUES (?, ?, ?)",
+        (ACTION_PREFIX + action, f"plan:{plan_id}", json.dumps(details)),
+    )
+
+
+def is_flushed(connection: sqlite3.Connection) -> bool:
+    """Whether every change is in the journal."""
+    return connection.execute("SELECT 1 FROM journal_outbox LIMIT 1").fetchone() is None
+
+
+def flush(connection: sqlite3.Connection, journal: JournalWriter, actor: str) -> None:
+    """Journal what is queued, in order, inside the caller's transaction.
+
+    Raises:
+        FiduciaryError: When the journal cannot be written.
+    """
+    queued = connection.execute(
+        "SELECT sequence, action, object, payload FROM journal_outbox ORDER BY sequence"
+    ).fetchall()
+    for sequence, action, name, payload in queued:
+        journal.record(
+            Entry(
+                actor=actor,
+                action=action,
+                object=name,
+                subject=None,
+                payload={"sequence": sequence, **json.loads(payload)},
+            )
+        )
+        connection.execute("DELETE FROM journal_outbox WHERE sequence = ?", (sequence,))
+
+
+def last_sequence(connection: sqlite3.Connection) -> int:
+    """How many changes were ever noted."""
+    row = connection.execute(
+        "SELECT seq FROM sqlite_sequence WHERE name = 'journal_outbox'"
+    ).fetchone()
+    return 0 if row is None else int(row[0])
