@@ -1,0 +1,444 @@
+"""The log: entries go in under one signature, and nothing is ever taken back.
+
+* `AuditLog.append` runs inside the caller's transaction and never commits: what happened and the
+  entry that says so become durable together or not at all.
+* Every append ends in a signed checkpoint that covers it, in the same transaction.
+* The log never signs two histories: before it appends, it checks that the stored tree is the one
+  that its last checkpoint signed, and refuses to go on if somebody changed it underneath.
+* Payloads are sealed per subject, or per action and month where there is no subject, so that a
+  subject, or one kind of entry of one month, can be forgotten by destroying one key.
+* Superseded checkpoints are dropped except the last of each `CHECKPOINT_BLOCK` entries: those let a
+  verifier say which block was tampered with.
+
+Decision record: docs/adr/0003-log-format.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from audit.canonical import canonical_bytes, parse_canonical_object
+from audit.checkpoint import Checkpoint, read_checkpoint, sign_checkpoint, verify_checkpoint
+from audit.envelope import Envelope, seal, unseal
+from audit.errors import Conflict, MalformedInput, NotFound, VerificationFailed
+from audit.keyring import KeyManager
+from audit.keys import SigningKey, VerifyKey
+from audit.leaf import Leaf, check_clear_fields, format_time
+from audit.merkle import (
+    HASH_BYTES,
+    Frontier,
+    Node,
+    consistency_proof,
+    hash_leaf,
+    inclusion_proof,
+)
+from audit.proof import Proof
+
+LOG_FORMAT: Final = "fiduciary.log/1"
+
+META_FORMAT: Final = "format"
+META_ORIGIN: Final = "origin"
+META_KEY: Final = "key"
+
+CHECKPOINT_BLOCK: Final = 1024
+"""A kept checkpoint costs 200 bytes and a signature check, so one in 1024 entries is free."""
+
+MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
+"""As large as the largest statement that a payload may quote."""
+
+
+class LogTampered(VerificationFailed):
+    """The stored log is not the one that was signed."""
+
+    code = "log-tampered"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What somebody wants recorded.
+
+    Attributes:
+        actor: Who did it, such as `officer:anna`.
+        action: What was done, such as `plan.approved`: lower case, digits, `. _ : / -`.
+        object: What it was done to; about a statement, `SignedStatement.log_object`.
+        subject: Keyed pseudonym of the data subject concerned, if any.
+        payload: Details, sealed; canonical JSON must be able to hold them.
+        outlives_subject: Seals the payload under the action's key although there is a subject. For
+            the evidence that a subject was erased, which must stay readable when the key is gone.
+    """
+
+    actor: str
+    action: str
+    object: str
+    subject: str | None
+    payload: Mapping[str, Any]
+    outlives_subject: bool = False
+
+    def __post_init__(self) -> None:
+        check_clear_fields(self.actor, self.action, self.object, self.subject)
+
+
+@dataclass(frozen=True)
+class Appended:
+    """An entry that is in the log as soon as the caller's transaction is committed.
+
+    Attributes:
+        position: From 0.
+        leaf_hash: 32 bytes, RFC 6962.
+        time: As the leaf says it.
+        leaf: The bytes that were hashed.
+    """
+
+    position: int
+    leaf_hash: bytes
+    time: str
+    leaf: bytes
+
+
+class LogStorage(Protocol):
+    """One transaction's view of a stored log. It never begins, commits or rolls back.
+
+    Tables: see `audit.sqlite_log.SCHEMA`. Every method may raise the database's own errors; the
+    caller then rolls back and nothing has happened.
+    """
+
+    def lock(self) -> None:
+        """Keep every other appender out until this transaction ends."""
+        ...
+
+    def size(self) -> int:
+        """Number of entries: the highest position plus one, or 0."""
+        ...
+
+    def read_leaf(self, position: int) -> bytes | None:
+        """The entry at `position`, None when there is none."""
+        ...
+
+    def write_leaf(self, position: int, leaf: bytes) -> None:
+        """Insert an entry. Fails when the position is taken."""
+        ...
+
+    def read_hash(self, level: int, index: int) -> bytes | None:
+        """The hash of node `(level, index)`, None when there is none."""
+        ...
+
+    def write_hashes(self, nodes: Sequence[Node]) -> None:
+        """Insert nodes. Fails when one exists."""
+        ...
+
+    def latest_checkpoint(self) -> str | None:
+        """The checkpoint note of the largest size, None when there is none."""
+        ...
+
+    def write_checkpoint(self, size: int, note: str) -> None:
+        """Insert the checkpoint of that size, or replace it."""
+        ...
+
+    def delete_checkpoint(self, size: int) -> None:
+        """Remove the checkpoint of that size, if there is one."""
+        ...
+
+    def read_meta(self, name: str) -> str | None:
+        """A fact about the log: `format`, `origin` or `key`."""
+        ...
+
+    def write_meta(self, name: str, value: str) -> None:
+        """Insert a fact about the log."""
+        ...
+
+
+def utc_clock() -> datetime:
+    """The present, with its zone."""
+    return datetime.now(UTC)
+
+
+class AuditLog:
+    """Appends to, reads from and proves one log. Holds no transaction and no connection.
+
+    Safe under threads and processes as far as `LogStorage.lock` keeps appenders apart.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        signer: SigningKey,
+        keys: KeyManager,
+        clock: Callable[[], datetime] = utc_clock,
+    ) -> None:
+        """A log by its name and keys.
+
+        Args:
+            origin: Unique name of the log, such as `fiduciary.example/compliance`; one line.
+            signer: Signs the checkpoints; its name should be the origin (C2SP tlog-checkpoint).
+            keys: Data keys of the payloads.
+            clock: The present time, with a zone.
+
+        Raises:
+            MalformedInput: When the origin is empty, too long or not one printable line.
+        """
+        if not 1 <= len(origin) <= 200 or not origin.isprintable():
+            raise MalformedInput("malformed origin: expected 1 to 200 printable characters")
+        self.origin = origin
+        self._signer = signer
+        self._keys = keys
+        self._clock = clock
+        self._head: tuple[str, Frontier] | None = None
+
+    @property
+    def key(self) -> VerifyKey:
+        """The key that verifies this log."""
+        return self._signer.public
+
+    def create(self, storage: LogStorage) -> None:
+        """Begin an empty log: its name, its key, and the signed checkpoint of size 0.
+
+        Raises:
+            Conflict: When the storage holds a log already.
+        """
+        if storage.read_meta(META_ORIGIN) is not None or storage.size() > 0:
+            raise Conflict("this database holds a log already", fix="choose another database")
+        storage.write_meta(META_FORMAT, LOG_FORMAT)
+        storage.write_meta(META_ORIGIN, self.origin)
+        storage.write_meta(META_KEY, self.key.encoded())
+        self._sign(storage, Frontier())
+
+    def check(self, storage: LogStorage) -> None:
+        """Check at start that the stored log is this one and its head is what was signed.
+
+        Raises:
+            NotFound: When there is no log.
+            Conflict: When it is another log, or has another key.
+            LogTampered: When the stored tree is not the one that was signed.
+        """
+        if storage.read_meta(META_FORMAT) != LOG_FORMAT:
+            raise NotFound(f"this database holds no log of format {LOG_FORMAT}")
+        for name, expected in ((META_ORIGIN, self.origin), (META_KEY, self.key.encoded())):
+            stored = storage.read_meta(name)
+            if stored != expected:
+                raise Conflict(
+                    f"the stored log's {name} is {stored}, expected {expected}",
+                    fix="use the signing key and the name that the log was created with",
+                )
+        self._verified_head(storage)
+
+    def append(self, storage: LogStorage, entry: Entry) -> Appended:
+        """Append one entry and sign the new tree head, in the caller's transaction.
+
+        Raises:
+            KeyDestroyed: When the entry's subject was forgotten (see `Entry.outlives_subject`).
+            LogTampered: When the stored log is not the one that was signed last.
+            MalformedInput: When the payload has no canonical form or is too large.
+        """
+        return self.append_many(storage, [entry])[0]
+
+    def append_many(self, storage: LogStorage, entries: Iterable[Entry]) -> list[Appended]:
+        """Append entries in order under one new tree head, in the caller's transaction.
+
+        Raises:
+            KeyDestroyed: As `append`; nothing must then be committed.
+            LogTampered: As `append`.
+            MalformedInput: As `append`.
+        """
+        storage.lock()
+        frontier = before = self._verified_head(storage)
+        time = format_time(self._clock())
+        data_keys: dict[str, bytes] = {}
+        nodes: list[Node] = []
+        appended = []
+        for entry in entries:
+            leaf = self._seal(entry, frontier.size, time, data_keys).encoded()
+            storage.write_leaf(frontier.size, leaf)
+            leaf_hash = hash_leaf(leaf)
+            appended.append(Appended(frontier.size, leaf_hash, time, leaf))
+            frontier, completed = frontier.append(leaf_hash)
+            nodes.extend(completed)
+        if appended:
+            storage.write_hashes(nodes)
+            self._sign(storage, frontier)
+            if before.size // CHECKPOINT_BLOCK == frontier.size // CHECKPOINT_BLOCK:
+                storage.delete_checkpoint(before.size)
+        return appended
+
+    def read(self, storage: LogStorage, position: int) -> tuple[Leaf, dict[str, Any]]:
+        """An entry and its payload.
+
+        Raises:
+            NotFound: When there is no such entry.
+            KeyDestroyed: When the payload was forgotten.
+            VerificationFailed: When the entry was changed or moved.
+        """
+        leaf = read_leaf(storage, position)
+        return leaf, self.open(leaf)
+
+    def open(self, leaf: Leaf) -> dict[str, Any]:
+        """The payload of a leaf of this log.
+
+        Raises:
+            KeyDestroyed: When the payload was forgotten.
+            VerificationFailed: When the entry was changed or moved.
+        """
+        return open_payload(leaf, self.origin, self._keys)
+
+    def checkpoint(self, storage: LogStorage) -> str:
+        """The signed checkpoint of the whole log.
+
+        Raises:
+            NotFound: When there is no log.
+        """
+        return _latest_note(storage)
+
+    def prove(self, storage: LogStorage, position: int, *, with_leaf: bool = False) -> str:
+        """The tlog-proof text of an entry, against the latest checkpoint; see `prove_entry`."""
+        return prove_entry(storage, position, with_leaf=with_leaf).encoded()
+
+    def consistency(self, storage: LogStorage, first: int, second: int) -> tuple[bytes, ...]:
+        """Proof that the log of `first` entries is a prefix of the log of `second`.
+
+        Raises:
+            NotFound: Unless `0 <= first <= second <= size`.
+        """
+        if second > storage.size():
+            raise NotFound(f"the log has fewer than {second} entries")
+        return consistency_proof(_reader(storage), first, second)
+
+    def _verified_head(self, storage: LogStorage) -> Frontier:
+        """The stored tree's right edge, known to be the one that was signed last.
+
+        The last head is remembered. It is the stored one exactly when the note is: another process
+        that appended, or a transaction that was rolled back, leaves another note.
+        """
+        note = _latest_note(storage)
+        size = storage.size()
+        head = self._head
+        if head is not None and head[0] == note:
+            frontier = head[1]
+        else:
+            checkpoint = verify_checkpoint(note, self.key, self.origin)
+            frontier = Frontier(checkpoint.size)
+            if checkpoint.size <= size:
+                frontier = Frontier.load(_reader(storage), checkpoint.size)
+                if frontier.root() != checkpoint.root:
+                    raise LogTampered(
+                        f"the stored tree of {size} entries is not the one that was signed",
+                        fix="stop, keep the database as it is, and run: audit verify",
+                    )
+        if frontier.size != size:
+            raise LogTampered(
+                f"the log holds {size} entries but its last checkpoint signs {frontier.size}",
+                fix="stop, keep the database as it is, and run: audit verify",
+            )
+        self._head = (note, frontier)
+        return frontier
+
+    def _sign(self, storage: LogStorage, frontier: Frontier) -> None:
+        head = Checkpoint(self.origin, frontier.size, frontier.root())
+        note = sign_checkpoint(head, self._signer)
+        storage.write_checkpoint(frontier.size, note)
+        self._head = (note, frontier)
+
+    def _seal(self, entry: Entry, position: int, time: str, data_keys: dict[str, bytes]) -> Leaf:
+        payload = canonical_bytes(dict(entry.payload))
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise MalformedInput(f"malformed log entry: payload over {MAX_PAYLOAD_BYTES} bytes")
+        name = data_key_name(entry, time)
+        key = data_keys.get(name)
+        if key is None:
+            key = data_keys[name] = self._keys.generate_data_key(name)
+        blank = Leaf(
+            position,
+            time,
+            entry.actor,
+            entry.action,
+            entry.object,
+            entry.subject,
+            name,
+            Envelope(b"", b""),
+        )
+        sealed = seal(key, payload, blank.associated_data(self.origin))
+        return Leaf(**{**blank.__dict__, "envelope": sealed})
+
+
+def subject_key_name(subject: str) -> str:
+    """Name of the data key of a subject: destroying it forgets what the log says of them."""
+    return f"subject:{subject}"
+
+
+def action_key_name(action: str, month: str) -> str:
+    """Name of the data key of one action in one month (`2026-01`): destroying it ends retention."""
+    return f"action:{action}:{month}"
+
+
+def data_key_name(entry: Entry, time: str) -> str:
+    """Name of the data key that seals an entry recorded at `time`."""
+    if entry.subject is None or entry.outlives_subject:
+        return action_key_name(entry.action, time[:7])
+    return subject_key_name(entry.subject)
+
+
+def open_payload(leaf: Leaf, origin: str, keys: KeyManager) -> dict[str, Any]:
+    """The payload of a leaf of the log `origin`.
+
+    Raises:
+        KeyDestroyed: When it was forgotten.
+        NotFound: When the keyring never had its key.
+        VerificationFailed: When the leaf was changed, moved, or is of another log.
+    """
+    key = keys.data_key(leaf.key)
+    return dict(parse_canonical_object(unseal(key, leaf.envelope, leaf.associated_data(origin))))
+
+
+def read_leaf(storage: LogStorage, position: int) -> Leaf:
+    """The clear fields and the sealed payload of an entry.
+
+    Raises:
+        NotFound: When there is no such entry.
+        LogTampered: When another entry's bytes stand in its place.
+    """
+    data = storage.read_leaf(position)
+    if data is None:
+        raise NotFound(f"the log has no entry {position}")
+    leaf = Leaf.parse(data)
+    if leaf.position != position:
+        raise LogTampered(f"entry {position} says that it is entry {leaf.position}")
+    return leaf
+
+
+def prove_entry(storage: LogStorage, position: int, *, with_leaf: bool) -> Proof:
+    """Prove an entry from the stored hashes, against the latest stored checkpoint. Needs no key.
+
+    Args:
+        storage: The log.
+        position: The entry.
+        with_leaf: Put the entry's bytes into the proof's extra line.
+
+    Raises:
+        NotFound: When there is no such entry.
+        LogTampered: When a stored hash is missing.
+    """
+    note = _latest_note(storage)
+    size = read_checkpoint(note).size
+    leaf = storage.read_leaf(position)
+    if leaf is None:
+        raise NotFound(f"the log has no entry {position}")
+    path = inclusion_proof(_reader(storage), position, size)
+    return Proof(position, path, note, leaf if with_leaf else None)
+
+
+def _latest_note(storage: LogStorage) -> str:
+    note = storage.latest_checkpoint()
+    if note is None:
+        raise NotFound("this database holds no log", fix="create the log first")
+    return note
+
+
+def _reader(storage: LogStorage) -> Callable[[int, int], bytes]:
+    def read_hash(level: int, index: int) -> bytes:
+        value = storage.read_hash(level, index)
+        if not isinstance(value, bytes) or len(value) != HASH_BYTES:
+            raise LogTampered(f"the stored hash of level {level}, index {index} is missing")
+        return value
+
+    return read_hash
