@@ -15,7 +15,6 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from audit.errors import VerificationFailed
 from audit.log import Entry
 
 ACTION_PREFIX = "budget-"

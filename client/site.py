@@ -1,22 +1,5 @@
 """The site's folder: its name, its keys, its settings, and the stores that live beside them.
 
-```
-site/
-├── config.toml          name and federation; written once
-├── policy.toml          what the operator allows; theirs to edit (`client.policy`)
-├── kit.json             the coordinator's signed invitation, without its token
-├── token                this site's bearer token for the compliance service      (0600)
-├── keys/identity.pem    Ed25519; signs reports and the journal                   (0600)
-├── keys/node.pem        P-384; TLS and Flower node key                           (0600)
-├── keys/certificate.pem the node certificate that the federation's CA issued
-├── keys/ca.pem          the federation's CA
-├── keyring/             wraps the data keys of vault and journal                 (0700)
-├── vault.sqlite         de-identified rows, encrypted (`client.vault`)
-├── ledger.sqlite        the privacy budget (`client.ledger`)
-├── journal.sqlite       this site's own audit log (`audit.log`)
-└── receipts/            signed erasure receipts
-```
-
 * Private keys are generated here and never leave the folder.
 * `Site.create` leaves either a complete folder or none: it builds beside it and renames.
 * Nothing is opened before it is needed, so a command fails only on what it uses.
@@ -25,19 +8,17 @@ site/
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
 from audit.durable import sync_directory, write_durably
@@ -46,7 +27,13 @@ from audit.keyring import FileKeyring
 from audit.keys import SigningKey
 from audit.log import Entry
 from audit.sqlite_log import Journal
+from audit.statement import SignedStatement
+from client.certificates import generate_node_key
+from client.kit import Kit
+from client.ledger import Ledger
+from client.site_paths import SitePaths
 from compliance.statements import Document, Name, Time, first_problem, utc_now
+from compliance.trust import Trust
 
 SITE_ENVIRONMENT = "FIDUCIARY_SITE"
 """Names the site folder when no `--dir` does."""
@@ -79,93 +66,6 @@ class SiteConfig(Document):
             f'federation = "{self.federation}"\n'
             f'created_at = "{self.created_at}"\n'
         )
-
-
-@dataclass(frozen=True)
-class SitePaths:
-    """Where everything in a site's folder is."""
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """Name and federation."""
-        return self.root / "config.toml"
-
-    @property
-    def policy(self) -> Path:
-        """What the operator allows."""
-        return self.root / "policy.toml"
-
-    @property
-    def kit(self) -> Path:
-        """The coordinator's invitation; absent at a site without a federation."""
-        return self.root / "kit.json"
-
-    @property
-    def token(self) -> Path:
-        """Bearer token for the compliance service."""
-        return self.root / "token"
-
-    @property
-    def keys(self) -> Path:
-        """Folder of the keys."""
-        return self.root / "keys"
-
-    @property
-    def identity(self) -> Path:
-        """Ed25519 private key, PKCS #8 PEM."""
-        return self.keys / "identity.pem"
-
-    @property
-    def node_key(self) -> Path:
-        """P-384 private key, PKCS #8 PEM."""
-        return self.keys / "node.pem"
-
-    @property
-    def certificate(self) -> Path:
-        """Certificate of the node key; absent until the coordinator admits the site."""
-        return self.keys / "certificate.pem"
-
-    @property
-    def ca_certificate(self) -> Path:
-        """The federation's CA certificate, from the kit."""
-        return self.keys / "ca.pem"
-
-    @property
-    def keyring(self) -> Path:
-        """Folder of the file keyring."""
-        return self.root / "keyring"
-
-    @property
-    def vault(self) -> Path:
-        """Encrypted rows."""
-        return self.root / "vault.sqlite"
-
-    @property
-    def ledger(self) -> Path:
-        """Privacy budget."""
-        return self.root / "ledger.sqlite"
-
-    @property
-    def journal(self) -> Path:
-        """The site's own audit log."""
-        return self.root / "journal.sqlite"
-
-    @property
-    def receipts(self) -> Path:
-        """Folder of signed erasure receipts."""
-        return self.root / "receipts"
-
-    @property
-    def worker_lock(self) -> Path:
-        """Held by `client start`, so that two workers never share a ledger and a node key."""
-        return self.root / "worker.lock"
-
-    @property
-    def worker_state(self) -> Path:
-        """What `client start` is doing, for `client status`."""
-        return self.root / "worker.json"
 
 
 class Site:
@@ -259,7 +159,49 @@ class Site:
     @cached_property
     def journal(self) -> Journal:
         """The site's own audit log, with origin `<federation>/site/<name>`."""
-        return Journal.open(self.paths.journal, self.origin, self.identity, self.keyring)
+        return Journal.open(self.paths.journal, self.identity, self.keyring)
+
+    def ledger(self) -> Ledger:
+        """Open the privacy ledger; the caller closes it."""
+        return Ledger.open(self.paths.ledger, self.journal, self.principal)
+
+    @cached_property
+    def kit(self) -> Kit:
+        """The kit that the site joined with.
+
+        Raises:
+            NotFound: When the site has not joined a federation.
+        """
+        try:
+            stored = json.loads(self.paths.kit.read_bytes())
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"site {self.name} has not joined a federation", fix="run `client join KIT`"
+            ) from error
+        except ValueError as error:
+            raise MalformedInput(
+                "malformed kit.json: not JSON", fix="restore it from a backup"
+            ) from error
+        return Kit.from_body(SignedStatement.from_json(stored).body)
+
+    @property
+    def trust(self) -> Trust:
+        """Whom this site believes to be the compliance service."""
+        return self.kit.trust
+
+    @property
+    def token(self) -> str:
+        """The site's bearer token.
+
+        Raises:
+            NotFound: When the site has not enrolled.
+        """
+        try:
+            return self.paths.token.read_text(encoding="ascii").strip()
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"site {self.name} has not enrolled", fix="run `client join KIT` again"
+            ) from error
 
     def close(self) -> None:
         """Close what was opened. The object opens things again when used again."""
@@ -339,13 +281,8 @@ def _build(paths: SitePaths, config: SiteConfig) -> None:
     origin = origin_of(config)
     identity = SigningKey.generate(origin)
     identity.save(paths.identity)
-    node_key = ec.generate_private_key(ec.SECP384R1())
-    node_pem = node_key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    write_durably(paths.node_key, node_pem, replace=False)
+    write_durably(paths.node_key, generate_node_key(), replace=False)
+    Ledger.create(paths.ledger)
     keyring = FileKeyring.create(paths.keyring)
     journal = Journal.create(paths.journal, origin, identity, keyring)
     try:

@@ -1,0 +1,117 @@
+"""Where everything is in a site's folder.
+
+```
+site/
+├── config.toml          name and federation; written once
+├── policy.toml          what the operator allows; theirs to edit (`client.policy`)
+├── kit.json             the coordinator's signed invitation; its token is spent     (0600)
+├── enrolment.json       what the site sent to enrol                              (0600)
+├── token                this site's bearer token for the compliance service      (0600)
+├── keys/identity.pem    Ed25519; signs reports and the journal                   (0600)
+├── keys/node.pem        P-384; TLS and Flower node key                           (0600)
+├── keys/certificate.pem the node certificate that the federation's CA issued
+├── keys/ca.pem          the federation's CA
+├── keyring/             wraps the data keys of vault and journal                 (0700)
+├── vault.sqlite         de-identified rows, encrypted (`client.vault`)
+├── ledger.sqlite        the privacy budget (`client.ledger`)
+├── journal.sqlite       this site's own audit log (`audit.log`)
+└── receipts/            signed erasure receipts
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SitePaths:
+    """Where everything in a site's folder is."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Name and federation."""
+        return self.root / "config.toml"
+
+    @property
+    def policy(self) -> Path:
+        """What the operator allows."""
+        return self.root / "policy.toml"
+
+    @property
+    def kit(self) -> Path:
+        """The coordinator's invitation; absent at a site without a federation."""
+        return self.root / "kit.json"
+
+    @property
+    def enrolment(self) -> Path:
+        """The signed enrolment statement, kept so that it can be sent again."""
+        return self.root / "enrolment.json"
+
+    @property
+    def token(self) -> Path:
+        """Bearer token for the compliance service; absent until the site enrolled."""
+        return self.root / "token"
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the keys."""
+        return self.root / "keys"
+
+    @property
+    def identity(self) -> Path:
+        """Ed25519 private key, PKCS #8 PEM."""
+        return self.keys / "identity.pem"
+
+    @property
+    def node_key(self) -> Path:
+        """P-384 private key, PKCS #8 PEM."""
+        return self.keys / "node.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """Certificate of the node key; absent until the coordinator admits the site."""
+        return self.keys / "certificate.pem"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The federation's CA certificate, from the kit."""
+        return self.keys / "ca.pem"
+
+    @property
+    def keyring(self) -> Path:
+        """Folder of the file keyring."""
+        return self.root / "keyring"
+
+    @property
+    def vault(self) -> Path:
+        """Encrypted rows."""
+        return self.root / "vault.sqlite"
+
+    @property
+    def ledger(self) -> Path:
+        """Privacy budget."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def journal(self) -> Path:
+        """The site's own audit log."""
+        return self.root / "journal.sqlite"
+
+    @property
+    def receipts(self) -> Path:
+        """Folder of signed erasure receipts."""
+        return self.root / "receipts"
+
+    @property
+    def worker_lock(self) -> Path:
+        """Held by `client start`, so that two workers never share a ledger and a node key."""
+        return self.root / "worker.lock"
+
+    @property
+    def worker_state(self) -> Path:
+        """What `client start` is doing, for `client status`."""
+        return self.root / "worker.json"
