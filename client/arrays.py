@@ -27,7 +27,7 @@ def pack_arrays(arrays: Arrays) -> bytes:
     Args:
         arrays: Name to array, of any shapes, in any order.
     """
-    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     return bytes(safetensors.numpy.save(ordered))
 
 

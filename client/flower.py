@@ -221,7 +221,7 @@ class FleetConnection:
         message = message_from_proto(response.messages_list[0])
         return self._read(message, response.message_object_trees[0])
 
-    def reply_update(self, task: IncomingTask, arrays: Arrays, report: Mapping[str, Any]) -> None:
+    def reply_update(self, task: IncomingTask, arrays: Arrays, report: Mapping[str, Any]) -> bool:
         """Answer a `train` task.
 
         Args:
@@ -229,27 +229,33 @@ class FleetConnection:
             arrays: Update = local state - global state, float32, the state's names and shapes.
             report: `site`: the site's name; `statement`: its signed `SiteReport`, as the JSON
                 object of `SignedStatement.to_json()` or its text.
+
+        Returns:
+            Whether the coordinator took it: False when the round is over.
         """
         content = {"arrays": _array_record(arrays), "report": _report_record(task, report)}
-        self._send(task.message, RecordDict(content))
+        return self._send(task.message, RecordDict(content))
 
     def reply_confusion(
         self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: Mapping[str, Any]
-    ) -> None:
+    ) -> bool:
         """Answer an `evaluate` task.
 
         Args:
             task: The task that this answers.
             confusion: int64 counts (labels, labels), [true, predicted].
             report: As for `reply_update`.
+
+        Returns:
+            Whether the coordinator took it.
         """
         arrays = {"confusion": np.asarray(confusion, dtype=np.int64)}
         content = {"confusion": _array_record(arrays), "report": _report_record(task, report)}
-        self._send(task.message, RecordDict(content))
+        return self._send(task.message, RecordDict(content))
 
     def reply_refusal(
         self, task: IncomingTask, code: str, reason: str, statement: Mapping[str, Any] | str
-    ) -> None:
+    ) -> bool:
         """Say no to a task.
 
         Args:
@@ -257,8 +263,11 @@ class FleetConnection:
             code: Stable kebab-case reason.
             reason: One sentence, without text or identifiers of anybody.
             statement: The site's signed `Refusal`.
+
+        Returns:
+            Whether the coordinator took it.
         """
-        self._send(task.message, _refusal(code, reason, statement))
+        return self._send(task.message, _refusal(code, reason, statement))
 
     # --- the protocol --------------------------------------------------------------------------
 
@@ -303,42 +312,34 @@ class FleetConnection:
             self._on_malformed("malformed-task", reason)
         self._send(message, _refusal("malformed-task", reason, ""))
 
-    def _send(self, message: Message, content: RecordDict) -> None:
+    def _send(self, message: Message, content: RecordDict) -> bool:
         reply = Message(content, reply_to=message)
         reply.metadata.__dict__["_message_id"] = reply.object_id
+        node = self._activated()
         with no_object_id_recompute():
             tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
             answer = self._call(
                 self._client.PushMessages,
                 PushMessagesRequest(
-                    node=self._activated(),
+                    node=node,
                     messages_list=[message_to_proto(remove_content_from_message(reply))],
                     message_object_trees=[tree],
                     clientapp_runtime_list=[0.0],
                 ),
             )
-            for object_id in objects:
+            # Flower says nothing of a reply that comes too late; it asks for none of its objects.
+            taken = reply.object_id in answer.objects_to_push
+            for object_id, part in objects.items():
                 if object_id in answer.objects_to_push:
-                    self._push_object(
-                        reply.metadata.run_id,
-                        answer.session_id,
-                        object_id,
-                        objects[object_id].deflate(),
+                    request = PushObjectRequest(
+                        node=node,
+                        run_id=reply.metadata.run_id,
+                        object_id=object_id,
+                        object_content=part.deflate(),
+                        session_id=answer.session_id,
                     )
-
-    def _push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
-        request = PushObjectRequest(
-            node=self._activated(),
-            run_id=run_id,
-            object_id=object_id,
-            object_content=content,
-            session_id=session,
-        )
-        if not self._call(self._client.PushObject, request).stored:
-            raise Unreachable(
-                "the coordinator no longer takes this reply: its round is over",
-                fix="nothing to do; the site takes part in the next round",
-            )
+                    taken = self._call(self._client.PushObject, request).stored and taken
+        return bool(taken)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

@@ -1,0 +1,383 @@
+"""What stands before Flower on the coordinator's two ports.
+
+The SuperLink's own application answers Control, Runtime and Fleet calls on one port, and its open
+edition lets whoever reaches it list runs, register nodes and start runs. So:
+
+* The **partner gate** passes `/v1/fleet/*` and `GET /health`; everything else is 404. A Fleet call
+  needs a client certificate of the federation's CA whose key is the Flower node key that the call
+  names, else 401. Bodies are bounded before they are read.
+* The **control gate** listens on loopback and passes nothing but `/health` without the
+  coordinator's bearer token, compared in constant time.
+* Refusals are RFC 9457 problem documents that say no more than the caller needs.
+* A poll may ask to be held until a task is there, so that sites wait without spinning.
+
+Both are plain ASGI; they know paths and keys, and leave protobuf to `server.superlink`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import json
+import math
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Protocol
+
+from client.flower import MAX_WAIT_SECONDS, WAIT_HEADER
+from server.events import EventLog
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""An object of a message is at most 5 MB in Flower's own chunking; this leaves a wide margin."""
+
+MAX_CONTROL_BODY_BYTES = 16 * 1024 * 1024
+
+CLIENT_KEY_STATE = "client_public_key"
+"""Where the listener puts the key of the caller's certificate (PEM bytes) in the ASGI state."""
+
+TOKEN_REQUIRED = "token-required"  # noqa: S105 - a reason, not a token
+NODE_KEY_HEADER = b"flwr-public-key"
+FLEET = "/v1/fleet/"
+PULL_MESSAGES = FLEET + "pull-messages"
+_ROUTINE = frozenset(
+    FLEET + name
+    for name in (
+        "pull-messages",
+        "send-node-heartbeat",
+        "pull-object",
+        "push-object",
+        "confirm-message-received",
+    )
+)
+
+
+class Problem(Exception):
+    """A refusal, as an RFC 9457 problem document.
+
+    Args:
+        status: HTTP status.
+        code: Stable kebab-case reason, the end of the document's `type`.
+        detail: One sentence for people.
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class FleetChecks(Protocol):
+    """What the partner gate asks of the SuperLink's adapter."""
+
+    def check(self, path: str, node_key: bytes, body: bytes) -> None:
+        """Raise `Problem` when an authenticated call must not reach Flower."""
+
+    def answered(self, path: str) -> None:
+        """A call was passed on and answered without an error."""
+
+    def name_of(self, node_key: bytes) -> str:
+        """The site that a key belongs to, for the event log."""
+
+
+class Mailboxes:
+    """Wakes the held polls of a node when a message for it was stored."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[bytes, asyncio.Event] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def notify(self, node_key: bytes) -> None:
+        """Wake the node; may be called from any thread."""
+        with self._lock:
+            loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._box(node_key).set)
+
+    def close(self) -> None:
+        """Let go of every held poll; may be called from any thread."""
+        self._closed = True
+        with self._lock:
+            keys = list(self._waiting)
+        for key in keys:
+            self.notify(key)
+
+    def empty(self, node_key: bytes) -> None:
+        """Forget earlier notifications: the node is about to look for itself."""
+        self._box(node_key).clear()
+
+    async def wait(self, node_key: bytes, seconds: float, receive: Receive) -> bool:
+        """Wait for a notification; False when the caller has gone away meanwhile."""
+        with self._lock:
+            self._loop = asyncio.get_running_loop()
+        if self._closed:
+            return True
+        notified = asyncio.ensure_future(self._box(node_key).wait())
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait(
+                {notified, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            return not gone.done()
+        finally:
+            notified.cancel()
+            gone.cancel()
+
+    def _box(self, node_key: bytes) -> asyncio.Event:
+        with self._lock:
+            return self._waiting.setdefault(node_key, asyncio.Event())
+
+
+class PartnerGate:
+    """The application of the partner listener.
+
+    Args:
+        application: The SuperLink's own.
+        checks: Judges authenticated calls.
+        mailboxes: Where held polls wait.
+        events: Refusals and calls that change something are written here.
+    """
+
+    def __init__(
+        self, application: Application, checks: FleetChecks, mailboxes: Mailboxes, events: EventLog
+    ) -> None:
+        self._application = application
+        self._checks = checks
+        self._mailboxes = mailboxes
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        if scope["type"] != "http":
+            return
+        path, actor = str(scope["path"]), "unknown"
+        try:
+            if path == "/health" and scope["method"] in ("GET", "HEAD"):
+                await self._application(scope, receive, send)
+                return
+            _require_plain_fleet_path(scope, path)
+            node_key = _authenticated_key(scope)
+            actor = self._checks.name_of(node_key)
+            body = await _read_body(scope, receive, MAX_BODY_BYTES)
+            self._checks.check(path, node_key, body)
+            if path == PULL_MESSAGES:
+                if not await self._hold(scope, node_key, receive):
+                    return
+                self._mailboxes.empty(node_key)
+            status = await _pass_on(self._application, scope, body, receive, send)
+            if status < 400:
+                self._checks.answered(path)
+            if status >= 400 or path not in _ROUTINE:
+                self._record(scope, actor, status, "")
+        except Problem as problem:
+            self._record(scope, actor, problem.status, problem.code)
+            await send_problem(send, problem)
+
+    async def _hold(self, scope: Scope, node_key: bytes, receive: Receive) -> bool:
+        seconds = _wait_seconds(scope)
+        return seconds == 0 or await self._mailboxes.wait(node_key, seconds, receive)
+
+    def _record(self, scope: Scope, actor: str, status: int, reason: str) -> None:
+        self._events.record(
+            port="partner",
+            actor=actor,
+            path=str(scope["path"]),
+            status=status,
+            remote=_remote(scope),
+            reason=reason,
+        )
+
+
+class ControlGate:
+    """The application of the loopback listener.
+
+    Args:
+        application: The SuperLink's own.
+        token: The coordinator's bearer token.
+        status: Gives the live state that `server status` shows.
+        events: Every call is written here.
+    """
+
+    STATUS_PATH = "/v1/fiduciary/status"
+
+    def __init__(
+        self,
+        application: Application,
+        token: str,
+        status: Callable[[], dict[str, Any]],
+        events: EventLog,
+    ) -> None:
+        self._application = application
+        self._token = token.encode("utf-8")
+        self._status = status
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        if scope["type"] == "lifespan":
+            await self._application(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        if scope["path"] == "/health":
+            await self._application(scope, receive, send)
+            return
+        try:
+            self._require_token(scope)
+            body = await _read_body(scope, receive, MAX_CONTROL_BODY_BYTES)
+            if scope["path"] == self.STATUS_PATH:
+                await _send_json(send, 200, "application/json", self._status())
+                return
+            status = await _pass_on(self._application, scope, body, receive, send)
+            self._record(scope, "coordinator", status, "")
+        except Problem as problem:
+            self._record(scope, "unknown", problem.status, problem.code)
+            await send_problem(send, problem)
+
+    def _require_token(self, scope: Scope) -> None:
+        given = _headers(scope, b"authorization")
+        scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        known = hmac.compare_digest(token.strip(), self._token)
+        if scheme.lower() != b"bearer" or not known:
+            raise Problem(401, TOKEN_REQUIRED, "this port needs the coordinator's token")
+
+    def _record(self, scope: Scope, actor: str, status: int, reason: str) -> None:
+        self._events.record(
+            port="control",
+            actor=actor,
+            path=str(scope["path"]),
+            status=status,
+            remote=_remote(scope),
+            reason=reason,
+        )
+
+
+def _require_plain_fleet_path(scope: Scope, path: str) -> None:
+    # A router that decodes or normalises a path differently must not find another door in it.
+    plain = scope.get("raw_path", b"").split(b"?")[0] == path.encode("utf-8", "replace")
+    tail = path.removeprefix(FLEET)
+    if not path.startswith(FLEET) or not plain or not tail.replace("-", "").isalpha():
+        raise Problem(404, "not-found", "there is nothing here")
+    if scope["method"] != "POST":
+        raise Problem(405, "method-not-allowed", "Fleet calls are POST requests")
+
+
+def _authenticated_key(scope: Scope) -> bytes:
+    certified = scope.get("state", {}).get(CLIENT_KEY_STATE)
+    if certified is None:
+        raise Problem(
+            401,
+            "client-certificate-required",
+            "a Fleet call needs the client certificate that the federation issued",
+        )
+    given = _headers(scope, NODE_KEY_HEADER)
+    try:
+        claimed = base64.b64decode(given[0], validate=True) if len(given) == 1 else b""
+    except (binascii.Error, ValueError):
+        claimed = b""
+    if not hmac.compare_digest(claimed, certified):
+        raise Problem(
+            401,
+            "key-mismatch",
+            "the client certificate does not certify the node key of this call",
+        )
+    return bytes(certified)
+
+
+def _headers(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key.lower() == name]
+
+
+def _remote(scope: Scope) -> str:
+    client = scope.get("client")
+    return f"{client[0]}:{client[1]}" if client else ""
+
+
+def _wait_seconds(scope: Scope) -> float:
+    given = _headers(scope, WAIT_HEADER.encode("ascii"))
+    try:
+        seconds = float(given[0]) if given else 0.0
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), MAX_WAIT_SECONDS) if math.isfinite(seconds) else 0.0
+
+
+async def _read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    too_large = Problem(413, "body-too-large", f"a body is at most {limit_bytes} bytes")
+    for declared in _headers(scope, b"content-length"):
+        if not declared.isdigit() or int(declared) > limit_bytes:
+            raise too_large
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Problem(400, "incomplete-body", "the body ended early")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            raise too_large
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _pass_on(
+    application: Application, scope: Scope, body: bytes, receive: Receive, send: Send
+) -> int:
+    status, given = 500, False
+
+    async def receive_again() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    async def send_watched(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = int(message["status"])
+        await send(message)
+
+    await application(scope, receive_again, send_watched)
+    return status
+
+
+async def send_problem(send: Send, problem: Problem) -> None:
+    """Answer with an RFC 9457 problem document."""
+    document = {
+        "type": f"urn:fiduciary:problem:{problem.code}",
+        "title": problem.code.replace("-", " "),
+        "status": problem.status,
+        "detail": problem.detail,
+    }
+    challenge = [(b"www-authenticate", b"Bearer")] if problem.code == TOKEN_REQUIRED else []
+    await _send_json(send, problem.status, "application/problem+json", document, challenge)
+
+
+async def _send_json(
+    send: Send,
+    status: int,
+    media_type: str,
+    document: dict[str, Any],
+    more_headers: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    body = json.dumps(document).encode("utf-8")
+    headers = [
+        (b"content-type", media_type.encode("ascii")),
+        (b"content-length", str(len(body)).encode("ascii")),
+        (b"cache-control", b"no-store"),
+        *more_headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
