@@ -22,22 +22,35 @@ class VaultPaths(Protocol):
     @property
     def vault(self) -> Path:
         """The SQLite file. Its folder exists; the file may not."""
+        ...
 
 
 class KeyStore(Protocol):
     """The part of `audit.keyring.KeyManager` that the vault uses."""
 
     def generate_data_key(self, name: str, /) -> bytes:
-        """A new 32-byte key, durable before this returns."""
+        """The 32-byte key of that name, made durably if there was none.
+
+        Raises:
+            KeyDestroyed: When it was destroyed.
+        """
+        ...
 
     def data_key(self, name: str, /) -> bytes:
-        """The key, or an error when there is none or it was destroyed."""
+        """The key of that name.
 
-    def destroy(self, name: str, /) -> object:
-        """Remove the key beyond recovery, durably."""
+        Raises:
+            NotFound: When there is none (KeyDestroyed: not any more).
+        """
+        ...
+
+    def destroy(self, name: str, /) -> bool:
+        """Destroy the key durably and for ever. True when there was one."""
+        ...
 
     def secret(self, name: str, /) -> bytes:
         """A 32-byte secret of this site, made on first use and the same ever after."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,11 +80,11 @@ class Datasheet(Document):
     label_counts: dict[Text, Annotated[int, Field(ge=1)]]
     records: Annotated[int, Field(ge=0)]
     subjects: Annotated[int, Field(ge=0)]
-    quarantined: dict[str, int] = {}
+    quarantined: dict[str, int] = Field(default_factory=dict)
     """Rows that were kept out, by reason."""
     duplicates_dropped: int = 0
     erased_rows_left_out: int = 0
-    replacements: dict[str, int] = {}
+    replacements: dict[str, int] = Field(default_factory=dict)
     """Identifiers replaced, by kind."""
     digest: Digest
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 
 from audit.canonical import canonical_bytes, parse_canonical
-from audit.envelope import open_sealed, seal
-from audit.errors import VerificationFailed
+from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
+from audit.errors import MalformedInput, VerificationFailed
 from client.vault.contents import Datasheet, Record
 
 DATASHEET_KEY = "vault:datasheets"
@@ -34,7 +34,7 @@ def subject_key_name(subject: str, generation: int) -> str:
 def seal_record(key: bytes, dataset_id: str, position: int, record: Record) -> bytes:
     """Encrypt one record under its subject's key, bound to its place."""
     plain = canonical_bytes({"label": record.label, "text": record.text})
-    return seal(key, plain, _record_data(dataset_id, position, record.subject))
+    return _sealed(key, plain, _record_data(dataset_id, position, record.subject))
 
 
 def open_record(key: bytes, dataset_id: str, position: int, subject: str, sealed: bytes) -> Record:
@@ -44,8 +44,8 @@ def open_record(key: bytes, dataset_id: str, position: int, subject: str, sealed
         VerificationFailed: When the row was altered, or is not at its own place.
     """
     try:
-        plain = open_sealed(key, sealed, _record_data(dataset_id, position, subject))
-    except VerificationFailed as error:
+        plain = _opened(key, sealed, _record_data(dataset_id, position, subject))
+    except (VerificationFailed, MalformedInput) as error:
         raise VerificationFailed(
             f"record {position} does not open: it was altered or moved",
             fix="restore the vault from a backup, or remove the dataset and add it again",
@@ -59,7 +59,7 @@ def open_record(key: bytes, dataset_id: str, position: int, subject: str, sealed
 def seal_datasheet(key: bytes, dataset_id: str, name: str, version: int, sheet: Datasheet) -> bytes:
     """Encrypt a datasheet, bound to its dataset."""
     plain = sheet.model_dump_json().encode()
-    return seal(key, plain, _datasheet_data(dataset_id, name, version))
+    return _sealed(key, plain, _datasheet_data(dataset_id, name, version))
 
 
 def open_datasheet(
@@ -71,8 +71,8 @@ def open_datasheet(
         VerificationFailed: When it was altered, or belongs to another dataset.
     """
     try:
-        plain = open_sealed(key, sealed, _datasheet_data(dataset_id, name, version))
-    except VerificationFailed as error:
+        plain = _opened(key, sealed, _datasheet_data(dataset_id, name, version))
+    except (VerificationFailed, MalformedInput) as error:
         raise VerificationFailed(
             f"the datasheet of {name!r} was altered", fix="restore the vault from a backup"
         ) from error
@@ -94,6 +94,15 @@ class DatasetDigest:
     def digest(self) -> str:
         """`sha256:<hex>` of the rows so far."""
         return f"sha256:{self._hash.hexdigest()}"
+
+
+def _sealed(key: bytes, plain: bytes, associated_data: bytes) -> bytes:
+    envelope = seal(key, plain, associated_data)
+    return envelope.nonce + envelope.ciphertext
+
+
+def _opened(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
+    return unseal(key, Envelope(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]), associated_data)
 
 
 def _record_data(dataset_id: str, position: int, subject: str) -> bytes:

@@ -275,11 +275,7 @@ class Vault:
     def ensure_key(self, connection: sqlite3.Connection, subject: str) -> bytes:
         """A subject's data key, made when there is none. Call it inside a transaction."""
         connection.execute("INSERT OR IGNORE INTO subject_keys VALUES (?, 1)", (subject,))
-        name = self._key_name_of(subject)
-        try:
-            return self._keys.data_key(name)
-        except NotFound:
-            return self._keys.generate_data_key(name)
+        return self._keys.generate_data_key(self._key_name_of(subject))
 
     def sealed_datasheet(self, dataset_id: str, name: str, version: int, sheet: Datasheet) -> bytes:
         """A datasheet as it is stored."""
@@ -333,10 +329,7 @@ class Vault:
             return None
 
     def _datasheet_key(self) -> bytes:
-        try:
-            return self._keys.data_key(sealing.DATASHEET_KEY)
-        except NotFound:
-            return self._keys.generate_data_key(sealing.DATASHEET_KEY)
+        return self._keys.generate_data_key(sealing.DATASHEET_KEY)
 
     def _erasure_of(self, subject: str) -> ErasureResult | None:
         row = self._connection.execute(
@@ -421,8 +414,7 @@ class Vault:
             "SELECT subject FROM erased_subjects WHERE key_destroyed = 0"
         ).fetchall()
         for (subject,) in pending:
-            if self._existing_key(subject) is not None:
-                self._keys.destroy(self._key_name_of(subject))
+            self._keys.destroy(self._key_name_of(subject))
             with self.transaction() as connection:
                 connection.execute(
                     "UPDATE erased_subjects SET key_destroyed = 1 WHERE subject = ?", (subject,)
