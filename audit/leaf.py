@@ -31,9 +31,30 @@ _TIME: Final = re.compile(
     re.ASCII,
 )
 _FIELDS: Final = frozenset(
-    ("format", "position", "time", "actor", "action", "object", "subject", "key")
-    + ("nonce", "ciphertext")
+    {"format", "position", "time", "actor", "action", "object", "subject", "key"}
+    | {"nonce", "ciphertext"}
 )
+_PLAIN = rb"[ !#-\[\]-~]"
+_BASE64 = rb"[A-Za-z0-9+/]"
+_COMMON: Final = re.compile(
+    rb'\{"action":"[a-z][a-z0-9._:/-]{0,99}","actor":"'
+    + _PLAIN
+    + rb'{1,300}","ciphertext":"('
+    + _BASE64
+    + rb"{22,}(?:"
+    + _BASE64
+    + rb"{2}|[AQgw]==|[AEIMQUYcgkosw048]=)"
+    rb')","format":"fiduciary\.log-entry/1","key":"'
+    + _PLAIN
+    + rb'{0,300}","nonce":"'
+    + _BASE64
+    + rb'{16}","object":"'
+    + _PLAIN
+    + rb'{1,300}","position":(0|[1-9][0-9]{0,14}),"subject":'
+    rb'(?:null|"[!#-\[\]-~]{1,200}"),"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"\}'
+)
+"""Leaves without escapes or characters beyond ASCII, which are nearly all: recognised in one pass.
+Whatever it accepts, `Leaf.parse` accepts; the rest is parsed."""
 
 
 class MalformedLeaf(MalformedInput):
@@ -154,6 +175,23 @@ def check_clear_fields(actor: str, action: str, object_name: str, subject: str |
         raise MalformedLeaf("malformed log entry: action is not a word such as plan.approved")
     if subject is not None and not _VISIBLE.fullmatch(subject):
         raise MalformedLeaf("malformed log entry: subject is not a pseudonym of visible ASCII")
+
+
+def check_leaf(data: bytes) -> int:
+    """Check that `data` is a leaf, as strictly as `Leaf.parse` and several times faster.
+
+    Returns:
+        The position that it states.
+
+    Raises:
+        MalformedInput: As `Leaf.parse`.
+    """
+    match = _COMMON.fullmatch(data)
+    if match is not None:
+        ciphertext, position, time = match.groups()
+        if len(ciphertext) % 4 == 0 and is_time(time.decode("ascii")):
+            return int(position)
+    return Leaf.parse(data).position
 
 
 def format_time(moment: datetime) -> str:
