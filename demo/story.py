@@ -1,0 +1,316 @@
+"""The demo's chapters, told with the product's own commands.
+
+Two hospitals and a bank route messages by topic with one shared model. Each chapter runs real
+processes over TLS on loopback; each figure of the results is read from what a command printed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from demo.processes import CommandFailed, Processes, free_ports
+
+HERE = Path(__file__).parent
+
+SITES = {"st-elm": "hospital", "lakeside": "hospital", "merchant-bank": "bank"}
+SUBJECTS_PER_SITE = 600
+NOMINAL_SUBJECTS = 600
+RUN_SECONDS = 240
+"""How long the demo waits for the run before it calls it lost."""
+
+FINDINGS_THAT_MUST_HOLD = (
+    "log_verified",
+    "tamper_detected",
+    "erasure_receipt_verified",
+    "release_loaded",
+)
+
+
+@dataclass
+class Results:
+    """What the demo found. Every value is computed by the commands it ran."""
+
+    accuracy: float = 0.0
+    macro_f1: float = 0.0
+    majority_share: float = 0.0
+    epsilon_by_site: dict[str, float] = field(default_factory=dict)
+    delta: float = 0.0
+    identifiers_planted: int = 0
+    identifiers_left: int = 0
+    log_entries: int = 0
+    log_verified: bool = False
+    tamper_detected: bool = False
+    tamper_message: str = ""
+    erasure_receipt_verified: bool = False
+    erased_records: int = 0
+    release_loaded: bool = False
+    release_files: list[str] = field(default_factory=list)
+    predictions: list[dict[str, str]] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    stop_seconds: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    seconds_by_chapter: dict[str, float] = field(default_factory=dict)
+
+
+class Story:
+    """One run of the demo in `folder`, which is made anew.
+
+    Args:
+        folder: Absolute path; everything that the demo writes lies under it.
+        console: Where progress is shown.
+    """
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self._folder = folder
+        self._console = console
+        self._results = Results()
+        self._chapter_started = time.monotonic()
+
+    def run(self) -> Results:
+        """Tell every chapter and return what was found.
+
+        Raises:
+            CommandFailed: When a command did not do what the story needs.
+        """
+        started = time.monotonic()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        with Processes(self._folder) as processes:
+            self._processes = processes
+            self._services()
+            self._sites_join()
+            self._data()
+            self._preflight()
+            plan = self._plan_approved()
+            self._rounds(plan)
+            self._release(plan)
+            self._erasure()
+            self._evidence()
+            self._goodbye()
+        self._results.seconds = round(time.monotonic() - started, 1)
+        return self._results
+
+    # --- chapters ----------------------------------------------------------------------------
+
+    def _services(self) -> None:
+        with self._chapter("The compliance service and the coordinator start"):
+            run = self._processes.run
+            compliance_port, fleet_port, control_port = map(str, free_ports(3))
+            run("compliance", "init", "compliance", "--port", compliance_port)
+            self._processes.start("compliance", "compliance", "start", "compliance")
+            self._until(lambda: self._answers("compliance", "plans", *self._as("officer")), 30)
+            run(
+                "server", "init", "federation",
+                "--name", "message-routing",
+                "--compliance", "compliance/trust.json",
+                "--token-file", "compliance/tokens/coordinator.token",
+                "--fleet-port", fleet_port,
+                "--control-port", control_port,
+            )  # fmt: skip
+            self._processes.start("server", "server", "start", "federation")
+
+    def _sites_join(self) -> None:
+        with self._chapter("Three sites generate their keys and join"):
+            for site in SITES:
+                kit = f"{site}.kit"
+                invited = self._processes.json(
+                    "server", "invite", site, "--dir", "federation", "-o", kit
+                )
+                self._processes.run(
+                    "client", "join", kit, "--dir", site, "--fingerprint", invited["fingerprint"],
+                    "--wait", "0",
+                )  # fmt: skip
+                self._processes.run("server", "admit", site, "--dir", "federation")
+                # Asking again, after admission, fetches the certificate.
+                self._processes.run("client", "join", kit, "--dir", site, "--wait", "30")
+            self._say(", ".join(SITES) + " hold certificates for keys that never left them")
+
+    def _data(self) -> None:
+        with self._chapter("Each site de-identifies its notes and stores them encrypted"):
+            for number, (site, profile) in enumerate(SITES.items()):
+                self._processes.run(
+                    "client", "data", "demo", f"notes/{site}",
+                    "--profile", profile, "--site", site,
+                    "--subjects", str(SUBJECTS_PER_SITE), "--seed", str(number),
+                )  # fmt: skip
+                self._write_policy(site)
+            for site in SITES:
+                self._processes.start(
+                    f"data-{site}", "client", "data", "add", f"notes/{site}/notes.csv",
+                    "--dir", site, "--dataset", "messages",
+                    "--subject", "subject_id", "--text", "text", "--label", "label",
+                    "--purpose", "message-routing", "--legal-basis", "legitimate-interests",
+                )  # fmt: skip
+            for site in SITES:
+                if self._processes.wait(f"data-{site}", 180) != 0:
+                    raise CommandFailed(self._processes.tail(f"data-{site}"))
+            for site in SITES:
+                found = self._processes.json(
+                    "client", "data", "check-leaks", "--dir", site,
+                    "--planted", f"notes/{site}/planted.json",
+                )  # fmt: skip
+                self._results.identifiers_planted += found["planted"]
+                self._results.identifiers_left += found["left"]
+            self._say(
+                f"{self._results.identifiers_planted} identifiers planted, "
+                f"{self._results.identifiers_left} left in what is stored"
+            )
+
+    def _preflight(self) -> None:
+        with self._chapter("Each site checks itself before it trains"):
+            for site in SITES:
+                self._processes.run("client", "check", "--dir", site)
+
+    def _plan_approved(self) -> str:
+        with self._chapter("The coordinator submits a plan, an officer approves it"):
+            labels = self._processes.json("client", "data", "show", "messages", "--dir", "st-elm")
+            template = Environment(undefined=StrictUndefined, autoescape=False).from_string(  # noqa: S701  TOML
+                (HERE / "plan.toml").read_text(encoding="utf-8")
+            )
+            (self._folder / "plan.toml").write_text(
+                template.render(
+                    labels=json.dumps(sorted(labels["labels"])), nominal_subjects=NOMINAL_SUBJECTS
+                ),
+                encoding="utf-8",
+            )
+            submitted = self._processes.json("server", "submit", "plan.toml", "--dir", "federation")
+            plan_id = str(submitted["plan_id"])
+            refused = self._processes.exit_code(
+                "compliance", "approve", "plan", plan_id, *self._as("coordinator")
+            )
+            self._say(f"the coordinator cannot approve its own plan (exit code {refused})")
+            self._processes.run("compliance", "approve", "plan", plan_id, *self._as("officer"))
+            return plan_id
+
+    def _rounds(self, plan_id: str) -> None:
+        with self._chapter("The sites train under differential privacy"):
+            for site in SITES:
+                self._processes.start(site, "client", "start", "--dir", site)
+            plan = self._watch_rounds(plan_id)
+            if plan["state"] != "completed":
+                raise CommandFailed(f"the run ended as {plan['state']}: {plan}")
+
+    def _watch_rounds(self, plan_id: str) -> dict[str, Any]:
+        deadline = time.monotonic() + RUN_SECONDS
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            bar = progress.add_task("waiting for the sites", total=None)
+            while time.monotonic() < deadline:
+                self._processes.check_alive()
+                plan = self._plan_status(plan_id)
+                done, total = plan["rounds_done"], plan["rounds"]
+                progress.update(
+                    bar, completed=done, total=total, description=f"round {done} of {total}"
+                )
+                if plan["state"] in ("completed", "failed"):
+                    return plan
+                time.sleep(1)
+        raise CommandFailed(f"no model after {RUN_SECONDS} s:\n{self._processes.tail('server')}")
+
+    def _release(self, plan_id: str) -> None:
+        with self._chapter("A release is approved, granted, fetched and loaded elsewhere"):
+            run, json_of = self._processes.run, self._processes.json
+            releases = json_of("server", "release", "list", "--dir", "federation")
+            release = next(item for item in releases if item["plan_id"] == plan_id)
+            release_id = str(release["release_id"])
+            run("compliance", "approve", "release", release_id, *self._as("officer"))
+            token = json_of(
+                "compliance", "principals", "add", "triage-desk", "--role", "consumer",
+                *self._as("officer"),
+            )["token"]  # fmt: skip
+            self._private_file("consumer.token", token)
+            key = json_of("server", "release", "keygen", "consumer.key")["public_key"]
+            fetch = (
+                "server", "release", "fetch", release_id, "--out", "model",
+                "--trust", "compliance/trust.json", "--token-file", "consumer.token",
+                "--key", "consumer.key",
+            )  # fmt: skip
+            before = self._processes.exit_code(*fetch)
+            self._say(f"without a grant the release cannot be fetched (exit code {before})")
+            run(
+                "compliance", "grant", release_id, "--to", "triage-desk", "--public-key", key,
+                "--purpose", "message-routing", "--days", "30", *self._as("officer"),
+            )  # fmt: skip
+            run(*fetch)
+            self._results.release_files = sorted(p.name for p in (self._folder / "model").iterdir())
+            self._load_elsewhere()
+
+    def _load_elsewhere(self) -> None:
+        """Load the release with plain transformers and peft, in a process that cannot see us."""
+        done = subprocess.run(
+            [sys.executable, "-I", str(HERE / "consumer.py"), str(self._folder / "model")],
+            capture_output=True,
+            text=True,
+            cwd=self._folder,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise CommandFailed(f"the release does not load with plain peft:\n{done.stderr}")
+        loaded = json.loads(done.stdout.splitlines()[-1])
+        self._results.predictions = loaded["predictions"]
+        self._results.release_loaded = not loaded["fiduciary_imported"]
+
+    def _erasure(self) -> None:
+        with self._chapter("A person asks st-elm to be forgotten"):
+            planted = json.loads((self._folder / "notes/st-elm/planted.json").read_text("utf-8"))
+            subject = sorted(planted["subjects"])[0]
+            erased = self._processes.json("client", "erase", subject, "--dir", "st-elm", "--yes")
+            self._results.erased_records = erased["records_removed"]
+            code = self._processes.exit_code(
+                "audit", "verify-receipt", erased["receipt"], "--key", self._log_key(),
+                "--site-key", erased["site_key"],
+            )  # fmt: skip
+            self._results.erasure_receipt_verified = code == 0 and erased["records_removed"] > 0
+
+    def _evidence(self) -> None:
+        with self._chapter("An outsider verifies the log, then a tampered copy"):
+            log = "compliance/compliance.sqlite"
+            report = self._processes.json("audit", "verify", log, "--key", self._log_key())
+            self._results.log_verified = bool(report["verified"])
+            self._results.log_entries = int(report["entries"])
+            copy = self._tampered_copy(self._folder / log)
+            code = self._processes.exit_code("audit", "verify", str(copy), "--key", self._log_key())
+            found = self._processes.json(
+                "audit", "verify", str(copy), "--key", self._log_key(), expect=code
+            )
+            self._results.tamper_detected = code != 0
+            self._results.tamper_message = str(found["problem"])
+
+    def _tampered_copy(self, log: Path) -> Path:
+        """Copy the log as a thief of the database would, and flip one bit of one old entry."""
+        copy = self._folder / "tampered.sqlite"
+        with sqlite3.connect(log) as source, sqlite3.connect(copy) as target:
+            source.backup(target)
+            position = self._results.log_entries // 2
+            (leaf,) = target.execute(
+                "SELECT leaf FROM log_entries WHERE position = ?", (position,)
+            ).fetchone()
+            changed = leaf[:-20] + bytes([leaf[-20] ^ 1]) + leaf[-19:]
+            target.execute(
+                "UPDATE log_entries SET leaf = ? WHERE position = ?", (changed, position)
+            )
+        source.close()
+        target.close()
+        return copy
+
+    def _goodbye(self) -> None:
+        with self._chapter("Ctrl-C ends every process"):
+            for name in (*SITES, "server", "compliance"):
+                self._results.stop_seconds[name] = round(self._processes.stop(name), 1)

@@ -1,0 +1,95 @@
+"""README, exit codes and help texts say what the code does."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from audit.errors import ExitCode
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ("audit", "client", "compliance", "server")
+
+
+def command_tree(name: str) -> click.Command:
+    return typer.main.get_command(importlib.import_module(f"{name}.cli").app)
+
+
+def documented_commands() -> list[str]:
+    """Every product command in a console block of README and docs, once."""
+    found: dict[str, None] = {}
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+            for line in block.splitlines():
+                command = line.removeprefix("$ ").split("  #")[0].strip()
+                if line.startswith("$ ") and command.split()[0] in COMMANDS:
+                    found[command] = None
+    return list(found)
+
+
+def walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from walk(child, f"{path} {name}")
+
+
+ALL_COMMANDS = [pair for name in COMMANDS for pair in walk(command_tree(name), name)]
+
+
+def test_readme_shows_each_of_the_four_commands() -> None:
+    assert {line.split()[0] for line in documented_commands()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_command_parses(line: str) -> None:
+    name, *arguments = shlex.split(line)
+    command = command_tree(name)
+    path = name
+    while isinstance(command, click.Group):
+        assert arguments, f"{path} needs a subcommand"
+        path = f"{path} {arguments[0]}"
+        assert arguments[0] in command.commands, f"there is no `{path}`"
+        command = command.commands[arguments.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts}
+    used = {word.split("=")[0] for word in arguments if word.startswith("-")}
+    assert used <= known, f"`{path}` has no {used - known}"
+    required = {p.opts[0] for p in command.params if isinstance(p, click.Option) and p.required}
+    assert required <= used, f"`{path}` also needs {required - used}"
+
+
+@pytest.mark.parametrize(("path", "command"), ALL_COMMANDS, ids=[path for path, _ in ALL_COMMANDS])
+def test_every_command_and_option_is_explained(path: str, command: click.Command) -> None:
+    assert command.help, f"`{path}` has no help"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"`{path}` does not explain {parameter.opts[0]}"
+
+
+def test_readme_lists_every_exit_code() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = {
+        int(number)
+        for cell in re.findall(r"^\| ([\d-]+) \|", readme, re.M)
+        for number in _expanded(cell)
+    }
+    assert listed == {int(code) for code in ExitCode}
+
+
+def _expanded(cell: str) -> range:
+    first, _, last = cell.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def test_console_scripts_are_the_documented_four() -> None:
+    import tomllib
+
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {name: f"{name}.cli:main" for name in COMMANDS}
