@@ -267,8 +267,9 @@ def over_limit(reservation: Reservation, cost: Cost, limits: Limits) -> str | No
             "that the policy allows one plan"
         )
     if cost.total > limits.max_epsilon_total:
+        # Without the sum: what other plans cost is not for this plan's author to know.
         return (
-            f"with this plan the site would have spent epsilon {cost.total} at delta "
-            f"{limits.delta}, more than the {limits.max_epsilon_total} that the policy allows"
+            f"with this plan the site would exceed the epsilon {limits.max_epsilon_total} at delta "
+            f"{limits.delta} that its policy allows in all"
         )
     return None

@@ -24,7 +24,7 @@ appear twice with the same `sequence`, is never missing, and the budget is never
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -316,9 +316,9 @@ class Ledger:
         """Plans that are reserved and not settled, oldest first."""
         return rows.plan_ids(self._connection, only_open=True)
 
-    def plans_started_on(self, datasets: Iterable[str]) -> list[str]:
-        """Plans with a started round on any of these datasets, oldest first."""
-        return rows.plans_started_on(self._connection, datasets)
+    def started_plans(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Plans with a started round and the datasets that they train on, oldest first."""
+        return rows.started_plans(self._connection)
 
     @property
     def last_sequence(self) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 
@@ -225,11 +224,10 @@ def plan_budget(
     )
 
 
-def plans_started_on(connection: sqlite3.Connection, datasets: Iterable[str]) -> list[str]:
-    """Plans with a started round on any of these datasets, oldest first."""
-    wanted = set(datasets)
-    rows = connection.execute(
+def started_plans(connection: sqlite3.Connection) -> list[tuple[str, tuple[str, ...]]]:
+    """Plans with a started round and the datasets that they train on, oldest first."""
+    found = connection.execute(
         "SELECT plan_id, datasets FROM plans WHERE EXISTS (SELECT 1 FROM rounds WHERE "
         "rounds.plan_id = plans.plan_id AND rounds.state = 'started') ORDER BY number"
     )
-    return [plan_id for plan_id, names in rows if wanted & set(json.loads(names))]
+    return [(str(plan_id), tuple(json.loads(names))) for plan_id, names in found]

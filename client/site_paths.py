@@ -15,7 +15,12 @@ site/
 ├── vault.sqlite         de-identified rows, encrypted (`client.vault`)
 ├── ledger.sqlite        the privacy budget (`client.ledger`)
 ├── journal.sqlite       this site's own audit log (`audit.log`)
-└── receipts/            signed erasure receipts
+├── models/              base models that are neither embedded nor in the hub's cache
+├── outbox/              signed statements that the compliance service has not taken yet
+├── receipts/            signed erasure receipts
+├── log-checkpoint       the compliance log's head that this site verified last
+├── worker.lock          held by `client start`
+└── worker.json          what `client start` is doing
 ```
 """
 
@@ -105,6 +110,21 @@ class SitePaths:
     def receipts(self) -> Path:
         """Folder of signed erasure receipts."""
         return self.root / "receipts"
+
+    @property
+    def models(self) -> Path:
+        """Folder of base models that the operator put there; a `/` in a name is `--`."""
+        return self.root / "models"
+
+    @property
+    def outbox(self) -> Path:
+        """Folder of statements that wait to be sent."""
+        return self.root / "outbox"
+
+    @property
+    def log_checkpoint(self) -> Path:
+        """The head of the compliance log that this site verified last, a signed note."""
+        return self.root / "log-checkpoint"
 
     @property
     def worker_lock(self) -> Path:

@@ -1,0 +1,154 @@
+"""What the compliance service can prove of a plan, and what this site last saw of its log.
+
+* `fetch_evidence` only carries: nothing in `PlanEvidence` is believed before the guard verified it.
+* `SeenCheckpoint` is the site's memory as a witness: the largest tree head that it verified. A log
+  that later shows a smaller or inconsistent head has two histories, and the guard refuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from audit.checkpoint import Checkpoint, read_checkpoint, verify_checkpoint
+from audit.durable import write_durably
+from audit.errors import FiduciaryError, VerificationFailed
+from audit.keys import VerifyKey
+from audit.proof import Proof
+from audit.statement import SignedStatement
+from compliance.resources import LogConsistency, LogProof, PlanView
+from compliance.trust import Trust
+
+
+class EvidenceService(Protocol):
+    """The part of the compliance service that answers for plans."""
+
+    def plan(self, plan_id: str) -> PlanView:
+        """One plan."""
+
+    def log_proof(self, position: int) -> LogProof:
+        """A leaf with its inclusion proof and checkpoint."""
+
+    def log_consistency(self, first: int, second: int) -> LogConsistency:
+        """Proof that one tree extends another."""
+
+
+@dataclass(frozen=True)
+class LogEvidence:
+    """One entry of the compliance log: its bytes, and its proof as text."""
+
+    leaf: bytes
+    proof: str
+
+
+@dataclass(frozen=True)
+class TreeGrowth:
+    """Proof that the tree of `first` entries is a prefix of the tree of `second`."""
+
+    first: int
+    second: int
+    hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class PlanEvidence:
+    """A plan with everything that is said to prove it. Nothing here is verified.
+
+    Attributes:
+        plan: The coordinator's signed plan.
+        decision: The officer's signed decision, if there is one.
+        plan_entry: The plan in the log.
+        decision_entry: The decision in the log.
+        growth: From the head that the site saw last, to those of the two entries' proofs.
+    """
+
+    plan: SignedStatement
+    decision: SignedStatement | None
+    plan_entry: LogEvidence
+    decision_entry: LogEvidence | None
+    growth: tuple[TreeGrowth, ...]
+
+
+def fetch_evidence(service: EvidenceService, plan_id: str, seen_size: int) -> PlanEvidence:
+    """Ask the compliance service for a plan and its proofs.
+
+    Args:
+        service: Where to ask.
+        plan_id: Digest of the plan.
+        seen_size: Size of the tree that the site saw last; 0 for none.
+
+    Raises:
+        NotFound: When the service knows no such plan.
+        MalformedInput: When an answer cannot be read.
+        Unreachable: When the service does not answer.
+    """
+    view = service.plan(plan_id)
+    plan_entry = _entry(service, view.submitted_position)
+    decision_entry = None
+    if view.approval is not None and view.approved_position is not None:
+        decision_entry = _entry(service, view.approved_position)
+    entries = [plan_entry] if decision_entry is None else [plan_entry, decision_entry]
+    sizes = sorted({_claimed_size(entry) for entry in entries})
+    growth = []
+    first = seen_size
+    for size in sizes:
+        if 0 < first < size:
+            answer = service.log_consistency(first, size)
+            growth.append(TreeGrowth(answer.first, answer.second, answer.hashes))
+        first = max(first, size)
+    return PlanEvidence(
+        plan=view.statement,
+        decision=view.approval,
+        plan_entry=plan_entry,
+        decision_entry=decision_entry,
+        growth=tuple(growth),
+    )
+
+
+def _entry(service: EvidenceService, position: int) -> LogEvidence:
+    answer = service.log_proof(position)
+    return LogEvidence(answer.leaf, answer.proof)
+
+
+def _claimed_size(entry: LogEvidence) -> int:
+    return read_checkpoint(Proof.parse(entry.proof).checkpoint).size
+
+
+class SeenCheckpoint:
+    """The largest verified tree head of the compliance log, in a file of the site.
+
+    Args:
+        path: The signed note, as the log wrote it.
+        trust: Names the log and its key.
+    """
+
+    def __init__(self, path: Path, trust: Trust) -> None:
+        self._path = path
+        self._key: VerifyKey = trust.log_key
+        self._origin = trust.origin
+
+    def read(self) -> Checkpoint | None:
+        """The head that was seen last, or None before the first.
+
+        Raises:
+            VerificationFailed: When the file was altered.
+        """
+        try:
+            note = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        try:
+            return verify_checkpoint(note, self._key, self._origin)
+        except (FiduciaryError, UnicodeDecodeError) as error:
+            raise VerificationFailed(
+                f"{self._path.name} does not verify: {error}",
+                fix=f"find out who changed it; restore {self._path.name} from a backup",
+            ) from error
+
+    def advance(self, note: str) -> None:
+        """Remember a head that was verified to extend the present one."""
+        new = verify_checkpoint(note, self._key, self._origin)
+        present = self.read()
+        if present is None or new.size > present.size:
+            write_durably(self._path, note.encode())

@@ -1,0 +1,192 @@
+"""Signed statements that the compliance service has not taken yet, one durable file each.
+
+* A statement is in the outbox before anybody tries to send it, so none is lost when the service is
+  away or this process is killed.
+* Sending repeats: the service records the same statement once.
+* What the service does not answer for stays. What it refuses for good is moved to `rejected/` and
+  journalled: it is evidence too, and it must not block the rest.
+* The answer to an erasure is the receipt for the data subject. It is verified, then stored.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import ValidationError
+
+from audit.durable import sync_directory, write_durably
+from audit.errors import (
+    Conflict,
+    FiduciaryError,
+    MalformedInput,
+    NotFound,
+    Refused,
+    Unauthorised,
+    Unreachable,
+    VerificationFailed,
+)
+from audit.log import Entry
+from audit.receipt import Receipt, verify_receipt
+from audit.statement import SignedStatement
+from client.site import Site
+from compliance.resources import ErasureRecorded, Recorded
+from compliance.statements import Document, ErasureReceipt, SiteReport, first_problem
+
+Kind = Literal["site-report", "refusal", "erasure"]
+
+REJECTED = "rejected"
+
+_REJECTIONS = (Conflict, Refused, MalformedInput, NotFound, VerificationFailed)
+
+
+class StatementService(Protocol):
+    """The part of the compliance service that takes a site's statements."""
+
+    def report_site(self, plan_id: str, report: SignedStatement) -> Recorded:
+        """Record a SiteReport."""
+
+    def report_refusal(self, refusal: SignedStatement) -> Recorded:
+        """Record a Refusal."""
+
+    def report_erasure(
+        self, erasure: SignedStatement, *, request_id: str | None = None
+    ) -> ErasureRecorded:
+        """Record an ErasureReceipt and get the receipt that verifies offline."""
+
+
+class Unsent(Document):
+    """One statement that waits, as its file holds it."""
+
+    format: Literal["fiduciary.unsent/1"] = "fiduciary.unsent/1"
+    kind: Kind
+    statement: dict[str, Any]
+    request_id: str | None = None
+
+    @property
+    def signed(self) -> SignedStatement:
+        """The statement."""
+        return SignedStatement.from_json(self.statement)
+
+
+@dataclass
+class Delivery:
+    """What one attempt to send did.
+
+    Attributes:
+        sent: How many statements the service took.
+        waiting: How many still wait.
+        rejected: Reasons of those that the service refused for good.
+        problem: Why some still wait.
+    """
+
+    sent: int = 0
+    waiting: int = 0
+    rejected: list[str] = field(default_factory=list)
+    problem: FiduciaryError | None = None
+
+
+class Outbox:
+    """The outbox of one site.
+
+    Args:
+        site: Whose folder, journal and receipts.
+        clock_ns: Orders the files; tests may give their own.
+    """
+
+    def __init__(self, site: Site, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._site = site
+        self._folder = site.paths.outbox
+        self._clock_ns = clock_ns
+
+    def put(self, kind: Kind, statement: SignedStatement, *, request_id: str | None = None) -> None:
+        """Keep a statement until it is sent; durable when this returns."""
+        digest = statement.digest.removeprefix("sha256:")[:16]
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if any(self._folder.glob(f"*-{digest}.json")):
+            return
+        item = Unsent(kind=kind, statement=statement.to_json(), request_id=request_id)
+        name = f"{self._clock_ns():020d}-{kind}-{digest}.json"
+        write_durably(self._folder / name, item.model_dump_json().encode())
+
+    def files(self) -> list[Path]:
+        """What waits, oldest first."""
+        return sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
+
+    def send(self, service: StatementService) -> Delivery:
+        """Send what waits, oldest first, until the service does not answer."""
+        delivery = Delivery()
+        for path in self.files():
+            try:
+                self._deliver(self._read(path), service)
+            except (Unreachable, Unauthorised) as error:
+                delivery.problem = error
+                break
+            except _REJECTIONS as error:
+                self._reject(path, error)
+                delivery.rejected.append(str(error))
+                continue
+            path.unlink(missing_ok=True)
+            delivery.sent += 1
+        delivery.waiting = len(self.files())
+        return delivery
+
+    def _read(self, path: Path) -> Unsent:
+        try:
+            return Unsent.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise MalformedInput(f"malformed {path.name}: {first_problem(error)}") from error
+
+    def _deliver(self, item: Unsent, service: StatementService) -> None:
+        signed = item.signed
+        match item.kind:
+            case "site-report":
+                service.report_site(SiteReport.from_body(signed.body).plan_id, signed)
+            case "refusal":
+                service.report_refusal(signed)
+            case "erasure":
+                answer = service.report_erasure(signed, request_id=item.request_id)
+                self._store_receipt(signed, answer)
+
+    def _store_receipt(self, signed: SignedStatement, answer: ErasureRecorded) -> None:
+        receipt = Receipt.from_json(answer.receipt)
+        if receipt.statement.digest != signed.digest:
+            raise VerificationFailed("the service's receipt is for another statement")
+        verify_receipt(receipt, self._site.trust.log_key, self._site.identity.public)
+        subject = ErasureReceipt.from_body(signed.body).subject
+        write_receipt(receipt_path(self._site, subject), receipt)
+
+    def _reject(self, path: Path, error: FiduciaryError) -> None:
+        self._site.journal.record(
+            Entry(
+                actor=self._site.principal,
+                action="statement-rejected",
+                object=f"outbox:{path.stem}",
+                subject=None,
+                payload={"code": error.code, "reason": str(error)[:500]},
+            )
+        )
+        rejected = self._folder / REJECTED
+        rejected.mkdir(mode=0o700, exist_ok=True)
+        path.rename(rejected / path.name)
+        sync_directory(self._folder)
+
+
+def receipt_path(site: Site, pseudonym: str) -> Path:
+    """Where the compliance service's receipt of an erasure is."""
+    return site.paths.receipts / f"{pseudonym[:16]}.json"
+
+
+def own_receipt_path(site: Site, pseudonym: str) -> Path:
+    """Where the receipt is that the site's own journal proves, there from the first moment."""
+    return site.paths.receipts / f"{pseudonym[:16]}.site.json"
+
+
+def write_receipt(path: Path, receipt: Receipt) -> None:
+    """Write a receipt file, durably."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    write_durably(path, (json.dumps(receipt.to_json(), indent=2) + "\n").encode())

@@ -1,0 +1,140 @@
+"""Brings the guard its facts: from the compliance service, the vault, the ledger, the policy file.
+
+* What a plan's evidence proved is remembered for this process: it cannot become unproven.
+* The site's own rules are asked again each time, so that an operator who tightens the policy or
+  removes a dataset in the middle of a plan is obeyed from the next round on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from audit.errors import FiduciaryError
+from audit.keys import VerifyKey
+from client.base_models import installed_digest
+from client.evidence import EvidenceService, SeenCheckpoint, fetch_evidence
+from client.findings import Finding
+from client.guard import (
+    DatasetFacts,
+    Membership,
+    Refused,
+    SiteFacts,
+    Verdict,
+    Witnessed,
+    check_evidence,
+    check_site,
+    decide,
+)
+from client.ledger import Ledger
+from client.policy import Policy, read_policy
+from client.site import Site
+from client.vault.store import Vault
+from compliance.statements import TrainingPlan
+
+
+class Review:
+    """Decides on plans for one site.
+
+    Args:
+        site: Whose rules apply.
+        vault: The site's data.
+        ledger: The site's budget.
+        service: The compliance service.
+    """
+
+    def __init__(self, site: Site, vault: Vault, ledger: Ledger, service: EvidenceService) -> None:
+        self._site = site
+        self._vault = vault
+        self._ledger = ledger
+        self._service = service
+        self._seen = SeenCheckpoint(site.paths.log_checkpoint, site.trust)
+        self._proven: dict[str, tuple[tuple[Finding, ...], Witnessed]] = {}
+
+    def of(self, plan_id: str) -> Verdict:
+        """Whether this site takes part in a plan.
+
+        Raises:
+            Unreachable: When the compliance service does not answer.
+            NotFound: When it knows no such plan.
+            FiduciaryError: When the site's own files cannot be read.
+        """
+        findings, witnessed = self._prove(plan_id)
+        if witnessed is None:
+            return decide(findings, None, (), None)
+        policy = self._read_policy()
+        if isinstance(policy, Finding):
+            return decide(findings, witnessed, (policy,), None)
+        site_findings, reservation = check_site(
+            plan_id, witnessed.plan, self.facts(witnessed.plan, policy)
+        )
+        return decide(findings, witnessed, site_findings, reservation)
+
+    def facts(self, plan: TrainingPlan, policy: Policy) -> SiteFacts:
+        """What the guard looks at for this plan."""
+        digest, problem = self._base_model(plan.base_model.name)
+        return SiteFacts(
+            policy=policy,
+            datasets=tuple(
+                DatasetFacts(
+                    name=dataset.name,
+                    labels=frozenset(dataset.labels),
+                    purposes=frozenset(dataset.datasheet.purposes),
+                    legal_basis=dataset.datasheet.legal_basis,
+                )
+                for dataset in self._vault.datasets()
+            ),
+            count_subjects=self._count_subjects,
+            base_model_digest=digest,
+            base_model_problem=problem,
+            cost_of=self._ledger.cost_of,
+        )
+
+    def _prove(self, plan_id: str) -> tuple[tuple[Finding, ...], Witnessed | None]:
+        known = self._proven.get(plan_id)
+        if known is not None:
+            return known
+        seen = self._seen.read()
+        evidence = fetch_evidence(self._service, plan_id, 0 if seen is None else seen.size)
+        findings, witnessed = check_evidence(plan_id, evidence, membership_of(self._site), seen)
+        if witnessed is not None:
+            self._seen.advance(witnessed.checkpoint)
+            self._proven[plan_id] = (findings, witnessed)
+        return findings, witnessed
+
+    def _read_policy(self) -> Policy | Finding:
+        try:
+            return read_policy(self._site.paths.policy)
+        except FiduciaryError as error:
+            return Finding("policy-readable", False, str(error), error.fix)
+
+    def _base_model(self, name: str) -> tuple[str | None, str]:
+        try:
+            return installed_digest(name, self._site.paths.models), ""
+        except FiduciaryError as error:
+            # Not the error's own words: they may name the site's folders, and a refusal leaves.
+            return None, f"base model {name} cannot be used here ({error.code})"
+
+    def _count_subjects(self, names: Sequence[str]) -> int:
+        if len(names) == 1:
+            return self._vault.dataset(names[0]).subjects
+        # A subject may be in several datasets, and counts once.
+        return len({record.subject for name in names for record in self._vault.examples(name)})
+
+
+def membership_of(site: Site) -> Membership:
+    """Whom a site believes, from its kit."""
+    kit = site.kit
+    return Membership(
+        federation=site.federation,
+        site=site.name,
+        coordinator_key=VerifyKey.parse(kit.coordinator_key),
+        log_key=kit.trust.log_key,
+        log_origin=kit.trust.origin,
+    )
+
+
+def refused_because(verdict: Verdict) -> str:
+    """One sentence for a log line: the rule and its reason, or that the plan is allowed."""
+    if isinstance(verdict, Refused):
+        return f"{verdict.code}: {verdict.reason}"
+    return "allowed"
