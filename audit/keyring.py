@@ -6,8 +6,8 @@
   so nothing is sealed later under a key that somebody believes gone.
 * A key is durable before `generate_data_key` returns: no payload outlives its key by a crash.
 * `secret` holds named 32-byte HMAC secrets (pseudonyms, surrogates) in the same way.
-* `KeyManager` is what the log needs; `KeyWrapper` is what a key-management service must offer
-  (HashiCorp Vault transit, PKCS #11, a cloud KMS) to replace the file that `FileKeyring` uses.
+* `KeyManager` is what the log needs of a keyring; `audit.wrapping.KeyWrapper` is what a keyring
+  needs of a key-management service.
 
 **What destroying guarantees.** When `destroy` returns, no file of the keyring holds the wrapped key
 (SQLite's secure delete overwrites it and the rollback journal is gone). Copies that were made
@@ -29,8 +29,9 @@ from typing import Final, Protocol
 
 from audit.canonical import canonical_bytes
 from audit.durable import create_private_file, remove_durably, sync_directory, write_durably
-from audit.envelope import KEY_BYTES, NONCE_BYTES, Envelope, seal, unseal
+from audit.envelope import KEY_BYTES
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
+from audit.wrapping import KeyWrapper, LocalWrapper
 
 MAX_KEY_NAME_LENGTH: Final = 300
 
@@ -94,54 +95,6 @@ class KeyManager(Protocol):
         ...
 
 
-class KeyWrapper(Protocol):
-    """A key-encryption key, wherever it lives."""
-
-    @property
-    def identifier(self) -> str:
-        """Names the key-encryption key and its version."""
-        ...
-
-    def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Encrypt `key`, bound to `context`."""
-        ...
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """Decrypt what `wrap` made for the same context.
-
-        Raises:
-            VerificationFailed: When wrapped key or context differ.
-        """
-        ...
-
-
-class LocalWrapper:
-    """A key-encryption key in memory, read from a 32-byte file with mode 0600."""
-
-    def __init__(self, identifier: str, key: bytes) -> None:
-        self._identifier = identifier
-        self._key = key
-
-    @property
-    def identifier(self) -> str:
-        """Name of the file that holds the key."""
-        return self._identifier
-
-    def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Nonce, ciphertext and tag of AES-256-GCM."""
-        envelope = seal(self._key, key, context)
-        return envelope.nonce + envelope.ciphertext
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """The key that `wrap` was given.
-
-        Raises:
-            VerificationFailed: When wrapped key or context differ.
-        """
-        envelope = Envelope(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:])
-        return unseal(self._key, envelope, context)
-
-
 class FileKeyring:
     """A keyring in one directory: `keyring.sqlite` and the key-encryption key, all 0600.
 
@@ -154,7 +107,7 @@ class FileKeyring:
         self._directory = directory
         self._connection = connection
         self._lock = threading.RLock()
-        self._wrappers: dict[str, LocalWrapper] = {}
+        self._wrappers: dict[str, KeyWrapper] = {}
 
     @classmethod
     def create(cls, directory: Path) -> FileKeyring:
@@ -351,14 +304,14 @@ class FileKeyring:
             )
         return bool(existing and existing[0])
 
-    def _wrapper(self, identifier: str) -> LocalWrapper:
+    def _wrapper(self, identifier: str) -> KeyWrapper:
         with self._lock:
             if identifier not in self._wrappers:
                 key = (self._directory / identifier).read_bytes()
                 self._wrappers[identifier] = LocalWrapper(identifier, key)
             return self._wrappers[identifier]
 
-    def _new_wrapper(self) -> LocalWrapper:
+    def _new_wrapper(self) -> KeyWrapper:
         """A new key-encryption key on disk. Call it inside a transaction, see below."""
         identifier = f"kek-{secrets.token_hex(8)}.key"
         key = secrets.token_bytes(KEY_BYTES)

@@ -15,45 +15,52 @@ Decision record: docs/adr/0003-log-format.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from audit.canonical import canonical_bytes, parse_canonical_object
-from audit.checkpoint import Checkpoint, read_checkpoint, sign_checkpoint, verify_checkpoint
+from audit.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from audit.envelope import Envelope, seal, unseal
-from audit.errors import Conflict, MalformedInput, NotFound, VerificationFailed
+from audit.errors import Conflict, MalformedInput, NotFound
 from audit.keyring import KeyManager
 from audit.keys import SigningKey, VerifyKey
 from audit.leaf import Leaf, check_clear_fields, format_time
-from audit.merkle import (
-    HASH_BYTES,
-    Frontier,
-    Node,
-    consistency_proof,
-    hash_leaf,
-    inclusion_proof,
+from audit.merkle import Frontier, Node, consistency_proof, hash_leaf
+from audit.storage import (
+    META_FORMAT,
+    META_KEY,
+    META_ORIGIN,
+    LogStorage,
+    LogTampered,
+    hash_reader,
+    latest_note,
+    prove_entry,
+    read_leaf,
 )
-from audit.proof import Proof
+
+__all__ = [
+    "Appended",
+    "AuditLog",
+    "Entry",
+    "LogStorage",
+    "LogTampered",
+    "action_key_name",
+    "open_payload",
+    "prove_entry",
+    "read_leaf",
+    "subject_key_name",
+    "utc_clock",
+]
 
 LOG_FORMAT: Final = "fiduciary.log/1"
-
-META_FORMAT: Final = "format"
-META_ORIGIN: Final = "origin"
-META_KEY: Final = "key"
 
 CHECKPOINT_BLOCK: Final = 1024
 """A kept checkpoint costs 200 bytes and a signature check, so one in 1024 entries is free."""
 
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 """As large as the largest statement that a payload may quote."""
-
-
-class LogTampered(VerificationFailed):
-    """The stored log is not the one that was signed."""
-
-    code = "log-tampered"
 
 
 @dataclass(frozen=True)
@@ -96,58 +103,6 @@ class Appended:
     leaf_hash: bytes
     time: str
     leaf: bytes
-
-
-class LogStorage(Protocol):
-    """One transaction's view of a stored log. It never begins, commits or rolls back.
-
-    Tables: see `audit.sqlite_log.SCHEMA`. Every method may raise the database's own errors; the
-    caller then rolls back and nothing has happened.
-    """
-
-    def lock(self) -> None:
-        """Keep every other appender out until this transaction ends."""
-        ...
-
-    def size(self) -> int:
-        """Number of entries: the highest position plus one, or 0."""
-        ...
-
-    def read_leaf(self, position: int) -> bytes | None:
-        """The entry at `position`, None when there is none."""
-        ...
-
-    def write_leaf(self, position: int, leaf: bytes) -> None:
-        """Insert an entry. Fails when the position is taken."""
-        ...
-
-    def read_hash(self, level: int, index: int) -> bytes | None:
-        """The hash of node `(level, index)`, None when there is none."""
-        ...
-
-    def write_hashes(self, nodes: Sequence[Node]) -> None:
-        """Insert nodes. Fails when one exists."""
-        ...
-
-    def latest_checkpoint(self) -> str | None:
-        """The checkpoint note of the largest size, None when there is none."""
-        ...
-
-    def write_checkpoint(self, size: int, note: str) -> None:
-        """Insert the checkpoint of that size, or replace it."""
-        ...
-
-    def delete_checkpoint(self, size: int) -> None:
-        """Remove the checkpoint of that size, if there is one."""
-        ...
-
-    def read_meta(self, name: str) -> str | None:
-        """A fact about the log: `format`, `origin` or `key`."""
-        ...
-
-    def write_meta(self, name: str, value: str) -> None:
-        """Insert a fact about the log."""
-        ...
 
 
 def utc_clock() -> datetime:
@@ -288,7 +243,7 @@ class AuditLog:
         Raises:
             NotFound: When there is no log.
         """
-        return _latest_note(storage)
+        return latest_note(storage)
 
     def prove(self, storage: LogStorage, position: int, *, with_leaf: bool = False) -> str:
         """The tlog-proof text of an entry, against the latest checkpoint; see `prove_entry`."""
@@ -302,7 +257,7 @@ class AuditLog:
         """
         if second > storage.size():
             raise NotFound(f"the log has fewer than {second} entries")
-        return consistency_proof(_reader(storage), first, second)
+        return consistency_proof(hash_reader(storage), first, second)
 
     def _verified_head(self, storage: LogStorage) -> Frontier:
         """The stored tree's right edge, known to be the one that was signed last.
@@ -310,7 +265,7 @@ class AuditLog:
         The last head is remembered. It is the stored one exactly when the note is: another process
         that appended, or a transaction that was rolled back, leaves another note.
         """
-        note = _latest_note(storage)
+        note = latest_note(storage)
         size = storage.size()
         head = self._head
         if head is not None and head[0] == note:
@@ -319,7 +274,7 @@ class AuditLog:
             checkpoint = verify_checkpoint(note, self.key, self.origin)
             frontier = Frontier(checkpoint.size)
             if checkpoint.size <= size:
-                frontier = Frontier.load(_reader(storage), checkpoint.size)
+                frontier = Frontier.load(hash_reader(storage), checkpoint.size)
                 if frontier.root() != checkpoint.root:
                     raise LogTampered(
                         f"the stored tree of {size} entries is not the one that was signed",
@@ -358,7 +313,7 @@ class AuditLog:
             Envelope(b"", b""),
         )
         sealed = seal(key, payload, blank.associated_data(self.origin))
-        return Leaf(**{**blank.__dict__, "envelope": sealed})
+        return replace(blank, envelope=sealed)
 
 
 def subject_key_name(subject: str) -> str:
@@ -388,57 +343,3 @@ def open_payload(leaf: Leaf, origin: str, keys: KeyManager) -> dict[str, Any]:
     """
     key = keys.data_key(leaf.key)
     return dict(parse_canonical_object(unseal(key, leaf.envelope, leaf.associated_data(origin))))
-
-
-def read_leaf(storage: LogStorage, position: int) -> Leaf:
-    """The clear fields and the sealed payload of an entry.
-
-    Raises:
-        NotFound: When there is no such entry.
-        LogTampered: When another entry's bytes stand in its place.
-    """
-    data = storage.read_leaf(position)
-    if data is None:
-        raise NotFound(f"the log has no entry {position}")
-    leaf = Leaf.parse(data)
-    if leaf.position != position:
-        raise LogTampered(f"entry {position} says that it is entry {leaf.position}")
-    return leaf
-
-
-def prove_entry(storage: LogStorage, position: int, *, with_leaf: bool) -> Proof:
-    """Prove an entry from the stored hashes, against the latest stored checkpoint. Needs no key.
-
-    Args:
-        storage: The log.
-        position: The entry.
-        with_leaf: Put the entry's bytes into the proof's extra line.
-
-    Raises:
-        NotFound: When there is no such entry.
-        LogTampered: When a stored hash is missing.
-    """
-    note = _latest_note(storage)
-    size = read_checkpoint(note).size
-    leaf = storage.read_leaf(position)
-    if leaf is None:
-        raise NotFound(f"the log has no entry {position}")
-    path = inclusion_proof(_reader(storage), position, size)
-    return Proof(position, path, note, leaf if with_leaf else None)
-
-
-def _latest_note(storage: LogStorage) -> str:
-    note = storage.latest_checkpoint()
-    if note is None:
-        raise NotFound("this database holds no log", fix="create the log first")
-    return note
-
-
-def _reader(storage: LogStorage) -> Callable[[int, int], bytes]:
-    def read_hash(level: int, index: int) -> bytes:
-        value = storage.read_hash(level, index)
-        if not isinstance(value, bytes) or len(value) != HASH_BYTES:
-            raise LogTampered(f"the stored hash of level {level}, index {index} is missing")
-        return value
-
-    return read_hash

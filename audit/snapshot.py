@@ -108,7 +108,10 @@ def _connection(path: Path, options: str) -> Iterator[sqlite3.Connection]:
                 f"{path} holds no log: no table {missing}",
                 fix="give the journal of a site or the database of the compliance service",
             )
-        yield connection
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise MalformedInput(f"{path} is damaged: {error}", fix="run: audit verify") from error
     finally:
         connection.close()
 

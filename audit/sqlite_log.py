@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from audit.durable import create_private_file
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.keyring import KeyManager
 from audit.keys import SigningKey, VerifyKey
 from audit.leaf import Leaf
-from audit.log import META_ORIGIN, Appended, AuditLog, Entry, utc_clock
+from audit.log import Appended, AuditLog, Entry, utc_clock
 from audit.merkle import Node
+from audit.storage import META_ORIGIN, LogTampered, read_leaf
 
 SCHEMA: Final = (
     "CREATE TABLE log_entries (position INTEGER PRIMARY KEY, leaf BLOB NOT NULL)",
@@ -62,7 +63,9 @@ class SqliteLogStorage:
     def read_leaf(self, position: int) -> bytes | None:
         """The entry at `position`."""
         value = self._one("SELECT leaf FROM log_entries WHERE position = ?", position)
-        return cast("bytes | None", value)
+        if value is not None and not isinstance(value, bytes):
+            raise LogTampered(f"entry {position} is not stored as bytes", fix="run: audit verify")
+        return value
 
     def write_leaf(self, position: int, leaf: bytes) -> None:
         """Insert an entry; the primary key refuses a position that is taken."""
@@ -70,10 +73,10 @@ class SqliteLogStorage:
 
     def read_hash(self, level: int, index: int) -> bytes | None:
         """The hash of node `(level, index)`."""
-        return cast(
-            "bytes | None",
-            self._one("SELECT hash FROM log_hashes WHERE level = ? AND position = ?", level, index),
+        value = self._one(
+            "SELECT hash FROM log_hashes WHERE level = ? AND position = ?", level, index
         )
+        return value if isinstance(value, bytes) else None
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
         """Insert nodes; the primary key refuses one that exists."""
@@ -82,7 +85,7 @@ class SqliteLogStorage:
     def latest_checkpoint(self) -> str | None:
         """The checkpoint note of the largest size."""
         value = self._one("SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1")
-        return cast("str | None", value)
+        return value if isinstance(value, str) else None
 
     def write_checkpoint(self, size: int, note: str) -> None:
         """Insert or replace the checkpoint of that size."""
@@ -97,7 +100,7 @@ class SqliteLogStorage:
     def read_meta(self, name: str) -> str | None:
         """A fact about the log."""
         value = self._one("SELECT value FROM log_meta WHERE name = ?", name)
-        return cast("str | None", value)
+        return value if isinstance(value, str) else None
 
     def write_meta(self, name: str, value: str) -> None:
         """Insert a fact about the log."""
@@ -231,10 +234,10 @@ class Journal:
         """Up to `limit` entries that follow position `after`, in order."""
         with self._reading():
             rows = self._connection.execute(
-                "SELECT leaf FROM log_entries WHERE position > ? ORDER BY position LIMIT ?",
+                "SELECT position FROM log_entries WHERE position > ? ORDER BY position LIMIT ?",
                 (after, limit),
             ).fetchall()
-        return [Leaf.parse(row[0]) for row in rows]
+            return [read_leaf(self._storage, row[0]) for row in rows]
 
     def checkpoint(self) -> str:
         """The signed checkpoint of the whole journal."""

@@ -28,9 +28,10 @@ from audit.encoding import encode_base64
 from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import VerifyKey
 from audit.leaf import check_leaf
-from audit.log import LOG_FORMAT, META_FORMAT, META_KEY, META_ORIGIN
+from audit.log import LOG_FORMAT
 from audit.merkle import Frontier
 from audit.snapshot import open_snapshot
+from audit.storage import META_FORMAT, META_KEY, META_ORIGIN
 
 Progress = Callable[[int, int], None]
 """Called now and then with the number of entries checked and the number expected."""

@@ -1,0 +1,373 @@
+"""The `audit` command: everything that an outsider needs to check a log, offline and keyless."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from audit.durable import write_durably
+from audit.errors import ExitCode, MalformedInput, NotFound
+from audit.keyring import FileKeyring
+from audit.keys import VerifyKey
+from audit.leaf import Leaf
+from audit.presentation import (
+    print_entries,
+    print_fields,
+    print_report,
+    progress_bar,
+    say,
+    write_text,
+)
+from audit.proof import MAX_PROOF_BYTES, Proof, verify_proof
+from audit.receipt import MAX_RECEIPT_BYTES, Receipt, verify_receipt
+from audit.search import EntryFilter, find_position, payload_or_forgotten, stored_leaves
+from audit.snapshot import open_snapshot
+from audit.sqlite_log import SqliteLogStorage
+from audit.storage import META_KEY, META_ORIGIN, prove_entry
+from audit.terminal import err, out, print_json, run_app
+from audit.verifier import verify_log
+
+app = typer.Typer(
+    name="audit",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+Check the evidence that a Fiduciary federation leaves behind.
+
+A log is an append-only Merkle tree (RFC 6962) of encrypted entries whose head is signed. The
+compliance service keeps one in its database, every site keeps a journal of the same kind. These
+commands **need no secret and no network**: they work on a copy of the file, on any machine.
+
+**Verifier keys.** A log's public key is one line, `name+hash+base64`. The compliance service
+publishes its own as `log_key` in `trust.json`. Get it from its owner and give it with `--key`:
+without it, a log is checked only against the key that the log itself states.
+
+**Examples**
+
+- `audit verify compliance.sqlite --key "$(jq -r .log_key trust.json)"`
+- `audit prove 17 --log compliance.sqlite -o entry-17.tlog-proof`
+- `audit verify-proof entry-17.tlog-proof --key "$LOG_KEY"`
+- `audit verify-receipt receipt.json --key "$LOG_KEY" --site-key "$SITE_KEY"`
+
+**Exit codes.** 0 verified or done · 2 wrong usage · 4 no such file or entry · 5 a file is not what
+it should be · 6 **verification failed** · 9 the file changed meanwhile, or the entry is ambiguous
+""",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+LogFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="LOG",
+        help="SQLite file of a log: a site's journal, the compliance database, or a copy.",
+        show_default=False,
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="VKEY",
+        help="Verifier key of the log, from its owner: name+hash+base64, or a file that holds it.",
+        envvar="FIDUCIARY_LOG_KEY",
+        show_default=False,
+    ),
+]
+RequiredKey = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        metavar="VKEY",
+        help="Verifier key of the log, from its owner: name+hash+base64, or a file that holds it.",
+        envvar="FIDUCIARY_LOG_KEY",
+        show_default=False,
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out().print(f"fiduciary {version('fiduciary')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def verify(
+    log: LogFile,
+    key: KeyOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="A checkpoint of this log that you kept from earlier; the log must contain it.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Recompute a whole log and say what, if anything, is wrong with it.
+
+    Checks every entry (canonical form, position, hash), every stored interior hash, and the root
+    under every signed checkpoint. The file is only read, also while a service is using it.
+
+    - With `--key` the log is the one that the key's owner signed. Without it, the log is only
+      consistent with itself.
+    - With `--checkpoint` nothing that this checkpoint covered was removed or changed since. Only
+      this notices a log that was cut off *together with* its own checkpoints. Keep one each time:
+      `audit show LOG --checkpoint > kept.txt`.
+
+    Exit codes: 0 verified, 6 not; then the first bad entry and what is wrong are named.
+
+    Example: `audit verify compliance.sqlite --key "$LOG_KEY" --checkpoint kept.txt`
+    """
+    known = _read_text(checkpoint, MAX_PROOF_BYTES) if checkpoint else None
+    with progress_bar("verifying", quiet=json) as progress:
+        report = verify_log(log, _parse_key(key), known=known, progress=progress)
+    if json:
+        print_json(report.to_json())
+    else:
+        print_report(log, report)
+    if not report.ok:
+        raise typer.Exit(ExitCode.VERIFICATION_FAILED)
+
+
+@app.command()
+def prove(
+    entry: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="Position of the entry (`17`), or the id of what it is about: a statement's"
+            " digest, or `kind:digest` as `audit show` prints it.",
+            show_default=False,
+        ),
+    ],
+    log: Annotated[Path, typer.Option("--log", metavar="LOG", help="SQLite file of the log.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write here instead of to the screen."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a proof that an entry is in the log, for someone who does not have the log.
+
+    The proof is a C2SP `.tlog-proof`: the entry itself (encrypted payload included, as the `extra`
+    line), its path in the Merkle tree, and the signed checkpoint. It verifies offline with
+    `audit verify-proof` or any other implementation of c2sp.org/tlog-proof.
+
+    Example: `audit prove 17 --log compliance.sqlite -o entry-17.tlog-proof`
+    """
+    with open_snapshot(log) as connection:
+        storage = SqliteLogStorage(connection)
+        position = find_position(storage, entry)
+        proof = prove_entry(storage, position, with_leaf=True)
+        stated = VerifyKey.parse(storage.read_meta(META_KEY) or "")
+    verify_proof(proof, stated)  # a damaged log must not issue a proof that nobody can verify
+    text = proof.encoded()
+    if output is not None:
+        write_durably(output, text.encode("utf-8"), mode=0o644)
+    if json:
+        print_json({"position": position, "proof": text, "file": str(output) if output else None})
+    elif output is None:
+        write_text(text)
+    else:
+        err().print(f"proof of entry {position} written to {escape(str(output))}", highlight=False)
+
+
+@app.command(name="verify-proof")
+def verify_proof_command(
+    proof_file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A `.tlog-proof` file.", show_default=False)
+    ],
+    key: RequiredKey,
+    leaf: Annotated[
+        Path | None,
+        typer.Option(
+            "--leaf", metavar="FILE", help="The entry's bytes, when the proof does not carry them."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check a proof of one log entry, without the log.
+
+    Prints the entry's clear fields. Its payload stays encrypted.
+
+    Example: `audit verify-proof entry-17.tlog-proof --key "$LOG_KEY"`
+    """
+    proof = Proof.parse(_read_text(proof_file, MAX_PROOF_BYTES))
+    data = _read_bytes(leaf, MAX_PROOF_BYTES) if leaf else proof.extra
+    checkpoint = verify_proof(proof, _required_key(key), leaf=data)
+    entry = Leaf.parse(data or b"")
+    if entry.position != proof.index:
+        raise MalformedInput(
+            f"the entry says that it is entry {entry.position}, the proof is of {proof.index}"
+        )
+    if json:
+        print_json(
+            {
+                "verified": True,
+                "origin": checkpoint.origin,
+                "signed_entries": checkpoint.size,
+                "entry": entry.clear(),
+            }
+        )
+        return
+    say(
+        f"[bold green]verified[/] entry {proof.index} of {escape(checkpoint.origin)}, under the"
+        f" signed checkpoint of {checkpoint.size} entries"
+    )
+    print_fields(entry.clear())
+
+
+@app.command()
+def show(
+    log: LogFile,
+    keyring: Annotated[
+        Path | None,
+        typer.Option(
+            "--keyring", metavar="DIR", help="Decrypt payloads with this keyring. Needs its owner."
+        ),
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Only entries by this actor.")] = None,
+    action: Annotated[
+        str | None, typer.Option(help="Only this action, or with a trailing `.` all below it.")
+    ] = None,
+    object_: Annotated[
+        str | None, typer.Option("--object", metavar="ID", help="Only entries about this.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Only entries of this pseudonym.")] = None,
+    after: Annotated[int, typer.Option(min=-1, help="Only entries after this position.")] = -1,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many entries.")] = 100,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Print the latest signed checkpoint instead.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List entries of a log: who did what to which thing, and when.
+
+    Without a keyring only the clear fields are shown; payloads are encrypted. With `--keyring` the
+    payloads are too, except those whose key was destroyed: they are forgotten. This command does
+    not verify the log; `audit verify` does.
+
+    Example: `audit show journal.sqlite --action plan. --limit 20`
+    """
+    keys = FileKeyring.open(keyring) if keyring else None
+    with open_snapshot(log) as connection:
+        storage = SqliteLogStorage(connection)
+        if checkpoint:
+            note = storage.latest_checkpoint() or ""
+            print_json({"checkpoint": note}) if json else write_text(note)
+            return
+        origin = storage.read_meta(META_ORIGIN) or ""
+        wanted = EntryFilter(actor, action, object_, subject)
+        shown: list[dict[str, Any]] = []
+        for leaf in stored_leaves(storage, after):
+            if wanted.accepts(leaf):
+                fields = leaf.clear()
+                if keys is not None:
+                    fields["payload"] = payload_or_forgotten(leaf, origin, keys)
+                shown.append(fields)
+                if len(shown) == limit:
+                    break
+    if keys is not None:
+        keys.close()
+    if json:
+        print_json({"origin": origin, "entries": shown})
+    else:
+        print_entries(shown)
+
+
+@app.command(name="verify-receipt")
+def verify_receipt_command(
+    receipt_file: Annotated[
+        Path, typer.Argument(metavar="RECEIPT", help="A receipt file.", show_default=False)
+    ],
+    key: RequiredKey,
+    site_key: Annotated[
+        str | None,
+        typer.Option(
+            "--site-key",
+            metavar="VKEY",
+            help="Verifier key of the site (or other party) that signed the statement.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check a receipt: a signed statement and the proof that the log recorded it.
+
+    Verified means that the statement's signature is right, that the log entry is about exactly this
+    statement, and that the entry is in the signed log. Without `--site-key` the statement's own
+    signature is not checked, unless the log signed it, and the output says so.
+
+    Example: `audit verify-receipt erasure.json --key "$LOG_KEY" --site-key "$SITE_KEY"`
+    """
+    receipt = Receipt.parse(_read_bytes(receipt_file, MAX_RECEIPT_BYTES))
+    verified = verify_receipt(receipt, _required_key(key), _parse_key(site_key))
+    if json:
+        print_json(
+            {
+                "verified": True,
+                "statement_signature_checked": verified.signer is not None,
+                "statement": verified.body,
+                "entry": verified.leaf.clear(),
+                "origin": verified.checkpoint.origin,
+                "signed_entries": verified.checkpoint.size,
+            }
+        )
+        return
+    say(
+        f"[bold green]verified[/] receipt: entry {verified.leaf.position} of"
+        f" {escape(verified.checkpoint.origin)} records this statement"
+    )
+    if verified.signer is None:
+        say("[yellow]not checked:[/] the statement's own signature (give --site-key)")
+    else:
+        say(f"signed by {escape(verified.signer.name)}")
+    print_fields({"time": verified.leaf.time} | verified.body)
+
+
+def main() -> None:
+    """Entry point of the `audit` command."""
+    run_app(app)
+
+
+def _parse_key(text: str | None) -> VerifyKey | None:
+    return None if text is None else _required_key(text)
+
+
+def _required_key(text: str) -> VerifyKey:
+    if "+" not in text and Path(text).is_file():
+        text = _read_text(Path(text), 10_000)
+    return VerifyKey.parse(text)
+
+
+def _read_bytes(path: Path, limit: int) -> bytes:
+    if not path.is_file():
+        raise NotFound(f"no file {path}")
+    if path.stat().st_size > limit:
+        raise MalformedInput(f"{path} is larger than {limit} bytes")
+    return path.read_bytes()
+
+
+def _read_text(path: Path, limit: int) -> str:
+    try:
+        return _read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedInput(f"{path} is not UTF-8 text") from error

@@ -1,0 +1,99 @@
+"""Finding entries in a stored log by their clear fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from audit.errors import Conflict, NotFound
+from audit.keyring import KeyDestroyed, KeyManager
+from audit.leaf import Leaf
+from audit.log import open_payload
+from audit.storage import LogStorage, read_leaf
+
+FORGOTTEN: Final = "forgotten"
+"""Stands for a payload whose key was destroyed."""
+
+_LISTED_POSITIONS: Final = 10
+
+
+@dataclass(frozen=True)
+class EntryFilter:
+    """Which entries are wanted; None accepts all.
+
+    Attributes:
+        actor: Exactly this actor.
+        action: Exactly this action, or with a trailing `.` every action that begins so.
+        object: About `kind:digest`, or about whatever has that digest.
+        subject: Exactly this pseudonym.
+    """
+
+    actor: str | None = None
+    action: str | None = None
+    object: str | None = None
+    subject: str | None = None
+
+    def accepts(self, leaf: Leaf) -> bool:
+        """Whether the entry is wanted."""
+        return (
+            self.actor in (None, leaf.actor)
+            and self.subject in (None, leaf.subject)
+            and (self.object is None or is_about(leaf, self.object))
+            and (self.action is None or self._accepts_action(self.action, leaf.action))
+        )
+
+    @staticmethod
+    def _accepts_action(wanted: str, action: str) -> bool:
+        return action.startswith(wanted) if wanted.endswith(".") else action == wanted
+
+
+def is_about(leaf: Leaf, object_id: str) -> bool:
+    """Whether the entry is about `kind:digest`, or about whatever kind has that digest."""
+    return leaf.object == object_id or leaf.object.endswith(f":{object_id}")
+
+
+def stored_leaves(storage: LogStorage, after: int = -1) -> Iterator[Leaf]:
+    """The entries that follow position `after`, in order.
+
+    Raises:
+        NotFound: At a position that is missing.
+        VerificationFailed: At an entry that is not what it should be.
+    """
+    for position in range(after + 1, storage.size()):
+        yield read_leaf(storage, position)
+
+
+def find_position(storage: LogStorage, entry: str) -> int:
+    """The position that a person means.
+
+    Args:
+        storage: The log.
+        entry: A position in decimal, or the id of what exactly one entry is about.
+
+    Raises:
+        NotFound: When no entry is about it.
+        Conflict: When several are.
+    """
+    if entry.isascii() and entry.isdigit() and len(entry) < 16:
+        return int(entry)
+    positions = [leaf.position for leaf in stored_leaves(storage) if is_about(leaf, entry)]
+    if not positions:
+        raise NotFound(
+            f"no entry of the log is about {entry}", fix="list what there is: audit show LOG"
+        )
+    if len(positions) > 1:
+        listed = ", ".join(map(str, positions[:_LISTED_POSITIONS]))
+        raise Conflict(
+            f"{len(positions)} entries are about {entry}: {listed}",
+            fix=f"say which one by its position, such as {positions[0]}",
+        )
+    return positions[0]
+
+
+def payload_or_forgotten(leaf: Leaf, origin: str, keys: KeyManager) -> dict[str, Any] | str:
+    """The payload, or `FORGOTTEN` when its key was destroyed."""
+    try:
+        return open_payload(leaf, origin, keys)
+    except KeyDestroyed:
+        return FORGOTTEN

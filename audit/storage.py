@@ -1,0 +1,143 @@
+"""What a log asks of its storage, and what can be read and proven from storage without a key.
+
+* `LogStorage` is one transaction's view of four tables (`audit.sqlite_log.SCHEMA`). It never
+  begins, commits or rolls back, so that a service can change its own state and the log together.
+* A new database is supported by implementing it; nothing else knows of SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from audit.checkpoint import read_checkpoint
+from audit.errors import MalformedInput, NotFound, VerificationFailed
+from audit.leaf import Leaf
+from audit.merkle import HASH_BYTES, HashReader, Node, inclusion_proof
+from audit.proof import Proof
+
+META_FORMAT: Final = "format"
+META_ORIGIN: Final = "origin"
+META_KEY: Final = "key"
+
+
+class LogTampered(VerificationFailed):
+    """The stored log is not the one that was signed."""
+
+    code = "log-tampered"
+
+
+class LogStorage(Protocol):
+    """One transaction's view of a stored log. It never begins, commits or rolls back.
+
+    Tables: see `audit.sqlite_log.SCHEMA`. Every method may raise the database's own errors; the
+    caller then rolls back and nothing has happened.
+    """
+
+    def lock(self) -> None:
+        """Keep every other appender out until this transaction ends."""
+        ...
+
+    def size(self) -> int:
+        """Number of entries: the highest position plus one, or 0."""
+        ...
+
+    def read_leaf(self, position: int) -> bytes | None:
+        """The entry at `position`, None when there is none."""
+        ...
+
+    def write_leaf(self, position: int, leaf: bytes) -> None:
+        """Insert an entry. Fails when the position is taken."""
+        ...
+
+    def read_hash(self, level: int, index: int) -> bytes | None:
+        """The hash of node `(level, index)`, None when there is none."""
+        ...
+
+    def write_hashes(self, nodes: Sequence[Node]) -> None:
+        """Insert nodes. Fails when one exists."""
+        ...
+
+    def latest_checkpoint(self) -> str | None:
+        """The checkpoint note of the largest size, None when there is none."""
+        ...
+
+    def write_checkpoint(self, size: int, note: str) -> None:
+        """Insert the checkpoint of that size, or replace it."""
+        ...
+
+    def delete_checkpoint(self, size: int) -> None:
+        """Remove the checkpoint of that size, if there is one."""
+        ...
+
+    def read_meta(self, name: str) -> str | None:
+        """A fact about the log: `format`, `origin` or `key`."""
+        ...
+
+    def write_meta(self, name: str, value: str) -> None:
+        """Insert a fact about the log."""
+        ...
+
+
+def read_leaf(storage: LogStorage, position: int) -> Leaf:
+    """The clear fields and the sealed payload of an entry.
+
+    Raises:
+        NotFound: When there is no such entry.
+        LogTampered: When its bytes are no entry, or are those of another one.
+    """
+    data = storage.read_leaf(position)
+    if data is None:
+        raise NotFound(f"the log has no entry {position}")
+    try:
+        leaf = Leaf.parse(data)
+    except MalformedInput as error:
+        raise LogTampered(f"entry {position}: {error}", fix="run: audit verify") from error
+    if leaf.position != position:
+        raise LogTampered(f"entry {position} says that it is entry {leaf.position}")
+    return leaf
+
+
+def prove_entry(storage: LogStorage, position: int, *, with_leaf: bool) -> Proof:
+    """Prove an entry from the stored hashes, against the latest stored checkpoint. Needs no key.
+
+    Args:
+        storage: The log.
+        position: The entry.
+        with_leaf: Put the entry's bytes into the proof's extra line.
+
+    Raises:
+        NotFound: When there is no such entry.
+        LogTampered: When a stored hash is missing.
+    """
+    note = latest_note(storage)
+    size = read_checkpoint(note).size
+    leaf = storage.read_leaf(position)
+    if leaf is None:
+        raise NotFound(f"the log has no entry {position}")
+    path = inclusion_proof(hash_reader(storage), position, size)
+    return Proof(position, path, note, leaf if with_leaf else None)
+
+
+def latest_note(storage: LogStorage) -> str:
+    """The checkpoint note of the whole log.
+
+    Raises:
+        NotFound: When there is no log.
+    """
+    note = storage.latest_checkpoint()
+    if note is None:
+        raise NotFound("this database holds no log", fix="create the log first")
+    return note
+
+
+def hash_reader(storage: LogStorage) -> HashReader:
+    """Reads stored hashes for `audit.merkle`; one that is missing or short raises LogTampered."""
+
+    def read_hash(level: int, index: int) -> bytes:
+        value = storage.read_hash(level, index)
+        if not isinstance(value, bytes) or len(value) != HASH_BYTES:
+            raise LogTampered(f"the stored hash of level {level}, index {index} is missing")
+        return value
+
+    return read_hash
