@@ -1,0 +1,69 @@
+"""The compliance service as an ASGI application."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from compliance.service.gate import install_error_handlers
+from compliance.service.registry import Registry
+from compliance.service.routes import grants, log, plans, principals, releases, service, sites
+from compliance.service.routes import subjects as subject_routes
+
+TITLE: Final = "Fiduciary compliance service"
+VERSION: Final = "0.1.0"
+
+_HEADERS: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "strict-transport-security": "max-age=31536000",
+    "x-content-type-options": "nosniff",
+}
+
+
+def create_app(registry: Registry) -> FastAPI:
+    """The application over one registry. Nothing is opened or closed by it."""
+    app = FastAPI(
+        title=TITLE,
+        version=VERSION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.registry = registry
+    for module in (service, sites, plans, releases, grants, subject_routes, principals, log):
+        app.include_router(module.router)
+    install_error_handlers(app)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, with the bearer scheme that the gate enforces."""
+    document = get_openapi(title=TITLE, version=VERSION, routes=app.routes)
+    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+    return document
+
+
+class SecurityHeaders:
+    """Adds headers that keep answers out of caches, frames and guesses."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, adding the headers to the answer's start."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,174 @@
+"""Signed statements: read, checked, recorded once.
+
+* A statement is taken only with the signature of the key that the service expects for its kind.
+* Recording one writes the log entry and the row in the caller's transaction.
+* The very same statement again, from the same principal, is no second event: the caller gets the
+  first result. From anybody else it is a conflict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Final, Literal, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from audit.canonical import canonical_bytes
+from audit.errors import NotFound
+from audit.keys import VerifyKey
+from audit.statement import SignedStatement, sign_statement, verify_statement
+from compliance import rules
+from compliance.service.errors import Denied
+from compliance.service.registry import Transaction
+from compliance.service.tables import CoordinatorRow, SiteRow, StatementRow
+from compliance.statements import Decision, Statement
+
+_Statement = TypeVar("_Statement", bound=Statement)
+
+_BATCH: Final = 500
+"""Digests in one query; databases limit the number of parameters."""
+
+_NO_COORDINATOR: Final = rules.Refused(
+    "coordinator-unregistered",
+    "no coordinator key is registered, so nothing that it signs can be checked",
+    "run `server init` at the coordinator",
+    "conflict",
+)
+
+
+def read_statement(kind: type[_Statement], signed: SignedStatement, key: VerifyKey) -> _Statement:
+    """The document in a statement that `key` signed.
+
+    Raises:
+        VerificationFailed: When another key signed it, or it was altered.
+        MalformedInput: When it is not a document of that kind.
+    """
+    return kind.from_body(verify_statement(signed, key))
+
+
+def file_statement(
+    transaction: Transaction,
+    signed: SignedStatement,
+    action: str,
+    *,
+    plan_id: str | None = None,
+    subject: str | None = None,
+) -> int:
+    """Record a checked statement and keep it.
+
+    Returns:
+        Position of its log entry.
+    """
+    position = transaction.record(
+        action, signed.log_object, {"statement": signed.to_json()}, subject=subject
+    )
+    transaction.session.add(
+        StatementRow(
+            digest=signed.digest,
+            kind=signed.kind,
+            envelope=canonical_bytes(signed.to_json()).decode("utf-8"),
+            filed_by=transaction.actor,
+            filed_at=transaction.time,
+            position=position,
+            plan_id=plan_id,
+        )
+    )
+    transaction.session.flush()
+    return position
+
+
+def find_filed(session: Session, signed: SignedStatement, caller: str) -> StatementRow | None:
+    """The row of this very statement when the same caller filed it before.
+
+    Raises:
+        Denied: When somebody else filed it.
+    """
+    row = session.get(StatementRow, signed.digest)
+    if row is not None and row.filed_by != caller:
+        raise Denied(
+            rules.Refused(
+                "filed-by-another",
+                "another principal has filed this very statement",
+                status="conflict",
+            )
+        )
+    return row
+
+
+def sign_decision(
+    transaction: Transaction,
+    object: str,  # noqa: A002  the document's own word
+    verdict: Literal["approved", "rejected"],
+    reason: str,
+    *,
+    plan_id: str,
+) -> tuple[SignedStatement, int]:
+    """An officer's decision, signed by the service and recorded.
+
+    Returns:
+        The decision and the position of its log entry.
+    """
+    decision = Decision(
+        object=object,
+        verdict=verdict,
+        decided_by=transaction.actor,
+        decided_at=transaction.time,
+        reason=reason,
+    )
+    signed = sign_statement(decision.body(), transaction.registry.signer)
+    kind = object.partition(":")[0]
+    return signed, file_statement(transaction, signed, f"{kind}.{verdict}", plan_id=plan_id)
+
+
+def load_statement(session: Session, digest: str) -> SignedStatement:
+    """A statement that was filed.
+
+    Raises:
+        NotFound: When there is none.
+    """
+    row = session.get(StatementRow, digest)
+    if row is None:
+        raise NotFound("there is no such statement")
+    return parse_envelope(row)
+
+
+def load_rows(session: Session, digests: Iterable[str | None]) -> dict[str, StatementRow]:
+    """Rows of several statements, by digest."""
+    wanted = sorted({digest for digest in digests if digest is not None})
+    found: dict[str, StatementRow] = {}
+    for start in range(0, len(wanted), _BATCH):
+        batch = wanted[start : start + _BATCH]
+        rows = session.scalars(select(StatementRow).where(StatementRow.digest.in_(batch)))
+        found.update((row.digest, row) for row in rows)
+    return found
+
+
+def parse_envelope(row: StatementRow) -> SignedStatement:
+    """The statement of a row."""
+    return SignedStatement.from_json(json.loads(row.envelope))
+
+
+def coordinator_key(session: Session) -> VerifyKey:
+    """The registered coordinator's key.
+
+    Raises:
+        Denied: When none is registered.
+    """
+    row = session.get(CoordinatorRow, 1)
+    if row is None:
+        raise Denied(_NO_COORDINATOR)
+    return VerifyKey.parse(row.key)
+
+
+def site_row(session: Session, name: str) -> SiteRow:
+    """An enrolled site.
+
+    Raises:
+        NotFound: When there is none of that name.
+    """
+    row = session.get(SiteRow, name)
+    if row is None:
+        raise NotFound("there is no such site", fix="list the sites: `compliance sites`")
+    return row

@@ -1,0 +1,311 @@
+"""The gate that every request passes: who may call, how much they may send, what is written down.
+
+* An operation declares its access (`@requires(...)`, `@public`); one that declares none cannot be
+  registered. Identity and role are checked before one octet of the body is read.
+* A refusal of a declared operation is itself a log entry, made before the refusal is answered; if
+  it cannot be made the answer is 503. Reads refused as 404 or 422 are not written down: they were
+  no attempt at anything.
+* Every error is problem+json (RFC 9457). It never holds a token, nor what the sender sent beyond
+  the name of a field.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from audit.errors import FiduciaryError, MalformedInput
+from compliance import rules
+from compliance.api import PROBLEM_PREFIX
+from compliance.resources import Role
+from compliance.service.errors import (
+    ServiceUnavailable,
+    TooManyAttempts,
+    classify,
+    enforce,
+)
+from compliance.service.registry import Registry
+from compliance.service.request import MAX_JSON_BYTES, StrictRequest
+from compliance.service.throttle import Verdict
+
+logger = logging.getLogger("compliance.service")
+
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+
+ALWAYS_RECORDED: Final = frozenset({401, 403, 409, 429})
+"""Refusals that are log entries whatever the method; the other 4xx are for methods that change."""
+
+_ACCESS: Final = "__fiduciary_access__"
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may call an operation and how.
+
+    Attributes:
+        roles: Any of these; empty for everybody, known or not.
+        streams: The operation reads the body itself, piece by piece.
+        max_body_bytes: The most that the body may have.
+    """
+
+    roles: tuple[Role, ...]
+    streams: bool = False
+    max_body_bytes: int = MAX_JSON_BYTES
+
+
+ANY_ROLE: Final[tuple[Role, ...]] = ("coordinator", "site", "officer", "auditor", "consumer")
+
+
+def requires(
+    *roles: Role, streams: bool = False, max_body_bytes: int = MAX_JSON_BYTES
+) -> Callable[[_Endpoint], _Endpoint]:
+    """Declare that an operation needs any of these roles."""
+
+    def declare(endpoint: _Endpoint) -> _Endpoint:
+        setattr(endpoint, _ACCESS, Access(roles, streams, max_body_bytes))
+        return endpoint
+
+    return declare
+
+
+def public(endpoint: _Endpoint) -> _Endpoint:
+    """Declare that an operation needs no bearer token."""
+    setattr(endpoint, _ACCESS, Access(()))
+    return endpoint
+
+
+def access_of(endpoint: Callable[..., Any]) -> Access:
+    """What an operation declared.
+
+    Raises:
+        TypeError: When it declared nothing: nothing is open by omission.
+    """
+    access = getattr(endpoint, _ACCESS, None)
+    if not isinstance(access, Access):
+        raise TypeError(f"{endpoint.__name__} declares neither @requires(...) nor @public")
+    return access
+
+
+class GatedRoute(APIRoute):
+    """A route behind the gate."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        access = access_of(endpoint)
+        if access.roles:
+            options["openapi_extra"] = {
+                "security": [{"bearer": []}],
+                "x-roles": list(access.roles),
+            }
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The operation, behind identity, role and body limits."""
+        operation = super().get_route_handler()
+        access = access_of(self.endpoint)
+
+        async def pass_gate(request: Request) -> Response:
+            if access.roles:
+                registry = registry_of(request)
+                bearer = await run_in_threadpool(registry.identify, _bearer_token(request))
+                request.state.bearer = bearer
+                enforce(rules.may_call(bearer, access.roles))
+            strict = StrictRequest(request, access.max_body_bytes)
+            if not access.streams and request.method != "GET":
+                await strict.load()
+            return await operation(strict)
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await pass_gate(request)
+            except (FiduciaryError, RequestValidationError, HTTPException):
+                raise
+            except Exception as error:  # noqa: BLE001  the web server would print its message
+                return _on_unexpected_error(request, error)
+
+        return handle
+
+
+def registry_of(request: Request) -> Registry:
+    """The registry of the application that serves this request."""
+    registry = request.app.state.registry
+    if not isinstance(registry, Registry):
+        raise TypeError("the application has no registry")
+    return registry
+
+
+def caller_of(request: Request) -> rules.Bearer:
+    """The principal that the gate identified."""
+    bearer = request.state.bearer
+    if not isinstance(bearer, rules.Bearer):
+        raise TypeError("the operation is public and has no caller")
+    return bearer
+
+
+Office = Annotated[Registry, Depends(registry_of)]
+Caller = Annotated[rules.Bearer, Depends(caller_of)]
+
+
+def _bearer_token(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every error of the application as problem+json, and record refusals."""
+    app.add_exception_handler(FiduciaryError, _on_known_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+
+
+def _on_known_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, FiduciaryError):
+        raise TypeError("expected a FiduciaryError") from error
+    status, problem_type, reason = classify(error)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _report(request, error)
+    elif _is_recorded(request, status):
+        try:
+            _record_refusal(request, status, reason, str(error))
+        except TooManyAttempts as limited:
+            return _problem(*classify(limited), str(limited), limited.fix)
+        except FiduciaryError as failure:
+            _report(request, failure)
+            unavailable = ServiceUnavailable(
+                "the refusal could not be recorded; nothing was done", fix="try again"
+            )
+            return _problem(*classify(unavailable), str(unavailable), unavailable.fix)
+    return _problem(status, problem_type, reason, str(error), error.fix)
+
+
+def _on_validation_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise TypeError("expected a RequestValidationError") from error
+    return _on_known_error(request, MalformedInput(f"malformed request: {_first_problem(error)}"))
+
+
+def _on_http_error(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise TypeError("expected an HTTPException") from error
+    status = HTTPStatus(error.status_code)
+    response = _problem(status, status.phrase.lower().replace(" ", "-"), "", status.phrase, "")
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _on_unexpected_error(request: Request, error: Exception) -> Response:
+    incident = _report(request, error)
+    return _problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        FiduciaryError.code,
+        "",
+        f"the service failed; it noted the incident {incident}",
+        "report the incident to the service's operator",
+    )
+
+
+def _problem(
+    status: HTTPStatus, problem_type: str, reason: str, detail: str, fix: str
+) -> JSONResponse:
+    document: dict[str, Any] = {
+        "type": PROBLEM_PREFIX + problem_type,
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+    }
+    if reason:
+        document["reason"] = reason
+    if fix:
+        document["fix"] = fix
+    headers = {"www-authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
+    return JSONResponse(document, int(status), headers, PROBLEM_MEDIA_TYPE)
+
+
+def _first_problem(error: RequestValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"] if part != "body") or "body"
+    reason = "unknown field" if problem["type"] == "extra_forbidden" else str(problem["msg"])
+    return f"{where}: {reason.removeprefix('Value error, ')}"
+
+
+def _is_recorded(request: Request, status: HTTPStatus) -> bool:
+    if request.scope.get("route") is None:
+        return False
+    return status in ALWAYS_RECORDED or request.method not in ("GET", "HEAD", "OPTIONS")
+
+
+def _record_refusal(request: Request, status: HTTPStatus, reason: str, detail: str) -> None:
+    """Write a refusal down, as its caller and about its operation.
+
+    Raises:
+        TooManyAttempts: When the caller is nobody and failed too often.
+        ServiceUnavailable: When it cannot be recorded.
+    """
+    registry = registry_of(request)
+    bearer = getattr(request.state, "bearer", None)
+    address = request.client.host if request.client else "unknown"
+    if bearer is None or status is HTTPStatus.UNAUTHORIZED:
+        verdict = registry.throttle.failed(address, registry.clock())
+        if verdict is Verdict.LIMIT:
+            raise _too_many()
+    else:
+        verdict = Verdict.ANSWER
+    payload = {
+        "status": int(status),
+        "reason": reason,
+        "detail": detail,
+        "address": address,
+        "about": {name: str(value)[:100] for name, value in request.path_params.items()},
+    }
+    actor = bearer if status is not HTTPStatus.UNAUTHORIZED else None
+    with registry.writing(actor) as transaction:
+        limited = verdict is Verdict.LIMIT_AND_LOG
+        action = "attempts.limited" if limited else "request.refused"
+        transaction.record(action, f"operation:{operation_of(request)}", payload)
+    if limited:
+        raise _too_many()
+
+
+def _too_many() -> TooManyAttempts:
+    return TooManyAttempts(
+        "too many failed attempts from this address", fix="wait a minute; valid tokens still work"
+    )
+
+
+def operation_of(request: Request) -> str:
+    """Method and path template, which hold no identifiers."""
+    route = request.scope.get("route")
+    return f"{request.method} {getattr(route, 'path', '(none)')}"
+
+
+def _report(request: Request, error: Exception) -> str:
+    """Log a failure: where and what kind, never its message, which may hold values."""
+    incident = secrets.token_hex(6)
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        places = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
+        logger.error(
+            "incident %s: %s in %s at %s",
+            incident,
+            type(cause).__name__,
+            operation_of(request),
+            places,
+        )
+        cause = cause.__cause__
+    return incident

@@ -1,0 +1,315 @@
+"""Training plans: submission, decision, reports of rounds and sites, outcome; refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, cast
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from audit.errors import NotFound
+from audit.keys import VerifyKey
+from audit.statement import SignedStatement
+from compliance import rules
+from compliance.resources import (
+    DecisionBody,
+    PlanEvidence,
+    PlanState,
+    PlanView,
+    Recorded,
+    SiteState,
+    StatementBody,
+    SubmittedPlan,
+)
+from compliance.service.errors import Denied, enforce
+from compliance.service.filing import (
+    coordinator_key,
+    file_statement,
+    find_filed,
+    load_rows,
+    parse_envelope,
+    read_statement,
+    sign_decision,
+    site_row,
+)
+from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.registry import Registry, Transaction
+from compliance.service.tables import PlanRow, PlanSiteRow, SiteRow, StatementRow
+from compliance.statements import (
+    Decision,
+    Refusal,
+    RoundReport,
+    RunOutcome,
+    SiteReport,
+    TrainingPlan,
+)
+
+router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["plans"])
+
+
+@router.post("/plans", status_code=201)
+@requires("coordinator")
+def submit_plan(body: StatementBody, office: Office, caller: Caller) -> SubmittedPlan:
+    """Submit a plan, signed by the coordinator's key."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        plan_id = body.statement.digest
+        filed = find_filed(session, body.statement, caller.name)
+        if filed is not None:
+            return SubmittedPlan(plan_id=plan_id, position=filed.position)
+        plan = read_statement(TrainingPlan, body.statement, coordinator_key(session))
+        approved = session.scalars(select(SiteRow.name).where(SiteRow.state == "approved"))
+        enforce(rules.may_submit_plan(plan, frozenset(approved)))
+        position = file_statement(transaction, body.statement, "plan.submitted", plan_id=plan_id)
+        session.add(PlanRow(plan_id=plan_id, state="submitted", position=position))
+        session.flush()
+        session.add_all(PlanSiteRow(plan_id=plan_id, site=site) for site in plan.sites)
+        return SubmittedPlan(plan_id=plan_id, position=position)
+
+
+@router.get("/plans")
+@requires("coordinator", "site", "officer", "auditor")
+def list_plans(
+    office: Office, caller: Caller, state: PlanState | None = None
+) -> dict[str, list[PlanView]]:
+    """Plans, oldest first. A site sees those that name it."""
+    with office.reading() as session:
+        query = select(PlanRow).order_by(PlanRow.position)
+        if state is not None:
+            query = query.where(PlanRow.state == state)
+        if caller.site is not None:
+            query = query.join(PlanSiteRow).where(PlanSiteRow.site == caller.site)
+        return {"plans": _views(session, session.scalars(query).all())}
+
+
+@router.get("/plans/{plan_id}")
+@requires("coordinator", "site", "officer", "auditor")
+def show_plan(plan_id: str, office: Office, caller: Caller) -> PlanView:
+    """One plan. To a site that it does not name it does not exist."""
+    with office.reading() as session:
+        row = plan_row(session, plan_id)
+        if caller.site is not None and session.get(PlanSiteRow, (plan_id, caller.site)) is None:
+            raise _no_plan()
+        return _views(session, [row])[0]
+
+
+@router.get("/plans/{plan_id}/reports")
+@requires("coordinator", "officer", "auditor")
+def show_evidence(plan_id: str, office: Office) -> PlanEvidence:
+    """What was reported of a plan's rounds, oldest first."""
+    with office.reading() as session:
+        plan_row(session, plan_id)
+        return PlanEvidence(
+            rounds=tuple(filed_about(session, plan_id, RoundReport.kind)),
+            reports=tuple(filed_about(session, plan_id, SiteReport.kind)),
+        )
+
+
+@router.post("/plans/{plan_id}/approval")
+@requires("officer")
+def approve(plan_id: str, body: DecisionBody, office: Office, caller: Caller) -> PlanView:
+    """Approve a plan that somebody else submitted."""
+    return _decide(plan_id, body.reason, office, caller, "approved")
+
+
+@router.post("/plans/{plan_id}/rejection")
+@requires("officer")
+def reject(plan_id: str, body: DecisionBody, office: Office, caller: Caller) -> PlanView:
+    """Reject a plan."""
+    return _decide(plan_id, body.reason, office, caller, "rejected")
+
+
+@router.post("/plans/{plan_id}/rounds", status_code=201)
+@requires("coordinator")
+def report_round(plan_id: str, body: StatementBody, office: Office, caller: Caller) -> Recorded:
+    """Record one round, as the coordinator saw it. A round that was run again is recorded again."""
+
+    def check(transaction: Transaction, row: PlanRow, plan: TrainingPlan) -> None:
+        key = coordinator_key(transaction.session)
+        report = read_statement(RoundReport, body.statement, key)
+        enforce(rules.may_report_round(report, plan, plan_id, _state(row)))
+        row.rounds_reported = max(row.rounds_reported, report.round + 1)
+
+    return _file_about(plan_id, body.statement, office, caller, "round.reported", check)
+
+
+@router.post("/plans/{plan_id}/reports", status_code=201)
+@requires("site")
+def report_site(plan_id: str, body: StatementBody, office: Office, caller: Caller) -> Recorded:
+    """Record what a site did in one round, signed by its identity key."""
+
+    def check(transaction: Transaction, row: PlanRow, plan: TrainingPlan) -> None:
+        report = read_statement(SiteReport, body.statement, site_key(transaction.session, caller))
+        enforce(rules.may_speak_for(caller, report.site))
+        enforce(rules.may_report_site(report, plan, plan_id, _state(row)))
+
+    return _file_about(plan_id, body.statement, office, caller, "site.reported", check)
+
+
+@router.post("/plans/{plan_id}/outcome", status_code=201)
+@requires("coordinator")
+def report_outcome(plan_id: str, body: StatementBody, office: Office, caller: Caller) -> Recorded:
+    """Record how the run ended, once."""
+
+    def check(transaction: Transaction, row: PlanRow, plan: TrainingPlan) -> None:
+        key = coordinator_key(transaction.session)
+        outcome = read_statement(RunOutcome, body.statement, key)
+        enforce(rules.may_close(outcome, plan, plan_id, _state(row)))
+        row.state = outcome.verdict
+
+    return _file_about(plan_id, body.statement, office, caller, "run.ended", check, ends_run=True)
+
+
+@router.post("/refusals", status_code=201)
+@requires("site", "coordinator")
+def report_refusal(body: StatementBody, office: Office, caller: Caller) -> Recorded:
+    """Record that a site or the coordinator said no, and why."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        filed = find_filed(session, body.statement, caller.name)
+        if filed is not None:
+            return Recorded(position=filed.position)
+        if caller.site is None:
+            refusal = read_statement(Refusal, body.statement, coordinator_key(session))
+        else:
+            refusal = read_statement(Refusal, body.statement, site_key(session, caller))
+            enforce(rules.may_speak_for(caller, refusal.refused_by.removeprefix("site:")))
+        return Recorded(position=file_statement(transaction, body.statement, "refusal.reported"))
+
+
+def plan_row(session: Session, plan_id: str) -> PlanRow:
+    """A plan.
+
+    Raises:
+        NotFound: When there is none of that id.
+    """
+    row = session.get(PlanRow, plan_id)
+    if row is None:
+        raise _no_plan()
+    return row
+
+
+def read_plan(session: Session, plan_id: str) -> TrainingPlan:
+    """The document of a plan that was filed."""
+    statement = load_rows(session, [plan_id])[plan_id]
+    return TrainingPlan.from_body(parse_envelope(statement).body)
+
+
+def site_key(session: Session, caller: rules.Bearer) -> VerifyKey:
+    """The identity key of the site that calls, when it takes part.
+
+    Raises:
+        Denied: When it is not approved, or is no site.
+    """
+    if caller.site is None:
+        raise Denied(rules.Refused("not-a-site", "a site speaks for itself only"))
+    site = site_row(session, caller.site)
+    enforce(rules.may_act_as_site(cast(SiteState, site.state)))
+    return VerifyKey.parse(site.identity_key)
+
+
+def filed_about(session: Session, plan_id: str, kind: str) -> list[SignedStatement]:
+    """Statements of one kind about a plan, oldest first."""
+    rows = session.scalars(
+        select(StatementRow)
+        .where(StatementRow.plan_id == plan_id, StatementRow.kind == kind)
+        .order_by(StatementRow.position)
+    )
+    return [parse_envelope(row) for row in rows]
+
+
+def _decide(
+    plan_id: str,
+    reason: str,
+    office: Registry,
+    caller: rules.Bearer,
+    verdict: Literal["approved", "rejected"],
+) -> PlanView:
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        row = plan_row(session, plan_id)
+        rows = load_rows(session, [plan_id, row.decision])
+        if is_repeated(rows, row.decision, caller, verdict):
+            return _views(session, [row])[0]
+        enforce(
+            rules.may_decide(
+                caller,
+                submitted_by=rows[plan_id].filed_by,
+                author=read_plan(session, plan_id).author,
+                state=_state(row),
+                undecided="submitted",
+            )
+        )
+        signed, _ = sign_decision(transaction, f"plan:{plan_id}", verdict, reason, plan_id=plan_id)
+        row.state = verdict
+        row.decision = signed.digest
+        return _views(session, [row])[0]
+
+
+def is_repeated(
+    rows: dict[str, StatementRow], decision: str | None, caller: rules.Bearer, verdict: str
+) -> bool:
+    """Whether the caller decided just this before: a repeated call is no second decision."""
+    if decision is None:
+        return False
+    made = Decision.from_body(parse_envelope(rows[decision]).body)
+    return (made.decided_by, made.verdict) == (caller.name, verdict)
+
+
+def _file_about(
+    plan_id: str,
+    statement: SignedStatement,
+    office: Registry,
+    caller: rules.Bearer,
+    action: str,
+    check: Callable[[Transaction, PlanRow, TrainingPlan], None],
+    *,
+    ends_run: bool = False,
+) -> Recorded:
+    """File a statement about a plan once `check` has let it pass and moved the plan's state."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        row = plan_row(session, plan_id)
+        filed = find_filed(session, statement, caller.name)
+        if filed is not None:
+            return Recorded(position=filed.position)
+        check(transaction, row, read_plan(session, plan_id))
+        position = file_statement(transaction, statement, action, plan_id=plan_id)
+        if ends_run:
+            row.outcome = statement.digest
+        return Recorded(position=position)
+
+
+def _no_plan() -> NotFound:
+    return NotFound("there is no such plan", fix="list the plans: `compliance plans`")
+
+
+def _state(row: PlanRow) -> PlanState:
+    return cast(PlanState, row.state)
+
+
+def _views(session: Session, plans: Sequence[PlanRow]) -> list[PlanView]:
+    digests = [digest for plan in plans for digest in (plan.plan_id, plan.decision, plan.outcome)]
+    rows = load_rows(session, digests)
+    return [_view(plan, rows) for plan in plans]
+
+
+def _view(plan: PlanRow, rows: dict[str, StatementRow]) -> PlanView:
+    decision = None if plan.decision is None else rows[plan.decision]
+    signed = None if decision is None else parse_envelope(decision)
+    rejected = plan.state == "rejected"
+    return PlanView(
+        plan_id=plan.plan_id,
+        state=_state(plan),
+        statement=parse_envelope(rows[plan.plan_id]),
+        submitted_by=rows[plan.plan_id].filed_by,
+        submitted_at=rows[plan.plan_id].filed_at,
+        submitted_position=plan.position,
+        approval=None if rejected else signed,
+        rejection=signed if rejected else None,
+        approved_position=None if rejected or decision is None else decision.position,
+        rounds_reported=plan.rounds_reported,
+        outcome=None if plan.outcome is None else parse_envelope(rows[plan.outcome]),
+    )

@@ -1,0 +1,309 @@
+"""Coordinator's key, invitations, enrolment, admission and revocation of sites."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, cast
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from audit.keys import VerifyKey
+from audit.statement import SignedStatement
+from compliance import rules
+from compliance.resources import (
+    CoordinatorKeyBody,
+    DecisionBody,
+    Enrolled,
+    EnrolmentBody,
+    InvitationBody,
+    Recorded,
+    SiteState,
+    SiteView,
+    StatementBody,
+)
+from compliance.service.certificates import certifies, node_key_of
+from compliance.service.errors import Denied, enforce
+from compliance.service.filing import (
+    coordinator_key,
+    file_statement,
+    find_filed,
+    load_rows,
+    read_statement,
+    site_row,
+)
+from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, public, requires
+from compliance.service.registry import Registry, Transaction, hash_token, parse_time
+from compliance.service.tables import CoordinatorRow, InvitationRow, PrincipalRow, SiteRow
+from compliance.statements import SiteAdmission, SiteEnrolment, format_time
+
+router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["sites"])
+
+
+@router.post("/coordinator", status_code=201)
+@requires("coordinator")
+def register_coordinator(body: CoordinatorKeyBody, office: Office, caller: Caller) -> Recorded:
+    """Record the coordinator's Ed25519 key, once."""
+    key = VerifyKey.parse(body.key)
+    with office.writing(caller) as transaction:
+        row = transaction.session.get(CoordinatorRow, 1)
+        if row is not None:
+            if VerifyKey.parse(row.key) == key:
+                return Recorded(position=row.position)
+            raise Denied(
+                rules.Refused(
+                    "coordinator-registered",
+                    "another coordinator key is registered already",
+                    "use the federation folder that belongs to this service",
+                    "conflict",
+                )
+            )
+        position = transaction.record(
+            "coordinator.registered", f"key:{key.key_id}", {"key": key.encoded()}
+        )
+        transaction.session.add(
+            CoordinatorRow(
+                id=1,
+                key=key.encoded(),
+                registered_by=caller.name,
+                registered_at=transaction.time,
+                position=position,
+            )
+        )
+        return Recorded(position=position)
+
+
+@router.post("/invitations", status_code=201)
+@requires("coordinator")
+def invite(body: InvitationBody, office: Office, caller: Caller) -> Recorded:
+    """Announce a kit: the hash of its one-time token, its own hash, its site, its expiry."""
+    expires_at = _moment(body.expires_at)
+    with office.writing(caller) as transaction:
+        row = transaction.session.get(InvitationRow, body.token_sha256)
+        if row is not None:
+            same = (row.site, row.kit_sha256, row.expires_at, row.invited_by) == (
+                body.site,
+                body.kit_sha256,
+                format_time(expires_at),
+                caller.name,
+            )
+            if same:
+                return Recorded(position=row.position)
+            raise Denied(
+                rules.Refused(
+                    "token-announced", "this token was announced already", status="conflict"
+                )
+            )
+        enforce(rules.may_invite(expires_at, transaction.now))
+        position = transaction.record(
+            "site.invited",
+            f"site:{body.site}",
+            {"kit_sha256": body.kit_sha256, "expires_at": format_time(expires_at)},
+        )
+        transaction.session.add(
+            InvitationRow(
+                token_sha256=body.token_sha256,
+                kit_sha256=body.kit_sha256,
+                site=body.site,
+                expires_at=format_time(expires_at),
+                invited_by=caller.name,
+                invited_at=transaction.time,
+                position=position,
+            )
+        )
+        return Recorded(position=position)
+
+
+@router.post("/enrolments", status_code=201)
+@public
+def enrol(body: EnrolmentBody, office: Office) -> Enrolled:
+    """Spend a kit's one-time token and make the site known, pending the coordinator's admission."""
+    # Read before the signature is checked, only to learn which key must have made it.
+    claimed = SiteEnrolment.from_body(body.statement.body)
+    identity = VerifyKey.parse(claimed.identity_key)
+    enrolment = read_statement(SiteEnrolment, body.statement, identity)
+    node_key = node_key_of(enrolment.certificate_request)
+    enrolment_id = body.statement.digest
+    with office.writing(None) as transaction:
+        session = transaction.session
+        row = session.get(InvitationRow, hash_token(body.token))
+        enforce(
+            rules.may_enrol(
+                None if row is None else _invitation(row),
+                kit_sha256=body.kit_sha256,
+                enrolment=enrolment,
+                enrolment_id=enrolment_id,
+                site_known=session.get(SiteRow, enrolment.site) is not None,
+                now=transaction.now,
+            )
+        )
+        principal = f"site:{enrolment.site}"
+        transaction.actor = principal
+        token = _site_token(office, enrolment_id)
+        filed = find_filed(session, body.statement, principal)
+        if filed is not None:
+            position = filed.position
+        else:
+            _refuse_known_key(session, identity)
+            position = _add_site(transaction, body.statement, enrolment, node_key, token)
+        if row is not None and row.spent_at is None:
+            row.spent_at = transaction.time
+            row.enrolment = enrolment_id
+        state = site_row(session, enrolment.site).state
+    return Enrolled.model_validate(
+        {"position": position, "principal": principal, "state": state, "site_token": token}
+    )
+
+
+@router.get("/sites")
+@requires(*ANY_ROLE)
+def list_sites(office: Office) -> dict[str, list[SiteView]]:
+    """All sites, by name."""
+    with office.reading() as session:
+        rows = session.scalars(select(SiteRow).order_by(SiteRow.name)).all()
+        return {"sites": _views(session, rows)}
+
+
+@router.get("/sites/{name}")
+@requires(*ANY_ROLE)
+def show_site(name: str, office: Office) -> SiteView:
+    """One site."""
+    with office.reading() as session:
+        return _views(session, [site_row(session, name)])[0]
+
+
+@router.post("/sites/{name}/approval")
+@requires("coordinator")
+def admit(name: str, body: StatementBody, office: Office, caller: Caller) -> SiteView:
+    """Admit a site with the certificate that the coordinator issued."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        site = site_row(session, name)
+        if find_filed(session, body.statement, caller.name) is None:
+            admission = read_statement(SiteAdmission, body.statement, coordinator_key(session))
+            enforce(
+                rules.may_admit(
+                    admission,
+                    site=site.name,
+                    federation=site.federation,
+                    enrolment_id=site.enrolment,
+                    state=_view_state(site),
+                    certificate_matches=certifies(admission.certificate, site.node_key),
+                )
+            )
+            file_statement(transaction, body.statement, "site.admitted")
+            site.state = "approved"
+            site.certificate = admission.certificate
+            site.admission = body.statement.digest
+        return _views(session, [site])[0]
+
+
+@router.post("/sites/{name}/revocation")
+@requires("coordinator", "officer")
+def revoke(name: str, body: DecisionBody, office: Office, caller: Caller) -> SiteView:
+    """Stop a site. Its token is dead when this is answered."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        site = site_row(session, name)
+        if site.state != "revoked":
+            transaction.record("site.revoked", f"site:{name}", {"reason": body.reason})
+            site.state = "revoked"
+            principal = session.get(PrincipalRow, f"site:{name}")
+            if principal is not None:
+                principal.revoked_at = transaction.time
+        return _views(session, [site])[0]
+
+
+def _add_site(
+    transaction: Transaction,
+    statement: SignedStatement,
+    enrolment: SiteEnrolment,
+    node_key: str,
+    token: str,
+) -> int:
+    position = file_statement(transaction, statement, "site.enrolled")
+    transaction.session.add(
+        SiteRow(
+            name=enrolment.site,
+            state="pending",
+            federation=enrolment.federation,
+            identity_key=enrolment.identity_key,
+            node_key=node_key,
+            certificate_request=enrolment.certificate_request,
+            enrolment=statement.digest,
+        )
+    )
+    transaction.session.add(
+        PrincipalRow(
+            name=transaction.actor,
+            roles="site",
+            token_sha256=hash_token(token),
+            created_by=transaction.actor,
+            created_at=transaction.time,
+        )
+    )
+    return position
+
+
+def _site_token(office: Registry, enrolment_id: str) -> str:
+    """The site's bearer token, the same for the same enrolment, so that a lost answer is not final.
+
+    Only who holds the keyring's secret can compute it; the database keeps its hash.
+    """
+    secret = office.keyring.secret("site-tokens")
+    tag = hmac.digest(secret, enrolment_id.encode("ascii"), "sha256")
+    return "fsite_" + base64.urlsafe_b64encode(tag).decode("ascii").rstrip("=")
+
+
+def _refuse_known_key(session: Session, identity: VerifyKey) -> None:
+    for known in session.scalars(select(SiteRow.identity_key)):
+        if VerifyKey.parse(known).raw == identity.raw:
+            raise Denied(
+                rules.Refused(
+                    "key-in-use",
+                    "another site has this identity key",
+                    "join from a fresh site folder, which makes its own keys",
+                    "conflict",
+                )
+            )
+
+
+def _invitation(row: InvitationRow) -> rules.Invitation:
+    return rules.Invitation(
+        site=row.site,
+        kit_sha256=row.kit_sha256,
+        expires_at=_moment(row.expires_at),
+        spent_at=parse_time(row.spent_at),
+        enrolment=row.enrolment,
+    )
+
+
+def _moment(text: str) -> datetime:
+    """A time that the body's type has checked."""
+    return datetime.fromisoformat(text)
+
+
+def _view_state(site: SiteRow) -> SiteState:
+    return cast(SiteState, site.state)
+
+
+def _views(session: Session, rows: Sequence[SiteRow]) -> list[SiteView]:
+    enrolments = load_rows(session, (row.enrolment for row in rows))
+    return [
+        SiteView(
+            name=row.name,
+            state=_view_state(row),
+            identity_key=row.identity_key,
+            node_key=row.node_key,
+            certificate_request=row.certificate_request,
+            certificate=row.certificate,
+            enrolment=row.enrolment,
+            enrolled_at=enrolments[row.enrolment].filed_at,
+            enrolled_position=enrolments[row.enrolment].position,
+        )
+        for row in rows
+    ]
