@@ -1,0 +1,1 @@
+"""Finding and replacing what identifies people, before anything is stored."""

