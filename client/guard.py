@@ -93,12 +93,19 @@ class Witnessed:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """On which terms the site would take part: what the plan needs, and what the policy allows."""
+
+    reservation: Reservation
+    limits: Limits
+
+
+@dataclass(frozen=True)
 class Allowed:
-    """The site takes part, with these datasets and this reservation."""
+    """The site takes part, on these terms."""
 
     plan: TrainingPlan
-    datasets: tuple[str, ...]
-    reservation: Reservation
+    terms: Terms
     findings: tuple[Finding, ...]
 
 
@@ -263,21 +270,25 @@ def _newest_note(evidence: PlanEvidence) -> str:
 
 def check_site(
     plan_id: str, plan: TrainingPlan, facts: SiteFacts
-) -> tuple[tuple[Finding, ...], Reservation]:
+) -> tuple[tuple[Finding, ...], Terms]:
     """Ask the site's own rules about a plan.
 
     Returns:
-        A finding for each rule, and the reservation that the plan needs.
+        A finding for each rule, and the terms on which the site would take part.
     """
     chosen, dataset_findings = _datasets(plan, facts)
-    reservation = Reservation.of(plan_id, plan, chosen)
+    policy = facts.policy
+    terms = Terms(
+        Reservation.of(plan_id, plan, chosen),
+        Limits(policy.max_epsilon_per_plan, policy.max_epsilon_total, policy.delta),
+    )
     findings = (
-        *check_plan(facts.policy, plan),
+        *check_plan(policy, plan),
         *dataset_findings,
         _base_model(plan, facts),
-        _budget(reservation, facts),
+        _budget(terms, facts),
     )
-    return findings, reservation
+    return findings, terms
 
 
 def _datasets(plan: TrainingPlan, facts: SiteFacts) -> tuple[tuple[str, ...], list[Finding]]:
@@ -336,16 +347,14 @@ def _base_model(plan: TrainingPlan, facts: SiteFacts) -> Finding:
     )
 
 
-def _budget(reservation: Reservation, facts: SiteFacts) -> Finding:
-    policy = facts.policy
-    limits = Limits(policy.max_epsilon_per_plan, policy.max_epsilon_total, policy.delta)
+def _budget(terms: Terms, facts: SiteFacts) -> Finding:
     try:
-        cost = facts.cost_of(reservation, policy.delta)
+        cost = facts.cost_of(terms.reservation, terms.limits.delta)
     except FiduciaryError as error:
         return Finding("budget", False, str(error), error.fix)
     if cost.reserved:
         return Finding("budget", True, f"epsilon {cost.plan} is reserved for this plan")
-    problem = over_limit(reservation, cost, limits)
+    problem = over_limit(terms.reservation, cost, terms.limits)
     return Finding(
         "budget",
         problem is None,
@@ -361,14 +370,14 @@ def decide(
     evidence_findings: Sequence[Finding],
     witnessed: Witnessed | None,
     site_findings: Sequence[Finding],
-    reservation: Reservation | None,
+    terms: Terms | None,
 ) -> Verdict:
     """Join the findings: allowed only when every rule of both parts is content."""
     findings = (*evidence_findings, *site_findings)
     failure = first_failure(findings)
     if failure is not None:
         return Refused(failure.rule, failure.detail, failure.fix, findings)
-    if witnessed is None or reservation is None or not site_findings:
+    if witnessed is None or terms is None or not site_findings:
         # Only a caller's mistake leads here; it must not read as consent.
         return Refused("not-checked", "the plan was not checked completely", _TELL, findings)
-    return Allowed(witnessed.plan, reservation.datasets, reservation, findings)
+    return Allowed(witnessed.plan, terms, findings)

@@ -153,6 +153,8 @@ class Ledger:
     def reserve(self, reservation: Reservation, limits: Limits) -> Cost:
         """Make room for a whole plan, durably. Repeating it for an open reservation is harmless.
 
+        A repetition may name further datasets, which are then noted: erasures need to know them.
+
         Raises:
             BudgetExhausted: When it does not fit; nothing was reserved.
             Refused: When the plan was settled already, or is reserved with other rounds.
@@ -162,6 +164,7 @@ class Ledger:
             cost = self._cost(reservation, limits.delta)
             if cost.reserved:
                 self._refuse_changed(reservation)
+                rows.add_datasets(connection, reservation)
             else:
                 problem = over_limit(reservation, cost, limits)
                 if problem is None:

@@ -132,6 +132,17 @@ def insert_plan(connection: sqlite3.Connection, reservation: Reservation, time: 
     )
 
 
+def add_datasets(connection: sqlite3.Connection, reservation: Reservation) -> None:
+    """Note the datasets that a stored plan trains on in addition."""
+    stored = read_plan(connection, reservation.plan_id)
+    if stored is not None and not set(reservation.datasets) <= set(stored.datasets):
+        names = sorted({*stored.datasets, *reservation.datasets})
+        connection.execute(
+            "UPDATE plans SET datasets = ? WHERE plan_id = ?",
+            (json.dumps(names), reservation.plan_id),
+        )
+
+
 def read_plan(connection: sqlite3.Connection, plan_id: str) -> Reservation | None:
     """A reservation as it was stored."""
     row = connection.execute(

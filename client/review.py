@@ -64,10 +64,10 @@ class Review:
         policy = self._read_policy()
         if isinstance(policy, Finding):
             return decide(findings, witnessed, (policy,), None)
-        site_findings, reservation = check_site(
+        site_findings, terms = check_site(
             plan_id, witnessed.plan, self.facts(witnessed.plan, policy)
         )
-        return decide(findings, witnessed, site_findings, reservation)
+        return decide(findings, witnessed, site_findings, terms)
 
     def facts(self, plan: TrainingPlan, policy: Policy) -> SiteFacts:
         """What the guard looks at for this plan."""

@@ -1,0 +1,143 @@
+"""A plan's training at this site, kept warm between rounds.
+
+* The model is loaded once a plan; tokens and features of the examples are kept while the examples
+  stay the same.
+* Before each round the datasets' digests are compared. After an erasure or a new version they
+  differ, and examples, tokens and features are dropped and read again: an erased subject is in no
+  later batch and no longer in memory.
+* A subject trains or is held out for evaluation, never both, in every plan of this site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from audit.canonical import canonical_bytes, digest
+from client.base_models import find_base_model
+from client.learning.data import Example, examples_from_records, split_by_subject
+from client.learning.metrics import Confusion
+from client.learning.model import ClassifierModel
+from client.learning.private_sgd import Progress, RoundResult, SiteTrainer
+from client.vault.contents import Dataset
+from client.vault.store import Vault
+from compliance.statements import TrainingPlan
+
+State = Mapping[str, npt.NDArray[Any]]
+"""Trained weights by name."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a round trains on, by digest.
+
+    Attributes:
+        dataset_digest: Of the one dataset, or of the list of several.
+        deidentification_digest: Of the pipeline that made it, or of the list of several.
+    """
+
+    dataset_digest: str
+    deidentification_digest: str
+
+
+class Lessons:
+    """Trains and evaluates one plan at a time on the vault's examples.
+
+    Args:
+        vault: The site's data.
+        models: The site's own folder of base models.
+    """
+
+    def __init__(self, vault: Vault, models: Path) -> None:
+        self._vault = vault
+        self._models = models
+        self._plan_id: str | None = None
+        self._model: ClassifierModel | None = None
+        self._key: tuple[tuple[str, str], ...] | None = None
+        self._trainer: SiteTrainer | None = None
+        self._held_out: list[Example] = []
+
+    def prepare(
+        self, plan_id: str, plan: TrainingPlan, datasets: tuple[str, ...], state: State
+    ) -> Material:
+        """Load what the plan needs, and check the coordinator's state, before any budget is spent.
+
+        Raises:
+            VerificationFailed: When the base model is another, or a row was altered.
+            MalformedInput: When the state does not fit the plan, or a label is unknown.
+        """
+        if self._plan_id != plan_id or self._model is None:
+            self.forget()
+            self._model = ClassifierModel.build(
+                plan, find_base_model(plan.base_model.name, self._models)
+            )
+            self._plan_id = plan_id
+        self._model.set_state(state)
+        found = [self._vault.dataset(name) for name in datasets]
+        key = tuple((dataset.name, dataset.digest) for dataset in found)
+        if key != self._key or self._trainer is None:
+            self._drop_examples()
+            training, self._held_out = self._read(plan, datasets)
+            self._trainer = SiteTrainer(self._model, plan, training)
+            self._key = key
+        return _material(found)
+
+    def train(self, round_index: int, state: State, progress: Progress | None) -> RoundResult:
+        """Train one round of the prepared plan."""
+        return self._prepared().train_round(round_index, state, progress)
+
+    def evaluate(self, state: State) -> Confusion:
+        """Confusion matrix of the held-out subjects under `state`, for the prepared plan."""
+        return self._prepared().evaluate(state, self._held_out)
+
+    def forget_changed(self) -> None:
+        """Drop the examples when the vault no longer holds exactly them."""
+        if self._key is None:
+            return
+        present = {dataset.name: dataset.digest for dataset in self._vault.datasets()}
+        if tuple((name, present.get(name, "")) for name, _ in self._key) != self._key:
+            self._drop_examples()
+
+    def forget(self) -> None:
+        """Drop model and examples."""
+        self._drop_examples()
+        self._model = None
+        self._plan_id = None
+
+    def _prepared(self) -> SiteTrainer:
+        if self._trainer is None:
+            raise RuntimeError("prepare a plan first")
+        return self._trainer
+
+    def _drop_examples(self) -> None:
+        self._trainer = None
+        self._held_out = []
+        self._key = None
+
+    def _read(
+        self, plan: TrainingPlan, datasets: tuple[str, ...]
+    ) -> tuple[list[Example], list[Example]]:
+        records = (
+            (record.subject, record.text, record.label)
+            for name in datasets
+            for record in self._vault.examples(name)
+        )
+        examples = examples_from_records(records, plan.labels)
+        return split_by_subject(examples, plan.held_out_share, self._vault.split_secret())
+
+
+def _material(datasets: list[Dataset]) -> Material:
+    return Material(
+        dataset_digest=_joined([dataset.digest for dataset in datasets]),
+        deidentification_digest=_joined(
+            sorted({dataset.datasheet.deidentification_digest for dataset in datasets})
+        ),
+    )
+
+
+def _joined(digests: list[str]) -> str:
+    return digests[0] if len(digests) == 1 else digest(canonical_bytes(digests))

@@ -1,0 +1,111 @@
+"""What `client start` shows: progress bars on a terminal, plain lines elsewhere, and a status file.
+
+Lines hold ids, names of rules and counts; never text, labels or identifiers of people.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from compliance.statements import utc_now
+
+StepsDone = Callable[[int, int], None]
+"""Told after each step: steps done, steps in all."""
+
+Doing = Literal["connecting", "waiting", "training", "evaluating", "offline", "stopped"]
+
+
+class Reporter(Protocol):
+    """Where the worker says what it does."""
+
+    def say(self, message: str, *, problem: bool = False) -> None:
+        """One line."""
+
+    def steps(self, description: str, total: int) -> AbstractContextManager[StepsDone]:
+        """Show the progress of `total` steps."""
+
+
+class TerminalReporter:
+    """Progress bars where the stream is a terminal, else a line for each message.
+
+    Args:
+        console: Standard error, as a rule.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, message: str, *, problem: bool = False) -> None:
+        """One line, with the time where no person watches."""
+        style = "yellow" if problem else ""
+        stamp = "" if self._console.is_terminal else f"{utc_now()} "
+        self._console.print(f"{stamp}{escape(message)}", style=style, highlight=False)
+
+    @contextmanager
+    def steps(self, description: str, total: int) -> Iterator[StepsDone]:
+        """A bar on a terminal, nothing elsewhere: the lines before and after tell enough."""
+        if not self._console.is_terminal:
+            yield lambda _done, _total: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            bar = progress.add_task(description, total=total)
+            yield lambda done, _total: progress.update(bar, completed=done)
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the worker is doing, as `worker.json` holds it."""
+
+    pid: int
+    doing: Doing
+    plan_id: str | None = None
+    round: int | None = None
+    rounds: int | None = None
+    rounds_trained: int = 0
+    last_problem: str = ""
+    since: str = ""
+
+
+class ActivityFile:
+    """Keeps `worker.json` up to date. It is information only: nothing decides by it.
+
+    Args:
+        path: The file.
+        clock: Gives the time as statements write it.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], str] = utc_now) -> None:
+        self._path = path
+        self._clock = clock
+        self.activity = Activity(pid=os.getpid(), doing="connecting", since=clock())
+
+    def update(self, **changes: Any) -> None:
+        """Change fields and write the file."""
+        self.activity = replace(self.activity, **{"since": self._clock(), **changes})
+        staging = self._path.with_suffix(".new")
+        staging.write_text(json.dumps(asdict(self.activity)), encoding="utf-8")
+        staging.replace(self._path)
+
+
+def read_activity(path: Path) -> Activity | None:
+    """What the worker last said, or None when it never ran or the file cannot be read."""
+    try:
+        return Activity(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,395 @@
+"""The site's worker: `client start`. It trains what its own guard allows, and nothing else.
+
+One `train` task, in order; a crash between any two steps leaves the ledger right:
+
+1. The guard decides (`client.review`). A refusal is signed, journalled, reported and answered.
+2. The plan's whole budget is reserved. The model and the examples are loaded and the coordinator's
+   state is checked, so that what cannot be trained costs nothing.
+3. The round is started in the ledger, durably, once for ever.
+4. It is trained. From the first gradient on it is spent, however it ends.
+5. The report is signed, journalled and queued for the compliance service; then the coordinator gets
+   the update.
+
+* Only `train` and `evaluate` exist. Nothing that the coordinator sends is run, opened or used as a
+  name of a file.
+* What a task may make this site say is bounded: reasons come from the guard's and the ledger's own
+  words, and a repeated refusal is journalled and reported once.
+* The worker dials out, and dials again with growing pauses when a connection is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from audit.errors import Conflict, FiduciaryError, MalformedInput, Unauthorised, Unreachable
+from audit.sqlite_log import JournalUnavailable
+from client.answers import MAX_REASON, Answers
+from client.arrays import Arrays, arrays_digest
+from client.budget import AlreadyEvaluated, NoReservation, RoundAlreadyStarted
+from client.evidence import EvidenceService
+from client.flower import IncomingTask
+from client.guard import Allowed, Refused
+from client.lessons import Lessons, Material
+from client.outbox import StatementService
+from client.policy import read_policy
+from client.progress import ActivityFile, Reporter
+from client.review import Review
+from client.site import Site
+from client.stopping import Stopped, StopSignal
+from client.vault.store import Vault
+from compliance.statements import SiteReport, TrainingPlan, utc_now
+
+POLL_SECONDS = 1.0
+"""How long one poll may be held by the coordinator."""
+
+TEND_SECONDS = 2.0
+"""How often ended plans are settled and waiting statements are sent."""
+
+FIRST_PAUSE_SECONDS = 0.5
+LAST_PAUSE_SECONDS = 30.0
+
+UNAUTHORISED_SECONDS = 60.0
+"""How long a coordinator may not know this site yet: its admission takes a moment to arrive."""
+
+_PLAN_ID = re.compile(r"sha256:[0-9a-f]{64}")
+_ENDED = ("completed", "failed", "rejected")
+_SAFE = (AlreadyEvaluated, NoReservation, RoundAlreadyStarted, Unreachable, MalformedInput)
+
+
+class Fleet(Protocol):
+    """The coordinator, as the worker sees it (`client.flower.FleetConnection`)."""
+
+    def poll(self, wait_seconds: float = 1.0) -> IncomingTask | None:
+        """The next task, waiting for one."""
+
+    def reply_update(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> None:
+        """Answer a `train` task."""
+
+    def reply_confusion(
+        self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: dict[str, Any]
+    ) -> None:
+        """Answer an `evaluate` task."""
+
+    def reply_refusal(
+        self, task: IncomingTask, code: str, reason: str, statement: dict[str, Any]
+    ) -> None:
+        """Say no to a task."""
+
+
+class Service(EvidenceService, StatementService, Protocol):
+    """The compliance service, as the worker sees it (`compliance.api.ComplianceClient`)."""
+
+
+class Ending(Enum):
+    """Why the worker ended."""
+
+    STOPPED = "stopped"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+class _Declined(Exception):
+    """This site says no to a task. Both texts leave the site."""
+
+    def __init__(self, code: str, reason: str, fix: str = "", *, whole_plan: bool = False) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.fix = fix
+        self.whole_plan = whole_plan
+
+
+class Worker:
+    """Serves one coordinator until it is stopped.
+
+    Args:
+        site: The site, opened.
+        connect: Opens a connection to the coordinator. It is given what to call with a code and a
+            reason for a message that is no task; the connection has refused it already.
+        service: The compliance service.
+        stop: Says when to end.
+        reporter: Where to say what happens.
+        once: End after the first plan that ended, or that this site refused.
+        pause: Seconds of the first pause before dialling again.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        connect: Callable[[Callable[[str, str], None]], AbstractContextManager[Fleet]],
+        service: Service,
+        stop: StopSignal,
+        reporter: Reporter,
+        once: bool = False,
+        pause: float = FIRST_PAUSE_SECONDS,
+    ) -> None:
+        self._site = site
+        self._connect = connect
+        self._service = service
+        self._stop = stop
+        self._reporter = reporter
+        self._once = once
+        self._pause = pause
+        self._activity = ActivityFile(site.paths.worker_state)
+        self._answers = Answers(site, service, stop, reporter)
+        self._malformed: list[tuple[str, str]] = []
+        self._ending: Ending | None = None
+        self._tended = float("-inf")
+
+    def run(self) -> Ending:
+        """Serve until stopped, or, with `once`, until a plan has ended.
+
+        Raises:
+            Conflict: When another worker runs for this site.
+            Unauthorised: When the coordinator does not know this site, or not any more.
+            FiduciaryError: When the site's own files cannot be used.
+        """
+        with (
+            _only_worker(self._site),
+            Vault.open(self._site.paths, self._site.keyring) as vault,
+            self._site.ledger() as ledger,
+        ):
+            self._ledger = ledger
+            self._lessons = Lessons(vault, self._site.paths.models)
+            self._review = Review(self._site, vault, ledger, self._service)
+            try:
+                return self._dial()
+            except Stopped:
+                return Ending.STOPPED
+            finally:
+                self._activity.update(doing="stopped", plan_id=None, round=None, rounds=None)
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def _dial(self) -> Ending:
+        pause = self._pause
+        refused_since: float | None = None
+        while True:
+            try:
+                self._activity.update(doing="connecting")
+                with ExitStack() as stack:
+                    with self._stop.interruptible():
+                        fleet = stack.enter_context(self._connect(self._note_malformed))
+                    self._say("connected; waiting for tasks")
+                    self._activity.update(doing="waiting", last_problem="")
+                    pause, refused_since = self._pause, None
+                    return self._serve(fleet)
+            except Unauthorised as error:
+                now = time.monotonic()
+                refused_since = now if refused_since is None else refused_since
+                if now - refused_since >= UNAUTHORISED_SECONDS:
+                    raise
+                self._offline(error, pause)
+            except Unreachable as error:
+                refused_since = None
+                self._offline(error, pause)
+            # Sites that lost the same coordinator must not all come back at the same moment.
+            self._stop.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311  not a secret
+            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+
+    def _offline(self, error: FiduciaryError, pause: float) -> None:
+        self._activity.update(doing="offline", last_problem=str(error)[:MAX_REASON])
+        self._say(f"{error}; trying again in {pause:.1f} s", problem=True)
+
+    def _serve(self, fleet: Fleet) -> Ending:
+        while True:
+            self._tend()
+            if self._ending is not None:
+                return self._ending
+            with self._stop.interruptible():
+                task = fleet.poll(POLL_SECONDS)
+            while self._malformed:
+                self._answers.refusal("plan:unknown", *self._malformed.pop())
+            if task is not None:
+                self._handle(fleet, task)
+                self._activity.update(doing="waiting", round=None)
+
+    def _note_malformed(self, code: str, reason: str) -> None:
+        # Called from within a poll, which may be interrupted: it is journalled right after.
+        self._malformed.append((code, reason[:MAX_REASON]))
+        self._say(f"refused a message: {code}: {reason[:MAX_REASON]}", problem=True)
+
+    def _tend(self) -> None:
+        """Settle plans that ended, send what waits, and drop texts that are no longer in use."""
+        if time.monotonic() - self._tended < TEND_SECONDS:
+            return
+        self._tended = time.monotonic()
+        self._lessons.forget_changed()
+        try:
+            for plan_id in self._ledger.open_plans():
+                with self._stop.interruptible():
+                    state = self._service.plan(plan_id).state
+                if state in _ENDED:
+                    self._settle(plan_id, state)
+            self._answers.deliver()
+        except (Unreachable, Unauthorised) as error:
+            # The coordinator may still have work; the next round tries again.
+            self._activity.update(last_problem=str(error)[:MAX_REASON])
+
+    def _settle(self, plan_id: str, state: str) -> None:
+        released = self._ledger.settle(plan_id)
+        self._say(f"plan {_short(plan_id)} {state}; {released} rounds given back to the budget")
+        self._lessons.forget()
+        if self._once:
+            self._ending = Ending.COMPLETED if state == "completed" else Ending.FAILED
+
+    # --- tasks ----------------------------------------------------------------------------------
+
+    def _handle(self, fleet: Fleet, task: IncomingTask) -> None:
+        try:
+            if task.kind == "train":
+                self._train(fleet, task)
+            else:
+                self._evaluate(fleet, task)
+        except _Declined as no:
+            self._refuse(fleet, task, no)
+        except Stopped:
+            self._refuse(fleet, task, _Declined("site-stopped", "the site's operator stopped it"))
+            raise
+        except JournalUnavailable:
+            # Without a journal nothing may happen here, not even a refusal.
+            raise
+        except FiduciaryError as error:
+            self._say(f"{error.code}: {error}. {error.fix}", problem=True)
+            reason = str(error) if isinstance(error, _SAFE) else "its operator was told the reason"
+            self._refuse(fleet, task, _Declined(error.code, reason))
+        except Exception as error:  # noqa: BLE001  torch raises anything; the site must go on
+            # The exception's text may quote data: only its type is told.
+            self._say(f"round {task.round} failed: {type(error).__name__}", problem=True)
+            self._refuse(fleet, task, _Declined("training-failed", type(error).__name__))
+
+    def _train(self, fleet: Fleet, task: IncomingTask) -> None:
+        allowed = self._allowed(task)
+        plan, phase = allowed.plan, allowed.plan.phase_of(task.round)
+        self._ledger.reserve(allowed.terms.reservation, allowed.terms.limits)
+        material = self._prepare(task, allowed)
+        self._ledger.start_round(task.plan_id, task.round)
+        self._begin("training", task, plan)
+        label = f"round {task.round + 1} of {plan.rounds}, plan {_short(task.plan_id)}"
+        with self._reporter.steps(label, phase.steps_per_round) as shown:
+
+            def progress(done: int, total: int) -> None:
+                self._stop.check()
+                shown(done, total)
+
+            with self._stop.interruptible():
+                result = self._lessons.train(task.round, task.state, progress)
+        report = self._report(
+            task, plan, material, steps=result.steps, answer=arrays_digest(result.update)
+        )
+        self._reply(lambda: fleet.reply_update(task, result.update, report))
+        self._activity.update(rounds_trained=self._activity.activity.rounds_trained + 1)
+        self._say(f"trained {label}: {result.steps} steps")
+
+    def _evaluate(self, fleet: Fleet, task: IncomingTask) -> None:
+        if not read_policy(self._site.paths.policy).share_evaluation:
+            raise _Declined(
+                "evaluation-not-shared", "this site's policy does not share evaluation counts"
+            )
+        allowed = self._allowed(task)
+        plan = allowed.plan
+        plan.phase_of(task.round)
+        material = self._prepare(task, allowed)
+        self._ledger.allow_evaluation(task.plan_id, task.round, arrays_digest(task.state))
+        self._begin("evaluating", task, plan)
+        with self._stop.interruptible():
+            confusion = self._lessons.evaluate(task.state)
+        answer = arrays_digest({"confusion": confusion})
+        report = self._report(task, plan, material, steps=0, answer=answer)
+        self._reply(lambda: fleet.reply_confusion(task, confusion, report))
+        self._say(f"evaluated round {task.round + 1} of plan {_short(task.plan_id)}")
+
+    def _allowed(self, task: IncomingTask) -> Allowed:
+        if not _PLAN_ID.fullmatch(task.plan_id):
+            raise _Declined("malformed-task", "the task names no plan")
+        try:
+            with self._stop.interruptible():
+                verdict = self._review.of(task.plan_id)
+        except Unreachable as error:
+            raise _Declined(
+                "compliance-unreachable", "this site cannot ask the compliance service", error.fix
+            ) from error
+        if isinstance(verdict, Refused):
+            raise _Declined(verdict.code, verdict.reason, verdict.fix, whole_plan=True)
+        return verdict
+
+    def _prepare(self, task: IncomingTask, allowed: Allowed) -> Material:
+        datasets = allowed.terms.reservation.datasets
+        with self._stop.interruptible():
+            return self._lessons.prepare(task.plan_id, allowed.plan, datasets, task.state)
+
+    def _begin(self, doing: str, task: IncomingTask, plan: TrainingPlan) -> None:
+        self._activity.update(
+            doing=doing, plan_id=task.plan_id, round=task.round, rounds=plan.rounds
+        )
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def _report(
+        self, task: IncomingTask, plan: TrainingPlan, material: Material, *, steps: int, answer: str
+    ) -> dict[str, Any]:
+        report = SiteReport(
+            plan_id=task.plan_id,
+            site=self._site.name,
+            round=task.round,
+            activity=task.kind,
+            steps=steps,
+            epsilon_spent=self._ledger.epsilon_spent(task.plan_id),
+            update_digest=answer,
+            dataset_digest=material.dataset_digest,
+            base_model_digest=plan.base_model.digest,
+            deidentification_digest=material.deidentification_digest,
+            software=self._answers.software,
+            reported_at=utc_now(),
+        )
+        return {"site": self._site.name, "statement": self._answers.report(report).to_json()}
+
+    def _refuse(self, fleet: Fleet, task: IncomingTask, no: _Declined) -> None:
+        about = task.plan_id if _PLAN_ID.fullmatch(task.plan_id) else "unknown"
+        reason = str(no)[:MAX_REASON]
+        statement = self._answers.refusal(f"plan:{about}", no.code, reason).to_json()
+        advice = f" ({no.fix})" if no.fix else ""
+        self._say(f"refused plan {_short(about)}: {no.code}: {reason}{advice}", problem=True)
+        self._reply(lambda: fleet.reply_refusal(task, no.code, reason, statement))
+        if self._once and no.whole_plan:
+            self._ending = Ending.REFUSED
+
+    def _reply(self, send: Callable[[], None]) -> None:
+        """Answer the coordinator; an answer that does not arrive is lost, and the site goes on."""
+        try:
+            send()
+        except (Unreachable, Unauthorised) as error:
+            self._activity.update(last_problem=str(error)[:MAX_REASON])
+            self._say(f"the answer did not arrive: {error}", problem=True)
+
+    def _say(self, message: str, *, problem: bool = False) -> None:
+        self._reporter.say(message, problem=problem)
+
+
+@contextmanager
+def _only_worker(site: Site) -> Iterator[None]:
+    """Hold the worker's lock; the system lets go of it when the process ends, however it ends."""
+    with site.paths.worker_lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(
+                f"`client start` is running already for site {site.name}",
+                fix="`client status` shows what it does",
+            ) from error
+        yield
+
+
+def _short(plan_id: str) -> str:
+    return plan_id.removeprefix("sha256:")[:12]
