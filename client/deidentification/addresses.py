@@ -137,6 +137,11 @@ _TIME_AND_QUANTITY = frozenset(
 )
 
 
+_NO_PLACE = frozenset(
+    "fax office mobile home work cell phone tel telephone email mail ext extension address name iban ssn card".split()
+)
+
+
 def _grown(text: str, core: tuple[int, int], lexicon: Lexicon) -> tuple[int, int]:
     """The core with the segments around it that may belong to the same address."""
     start, end = core
@@ -152,22 +157,25 @@ def _grown(text: str, core: tuple[int, int], lexicon: Lexicon) -> tuple[int, int
         if not piece:
             break
         end = begin + len(piece)
-    for _ in range(MAX_NEIGHBOURS):
-        before = re.search(r"(?:^|[\n,:;.!?|])([^\n,:;.!?|]*)([,\n]\s*|[ \t]+)$", text[:start])
-        if before is None or not before.group(1).strip():
+    return _grown_left(text, start, lexicon), end
+
+
+def _grown_left(text: str, start: int, lexicon: Lexicon) -> int:
+    """Where the address begins: back over words that could be a street, to a house number."""
+    line_start = max(text.rfind("\n", 0, start), text.rfind(":", 0, start), -1) + 1
+    tokens = list(re.finditer(r"\S+", text[line_start:start]))
+    best = start
+    for taken, token in enumerate(reversed(tokens)):
+        word = token.group().strip("().,'\"")
+        if taken >= MAX_SEGMENT_WORDS + 2 or not word or lexicon.is_function_word(word):
             break
-        inline = not re.search(r"[,\n]", before.group(2))
-        piece = before.group(1)
-        if inline:
-            number = re.search(r"(?:^|\s)(\d{1,6}[A-Za-z]?)$", piece.rstrip())
-            if number is None:
-                break
-            start = before.start(1) + number.start(1)
-        elif _place_like_prefix(piece.strip(), lexicon, whole=True) and before.group(2).startswith("\n"):
-            start = before.start(1) + len(piece) - len(piece.lstrip())
-        else:
+        if any(char.isdigit() for char in word):
+            best = line_start + token.start()
+        elif token.group()[-1] in ".;!?" and len(word) > 3:
             break
-    return start, end
+        elif not _place_like(word, lexicon) and lexicon.is_everyday(word) and word[0].isupper():
+            break
+    return best
 
 
 def _place_like_prefix(piece: str, lexicon: Lexicon, *, whole: bool) -> str:
@@ -195,7 +203,7 @@ def _place_like(word: str, lexicon: Lexicon) -> bool:
         return True
     if plain(word) in {"of", "the", "de", "la", "du", "di", "da", "do", "del", "van", "der", "den", "upon", "le", "and", "en"}:
         return True
-    if lexicon.is_function_word(word):
+    if lexicon.is_function_word(word) or plain(word) in _NO_PLACE:
         return False
     return word[0].isupper() or not word[0].islower() or lexicon.is_place(word)
 

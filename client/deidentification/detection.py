@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from presidio_analyzer.context_aware_enhancers import ContextAwareEnhancer
 from presidio_analyzer.nlp_engine import NlpArtifacts
 
 from client.deidentification.addresses import find_addresses
+from client.deidentification.blocks import grow_blocks
 from client.deidentification.casing import Casing, read_casing
 from client.deidentification.dates import find_ages, find_dates
 from client.deidentification.findings import (
@@ -41,8 +43,8 @@ from client.deidentification.language_model import (
     check_model,
     model_folder,
 )
-from client.deidentification.lexicon import Lexicon, load_lexicon
-from client.deidentification.names import find_names, grow_names
+from client.deidentification.lexicon import WORD, Lexicon, load_lexicon, plain
+from client.deidentification.names import find_enumerated, find_names, grow_names
 
 BATCH_TEXTS = 64
 
@@ -111,15 +113,36 @@ class Detector:
         found: list[list[Finding]] = [[] for _ in texts]
         for i, (reading, artifacts) in zip(owner, self._engine.process_batch(readings, LANGUAGE, batch_size=BATCH_TEXTS), strict=True):
             rs = self._analyzer.analyze(reading, LANGUAGE, nlp_artifacts=artifacts)
-            found[i].extend(Finding(r.start, r.end, r.entity_type) for r in rs if self._keep(reading, r))
+            found[i].extend(f for r in rs for f in self._accepted(reading, r))
         for t, c, fs in zip(texts, castings, found, strict=True):
-            names = list(find_names(c.truecased, self.lexicon, careless=c.careless))
-            grown = list(grow_names(c.truecased, [*fs, *names], self.lexicon))
+            names = [*fs, *find_names(c.truecased, self.lexicon, careless=c.careless)]
+            names += find_enumerated(c.truecased, names, self.lexicon)
+            grown = list(grow_names(c.truecased, names, self.lexicon))
             grown += find_addresses(c.truecased, self.lexicon, careless=c.careless)
-            yield settle(t, grown)
+            yield settle(t, grow_blocks(c.truecased, grown, self.lexicon))
 
-    def _keep(self, text: str, r: RecognizerResult) -> bool:
-        span = text[r.start : r.end]
-        if r.entity_type == DATE_TIME:
-            return any(ch.isdigit() for ch in span) and r.recognition_metadata["recognizer_name"] != "SpacyRecognizer"
-        return r.entity_type != "NRP"
+    def _accepted(self, text: str, result: RecognizerResult) -> Iterator[Finding]:
+        """A Presidio result as findings; none where it is surely nobody's.
+
+        The model's spans are cut at line breaks, and lose pieces made of everyday words of banking,
+        medicine and grammar alone ("IBAN", "I'm", "Address").
+        """
+        span = text[result.start : result.end]
+        name = result.recognition_metadata["recognizer_name"]
+        if name != "SpacyRecognizer":
+            yield Finding(result.start, result.end, result.entity_type)
+            return
+        if result.entity_type in ("NRP", DATE_TIME):
+            return
+        for line in re.finditer(r"[^\n]+", span):
+            words = WORD.findall(line.group())
+            following = text[result.start + line.end() : result.start + line.end() + 1]
+            if all(self._is_surely_nobody(word) for word in words):
+                continue
+            if following == ":" and all(self.lexicon.is_everyday(word) for word in words):
+                continue
+            yield Finding(result.start + line.start(), result.start + line.end(), result.entity_type)
+
+    def _is_surely_nobody(self, word: str) -> bool:
+        folded = plain(word).removesuffix("'s")
+        return folded in self.lexicon.function_words or folded in self.lexicon.current_words or len(folded) < 2

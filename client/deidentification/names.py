@@ -34,6 +34,7 @@ _CUES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         rf"\b{_TITLES}\b\.?\s+",
+        r"\b(?:calls?|called|calling)\s+(?:me|him|her|us|them|myself)\s+",
         r"\b(?:my|his|her|our|their|the|your|(?:\w+'s))\s+(?:full\s+|first\s+|last\s+|middle\s+|maiden\s+|legal\s+|"
         r"new\s+|old\s+|birth\s+)?(?:name|surname)(?:\s+(?:is|was|to|as|being|in\s+full))?\s*[:,]?\s+",
         r"\b(?:(?:first|last|full|middle|maiden|given|family|patient|customer|account|card)[\s-]*)?(?:sur)?name\s*:\s*",
@@ -49,6 +50,7 @@ _CUES = tuple(
         r"fianc[ée]e?|girlfriend|boyfriend|child|baby|twin)\s*[:,\n-]?\s+",
     )
 )
+_TITLED = re.compile(r"\b(?:mr|mrs|ms|miss|mx|dr|prof)\b\.?[ \t]+", re.IGNORECASE)
 _LEGAL_FORM = (
     r"(?:Ltd|Limited|Inc|Incorporated|LLC|LLP|LP|PLC|Corp|Corporation|Co|Company|GmbH|AG|KG|SA|S\.A|SAS|SARL|SpA|"
     r"S\.p\.A|SRL|BV|B\.V|NV|N\.V|AB|ASA|AS|A/S|ApS|Oy|Oyj|Pty|Group|Holdings?|Partners|Associates|Brothers|Bros|"
@@ -63,7 +65,15 @@ _FIRM = re.compile(
 _LIST_TAIL = re.compile(
     r"(?:,\s+(?:and\s+|&\s+)?|\s+(?:and|&|or)\s+)(?P<name>[A-Z][^\W\d_]+(?:[-'\u2019][^\W\d_]+)*)"
 )
-_INITIAL = re.compile(r"[A-Z]\.?(?:[A-Z]\.)*(?=\s|$|,)")
+_ENUMERATION = re.compile(
+    r"[A-Z][^\W\d_]+(?:[-'\u2019][^\W\d_]+)*(?:,\s+[A-Z][^\W\d_]+(?:[-'\u2019][^\W\d_]+)*)*,?\s+(?:and|&|or)\s+"
+    r"[A-Z][^\W\d_]+(?:[-'\u2019][^\W\d_]+)*"
+)
+_WEAK_FIRM = re.compile(
+    r"(?<!\w)(?P<name>(?:[\w'\u2019&-]+\s+){1,3})(?:ltd|inc|llc|llp|plc|corp|corporation|gmbh|incorporated|limited)\b\.?",
+    re.IGNORECASE,
+)
+_INITIAL = re.compile(r"(?!I\b(?!\.))[A-Z]\.?(?:[A-Z]\.)*(?=\s|$|,)")
 _NAME_WORD = re.compile(r"[^\W\d_]+(?:['\u2019\-][^\W\d_]+)*")
 
 MAX_NAME_WORDS = 6
@@ -82,16 +92,47 @@ def find_names(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Findi
             end = _name_end(text, match.end(), lexicon)
             if end > match.end():
                 yield Finding(match.end(), end, PERSON)
+    for match in _TITLED.finditer(text):
+        end = _name_end(text, match.end(), lexicon)
+        if end > match.end():
+            yield Finding(match.start(), end, PERSON)
     for match in WORD.finditer(text):
         word = match.group()
         if _is_listed(text, match, lexicon) or _is_unknown_proper(text, match, lexicon, careless):
             kind = LOCATION if lexicon.is_place(word) else PERSON
             yield Finding(*_without_possessive(match), kind)
     yield from _places(text, lexicon)
+    yield from find_firms(text, lexicon, careless=careless)
+
+
+def find_enumerated(text: str, found: Iterable[Finding], lexicon: Lexicon) -> Iterator[Finding]:
+    """The other members of a list of which one is a found name: "Maslow, Anthony and Perry"."""
+    spans = [(f.start, f.end) for f in found if f.kind in (PERSON, ORGANIZATION)]
+    for match in _ENUMERATION.finditer(text):
+        members = list(WORD.finditer(text, match.start(), match.end()))
+        if any(start < match.end() and end > match.start() for start, end in spans):
+            for member in members:
+                word = member.group()
+                if word[0].isupper() and (not lexicon.is_everyday(word) or lexicon.may_be_name(word)):
+                    yield Finding(*_without_possessive(member), PERSON)
+
+
+def find_firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
+    """Firms and institutions by their legal form or kind."""
     for match in _FIRM.finditer(text):
         start = _firm_start(match, lexicon)
         if start is not None:
             yield Finding(start, match.end(), ORGANIZATION)
+    if careless:
+        for match in _WEAK_FIRM.finditer(text):
+            words = list(re.finditer(r"\S+", match.group("name")))
+            start = match.end()
+            for word in reversed(words):
+                if lexicon.is_function_word(word.group()):
+                    break
+                start = match.start() + word.start()
+            if start < match.end():
+                yield Finding(start, match.end(), ORGANIZATION)
 
 
 def grow_names(text: str, findings: Iterable[Finding], lexicon: Lexicon) -> Iterator[Finding]:
@@ -169,8 +210,15 @@ def _is_unknown_proper(
     if word[0].isupper() or not word[0].islower():
         if base.isupper() and len(base) <= 6 and base.isascii():
             return False  # an acronym
-        return is_unknown(base, lexicon)
+        if _opens_sentence(text, match.start()):
+            return is_unknown(base, lexicon)
+        return not lexicon.is_everyday(base) and not lexicon.is_jargon(base)
     return careless and is_unknown(base, lexicon)
+
+
+def _opens_sentence(text: str, start: int) -> bool:
+    before = text[:start].rstrip(" \t\"'([*-")
+    return not before or before[-1] in ".!?:\n"
 
 
 def _places(text: str, lexicon: Lexicon) -> Iterator[Finding]:
