@@ -16,21 +16,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
-from audit.errors import (
-    Conflict,
-    FiduciaryError,
-    MalformedInput,
-    NotFound,
-    Refused,
-    Unauthorised,
-    Unreachable,
-    VerificationFailed,
-)
 from audit.keys import VerifyKey
 from audit.statement import SignedStatement
 from compliance.resources import (
@@ -66,34 +55,20 @@ from compliance.resources import (
     SubmittedPlan,
     SubmittedRelease,
 )
-from compliance.statements import first_problem
+from compliance.session import (
+    PROBLEM_PREFIX,
+    TIMEOUT_SECONDS,
+    ComplianceSession,
+    Model,
+    make_body,
+    parse_answer,
+    path_segment,
+)
 from compliance.trust import Trust
 
-PROBLEM_PREFIX: Final = "urn:fiduciary:problem:"
-"""Every problem `type` is this and the stable `code` of an error."""
+__all__ = ["PROBLEM_PREFIX", "ComplianceClient"]
 
-TIMEOUT_SECONDS: Final = 30.0
-CONNECT_ATTEMPTS: Final = 3
 CHUNK_BYTES: Final = 1 << 20
-
-_ERRORS: Final[dict[str, type[FiduciaryError]]] = {
-    kind.code: kind
-    for kind in (Refused, NotFound, MalformedInput, VerificationFailed, Unauthorised, Conflict)
-}
-_STATUSES: Final[dict[int, type[FiduciaryError]]] = {
-    400: MalformedInput,
-    401: Unauthorised,
-    403: Unauthorised,
-    404: NotFound,
-    409: Conflict,
-    413: MalformedInput,
-    415: MalformedInput,
-    422: MalformedInput,
-    429: Unauthorised,
-    503: Unreachable,
-}
-
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class ComplianceClient:
@@ -115,15 +90,7 @@ class ComplianceClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.trust = trust
-        headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        self._http = httpx.Client(
-            base_url=trust.url,
-            headers=headers,
-            timeout=timeout_seconds,
-            trust_env=False,
-            transport=transport
-            or httpx.HTTPTransport(verify=trust.ssl_context(), retries=CONNECT_ATTEMPTS - 1),
-        )
+        self._session = ComplianceSession(trust, token, timeout_seconds, transport)
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +105,7 @@ class ComplianceClient:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._http.close()
+        self._session.close()
 
     # --- the service itself ----------------------------------------------------------------
 
@@ -148,11 +115,11 @@ class ComplianceClient:
         Raises:
             Unreachable: When it cannot be reached.
         """
-        return self._json("GET", "/health")
+        return self._session.fetch_object("GET", "/health")
 
     def register_coordinator(self, key: VerifyKey) -> Recorded:
         """Record the coordinator's key, once for the life of the service (coordinator)."""
-        return self._send(
+        return self._session.send(
             "POST", "/v1/coordinator", CoordinatorKeyBody(key=key.encoded()), Recorded
         )
 
@@ -160,14 +127,14 @@ class ComplianceClient:
 
     def invite(self, site: str, *, token_sha256: str, kit_sha256: str, expires_at: str) -> Recorded:
         """Announce a kit by the hashes of its one-time token and of itself (coordinator)."""
-        body = _body(
+        body = make_body(
             InvitationBody,
             site=site,
             token_sha256=token_sha256,
             kit_sha256=kit_sha256,
             expires_at=expires_at,
         )
-        return self._send("POST", "/v1/invitations", body, Recorded)
+        return self._session.send("POST", "/v1/invitations", body, Recorded)
 
     def enrol(self, *, token: str, kit_sha256: str, statement: SignedStatement) -> Enrolled:
         """Spend a kit's one-time token. Needs no bearer token; gives the site its own.
@@ -175,64 +142,64 @@ class ComplianceClient:
         Repeating the very same call soon after gives the same answer, so that a lost answer does
         not lose the kit.
         """
-        body = _body(EnrolmentBody, token=token, kit_sha256=kit_sha256, statement=statement)
-        return self._send("POST", "/v1/enrolments", body, Enrolled)
+        body = make_body(EnrolmentBody, token=token, kit_sha256=kit_sha256, statement=statement)
+        return self._session.send("POST", "/v1/enrolments", body, Enrolled)
 
     def sites(self) -> tuple[SiteView, ...]:
         """All sites."""
-        return self._list("/v1/sites", "sites", SiteView)
+        return self._session.fetch_list("/v1/sites", "sites", SiteView)
 
     def site(self, name: str) -> SiteView:
         """One site."""
-        return self._get(f"/v1/sites/{_segment(name)}", SiteView)
+        return self._session.fetch(f"/v1/sites/{path_segment(name)}", SiteView)
 
     def approve_site(self, name: str, admission: SignedStatement) -> SiteView:
         """Admit a site with the certificate in its SiteAdmission (coordinator)."""
-        path = f"/v1/sites/{_segment(name)}/approval"
-        return self._send("POST", path, StatementBody(statement=admission), SiteView)
+        path = f"/v1/sites/{path_segment(name)}/approval"
+        return self._session.send("POST", path, StatementBody(statement=admission), SiteView)
 
     def revoke_site(self, name: str, *, reason: str = "") -> SiteView:
         """Stop a site: its token is dead at once (coordinator, officer)."""
-        path = f"/v1/sites/{_segment(name)}/revocation"
-        return self._send("POST", path, _body(DecisionBody, reason=reason), SiteView)
+        path = f"/v1/sites/{path_segment(name)}/revocation"
+        return self._session.send("POST", path, make_body(DecisionBody, reason=reason), SiteView)
 
     # --- plans -----------------------------------------------------------------------------
 
     def submit_plan(self, plan: SignedStatement) -> SubmittedPlan:
         """Submit a TrainingPlan (coordinator)."""
-        return self._send("POST", "/v1/plans", StatementBody(statement=plan), SubmittedPlan)
+        return self._session.send("POST", "/v1/plans", StatementBody(statement=plan), SubmittedPlan)
 
     def plans(self, state: PlanState | None = None) -> tuple[PlanView, ...]:
         """All plans that the caller may see, oldest first; a site sees those that name it."""
-        return self._list("/v1/plans", "plans", PlanView, state=state)
+        return self._session.fetch_list("/v1/plans", "plans", PlanView, state=state)
 
     def plan(self, plan_id: str) -> PlanView:
         """One plan."""
-        return self._get(f"/v1/plans/{_segment(plan_id)}", PlanView)
+        return self._session.fetch(f"/v1/plans/{path_segment(plan_id)}", PlanView)
 
     def plan_evidence(self, plan_id: str) -> PlanEvidence:
         """Round reports and site reports of a plan (coordinator, officer, auditor)."""
-        return self._get(f"/v1/plans/{_segment(plan_id)}/reports", PlanEvidence)
+        return self._session.fetch(f"/v1/plans/{path_segment(plan_id)}/reports", PlanEvidence)
 
     def approve_plan(self, plan_id: str, *, reason: str = "") -> PlanView:
         """Approve a plan that somebody else submitted (officer)."""
-        return self._decide(f"/v1/plans/{_segment(plan_id)}/approval", reason, PlanView)
+        return self._decide(f"/v1/plans/{path_segment(plan_id)}/approval", reason, PlanView)
 
     def reject_plan(self, plan_id: str, *, reason: str = "") -> PlanView:
         """Reject a plan (officer)."""
-        return self._decide(f"/v1/plans/{_segment(plan_id)}/rejection", reason, PlanView)
+        return self._decide(f"/v1/plans/{path_segment(plan_id)}/rejection", reason, PlanView)
 
     def report_round(self, plan_id: str, report: SignedStatement) -> Recorded:
         """Record a RoundReport (coordinator)."""
-        return self._state(f"/v1/plans/{_segment(plan_id)}/rounds", report)
+        return self._state(f"/v1/plans/{path_segment(plan_id)}/rounds", report)
 
     def report_site(self, plan_id: str, report: SignedStatement) -> Recorded:
         """Record a SiteReport (the site itself)."""
-        return self._state(f"/v1/plans/{_segment(plan_id)}/reports", report)
+        return self._state(f"/v1/plans/{path_segment(plan_id)}/reports", report)
 
     def report_outcome(self, plan_id: str, outcome: SignedStatement) -> Recorded:
         """Record a RunOutcome, once (coordinator)."""
-        return self._state(f"/v1/plans/{_segment(plan_id)}/outcome", outcome)
+        return self._state(f"/v1/plans/{path_segment(plan_id)}/outcome", outcome)
 
     def report_refusal(self, refusal: SignedStatement) -> Recorded:
         """Record that a site or the coordinator said no."""
@@ -248,60 +215,66 @@ class ComplianceClient:
             sealed_key: The data key, by `compliance.sealing.seal_data_key` to
                 `trust.release_key` with recipient `compliance.sealing.SERVICE`.
         """
-        body = _body(ReleaseBody, statement=manifest, sealed_key=sealed_key)
-        return self._send("POST", "/v1/releases", body, SubmittedRelease)
+        body = make_body(ReleaseBody, statement=manifest, sealed_key=sealed_key)
+        return self._session.send("POST", "/v1/releases", body, SubmittedRelease)
 
     def upload_release(self, release_id: str, ciphertext: Path) -> ReleaseView:
         """Upload a release's ciphertext, streamed from disk (coordinator)."""
         size_bytes = ciphertext.stat().st_size
-        response = self._request(
+        response = self._session.request(
             "PUT",
-            f"/v1/releases/{_segment(release_id)}/content",
+            f"/v1/releases/{path_segment(release_id)}/content",
             content=_chunks(ciphertext),
             headers={
                 "content-type": "application/octet-stream",
                 "content-length": str(size_bytes),
             },
         )
-        return _parse(ReleaseView, response)
+        return parse_answer(ReleaseView, response)
 
     def releases(self) -> tuple[ReleaseView, ...]:
         """All releases that the caller may see; a consumer sees those granted to it."""
-        return self._list("/v1/releases", "releases", ReleaseView)
+        return self._session.fetch_list("/v1/releases", "releases", ReleaseView)
 
     def release(self, release_id: str) -> ReleaseView:
         """One release."""
-        return self._get(f"/v1/releases/{_segment(release_id)}", ReleaseView)
+        return self._session.fetch(f"/v1/releases/{path_segment(release_id)}", ReleaseView)
 
     def approve_release(self, release_id: str, *, reason: str = "") -> ReleaseView:
         """Approve a release that somebody else submitted (officer)."""
-        return self._decide(f"/v1/releases/{_segment(release_id)}/approval", reason, ReleaseView)
+        return self._decide(
+            f"/v1/releases/{path_segment(release_id)}/approval", reason, ReleaseView
+        )
 
     def reject_release(self, release_id: str, *, reason: str = "") -> ReleaseView:
         """Reject a release (officer)."""
-        return self._decide(f"/v1/releases/{_segment(release_id)}/rejection", reason, ReleaseView)
+        return self._decide(
+            f"/v1/releases/{path_segment(release_id)}/rejection", reason, ReleaseView
+        )
 
     def grant(
         self, release_id: str, principal: str, *, public_key: bytes, purpose: str, expires_at: str
     ) -> GrantView:
         """Let a principal download an approved release (officer, not for themselves)."""
-        body = _body(
+        body = make_body(
             GrantBody,
             principal=principal,
             public_key=public_key,
             purpose=purpose,
             expires_at=expires_at,
         )
-        return self._send("POST", f"/v1/releases/{_segment(release_id)}/grants", body, GrantView)
+        return self._session.send(
+            "POST", f"/v1/releases/{path_segment(release_id)}/grants", body, GrantView
+        )
 
     def revoke_grant(self, release_id: str, principal: str) -> GrantView:
         """Take a grant back (officer)."""
-        path = f"/v1/releases/{_segment(release_id)}/grants/{_segment(principal)}"
-        return _parse(GrantView, self._request("DELETE", path))
+        path = f"/v1/releases/{path_segment(release_id)}/grants/{path_segment(principal)}"
+        return parse_answer(GrantView, self._session.request("DELETE", path))
 
     def release_key(self, release_id: str) -> SealedKey:
         """The data key, sealed to the caller's public key (a live grant is needed)."""
-        return self._get(f"/v1/releases/{_segment(release_id)}/key", SealedKey)
+        return self._session.fetch(f"/v1/releases/{path_segment(release_id)}/key", SealedKey)
 
     def download_release(self, release_id: str, destination: Path) -> str:
         """Download a release's ciphertext to a file (a live grant is needed).
@@ -317,7 +290,9 @@ class ComplianceClient:
         try:
             with (
                 os.fdopen(handle, "wb") as file,
-                self._stream(f"/v1/releases/{_segment(release_id)}/content") as response,
+                self._session.stream(
+                    f"/v1/releases/{path_segment(release_id)}/content"
+                ) as response,
             ):
                 for chunk in response.iter_bytes(CHUNK_BYTES):
                     digest.update(chunk)
@@ -326,7 +301,7 @@ class ComplianceClient:
                 os.fsync(file.fileno())
             partial.replace(destination)
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            raise self._session.unreachable(error) from error
         finally:
             partial.unlink(missing_ok=True)
         return f"sha256:{digest.hexdigest()}"
@@ -351,7 +326,7 @@ class ComplianceClient:
             subject: The site's pseudonym of the subject, when the site files it.
             request_id: 32 hexadecimal digits; made here unless given, so that repeats are safe.
         """
-        body = _body(
+        body = make_body(
             SubjectRequestBody,
             request_id=request_id or secrets.token_hex(16),
             kind=kind,
@@ -359,41 +334,43 @@ class ComplianceClient:
             sealed=sealed,
             subject=subject,
         )
-        return self._send("POST", "/v1/requests", body, SubjectRequestView)
+        return self._session.send("POST", "/v1/requests", body, SubjectRequestView)
 
     def requests(self, state: RequestState | None = None) -> tuple[SubjectRequestView, ...]:
         """Subject requests, oldest first; a site sees its own."""
-        return self._list("/v1/requests", "requests", SubjectRequestView, state=state)
+        return self._session.fetch_list("/v1/requests", "requests", SubjectRequestView, state=state)
 
     def report_erasure(
         self, erasure: SignedStatement, *, request_id: str | None = None
     ) -> ErasureRecorded:
         """Record an ErasureReceipt (the site itself) and get the receipt that verifies offline."""
-        body = _body(ErasureBody, statement=erasure, request_id=request_id)
-        return self._send("POST", "/v1/erasures", body, ErasureRecorded)
+        body = make_body(ErasureBody, statement=erasure, request_id=request_id)
+        return self._session.send("POST", "/v1/erasures", body, ErasureRecorded)
 
     # --- principals ------------------------------------------------------------------------
 
     def principals(self) -> tuple[PrincipalView, ...]:
         """All principals (officer, auditor)."""
-        return self._list("/v1/principals", "principals", PrincipalView)
+        return self._session.fetch_list("/v1/principals", "principals", PrincipalView)
 
     def add_principal(
         self, name: str, roles: Sequence[Role], *, expires_at: str | None = None
     ) -> NewPrincipal:
         """Make a principal; the answer holds its token, this once (officer)."""
-        body = _body(PrincipalBody, name=name, roles=tuple(roles), expires_at=expires_at)
-        return self._send("POST", "/v1/principals", body, NewPrincipal)
+        body = make_body(PrincipalBody, name=name, roles=tuple(roles), expires_at=expires_at)
+        return self._session.send("POST", "/v1/principals", body, NewPrincipal)
 
     def revoke_principal(self, name: str) -> PrincipalView:
         """End a principal; its token is dead at once (officer, not themselves)."""
-        return _parse(PrincipalView, self._request("DELETE", f"/v1/principals/{_segment(name)}"))
+        return parse_answer(
+            PrincipalView, self._session.request("DELETE", f"/v1/principals/{path_segment(name)}")
+        )
 
     # --- the log ---------------------------------------------------------------------------
 
     def checkpoint(self) -> str:
         """The newest signed checkpoint, C2SP tlog-checkpoint text."""
-        return str(self._json("GET", "/v1/log/checkpoint")["checkpoint"])
+        return str(self._session.fetch_object("GET", "/v1/log/checkpoint")["checkpoint"])
 
     def log_entries(
         self,
@@ -405,7 +382,7 @@ class ComplianceClient:
         object: str | None = None,  # noqa: A002  the log's own word
     ) -> tuple[LogEntryView, ...]:
         """Entries after a position, decrypted, oldest first (officer, auditor)."""
-        return self._list(
+        return self._session.fetch_list(
             "/v1/log/entries",
             "entries",
             LogEntryView,
@@ -418,143 +395,21 @@ class ComplianceClient:
 
     def log_proof(self, position: int) -> LogProof:
         """A leaf with its inclusion proof and checkpoint."""
-        return self._get(f"/v1/log/proofs/{position}", LogProof)
+        return self._session.fetch(f"/v1/log/proofs/{position}", LogProof)
 
     def log_consistency(self, first: int, second: int) -> LogConsistency:
         """Proof that the tree of size `second` extends the tree of size `first`."""
-        return self._get("/v1/log/consistency", LogConsistency, first=first, second=second)
+        return self._session.fetch(
+            "/v1/log/consistency", LogConsistency, first=first, second=second
+        )
 
     # --- how a call is made ----------------------------------------------------------------
 
-    def _decide(self, path: str, reason: str, answer: type[_Model]) -> _Model:
-        return self._send("POST", path, _body(DecisionBody, reason=reason), answer)
+    def _decide(self, path: str, reason: str, answer: type[Model]) -> Model:
+        return self._session.send("POST", path, make_body(DecisionBody, reason=reason), answer)
 
     def _state(self, path: str, statement: SignedStatement) -> Recorded:
-        return self._send("POST", path, StatementBody(statement=statement), Recorded)
-
-    def _send(self, method: str, path: str, body: BaseModel, answer: type[_Model]) -> _Model:
-        content = body.model_dump(mode="json", exclude_none=True)
-        return _parse(answer, self._request(method, path, json=content))
-
-    def _get(self, path: str, answer: type[_Model], **query: str | int | None) -> _Model:
-        return _parse(answer, self._request("GET", path, params=_present(query)))
-
-    def _list(
-        self, path: str, member: str, item: type[_Model], **query: str | int | None
-    ) -> tuple[_Model, ...]:
-        document = _object(self._request("GET", path, params=_present(query)))
-        items = document.get(member)
-        if not isinstance(items, list):
-            raise MalformedInput(f"the compliance service's answer has no {member}")
-        return tuple(_validate(item, value) for value in items)
-
-    def _json(self, method: str, path: str) -> dict[str, Any]:
-        return _object(self._request(method, path))
-
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-        if response.is_success:
-            return response
-        raise _problem(response)
-
-    def _stream(self, path: str) -> _Streaming:
-        return _Streaming(self._http, path)
-
-    def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
-        reason = str(error) or type(error).__name__
-        if "CERTIFICATE_VERIFY_FAILED" in reason:
-            return Unreachable(
-                f"{self.trust.url} shows another certificate than the trust file names",
-                fix="ask the compliance officer for the present trust.json; do not go on without",
-            )
-        return Unreachable(
-            f"the compliance service at {self.trust.url} did not answer: {reason}",
-            fix="start it with `compliance start`, or check the address and the network",
-        )
-
-
-class _Streaming:
-    """A GET whose body is read as it comes; an error answer is raised on entry."""
-
-    def __init__(self, http: httpx.Client, path: str) -> None:
-        self._context = http.stream("GET", path)
-
-    def __enter__(self) -> httpx.Response:
-        response = self._context.__enter__()
-        if not response.is_success:
-            try:
-                response.read()
-                raise _problem(response)
-            finally:
-                self._context.__exit__(None, None, None)
-        return response
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._context.__exit__(kind, error, trace)
-
-
-def _problem(response: httpx.Response) -> FiduciaryError:
-    """The error that a problem+json answer (RFC 9457) stands for."""
-    try:
-        document = response.json()
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        document = {}
-    code = str(document.get("type", "")).removeprefix(PROBLEM_PREFIX)
-    kind = _ERRORS.get(code) or _STATUSES.get(response.status_code, FiduciaryError)
-    detail = document.get("detail") or f"the compliance service answered {response.status_code}"
-    return kind(str(detail), fix=str(document.get("fix", "")))
-
-
-def _object(response: httpx.Response) -> dict[str, Any]:
-    try:
-        document = response.json()
-    except ValueError as error:
-        raise MalformedInput("the compliance service's answer is not JSON") from error
-    if not isinstance(document, dict):
-        raise MalformedInput("the compliance service's answer is not an object")
-    return document
-
-
-def _parse(answer: type[_Model], response: httpx.Response) -> _Model:
-    return _validate(answer, _object(response))
-
-
-def _validate(model: type[_Model], value: object) -> _Model:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise MalformedInput(
-            f"the compliance service's answer cannot be read: {first_problem(error)}"
-        ) from error
-
-
-def _body(model: type[_Model], **fields: Any) -> _Model:
-    """A request body; what the service would refuse is refused before it is sent."""
-    try:
-        return model(**fields)
-    except ValidationError as error:
-        raise MalformedInput(f"malformed request: {first_problem(error)}") from error
-
-
-def _segment(name: str) -> str:
-    """One segment of a path. No identifier has a slash; a hostile one must not gain a segment."""
-    if not name or "/" in name or name in (".", "..") or not name.isascii() or "?" in name:
-        raise MalformedInput("an identifier holds a character that none may have")
-    return name
-
-
-def _present(query: dict[str, str | int | None]) -> dict[str, str | int]:
-    return {name: value for name, value in query.items() if value is not None}
+        return self._session.send("POST", path, StatementBody(statement=statement), Recorded)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

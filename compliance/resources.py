@@ -8,22 +8,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    PlainSerializer,
-    PlainValidator,
-    WithJsonSchema,
 )
 
-from audit.errors import MalformedInput
-from audit.statement import SignedStatement
 from compliance.statements import (
     Decision,
     Digest,
@@ -34,88 +26,66 @@ from compliance.statements import (
     Time,
     TrainingPlan,
 )
+from compliance.wire import (
+    ASSIGNABLE_ROLES,
+    Envelope,
+    Octets,
+    PlanState,
+    PrincipalName,
+    PublicKey,
+    Reason,
+    ReleaseState,
+    RequestId,
+    RequestKind,
+    RequestState,
+    Role,
+    SiteState,
+    TokenHash,
+)
 
-Role = Literal["coordinator", "site", "officer", "auditor", "consumer"]
-"""What a principal may do; a principal holds one or more."""
-
-ASSIGNABLE_ROLES: tuple[Role, ...] = ("coordinator", "officer", "auditor", "consumer")
-"""Roles that an officer hands out. A site's role comes from its enrolment alone."""
-
-
-def _envelope(value: object) -> SignedStatement:
-    if isinstance(value, SignedStatement):
-        return value
-    try:
-        return SignedStatement.from_json(value)
-    except MalformedInput as error:
-        raise ValueError(str(error)) from error
-
-
-def _octets(value: object) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("expected base64 text")  # noqa: TRY004  pydantic wants a ValueError
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError("not base64") from error
-
-
-def _x25519(value: bytes) -> bytes:
-    if len(value) != 32:
-        raise ValueError("expected an X25519 public key of 32 bytes")
-    return value
-
-
-Envelope = Annotated[
-    SignedStatement,
-    PlainValidator(_envelope),
-    PlainSerializer(lambda statement: statement.to_json(), return_type=dict[str, Any]),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "description": "DSSE envelope of canonical JSON",
-            "required": ["payload", "payloadType", "signatures"],
-        }
-    ),
+__all__ = [
+    "ASSIGNABLE_ROLES",
+    "CoordinatorKeyBody",
+    "DecisionBody",
+    "Enrolled",
+    "EnrolmentBody",
+    "Envelope",
+    "ErasureBody",
+    "ErasureRecorded",
+    "GrantBody",
+    "GrantView",
+    "InvitationBody",
+    "LogConsistency",
+    "LogEntryView",
+    "LogProof",
+    "NewPrincipal",
+    "Octets",
+    "PlanEvidence",
+    "PlanState",
+    "PlanView",
+    "PrincipalBody",
+    "PrincipalName",
+    "PrincipalView",
+    "PublicKey",
+    "Reason",
+    "Recorded",
+    "ReleaseBody",
+    "ReleaseState",
+    "ReleaseView",
+    "RequestId",
+    "RequestKind",
+    "RequestState",
+    "Role",
+    "SealedKey",
+    "SiteState",
+    "SiteView",
+    "StatementBody",
+    "SubjectRequestBody",
+    "SubjectRequestView",
+    "SubmittedPlan",
+    "SubmittedRelease",
+    "TokenHash",
 ]
-"""A DSSE envelope in JSON, a `SignedStatement` in Python."""
-
-Octets = Annotated[
-    bytes,
-    PlainValidator(_octets),
-    PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), return_type=str),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "maxLength": 16_384}),
-]
-"""Base64 in JSON, `bytes` in Python."""
-
-PublicKey = Annotated[Octets, AfterValidator(_x25519)]
-"""A raw X25519 public key."""
-
-TokenHash = Annotated[
-    str,
-    Field(pattern=r"^(sha256:)?[0-9a-f]{64}$"),
-    AfterValidator(lambda value: value.removeprefix("sha256:")),
-]
-"""SHA-256 of a token or kit in hexadecimal; a `sha256:` before it is dropped."""
-
-PrincipalName = Annotated[
-    str, Field(pattern=r"^(site:)?[a-z0-9](?:[a-z0-9._@-]{0,62}[a-z0-9])?$", max_length=70)
-]
-"""Name of a principal; `site:<name>` for a site."""
-
-RequestId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-"""128 random bits that name a subject request."""
-
-Reason = Annotated[str, Field(max_length=2000)]
-"""Free text for people. Never put a subject's identifiers in it: others read it."""
-
-PlanState = Literal["submitted", "approved", "rejected", "completed", "failed"]
-ReleaseState = Literal["announced", "candidate", "approved", "rejected"]
-SiteState = Literal["pending", "approved", "revoked"]
-RequestKind = Literal["erasure"]
-RequestState = Literal["open", "done"]
 
 
 # --- requests ------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from audit.canonical import digest
-from audit.encoding import encode_base64
 from audit.errors import NotFound
+from audit.receipt import Receipt
 from audit.statement import SignedStatement
 from compliance import rules
 from compliance.resources import (
@@ -39,8 +39,6 @@ from compliance.service.tables import SubjectRequestRow
 from compliance.statements import ErasureReceipt
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["subjects"])
-
-RECEIPT_FORMAT: Final = "fiduciary.receipt/1"
 
 
 @router.post("/requests", status_code=201)
@@ -158,12 +156,8 @@ def _receipt(
     leaf = transaction.storage.read_leaf(position)
     if leaf is None:
         raise NotFound(f"the log has no entry {position}")
-    return {
-        "format": RECEIPT_FORMAT,
-        "statement": statement.to_json(),
-        "leaf": encode_base64(leaf),
-        "proof": office.log.prove(transaction.storage, position),
-    }
+    proof = office.log.prove(transaction.storage, position)
+    return Receipt(statement, leaf, proof).to_json()
 
 
 def _is_same_request(

@@ -1,0 +1,239 @@
+"""The `compliance` command: run the service, and do an officer's work."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from audit.errors import ExitCode, FiduciaryError
+from audit.terminal import err, out, print_json, run_app
+from compliance.commands import add_commands
+from compliance.commands.options import DEFAULT_FOLDER
+from compliance.presentation import print_fields, say
+from compliance.trust import Trust
+
+DEFAULT_PORT = 8443
+
+app = typer.Typer(
+    name="compliance",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+Decide what a Fiduciary federation may do, and keep the evidence that it was decided.
+
+The compliance service records every plan, approval, round, release, grant and erasure. A change
+and its entry in the audit log are **one transaction**: no entry, no action. Refusals are entries
+too.
+
+**Run the service:** `init`, `start`. **An officer's work:** `plans`, `approve`, `reject`,
+`releases`, `grant`, `revoke`, `sites`, `requests`, `principals`, `log`.
+
+**Who you are.** Officer commands talk to the service over TLS. `--trust` (or `FIDUCIARY_TRUST`)
+names the service's `trust.json`, `--token-file` (or `FIDUCIARY_TOKEN_FILE`) the file with your
+token. Without them the files of the compliance folder are used (`FIDUCIARY_COMPLIANCE`, else
+`./compliance-data`), and there the officer's token.
+
+**A first hour**
+
+- `compliance init` makes the folder; hand `trust.json` and `tokens/coordinator.token` to the
+  coordinator
+- `compliance start` serves until Ctrl-C
+- `compliance plans` lists what waits; `compliance plans 3fa2c1` shows one plan in full
+- `compliance approve plan 3fa2c1`
+- `compliance principals add triage-desk --role consumer`
+- `compliance grant 77b0e4 --to triage-desk --public-key KEY --purpose triage --days 30`
+
+An ID is a digest, its first six or more digits, or a name that only one thing has.
+
+**Exit codes.** 0 done · 2 wrong usage · 3 a rule says no · 4 no such thing · 5 malformed input ·
+6 does not verify · 7 the service does not answer · 8 token missing, ended, or of the wrong role ·
+9 exists or was decided already, or the port is in use · 130 ended by Ctrl-C
+""",
+)
+
+FolderArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="[DIR]",
+        help="The compliance folder.",
+        envvar="FIDUCIARY_COMPLIANCE",
+        show_default=True,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out().print(f"fiduciary {version('fiduciary')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
+
+
+@app.command(rich_help_panel="Run the service")
+def init(
+    folder: FolderArgument = DEFAULT_FOLDER,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port; 0 picks a free one and keeps it.")
+    ] = DEFAULT_PORT,
+    public_host: Annotated[
+        str | None,
+        typer.Option(
+            help="Name or address under which others reach the service, if it is another.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the audit log, unique in the world, such as `hospital.example/audit`."
+            " Made up unless given.",
+            show_default=False,
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="SQLAlchemy URL of an empty database instead of SQLite in the folder.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a compliance folder: keys, certificate, database, audit log, three first tokens.
+
+    It is made whole or not at all. All secrets stay in the folder, readable by you alone:
+
+    - `trust.json` is public; everyone needs it, and should get it from you, not over the network
+    - `tokens/coordinator.token` goes to the coordinator, for `server init`
+    - `tokens/officer.token` and `tokens/auditor.token` go to those people
+
+    Exit codes: 0 made, 5 a setting is not usable, 9 the folder is not empty.
+
+    Example: `compliance init /srv/compliance --host 0.0.0.0 --public-host compliance.example`
+    """
+    _require_service()
+    from compliance.service.folder import NewService, create_folder
+    from compliance.service.settings import DEFAULT_DATABASE_URL
+
+    new = NewService(
+        host=host,
+        port=port,
+        public_host=public_host or ("localhost" if host in ("0.0.0.0", "::") else host),  # noqa: S104
+        origin=name or f"fiduciary.local/{secrets.token_hex(6)}",
+        database_url=database_url or DEFAULT_DATABASE_URL,
+    )
+    made = create_folder(folder, new, _clock)
+    trust = Trust.load(made.trust)
+    if json:
+        print_json(
+            {
+                "folder": str(folder),
+                "trust_file": str(made.trust),
+                "url": trust.url,
+                "origin": trust.origin,
+                "log_key": trust.log_key.encoded(),
+                "certificate_fingerprint": trust.fingerprint,
+            }
+        )
+        return
+    print_fields(
+        {
+            "folder": str(folder),
+            "address": trust.url,
+            "log": trust.origin,
+            "log key": trust.log_key.encoded(),
+            "certificate": trust.fingerprint,
+        }
+    )
+    say(f"\nStart it: [bold]compliance start {escape(str(folder))}[/]")
+    say(
+        f"Give the coordinator [bold]{escape(str(made.trust))}[/] and"
+        f" [bold]{escape(str(made.token('coordinator')))}[/], for `server init`."
+    )
+
+
+@app.command(rich_help_panel="Run the service")
+def start(folder: FolderArgument = DEFAULT_FOLDER) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Before it listens it checks that key files are there and private, that they belong to
+    `trust.json`, and that the audit log is the one that its last checkpoint signed. Requests in
+    flight get a few seconds to finish; what was answered is on disk.
+
+    Exit codes: 0 ended by SIGTERM, 3 a key file is open to others, 4 a file is missing, 6 the log
+    or a key does not verify, 9 the port is in use, 130 ended by Ctrl-C.
+
+    Example: `compliance start /srv/compliance`
+    """
+    _require_service()
+    from compliance.service.folder import Folder, open_registry
+    from compliance.service.listener import serve
+    from compliance.service.settings import read_settings
+
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    opened = Folder(folder)
+    settings = read_settings(opened.settings)
+    registry = open_registry(opened, _clock)
+
+    def ready() -> None:
+        err().print(
+            f"compliance service at {registry.trust.url}, log {registry.trust.origin}; Ctrl-C ends"
+            " it",
+            highlight=False,
+        )
+
+    try:
+        ended_by = serve(registry, opened, settings.host, settings.port, ready)
+    finally:
+        registry.close()
+    err().print("compliance service ended")
+    if ended_by is signal.SIGINT:
+        raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+add_commands(app)
+
+
+def _require_service() -> None:
+    """Say which extra is missing instead of failing on an import."""
+    try:
+        import fastapi  # noqa: F401
+        import sqlalchemy  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise FiduciaryError(
+            f"the service needs the package {error.name}",
+            fix="pip install 'fiduciary[compliance]'",
+        ) from error
+
+
+def main() -> None:
+    """Entry point of the `compliance` command."""
+    run_app(app)

@@ -1,0 +1,190 @@
+"""Commands about releases and their grants."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from audit.errors import MalformedInput
+from audit.terminal import print_json
+from compliance.api import ComplianceClient
+from compliance.commands.options import (
+    DEFAULT_FOLDER,
+    FolderOption,
+    Json,
+    ReasonOption,
+    ReleaseArgument,
+    TokenOption,
+    TrustOption,
+    resolve,
+    service,
+)
+from compliance.presentation import (
+    document,
+    print_release,
+    print_releases,
+    say,
+    short,
+)
+from compliance.statements import format_time
+
+
+def releases(
+    release: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="Show this release in full.", show_default=False),
+    ] = None,
+    trust: TrustOption = None,
+    token_file: TokenOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """List releases, or show one in full with its grants.
+
+    Example: `compliance releases 77b0e4`
+    """
+    with service(trust, token_file, folder) as client:
+        if release is None:
+            found = client.releases()
+            print_json([document(view) for view in found]) if json else print_releases(found)
+            return
+        shown = client.release(_release_id(client, release))
+    print_json(document(shown)) if json else print_release(shown)
+
+
+def approve_release(
+    release: ReleaseArgument,
+    reason: ReasonOption = "",
+    trust: TrustOption = None,
+    token_file: TokenOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """Approve a release that somebody else submitted. It can then be granted.
+
+    Exit codes: 3 it is your own, 8 you are no officer, 9 decided already or not uploaded yet.
+
+    Example: `compliance approve release 77b0e4`
+    """
+    with service(trust, token_file, folder) as client:
+        view = client.approve_release(_release_id(client, release), reason=reason)
+    if json:
+        print_json(document(view))
+    else:
+        name = short(view.release_id)
+        say(f"[green]approved[/] release {name}, log entry {view.approved_position}")
+        say(f"Next: [bold]compliance grant {name} --to PRINCIPAL --public-key KEY …[/]")
+
+
+def reject_release(
+    release: ReleaseArgument,
+    reason: ReasonOption = "",
+    trust: TrustOption = None,
+    token_file: TokenOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """Reject a release. Nobody can ever download it.
+
+    Example: `compliance reject release 77b0e4 --reason "accuracy below the requirement"`
+    """
+    with service(trust, token_file, folder) as client:
+        view = client.reject_release(_release_id(client, release), reason=reason)
+    if json:
+        print_json(document(view))
+    else:
+        say(f"[red]rejected[/] release {short(view.release_id)}")
+
+
+def grant(
+    release: ReleaseArgument,
+    to: Annotated[str, typer.Option("--to", metavar="PRINCIPAL", help="Who may download.")],
+    public_key: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            help="Their X25519 public key in base64, as `server release keygen` prints it, or a"
+            " file that holds it.",
+        ),
+    ],
+    purpose: Annotated[str, typer.Option(help="What for, such as `triage`: lower case, a name.")],
+    days: Annotated[int, typer.Option(min=1, max=1096, help="How many days it lasts.")] = 30,
+    trust: TrustOption = None,
+    token_file: TokenOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """Let a principal download an approved release, for a purpose and a time.
+
+    The release's data key is sealed to their public key: nobody else can open what they download.
+
+    Exit codes: 3 nobody grants to themselves, 5 no such principal, 9 the release is not approved.
+
+    Example: `compliance grant 77b0e4 --to triage-desk --public-key KEY --purpose triage --days 30`
+    """
+    expires_at = format_time(datetime.now(UTC) + timedelta(days=days))
+    key = _public_key(public_key)
+    with service(trust, token_file, folder) as client:
+        view = client.grant(
+            _release_id(client, release),
+            to,
+            public_key=key,
+            purpose=purpose,
+            expires_at=expires_at,
+        )
+    if json:
+        print_json(document(view))
+    else:
+        say(
+            f"[green]granted[/] release {short(view.release_id)} to {escape(view.principal)}"
+            f" until {view.expires_at}"
+        )
+        say(f"They fetch it: [bold]server release fetch {short(view.release_id)} …[/]")
+
+
+def revoke_grant(
+    release: ReleaseArgument,
+    principal: Annotated[
+        str, typer.Option("--from", metavar="PRINCIPAL", help="Whose grant ends.")
+    ],
+    trust: TrustOption = None,
+    token_file: TokenOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """Take a grant back. The next download is refused; copies made before are not undone.
+
+    Example: `compliance revoke grant 77b0e4 --from triage-desk`
+    """
+    with service(trust, token_file, folder) as client:
+        view = client.revoke_grant(_release_id(client, release), principal)
+    if json:
+        print_json(document(view))
+    else:
+        say(f"[red]revoked[/] the grant of {short(view.release_id)} to {escape(view.principal)}")
+
+
+def _release_id(client: ComplianceClient, text: str) -> str:
+    def known() -> list[tuple[str, str]]:
+        return [(view.release_id, view.manifest.name) for view in client.releases()]
+
+    return resolve(text, "release", known)
+
+
+def _public_key(text: str) -> bytes:
+    path = Path(text)
+    try:
+        if len(text) < 200 and path.is_file():
+            text = path.read_text("ascii")
+        return base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError, OSError) as error:
+        raise MalformedInput(
+            "the public key is neither base64 nor a file that holds it",
+            fix="make a key pair: `server release keygen FILE`",
+        ) from error

@@ -1,0 +1,299 @@
+"""What the `compliance` command shows to people. Scripts use `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel
+from rich.markup import escape
+from rich.table import Table
+
+from audit.statement import SignedStatement
+from audit.terminal import out
+from compliance.resources import (
+    GrantView,
+    LogEntryView,
+    PlanView,
+    PrincipalView,
+    ReleaseView,
+    SiteView,
+    SubjectRequestView,
+)
+
+_SHORT_DIGEST: Final = 12
+"""Hexadecimal digits of a digest in a table: unique in practice, and accepted as an ID."""
+
+_PIPE_WIDTH: Final = 10_000
+"""Where nobody watches, no cell is cut."""
+
+_COLOURS: Final = {
+    "approved": "green",
+    "completed": "green",
+    "done": "green",
+    "failed": "red",
+    "rejected": "red",
+    "revoked": "red",
+    "open": "yellow",
+    "submitted": "yellow",
+    "candidate": "yellow",
+    "pending": "yellow",
+}
+
+
+def say(markup: str) -> None:
+    """Print one line of rich markup; values in it must be escaped."""
+    out().print(markup, highlight=False, emoji=False)
+
+
+def short(digest: str) -> str:
+    """The first digits of a digest, for tables."""
+    return digest.removeprefix("sha256:")[:_SHORT_DIGEST]
+
+
+def document(view: BaseModel) -> dict[str, Any]:
+    """A view for `--json`: signed statements are followed by what they say, as `<name>_body`."""
+    fields: dict[str, Any] = view.model_dump(mode="json")
+    for name in type(view).model_fields:
+        value = getattr(view, name)
+        if isinstance(value, SignedStatement):
+            fields[f"{name}_body"] = value.body
+    return fields
+
+
+def print_plans(plans: Sequence[PlanView]) -> None:
+    """Plans, one a line."""
+    rows = []
+    for view in plans:
+        plan = view.plan
+        rows.append(
+            (
+                short(view.plan_id),
+                plan.name,
+                _state(view.state),
+                f"{plan.privacy.epsilon}",
+                f"{plan.privacy.delta}",
+                f"{view.rounds_reported}/{plan.rounds}",
+                ", ".join(plan.sites),
+                view.submitted_by,
+                view.submitted_at,
+            )
+        )
+    heads = ("id", "name", "state", "ε", "δ", "rounds", "sites", "by", "submitted")
+    _print_table(heads, rows, "no plans")
+
+
+def print_plan(view: PlanView) -> None:
+    """One plan, with all that an officer decides on."""
+    plan = view.plan
+    privacy = plan.privacy
+    phases = "; ".join(
+        f"{phase.rounds} {phase.kind} rounds of {phase.steps_per_round} steps"
+        f" (q {phase.sampling_rate}, noise {phase.noise_multiplier}, clip {phase.max_grad_norm})"
+        for phase in plan.phases
+    )
+    print_fields(
+        {
+            "plan": view.plan_id,
+            "name": plan.name,
+            "state": _state(view.state),
+            "federation": plan.federation,
+            "author": f"{plan.author}, submitted by {view.submitted_by} at {view.submitted_at}",
+            "purpose": f"{plan.purpose} ({plan.legal_basis}), kept {plan.retention_days} days",
+            "task": f"{plan.task}: {', '.join(plan.labels)}",
+            "base model": f"{plan.base_model.name} {plan.base_model.digest}",
+            "adapter": f"{plan.adapter.kind} rank {plan.adapter.rank}",
+            "privacy": f"ε {privacy.epsilon}, δ {privacy.delta} for one {privacy.unit},"
+            f" {privacy.adjacency}",
+            "phases": phases,
+            "sites": f"{', '.join(plan.sites)} (quorum {plan.quorum}, {plan.deadline_seconds} s)",
+            "rounds": f"{view.rounds_reported} of {plan.rounds} reported",
+            "decision": _decision(view.approval or view.rejection),
+            "outcome": _outcome(view),
+            "log entries": _positions(view.submitted_position, view.approved_position),
+        }
+    )
+
+
+def print_releases(releases: Sequence[ReleaseView]) -> None:
+    """Releases, one a line."""
+    rows = []
+    for view in releases:
+        manifest = view.manifest
+        highest = max(manifest.epsilon_by_site.values())
+        rows.append(
+            (
+                short(view.release_id),
+                manifest.name,
+                _state(view.state),
+                short(view.plan_id),
+                f"{highest}",
+                f"{manifest.metrics.accuracy}",
+                f"{manifest.ciphertext_bytes}",
+                ", ".join(grant.principal for grant in view.grants if grant.revoked_at is None),
+            )
+        )
+    heads = ("id", "name", "state", "plan", "max ε", "accuracy", "bytes", "granted to")
+    _print_table(heads, rows, "no releases")
+
+
+def print_release(view: ReleaseView) -> None:
+    """One release, with all that an officer decides on."""
+    manifest = view.manifest
+    spent = ", ".join(f"{site} {value}" for site, value in manifest.epsilon_by_site.items())
+    metrics = manifest.metrics
+    print_fields(
+        {
+            "release": view.release_id,
+            "name": manifest.name,
+            "state": _state(view.state),
+            "plan": view.plan_id,
+            "base model": f"{manifest.base_model.name} {manifest.base_model.digest}",
+            "files": ", ".join(manifest.files),
+            "content": f"{manifest.ciphertext_bytes} bytes, {manifest.ciphertext_digest}",
+            "ε by site": f"{spent} (δ {manifest.delta})",
+            "metrics": f"accuracy {metrics.accuracy}, macro F1 {metrics.macro_f1},"
+            f" {metrics.examples} held-out examples",
+            "submitted": f"by {view.submitted_by} at {view.submitted_at}",
+            "decision": _decision(view.approval or view.rejection),
+            "log entries": _positions(view.submitted_position, view.approved_position),
+        }
+    )
+    if view.grants:
+        print_grants(view.grants)
+
+
+def print_grants(grants: Sequence[GrantView]) -> None:
+    """Grants, one a line."""
+    rows = [
+        (
+            grant.principal,
+            "[red]revoked[/]" if grant.revoked_at else "live until",
+            grant.revoked_at or grant.expires_at,
+            grant.purpose,
+            grant.granted_by,
+            f"{grant.downloads}",
+        )
+        for grant in grants
+    ]
+    heads = ("granted to", "state", "time", "purpose", "by", "downloads")
+    _print_table(heads, rows, "no grants")
+
+
+def print_sites(sites: Sequence[SiteView]) -> None:
+    """Sites, one a line."""
+    rows = [(site.name, _state(site.state), site.identity_key, site.enrolled_at) for site in sites]
+    _print_table(("site", "state", "identity key", "enrolled"), rows, "no sites")
+
+
+def print_requests(requests: Sequence[SubjectRequestView]) -> None:
+    """Subject requests, one a line."""
+    rows = [
+        (
+            request.request_id,
+            request.kind,
+            request.site,
+            _state(request.state),
+            request.filed_by,
+            request.filed_at,
+            request.done_at or "",
+        )
+        for request in requests
+    ]
+    heads = ("id", "kind", "site", "state", "filed by", "filed", "done")
+    _print_table(heads, rows, "no requests")
+
+
+def print_principals(principals: Sequence[PrincipalView]) -> None:
+    """Principals, one a line."""
+    rows = [
+        (
+            principal.name,
+            ", ".join(principal.roles),
+            "[red]revoked[/]" if principal.revoked_at else "live",
+            principal.expires_at or "never",
+            principal.created_by,
+            principal.created_at,
+        )
+        for principal in principals
+    ]
+    heads = ("name", "roles", "state", "expires", "made by", "made")
+    _print_table(heads, rows, "no principals")
+
+
+def print_entries(entries: Sequence[LogEntryView]) -> None:
+    """Log entries, one a line, the payload below."""
+    rows = [
+        (
+            f"{entry.position}",
+            entry.time,
+            entry.actor,
+            entry.action,
+            _short_object(entry.object),
+            "[dim](forgotten)[/]" if entry.payload is None else escape(_gist(entry.payload)),
+        )
+        for entry in entries
+    ]
+    heads = ("position", "time", "actor", "action", "object", "payload")
+    _print_table(heads, rows, "no entries")
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """Names and values in two columns; empty values are left out."""
+    shown = {name: value for name, value in fields.items() if value}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        coloured = value if value.startswith("[") else escape(value)
+        say(f"[bold]{escape(f'{name:<{width}}')}[/]  {coloured}")
+
+
+def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: str) -> None:
+    if not rows:
+        say(f"[dim]{nothing}[/]")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = out()
+    console.print(table, width=None if console.is_terminal else _PIPE_WIDTH)
+
+
+def _state(state: str) -> str:
+    colour = _COLOURS.get(state)
+    return f"[{colour}]{state}[/]" if colour else state
+
+
+def _decision(signed: SignedStatement | None) -> str:
+    if signed is None:
+        return "none yet"
+    body = signed.body
+    reason = f": {body['reason']}" if body["reason"] else ""
+    return f"{body['verdict']} by {body['decided_by']} at {body['decided_at']}{reason}"
+
+
+def _outcome(view: PlanView) -> str:
+    outcome = view.run_outcome
+    if outcome is None:
+        return "none yet"
+    return f"{outcome.verdict} after {outcome.rounds_done} rounds {outcome.reason}".strip()
+
+
+def _positions(submitted: int, approved: int | None) -> str:
+    return f"{submitted}" if approved is None else f"{submitted}, {approved}"
+
+
+def _short_object(name: str) -> str:
+    kind, marker, rest = name.partition("sha256:")
+    return f"{kind}{rest[:_SHORT_DIGEST]}" if marker else name
+
+
+def _gist(payload: Mapping[str, Any]) -> str:
+    """What a payload says, without the envelope of a statement (its digest is the object)."""
+    parts = (
+        f"{name}={value}"
+        for name, value in payload.items()
+        if value not in ("", None, {}) and not isinstance(value, dict)
+    )
+    return " ".join(parts)

@@ -1,0 +1,101 @@
+"""Every decision of the compliance service, as pure functions.
+
+* Nothing here reads a clock, a database or a socket: facts come in, a `Ruling` goes out.
+* A ruling is `ALLOWED` or `Refused` with a stable code, one sentence, and what to do next.
+* A sentence names what is wrong with the request, never a token, a key or a subject.
+* No role bypasses a two-person rule: who submitted does not decide; nobody grants to themselves.
+
+`Refused.status` is the class of the refusal: `unauthorised` (who are you?), `forbidden` (you may
+not), `refused` (nobody may), `conflict` (it was done already, or too late), `malformed` (it
+contradicts itself or what it refers to).
+"""
+
+from __future__ import annotations
+
+from compliance.rules.access import (
+    NO_TOKEN,
+    RESERVED_NAMES,
+    UNKNOWN_TOKEN,
+    Bearer,
+    may_add_principal,
+    may_call,
+    may_revoke_principal,
+    may_use_token,
+)
+from compliance.rules.plans import (
+    may_close,
+    may_decide,
+    may_report_round,
+    may_report_site,
+    may_submit_plan,
+)
+from compliance.rules.releases import (
+    MAX_GRANT,
+    MAX_RELEASE_BYTES,
+    UNSAFE_SUFFIXES,
+    Grant,
+    content_matches,
+    may_download,
+    may_grant,
+    may_release,
+    may_upload,
+)
+from compliance.rules.ruling import (
+    ALLOWED,
+    Allowed,
+    Refused,
+    Ruling,
+    Status,
+)
+from compliance.rules.sites import (
+    MAX_INVITATION,
+    REPLAY_WINDOW,
+    Invitation,
+    may_act_as_site,
+    may_admit,
+    may_enrol,
+    may_invite,
+    may_speak_for,
+)
+from compliance.rules.subjects import (
+    may_record_erasure,
+)
+
+__all__ = [
+    "ALLOWED",
+    "Allowed",
+    "Bearer",
+    "Grant",
+    "Invitation",
+    "MAX_GRANT",
+    "MAX_INVITATION",
+    "MAX_RELEASE_BYTES",
+    "NO_TOKEN",
+    "REPLAY_WINDOW",
+    "RESERVED_NAMES",
+    "Refused",
+    "Ruling",
+    "Status",
+    "UNKNOWN_TOKEN",
+    "UNSAFE_SUFFIXES",
+    "content_matches",
+    "may_act_as_site",
+    "may_add_principal",
+    "may_admit",
+    "may_call",
+    "may_close",
+    "may_decide",
+    "may_download",
+    "may_enrol",
+    "may_grant",
+    "may_invite",
+    "may_record_erasure",
+    "may_release",
+    "may_report_round",
+    "may_report_site",
+    "may_revoke_principal",
+    "may_speak_for",
+    "may_submit_plan",
+    "may_upload",
+    "may_use_token",
+]

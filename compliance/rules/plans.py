@@ -1,0 +1,116 @@
+"""What may be planned, decided and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from compliance.resources import PlanState, ReleaseState
+from compliance.rules.access import Bearer
+from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
+from compliance.statements import RoundReport, RunOutcome, SiteReport, TrainingPlan
+
+
+def may_submit_plan(plan: TrainingPlan, known_sites: Collection[str]) -> Ruling:
+    """Whether a plan asks only sites that take part."""
+    missing = sorted(set(plan.sites) - set(known_sites))
+    if missing:
+        return contradiction(
+            "site-unknown",
+            f"not an approved site: {', '.join(missing)}",
+            "admit them first: `server admit SITE`",
+        )
+    return ALLOWED
+
+
+def may_decide(
+    officer: Bearer,
+    *,
+    submitted_by: str,
+    author: str,
+    state: PlanState | ReleaseState,
+    undecided: PlanState | ReleaseState,
+) -> Ruling:
+    """Whether an officer may approve or reject: undecided, and not their own.
+
+    Args:
+        officer: Who decides.
+        submitted_by: The principal that submitted it.
+        author: The author that the document names; the same as `submitted_by` if it names none.
+        state: Where it stands.
+        undecided: Where it must stand.
+    """
+    if officer.name in (submitted_by, author):
+        return Refused(
+            "own-work",
+            "nobody decides about what they submitted themselves",
+            "ask another officer",
+        )
+    if state == undecided:
+        return ALLOWED
+    if state == "announced":
+        return Refused(
+            "content-missing",
+            "the release's content has not been uploaded",
+            "wait for the coordinator",
+            "conflict",
+        )
+    return Refused("already-decided", f"it is {state} already", status="conflict")
+
+
+def may_report_round(
+    report: RoundReport, plan: TrainingPlan, plan_id: str, state: PlanState
+) -> Ruling:
+    """Whether a round report belongs to a running plan. A repeated round is new evidence."""
+    running = _running(report.plan_id, plan_id, state)
+    if isinstance(running, Refused):
+        return running
+    if report.round >= plan.rounds:
+        return contradiction("round-unknown", f"the plan has only {plan.rounds} rounds")
+    if report.phase != plan.phase_of(report.round).kind:
+        return contradiction("phase-mismatch", "the round belongs to another phase")
+    named = [*report.participants, *report.absent]
+    if len(set(named)) != len(named) or set(named) != set(plan.sites):
+        return contradiction(
+            "participants-mismatch", "each site of the plan must be either present or absent, once"
+        )
+    return ALLOWED
+
+
+def may_report_site(
+    report: SiteReport, plan: TrainingPlan, plan_id: str, state: PlanState
+) -> Ruling:
+    """Whether a site's report belongs to a running plan that asked it.
+
+    A report of more epsilon than the plan allows is recorded: it is evidence. `may_release` refuses
+    what came of it.
+    """
+    running = _running(report.plan_id, plan_id, state)
+    if isinstance(running, Refused):
+        return running
+    if report.site not in plan.sites:
+        return Refused("site-not-asked", "the plan does not name this site", status="forbidden")
+    if report.round >= plan.rounds:
+        return contradiction("round-unknown", f"the plan has only {plan.rounds} rounds")
+    if report.base_model_digest != plan.base_model.digest:
+        return contradiction("base-model-mismatch", "the site trained another base model")
+    return ALLOWED
+
+
+def may_close(outcome: RunOutcome, plan: TrainingPlan, plan_id: str, state: PlanState) -> Ruling:
+    """Whether a run's outcome belongs to a running plan."""
+    running = _running(outcome.plan_id, plan_id, state)
+    if isinstance(running, Refused):
+        return running
+    if outcome.rounds_done > plan.rounds:
+        return contradiction("round-unknown", f"the plan has only {plan.rounds} rounds")
+    if outcome.verdict == "completed" and outcome.rounds_done < plan.rounds:
+        return contradiction("rounds-missing", "a run with rounds missing is failed, not completed")
+    return ALLOWED
+
+
+def _running(named: str, plan_id: str, state: PlanState) -> Ruling:
+    if named != plan_id:
+        return contradiction("plan-mismatch", "the statement is about another plan")
+    if state != "approved":
+        return Refused("plan-not-approved", f"the plan is {state}, not approved", status="conflict")
+    return ALLOWED

@@ -1,0 +1,224 @@
+"""How a call to the compliance service is made and its answer read.
+
+* TLS trusts the one certificate of `trust.json`; proxies and the environment are ignored.
+* Every failure is one of `audit.errors`, with the service's own reason; a token is never in it.
+* Connection attempts are repeated, requests are not.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from audit.errors import (
+    Conflict,
+    FiduciaryError,
+    MalformedInput,
+    NotFound,
+    Refused,
+    Unauthorised,
+    Unreachable,
+    VerificationFailed,
+)
+from compliance.statements import first_problem
+from compliance.trust import Trust
+
+PROBLEM_PREFIX: Final = "urn:fiduciary:problem:"
+"""Every problem `type` is this and the stable `code` of an error."""
+
+TIMEOUT_SECONDS: Final = 30.0
+CONNECT_ATTEMPTS: Final = 3
+
+_ERRORS: Final[dict[str, type[FiduciaryError]]] = {
+    kind.code: kind
+    for kind in (Refused, NotFound, MalformedInput, VerificationFailed, Unauthorised, Conflict)
+}
+_STATUSES: Final[dict[int, type[FiduciaryError]]] = {
+    400: MalformedInput,
+    401: Unauthorised,
+    403: Unauthorised,
+    404: NotFound,
+    409: Conflict,
+    413: MalformedInput,
+    415: MalformedInput,
+    422: MalformedInput,
+    429: Unauthorised,
+    503: Unreachable,
+}
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ComplianceSession:
+    """One principal's connection to one compliance service.
+
+    Args:
+        trust: Whom to talk to, and by which certificate to know it.
+        token: Bearer token, or None for what needs none.
+        timeout_seconds: Limit on each network operation.
+        transport: Replaces the network, for tests.
+    """
+
+    def __init__(
+        self,
+        trust: Trust,
+        token: str | None,
+        timeout_seconds: float,
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        self._trust = trust
+        self._http = httpx.Client(
+            base_url=trust.url,
+            headers={} if token is None else {"authorization": f"Bearer {token}"},
+            timeout=timeout_seconds,
+            trust_env=False,
+            transport=transport
+            or httpx.HTTPTransport(verify=trust.ssl_context(), retries=CONNECT_ATTEMPTS - 1),
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def send(self, method: str, path: str, body: BaseModel, answer: type[Model]) -> Model:
+        """Send a body and read the answer."""
+        content = body.model_dump(mode="json", exclude_none=True)
+        return parse_answer(answer, self.request(method, path, json=content))
+
+    def fetch(self, path: str, answer: type[Model], **query: str | int | None) -> Model:
+        """Read one thing."""
+        return parse_answer(answer, self.request("GET", path, params=_present(query)))
+
+    def fetch_list(
+        self, path: str, member: str, item: type[Model], **query: str | int | None
+    ) -> tuple[Model, ...]:
+        """Read the list that the answer has under `member`."""
+        document = _object(self.request("GET", path, params=_present(query)))
+        items = document.get(member)
+        if not isinstance(items, list):
+            raise MalformedInput(f"the compliance service's answer has no {member}")
+        return tuple(_validate(item, value) for value in items)
+
+    def fetch_object(self, method: str, path: str) -> dict[str, Any]:
+        """Read a JSON object."""
+        return _object(self.request(method, path))
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Make one request.
+
+        Raises:
+            FiduciaryError: When the service refuses, fails or cannot be reached.
+        """
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self.unreachable(error) from error
+        if response.is_success:
+            return response
+        raise _problem(response)
+
+    def stream(self, path: str) -> Streaming:
+        """Begin a download."""
+        return Streaming(self._http, path)
+
+    def unreachable(self, error: httpx.HTTPError) -> Unreachable:
+        """What a failure of the network means to the operator."""
+        reason = str(error) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            return Unreachable(
+                f"{self._trust.url} shows another certificate than the trust file names",
+                fix="ask the compliance officer for the present trust.json; do not go on without",
+            )
+        return Unreachable(
+            f"the compliance service at {self._trust.url} did not answer: {reason}",
+            fix="start it with `compliance start`, or check the address and the network",
+        )
+
+
+class Streaming:
+    """A GET whose body is read as it comes; an error answer is raised on entry."""
+
+    def __init__(self, http: httpx.Client, path: str) -> None:
+        self._context = http.stream("GET", path)
+
+    def __enter__(self) -> httpx.Response:
+        response = self._context.__enter__()
+        if not response.is_success:
+            try:
+                response.read()
+                raise _problem(response)
+            finally:
+                self._context.__exit__(None, None, None)
+        return response
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._context.__exit__(kind, error, trace)
+
+
+def _problem(response: httpx.Response) -> FiduciaryError:
+    """The error that a problem+json answer (RFC 9457) stands for."""
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {}
+    code = str(document.get("type", "")).removeprefix(PROBLEM_PREFIX)
+    kind = _ERRORS.get(code) or _STATUSES.get(response.status_code, FiduciaryError)
+    detail = document.get("detail") or f"the compliance service answered {response.status_code}"
+    return kind(str(detail), fix=str(document.get("fix", "")))
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        document = response.json()
+    except ValueError as error:
+        raise MalformedInput("the compliance service's answer is not JSON") from error
+    if not isinstance(document, dict):
+        raise MalformedInput("the compliance service's answer is not an object")
+    return document
+
+
+def parse_answer(answer: type[Model], response: httpx.Response) -> Model:
+    """The answer as a model.
+
+    Raises:
+        MalformedInput: When it is something else.
+    """
+    return _validate(answer, _object(response))
+
+
+def _validate(model: type[Model], value: object) -> Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise MalformedInput(
+            f"the compliance service's answer cannot be read: {first_problem(error)}"
+        ) from error
+
+
+def _present(query: dict[str, str | int | None]) -> dict[str, str | int]:
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def make_body(model: type[Model], **fields: Any) -> Model:
+    """A request body; what the service would refuse is refused before it is sent."""
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise MalformedInput(f"malformed request: {first_problem(error)}") from error
+
+
+def path_segment(name: str) -> str:
+    """One segment of a path. No identifier has a slash; a hostile one must not gain a segment."""
+    if not name or "/" in name or name in (".", "..") or not name.isascii() or "?" in name:
+        raise MalformedInput("an identifier holds a character that none may have")
+    return name
