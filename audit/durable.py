@@ -35,13 +35,23 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600, replace: bool =
             os.fsync(file.fileno())
         if replace:
             temporary.replace(path)
+            sync_directory(path.parent)
         else:
-            # link() fails where the name exists; rename() would overwrite it.
-            path.hardlink_to(temporary)
-            temporary.unlink()
+            publish_durably(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def publish_durably(temporary: Path, path: Path) -> None:
+    """Give a finished, synced file its final name in the same directory, if that is free.
+
+    Raises:
+        FileExistsError: When `path` exists; `temporary` is then still there.
+    """
+    # link() fails where the name exists; rename() would overwrite it.
+    path.hardlink_to(temporary)
+    temporary.unlink()
     sync_directory(path.parent)
 
 
@@ -66,6 +76,13 @@ def create_private_file(path: Path) -> None:
     finally:
         os.close(descriptor)
     sync_directory(path.parent)
+
+
+def private_temporary(path: Path) -> Path:
+    """A new, empty file with mode 0600 beside `path`, to be finished and then published."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    return Path(name)
 
 
 def remove_durably(path: Path) -> None:

@@ -28,7 +28,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from audit.canonical import canonical_bytes
-from audit.durable import create_private_file, remove_durably, sync_directory, write_durably
+from audit.durable import (
+    private_temporary,
+    publish_durably,
+    remove_durably,
+    sync_directory,
+    write_durably,
+)
 from audit.envelope import KEY_BYTES
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.wrapping import KeyWrapper, LocalWrapper
@@ -120,20 +126,23 @@ class FileKeyring:
             Conflict: When it holds a keyring already.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = directory / _DATABASE
+        temporary = private_temporary(path)
         try:
-            create_private_file(directory / _DATABASE)
+            with cls(directory, _connect(temporary)) as keyring, keyring._transaction():
+                for statement in _SCHEMA.split(";"):
+                    keyring._connection.execute(statement)
+                keyring._set_meta("format", _FORMAT)
+                keyring._set_meta("wrapping_key", keyring._new_wrapper().identifier)
+            publish_durably(temporary, path)
         except FileExistsError as error:
             raise Conflict(
                 f"{directory} holds a keyring already", fix="choose an empty folder"
             ) from error
-        keyring = cls(directory, _connect(directory / _DATABASE))
-        with keyring._transaction():
-            for statement in _SCHEMA.split(";"):
-                keyring._connection.execute(statement)
-            keyring._set_meta("format", _FORMAT)
-            keyring._set_meta("wrapping_key", keyring._new_wrapper().identifier)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_directory(directory.parent)
-        return keyring
+        return cls.open(directory)
 
     @classmethod
     def open(cls, directory: Path) -> FileKeyring:
@@ -146,14 +155,16 @@ class FileKeyring:
         path = directory / _DATABASE
         if not path.is_file():
             raise NotFound(f"no keyring in {directory}")
-        connection = _connect(path)
+        try:
+            connection = _connect(path)
+        except sqlite3.Error as error:
+            raise MalformedInput(f"{path} is not a keyring: {error}") from error
         try:
             row = connection.execute(
                 "SELECT value FROM keyring_meta WHERE name = 'format'"
             ).fetchone()
-        except sqlite3.Error as error:
-            connection.close()
-            raise MalformedInput(f"{path} is not a keyring: {error}") from error
+        except sqlite3.Error:
+            row = None
         if row is None or row[0] != _FORMAT:
             connection.close()
             raise MalformedInput(f"{path} is not a keyring of format {_FORMAT}")
@@ -365,12 +376,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
     )
-    # A rollback journal, not a write-ahead log: a WAL would keep old pages, and with them a
-    # destroyed key, until some later checkpoint. EXTRA also syncs the directory after the journal
-    # is removed; otherwise a power failure could bring a destroyed key back.
-    connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("PRAGMA synchronous = EXTRA")
-    connection.execute("PRAGMA secure_delete = ON")
+    try:
+        # A rollback journal, not a write-ahead log: a WAL would keep old pages, and with them a
+        # destroyed key, until some later checkpoint. EXTRA also syncs the directory after the
+        # journal is removed; otherwise a power failure could bring a destroyed key back.
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = EXTRA")
+        connection.execute("PRAGMA secure_delete = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from audit.durable import create_private_file
+from audit.durable import private_temporary, publish_durably
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.keyring import KeyManager
 from audit.keys import SigningKey, VerifyKey
@@ -143,16 +143,18 @@ class Journal:
             Conflict: When the file exists.
         """
         log = AuditLog(origin, signer, keys, clock)
+        temporary = private_temporary(path)
         try:
-            create_private_file(path)
+            with cls(_connect(temporary), log) as journal, journal._transaction():
+                for statement in SCHEMA:
+                    journal._connection.execute(statement)
+                log.create(journal._storage)
+            publish_durably(temporary, path)
         except FileExistsError as error:
             raise Conflict(f"{path} exists already", fix="choose another file") from error
-        journal = cls(_connect(path), log)
-        with journal._transaction():
-            for statement in SCHEMA:
-                journal._connection.execute(statement)
-            log.create(journal._storage)
-        return journal
+        finally:
+            temporary.unlink(missing_ok=True)
+        return cls.open(path, signer, keys, clock)
 
     @classmethod
     def open(
@@ -174,9 +176,12 @@ class Journal:
             raise NotFound(f"no journal at {path}")
         try:
             connection = _connect(path)
-            origin = SqliteLogStorage(connection).read_meta(META_ORIGIN)
         except sqlite3.Error as error:
             raise MalformedInput(f"{path} is not a journal: {error}") from error
+        try:
+            origin = SqliteLogStorage(connection).read_meta(META_ORIGIN)
+        except sqlite3.Error:
+            origin = None
         if origin is None:
             connection.close()
             raise MalformedInput(f"{path} is not a journal: it has no origin")
@@ -299,6 +304,10 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
