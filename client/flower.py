@@ -71,6 +71,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
 from client.arrays import Arrays, arrays_digest, pack_arrays, unpack_arrays
+from client.polling import MAX_WAIT_SECONDS, WAIT_HEADER
 
 __all__ = ["FleetConnection", "IncomingTask", "arrays_digest"]
 
@@ -83,10 +84,6 @@ HEARTBEAT_PROMISE_SECONDS = 15
 """What it promises; Flower takes it for lost after twice this."""
 
 REQUEST_TIMEOUT_SECONDS = 60.0
-WAIT_HEADER = "fiduciary-wait-seconds"
-"""Asks the partner listener to hold a poll until a task is there (a stock server ignores it)."""
-
-MAX_WAIT_SECONDS = 20.0
 FIRST_BACKOFF_SECONDS = 0.05
 LAST_BACKOFF_SECONDS = 1.0
 

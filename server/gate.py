@@ -26,7 +26,7 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
-from client.flower import MAX_WAIT_SECONDS, WAIT_HEADER
+from client.polling import MAX_WAIT_SECONDS, WAIT_HEADER
 from server.events import EventLog
 
 Scope = MutableMapping[str, Any]

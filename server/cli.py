@@ -1,0 +1,260 @@
+"""`server`: run a federation."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from audit.terminal import err, out, print_json, run_app
+from server import screens
+from server.federation import (
+    CONTROL_HOST,
+    DEFAULT_CONTROL_PORT,
+    DEFAULT_FLEET_PORT,
+    Federation,
+    create_federation,
+    default_folder,
+)
+from server.release_cli import release_app
+from server.sites import DEFAULT_INVITATION_HOURS, admit, invite
+
+app = typer.Typer(
+    name="server",
+    help="""Run a federation: invite sites, propose training plans, coordinate their rounds.
+
+    A first federation, on the coordinator's machine:
+
+    [bold]server init --compliance trust.json --token-file coordinator.token[/]
+    [bold]server invite st-elm[/]      hand the kit over, read the fingerprint out by telephone
+    [bold]server admit st-elm[/]       once the site has joined
+    [bold]server start[/]              serves sites and runs approved plans, until Ctrl-C
+    [bold]server submit plan.toml[/]   an officer approves it: compliance approve plan ID
+    [bold]server status[/]
+
+    The federation's folder is ./federation, or --dir, or $FIDUCIARY_FEDERATION.
+
+    Exit codes: 0 done, 2 usage, 3 refused, 4 not found, 5 malformed input, 6 verification failed,
+    7 a service is unreachable, 8 unauthorised, 9 conflict.""",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(release_app, name="release")
+
+Folder = Annotated[
+    Path | None,
+    typer.Option("--dir", help="The federation's folder.", show_default="./federation"),
+]
+FolderArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[DIR]", help="The federation's folder.", show_default="./federation"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+SiteName = Annotated[str, typer.Argument(metavar="SITE", help="Name of the site.")]
+
+
+def _open(folder: Path | None) -> Federation:
+    return Federation.open(folder or default_folder())
+
+
+@app.command()
+def init(
+    folder: FolderArgument = None,
+    *,
+    compliance: Annotated[
+        Path, typer.Option("--compliance", help="trust.json of the compliance service.")
+    ],
+    token_file: Annotated[
+        Path, typer.Option("--token-file", help="The coordinator's token for that service.")
+    ],
+    name: Annotated[str, typer.Option(help="The federation's name.")] = "federation",
+    host: Annotated[
+        str, typer.Option(help="Name or address by which sites reach this machine.")
+    ] = CONTROL_HOST,
+    fleet_port: Annotated[int, typer.Option(help="Port for the sites.")] = DEFAULT_FLEET_PORT,
+    control_port: Annotated[
+        int, typer.Option(help="Port for yourself, on loopback only.")
+    ] = DEFAULT_CONTROL_PORT,
+    json: Json = False,
+) -> None:
+    """Make a federation: its CA, TLS certificate, signing identity and settings.
+
+    The coordinator's key is recorded at the compliance service, once. The folder appears complete
+    or not at all.
+    """
+    federation = create_federation(
+        folder or default_folder(),
+        name=name,
+        trust_file=compliance,
+        token_file=token_file,
+        host=host,
+        fleet_port=fleet_port,
+        control_port=control_port,
+    )
+    if json:
+        print_json(screens.federation_json(federation))
+        return
+    out().print(
+        f"federation [bold]{escape(federation.settings.name)}[/] in {escape(str(federation.root))}"
+    )
+    out().print(f"fingerprint {screens.fingerprint(federation)}", highlight=False)
+    out().print("next: server invite SITE, then server start")
+
+
+@app.command("invite")
+def invite_command(
+    site: SiteName,
+    *,
+    hours: Annotated[
+        int, typer.Option(help="How long the kit may be used.")
+    ] = DEFAULT_INVITATION_HOURS,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The kit.", show_default="SITE.kit")
+    ] = None,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Write a kit for a site: addresses, what to trust, and a one-time token.
+
+    Hand it over privately. Read the fingerprint out by telephone; the site's operator compares it
+    with `client join KIT --fingerprint …`.
+    """
+    federation = _open(folder)
+    with federation.compliance() as compliance:
+        made = invite(federation, compliance, site, path=output or Path(f"{site}.kit"), hours=hours)
+    if json:
+        print_json(
+            {
+                "site": made.site,
+                "kit": str(made.path),
+                "fingerprint": made.fingerprint,
+                "expires_at": made.expires_at,
+            }
+        )
+        return
+    out().print(f"kit for [bold]{escape(made.site)}[/]: {escape(str(made.path))}")
+    out().print(f"fingerprint {made.spoken_fingerprint}", highlight=False)
+    out().print(f"it expires at {made.expires_at}; next: client join {escape(made.path.name)}")
+
+
+@app.command()
+def sites(folder: Folder = None, *, json: Json = False) -> None:
+    """List the sites: enrolled, admitted, revoked, online."""
+    screens.show_sites(_open(folder), as_json=json)
+
+
+@app.command("admit")
+def admit_command(site: SiteName, folder: Folder = None, *, json: Json = False) -> None:
+    """Admit a site that has joined: certify its node key and tell the compliance service."""
+    federation = _open(folder)
+    with federation.compliance() as compliance:
+        view = admit(federation, compliance, site)
+    if json:
+        print_json({"site": view.name, "state": view.state})
+        return
+    out().print(f"site [bold]{escape(view.name)}[/] is {view.state}")
+
+
+@app.command()
+def revoke(
+    site: SiteName,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "",
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Stop a site for good: its token dies at once, its key is let out within seconds."""
+    with _open(folder).compliance() as compliance:
+        view = compliance.revoke_site(site, reason=reason)
+    if json:
+        print_json({"site": view.name, "state": view.state})
+        return
+    out().print(f"site [bold]{escape(view.name)}[/] is {view.state}")
+
+
+@app.command()
+def start(folder: FolderArgument = None) -> None:
+    """Serve the sites and run approved plans, until Ctrl-C.
+
+    Nothing starts without an approval from the compliance service. A run that was interrupted goes
+    on from its last finished round.
+    """
+    # Flower and torch take a second to load; the other commands need not wait for them.
+    from server.progress import LineReporter, LiveReporter
+    from server.service import serve, stopping_on_signals
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    federation = _open(folder)
+    console, stop = err(), threading.Event()
+    live = LiveReporter(console) if console.is_terminal else None
+    with stopping_on_signals(stop), live or nullcontext():
+        serve(federation, live or LineReporter(console), stop)
+
+
+@app.command()
+def submit(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.TOML", help="The plan file.")],
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and show the plan, and stop there.")
+    ] = False,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    r"""Propose a training plan: check it, show what it costs, sign it and hand it in.
+
+    The noise is computed from the epsilon that you promise; the base model's digest is that of the
+    model on this machine. A complete file:
+
+    \b
+    [plan]
+    name = "message-routing"
+    labels = ["billing", "clinical"]
+    sites = ["st-elm", "lakeside"]
+    purpose = "message-routing"
+    legal_basis = "legitimate-interests"
+    retention_days = 365
+
+    \b
+    [privacy]
+    epsilon = 8
+    delta = 1e-5
+    nominal_subjects = 1000
+    """
+    from server.submission import propose
+
+    federation = _open(folder)
+    with federation.compliance() as compliance:
+        proposal = propose(federation, compliance, plan)
+        if not json:
+            screens.show_proposal(proposal)
+        if not dry_run:
+            compliance.submit_plan(proposal.statement)
+    if json:
+        print_json({**proposal.to_json(), "submitted": not dry_run})
+    elif dry_run:
+        out().print(f"nothing was handed in; next: server submit {escape(str(plan))}")
+    else:
+        out().print(f"submitted as {proposal.plan_id}", highlight=False)
+        out().print(f"next, by an officer: compliance approve plan {proposal.plan_id}")
+
+
+@app.command()
+def status(folder: FolderArgument = None, *, dir_option: Folder = None, json: Json = False) -> None:
+    """Show the federation: sites, plans, rounds, epsilon by site, last errors.
+
+    Works with the coordinator or the compliance service stopped, and says so.
+    """
+    screens.show_status(_open(folder or dir_option), as_json=json)
+
+
+def main() -> None:
+    """Entry point of the `server` command."""
+    run_app(app)

@@ -1,0 +1,147 @@
+"""Downloading a release and believing it only after every check.
+
+In this order, and nothing is left behind when one fails:
+
+1. the manifest's signature, by the coordinator's key that the caller brings from a trusted place;
+2. an officer's approval of exactly this manifest, by the compliance service's log key;
+3. the ciphertext's digest and size;
+4. the data key, sealed to the caller's key for this release and this principal;
+5. decryption, then each file's digest, then one rename of the whole folder.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from audit.durable import write_durably
+from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
+from audit.keys import VerifyKey
+from audit.statement import verify_statement
+from compliance.api import ComplianceClient
+from compliance.resources import ReleaseView
+from compliance.sealing import open_data_key
+from compliance.statements import Decision, ReleaseManifest
+from server.content import decrypt, extract, require_free
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A release that was checked and unpacked."""
+
+    release_id: str
+    folder: Path
+    manifest: ReleaseManifest
+
+
+def generate_release_key(path: Path) -> bytes:
+    """Make an X25519 key for receiving releases.
+
+    Args:
+        path: Where the private half goes, PEM, mode 0600; it must not exist.
+
+    Returns:
+        The raw public half, 32 bytes, which an officer needs for a grant.
+
+    Raises:
+        Conflict: When the file exists.
+    """
+    key = X25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        write_durably(path.absolute(), pem, replace=False)
+    except FileExistsError as error:
+        raise Conflict(f"{path} exists already", fix="choose another file") from error
+    return key.public_key().public_bytes_raw()
+
+
+def load_release_key(path: Path) -> X25519PrivateKey:
+    """Read `generate_release_key`'s file.
+
+    Raises:
+        NotFound: When there is none.
+        MalformedInput: When it is no X25519 key.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"there is no key at {path}", fix="make one: server release keygen FILE"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise MalformedInput(f"malformed key {path}: not PKCS #8 PEM") from error
+    if not isinstance(key, X25519PrivateKey):
+        raise MalformedInput(
+            f"malformed key {path}: not X25519", fix="make one: server release keygen FILE"
+        )
+    return key
+
+
+def fetch_release(
+    compliance: ComplianceClient,
+    release_id: str,
+    folder: Path,
+    *,
+    key: X25519PrivateKey,
+    coordinator: VerifyKey,
+) -> Fetched:
+    """Download, verify, decrypt and unpack a release.
+
+    Args:
+        compliance: As a principal with a grant.
+        release_id: The release.
+        folder: Must not exist, or be empty.
+        key: The private half of the key in the grant.
+        coordinator: Whose signature to expect, from a trusted place.
+
+    Raises:
+        VerificationFailed: When a signature, digest or key does not fit.
+        Refused: When no officer has approved the release.
+        Unauthorised: Without a live grant.
+        Conflict: When the folder holds something.
+    """
+    require_free(folder)
+    view = compliance.release(release_id)
+    manifest = _verified(view, release_id, coordinator, compliance.trust.log_key)
+    sealed = compliance.release_key(release_id)
+    data_key = open_data_key(
+        sealed.sealed_key, key, release_id=release_id, recipient=sealed.principal
+    )
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".release-", dir=folder.absolute().parent) as name:
+        sealed_content, archive = Path(name) / "content.sealed", Path(name) / "content.tar"
+        digest = compliance.download_release(release_id, sealed_content)
+        if digest != manifest.ciphertext_digest:
+            raise VerificationFailed(
+                f"the content's digest is {digest}, the manifest says {manifest.ciphertext_digest}",
+                fix="download it again; if it fails again, tell the compliance officer",
+            )
+        decrypt(sealed_content, archive, data_key)
+        extract(archive, folder, manifest.files)
+    return Fetched(release_id, folder, manifest)
+
+
+def _verified(
+    view: ReleaseView, release_id: str, coordinator: VerifyKey, log_key: VerifyKey
+) -> ReleaseManifest:
+    if view.statement.digest != release_id or view.release_id != release_id:
+        raise VerificationFailed("the service gave another release's manifest")
+    manifest = ReleaseManifest.from_body(verify_statement(view.statement, coordinator))
+    if view.approval is None:
+        raise Refused(
+            f"release {manifest.name} is {view.state}, not approved",
+            fix="ask a compliance officer: compliance approve release ID",
+        )
+    decision = Decision.from_body(verify_statement(view.approval, log_key))
+    if decision.object != f"release:{release_id}" or decision.verdict != "approved":
+        raise VerificationFailed("the approval is not of this release")
+    return manifest

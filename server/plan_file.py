@@ -1,0 +1,240 @@
+"""`plan.toml`: what a coordinator writes, and the training plan that comes of it.
+
+```toml
+[plan]
+name = "message-routing"
+labels = ["billing", "clinical"]     # every label, once
+sites = ["st-elm", "lakeside"]       # admitted sites
+purpose = "message-routing"
+legal_basis = "legitimate-interests"
+retention_days = 365
+# optional: task, base_model, max_tokens, quorum, deadline_seconds, minimum_subjects,
+# held_out_share, rounds (with the recommended phases), author
+
+[privacy]
+epsilon = 8                          # one site's whole part in the plan
+delta = 1e-5
+nominal_subjects = 1000              # public; the divisor of every sum
+# optional: max_records_per_subject
+
+[adapter]                            # optional: rank, alpha, target_modules
+
+[[phases]]                           # optional; recommended phases otherwise
+kind = "probe"                       # or "adapter"
+rounds = 10
+steps_per_round = 2
+sampling_rate = 1.0
+learning_rate = 2.0
+max_grad_norm = 1.0
+relative_noise = 1.0                 # optional: this phase's noise relative to the others'
+```
+
+* Noise is never written down: it is what the promised epsilon needs (`client.learning.accounting`).
+* The base model's digest is that of the model on this machine.
+* Unknown fields are errors. Numbers with a fraction are read as decimals, never as floats.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Collection
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from client.learning.accounting import solve_noise_multipliers
+from client.learning.model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
+from client.learning.recipes import recommended_phases
+from compliance.statements import (
+    Adapter,
+    BaseModelReference,
+    Document,
+    Fraction,
+    TrainingPlan,
+    first_problem,
+    utc_now,
+)
+from server.errors import MalformedPlanFile
+
+MAX_PLAN_FILE_BYTES = 4 * 1024 * 1024
+DEFAULT_AUTHOR = "coordinator"
+
+
+class PlanSection(Document):
+    """`[plan]`. Its limits are those of `TrainingPlan`, which is checked after it."""
+
+    name: str
+    author: str = DEFAULT_AUTHOR
+    task: Literal["text-classification"] = "text-classification"
+    base_model: str = EMBEDDED_MODEL
+    labels: tuple[str, ...]
+    max_tokens: int = 128
+    sites: tuple[str, ...]
+    quorum: int | None = None
+    deadline_seconds: int = 600
+    minimum_subjects: int = 50
+    held_out_share: Fraction = Decimal("0.2")
+    purpose: str
+    legal_basis: str
+    retention_days: int
+    rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+
+class PrivacySection(Document):
+    """`[privacy]`."""
+
+    epsilon: Annotated[Fraction, Field(gt=0, le=100)]
+    delta: Annotated[Fraction, Field(gt=0, lt=1)]
+    nominal_subjects: Annotated[int, Field(ge=1, le=10**9)]
+    max_records_per_subject: int = 4
+
+
+class PhaseSection(Document):
+    """`[[phases]]`."""
+
+    kind: Literal["probe", "adapter"]
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    steps_per_round: Annotated[int, Field(ge=1, le=10_000)]
+    sampling_rate: Annotated[Fraction, Field(gt=0, le=1)]
+    learning_rate: Annotated[Fraction, Field(gt=0, le=1000)]
+    max_grad_norm: Annotated[Fraction, Field(gt=0, le=1000)]
+    relative_noise: Annotated[Fraction, Field(gt=0, le=100)] = Decimal(1)
+
+
+class PlanFile(Document):
+    """The whole file."""
+
+    plan: PlanSection
+    privacy: PrivacySection
+    adapter: Adapter = Adapter()
+    phases: Annotated[tuple[PhaseSection, ...], Field(max_length=8)] = ()
+
+
+def read_plan_file(path: Path) -> PlanFile:
+    """Read `plan.toml`.
+
+    Raises:
+        MalformedPlanFile: With the first thing that is wrong.
+    """
+    try:
+        data = path.read_bytes()
+        if len(data) > MAX_PLAN_FILE_BYTES:
+            raise MalformedPlanFile(f"{path} is larger than any plan", fix="pass a plan.toml")
+        document = tomllib.loads(data.decode("utf-8"), parse_float=Decimal)
+    except OSError as error:
+        raise MalformedPlanFile(
+            f"cannot read {path}: {error.strerror}", fix="pass the path of a plan.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MalformedPlanFile(f"{path} is not TOML: {error}", fix="correct it") from error
+    try:
+        return PlanFile.model_validate(document)
+    except ValidationError as error:
+        raise _malformed(path, error, PlanFile) from error
+
+
+def make_plan(
+    file: PlanFile, *, path: Path, federation: str, admitted_sites: Collection[str]
+) -> TrainingPlan:
+    """The training plan that a file asks for: digest filled in, noise solved.
+
+    Args:
+        file: From `read_plan_file`.
+        path: Where it came from, for messages.
+        federation: The federation's name.
+        admitted_sites: Sites that may be asked.
+
+    Raises:
+        MalformedPlanFile: When a value is out of range, or a site is not admitted.
+        NotFound: When the base model is not on this machine.
+        MalformedInput: When the promised epsilon cannot be kept in the steps asked.
+    """
+    section = file.plan
+    unknown = sorted(set(section.sites) - set(admitted_sites))
+    if unknown:
+        raise MalformedPlanFile(
+            f"{path}: plan.sites: not an admitted site: {', '.join(unknown)}",
+            fix="see `server sites`; admit them first: server admit SITE",
+        )
+    if file.phases and section.rounds is not None:
+        raise MalformedPlanFile(
+            f"{path}: plan.rounds: each phase states its own rounds",
+            fix="remove plan.rounds, or the phases",
+        )
+    draft = _draft(file, path, federation)
+    phases = (
+        solve_noise_multipliers(draft.phases, draft.privacy.epsilon, draft.privacy.delta)
+        if file.phases
+        else recommended_phases(draft.privacy.epsilon, draft.privacy.delta, rounds=section.rounds)
+    )
+    # Noise can outgrow its range; the whole plan is checked once more.
+    return _checked(path, {**draft.model_dump(), "phases": [p.model_dump() for p in phases]})
+
+
+def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
+    """The plan with noise of relative scale, so that every other mistake is told first."""
+    section = file.plan
+    stand_in = PhaseSection(
+        kind="probe",
+        rounds=section.rounds or 1,
+        steps_per_round=1,
+        sampling_rate=Decimal(1),
+        learning_rate=Decimal(1),
+        max_grad_norm=Decimal(1),
+    )
+    fields: dict[str, Any] = {
+        **section.model_dump(exclude={"base_model", "rounds"}),
+        "federation": federation,
+        "created_at": utc_now(),
+        "base_model": {"name": section.base_model, "digest": f"sha256:{'0' * 64}"},
+        "adapter": file.adapter.model_dump(),
+        "quorum": len(section.sites) if section.quorum is None else section.quorum,
+        "privacy": file.privacy.model_dump(),
+        "phases": [
+            {**phase.model_dump(exclude={"relative_noise"}), "noise_multiplier": noise}
+            for phase in file.phases or (stand_in,)
+            for noise in (phase.relative_noise,)
+        ],
+    }
+    draft = _checked(path, fields)
+    digest = base_model_digest(resolve_base_model(section.base_model))
+    reference = BaseModelReference(name=section.base_model, digest=digest)
+    return draft.model_copy(update={"base_model": reference})
+
+
+def _checked(path: Path, fields: dict[str, Any]) -> TrainingPlan:
+    try:
+        return TrainingPlan.model_validate(fields)
+    except ValidationError as error:
+        raise _malformed(path, error, TrainingPlan) from error
+
+
+def _malformed(path: Path, error: ValidationError, model: type[BaseModel]) -> MalformedPlanFile:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if model is TrainingPlan and where.partition(".")[0] in PlanSection.model_fields:
+        where = f"plan.{where}"
+    reason = first_problem(error).partition(": ")[2]
+    if problem["type"] == "missing":
+        fix = f"add {where} to {path.name}; `server submit --help` shows a complete file"
+    elif problem["type"] == "extra_forbidden":
+        fix = _nearest(problem["loc"]) or f"remove {where} from {path.name}"
+    else:
+        fix = f"correct {where or 'it'} in {path.name}"
+    return MalformedPlanFile(f"{path}: {where or 'plan'}: {reason}", fix=fix)
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    sections: dict[str, type[BaseModel]] = {
+        "plan": PlanSection,
+        "privacy": PrivacySection,
+        "adapter": Adapter,
+        "phases": PhaseSection,
+    }
+    section = sections.get(str(location[0])) if len(location) > 1 else PlanFile
+    known = list(section.model_fields) if section is not None else []
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"did you mean {close[0]}?" if close else ""

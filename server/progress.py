@@ -1,0 +1,138 @@
+"""What the coordinator shows while it works: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+REFRESH_PER_SECOND = 4.0
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run, as it stands now.
+
+    Attributes:
+        activity: What is happening, in a word or two.
+        answered: Sites that have answered the present question.
+        waiting: Sites that are still out.
+        absent: Sites that are not counted in, and why.
+    """
+
+    plan_id: str
+    name: str
+    round: int
+    rounds: int
+    phase: str
+    activity: str
+    sites: tuple[str, ...]
+    answered: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    epsilon_by_site: Mapping[str, str] = field(default_factory=dict)
+    epsilon_promised: str = ""
+    accuracy: str = ""
+    macro_f1: str = ""
+
+
+class Reporter(Protocol):
+    """Where news goes."""
+
+    def note(self, message: str) -> None:
+        """One line that stays."""
+
+    def show(self, view: RunView | None) -> None:
+        """The present state of the run; None when none is going on."""
+
+
+class LineReporter:
+    """Plain lines with a time, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+
+    def note(self, message: str) -> None:
+        """Print one line."""
+        with self._lock:
+            time = datetime.now().astimezone().strftime("%H:%M:%S")
+            self._console.print(f"{time} {message}", markup=False, highlight=False)
+
+    def show(self, view: RunView | None) -> None:
+        """Nothing: a log keeps what happened, not what is happening."""
+
+
+class LiveReporter:
+    """A table that is kept up to date, with the lines above it; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._view: RunView | None = None
+        self._live = Live(
+            get_renderable=self._render,
+            console=console,
+            refresh_per_second=REFRESH_PER_SECOND,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def note(self, message: str) -> None:
+        """Print one line above the table."""
+        time = datetime.now().astimezone().strftime("%H:%M:%S")
+        self._console.print(f"[dim]{time}[/] {escape(message)}", highlight=False)
+
+    def show(self, view: RunView | None) -> None:
+        """Keep the view; it is drawn at the next refresh."""
+        self._view = view
+
+    def _render(self) -> RenderableType:
+        return Text("") if self._view is None else table_of(self._view)
+
+
+def table_of(view: RunView) -> RenderableType:
+    """A run as a table: progress above, a line for each site below."""
+    head = Table.grid(padding=(0, 2))
+    head.add_row(
+        Text(view.name, style="bold"),
+        f"round {min(view.round + 1, view.rounds)} of {view.rounds} ({view.phase})",
+        ProgressBar(total=max(view.rounds, 1), completed=view.round, width=30),
+        view.activity,
+        f"accuracy {view.accuracy}" if view.accuracy else "",
+        f"macro F1 {view.macro_f1}" if view.macro_f1 else "",
+    )
+    sites = Table(box=None, padding=(0, 2))
+    for column in ("site", "this round", f"ε (of {view.epsilon_promised})"):
+        sites.add_column(column)
+    for site in view.sites:
+        sites.add_row(site, _state_of(view, site), view.epsilon_by_site.get(site, "0"))
+    return Group(head, sites)
+
+
+def _state_of(view: RunView, site: str) -> Text:
+    if site in view.answered:
+        return Text("answered", style="green")
+    if site in view.absent:
+        return Text(view.absent[site], style="red")
+    return Text("working", style="yellow") if site in view.waiting else Text("offline", style="dim")

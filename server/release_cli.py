@@ -1,0 +1,118 @@
+"""`server release`: releases, for the coordinator and for those who use them."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from audit.errors import MalformedInput, NotFound
+from audit.keys import VerifyKey
+from audit.terminal import out, print_json
+from compliance.api import ComplianceClient
+from compliance.trust import Trust
+from server import screens
+from server.federation import Federation, default_folder, read_token
+from server.fetch import fetch_release, generate_release_key, load_release_key
+
+release_app = typer.Typer(
+    help="""Releases: list them, and download one that was granted to you.
+
+    A consumer makes a key, gives its public half to a compliance officer, and fetches:
+
+    [bold]server release keygen consumer.key[/]
+    [bold]server release fetch RELEASE --out model --trust trust.json --token-file my.token \
+--key consumer.key --coordinator-key KEY[/]""",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Folder = Annotated[
+    Path | None,
+    typer.Option("--dir", help="The federation's folder.", show_default="./federation"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@release_app.command("list")
+def list_releases(folder: Folder = None, *, json: Json = False) -> None:
+    """List what was released, and what became of it."""
+    screens.show_releases(Federation.open(folder or default_folder()), as_json=json)
+
+
+@release_app.command()
+def keygen(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Make a key for receiving releases. Its public half goes to a compliance officer."""
+    public = base64.b64encode(generate_release_key(file)).decode("ascii")
+    if json:
+        print_json({"key": str(file), "public_key": public})
+        return
+    out().print(f"private key: {escape(str(file))} (keep it)")
+    out().print(f"public key:  {public}", highlight=False)
+    out().print("next, by an officer: compliance grant RELEASE --to YOU --public-key KEY …")
+
+
+@release_app.command()
+def fetch(
+    release: Annotated[str, typer.Argument(metavar="RELEASE", help="Id of the release.")],
+    *,
+    output: Annotated[Path, typer.Option("--out", help="Folder to make.")],
+    trust: Annotated[
+        Path,
+        typer.Option("--trust", envvar="FIDUCIARY_TRUST", help="trust.json of the service."),
+    ],
+    token_file: Annotated[
+        Path,
+        typer.Option("--token-file", envvar="FIDUCIARY_TOKEN_FILE", help="Your token."),
+    ],
+    key: Annotated[Path, typer.Option("--key", help="Your private key, from keygen.")],
+    coordinator_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose signature to expect: the line `coordinator key` of `server status`, or a "
+            "file that holds it.",
+            show_default="the federation in --dir",
+        ),
+    ] = None,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Download, verify, decrypt and unpack a release that was granted to you.
+
+    Every check comes before the folder appears. It then loads with plain transformers and peft.
+    """
+    expected = _coordinator_key(coordinator_key, folder)
+    with ComplianceClient(Trust.load(trust), read_token(token_file)) as compliance:
+        fetched = fetch_release(
+            compliance, release, output, key=load_release_key(key), coordinator=expected
+        )
+    if json:
+        print_json(
+            {
+                "release_id": fetched.release_id,
+                "folder": str(fetched.folder),
+                "manifest": fetched.manifest.body(),
+            }
+        )
+        return
+    screens.show_fetched(fetched)
+
+
+def _coordinator_key(given: str | None, folder: Path | None) -> VerifyKey:
+    if given is None:
+        try:
+            return Federation.open(folder or default_folder()).identity.public
+        except NotFound as error:
+            raise MalformedInput(
+                "it is not said whose signature the release must carry",
+                fix="pass --coordinator-key KEY; the coordinator reads it from `server status`",
+            ) from error
+    path = Path(given)
+    return VerifyKey.parse(path.read_text("utf-8") if path.is_file() else given)

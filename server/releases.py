@@ -1,0 +1,187 @@
+"""From a completed run to an encrypted release at the compliance service.
+
+1. The final weights become a plain peft adapter, beside them the documents of `server.model_card`.
+2. The files are archived and encrypted with a random key that is used once (`server.content`).
+3. The manifest (every file's digest, the ciphertext's, what it cost in privacy) is signed.
+4. The data key is sealed to the compliance service's release key; it re-wraps it for a grantee.
+
+* Each step can be repeated after a crash: nothing counts until the service has all of it.
+* The data key is never written except sealed, so this folder alone does not open the ciphertext.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from audit.durable import write_durably
+from audit.errors import Conflict, MalformedInput
+from audit.statement import SignedStatement, sign_statement, verify_statement
+from client.learning.aggregation import Iterate
+from client.learning.model import ClassifierModel, resolve_base_model
+from compliance.api import ComplianceClient
+from compliance.resources import PlanEvidence, PlanView
+from compliance.sealing import DATA_KEY_BYTES, SERVICE, seal_data_key
+from compliance.statements import ReleaseManifest, SiteReport, TrainingPlan, utc_now
+from server.content import digest_of, encrypt, write_archive
+from server.federation import Federation
+from server.model_card import labels_file, model_card, privacy_statement, provenance
+from server.runs import RunFolder, RunState
+
+_FOLDER_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release that lies ready in a folder.
+
+    Attributes:
+        folder: Holds `manifest.json`, `content.sealed`, `key.sealed` and `files/`.
+        manifest: The signed manifest; its digest is the release's id.
+        sealed_key: The data key, sealed to the compliance service.
+        ciphertext_bytes: Size of the content.
+    """
+
+    folder: Path
+    manifest: SignedStatement
+    sealed_key: bytes
+    ciphertext_bytes: int
+
+    @property
+    def content(self) -> Path:
+        """The ciphertext."""
+        return self.folder / "content.sealed"
+
+
+def build_release(
+    federation: Federation,
+    compliance: ComplianceClient,
+    view: PlanView,
+    plan: TrainingPlan,
+    run: RunFolder,
+    state: RunState,
+) -> Release:
+    """Make the release of a completed run, or find the one that was made before a crash.
+
+    Raises:
+        MalformedInput: When the run has no model or was not measured.
+        FiduciaryError: When the base model or the evidence cannot be had.
+    """
+    folder = federation.releases / view.plan_id.removeprefix("sha256:")[:_FOLDER_DIGITS]
+    made = _load(folder)
+    if made is not None:
+        return made
+    iterate, metrics = run.model(state), state.metrics
+    if iterate is None or metrics is None:
+        raise MalformedInput(
+            f"the run of {plan.name} has no measured model", fix="run a new plan: server submit"
+        )
+    evidence = compliance.plan_evidence(view.plan_id)
+    epsilon_by_site = spent_by_site(evidence, state)
+    building = folder.with_name(f".{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "files").mkdir(parents=True, mode=0o700)
+    files = _write_files(building / "files", plan, view, evidence, state, iterate, epsilon_by_site)
+    data_key = secrets.token_bytes(DATA_KEY_BYTES)
+    archive = building / "content.tar"
+    write_archive({name: (building / "files" / name).read_bytes() for name in files}, archive)
+    encrypt(archive, building / "content.sealed", data_key)
+    archive.unlink()
+    manifest = ReleaseManifest(
+        name=plan.name,
+        plan_id=view.plan_id,
+        base_model=plan.base_model,
+        files=files,
+        ciphertext_digest=digest_of(building / "content.sealed"),
+        ciphertext_bytes=(building / "content.sealed").stat().st_size,
+        delta=plan.privacy.delta,
+        epsilon_by_site=epsilon_by_site,
+        metrics=metrics,
+        created_at=utc_now(),
+    )
+    statement = sign_statement(manifest.body(), federation.identity)
+    sealed = seal_data_key(
+        data_key, federation.trust.release_key, release_id=statement.digest, recipient=SERVICE
+    )
+    write_durably(building / "manifest.json", json.dumps(statement.to_json()).encode("utf-8"))
+    write_durably(building / "key.sealed", sealed)
+    building.rename(folder)
+    return Release(folder, statement, sealed, manifest.ciphertext_bytes)
+
+
+def publish(federation: Federation, compliance: ComplianceClient, release: Release) -> str:
+    """Announce and upload a release; again after a crash, without harm.
+
+    Returns:
+        The release's id.
+    """
+    verify_statement(release.manifest, federation.identity.public)
+    answer = compliance.submit_release(release.manifest, sealed_key=release.sealed_key)
+    view = compliance.release(answer.release_id)
+    if view.state == "announced":
+        # A conflict means that an earlier upload arrived whole, and its answer was lost.
+        with contextlib.suppress(Conflict):
+            compliance.upload_release(answer.release_id, release.content)
+    return answer.release_id
+
+
+def spent_by_site(evidence: PlanEvidence, state: RunState) -> dict[str, Decimal]:
+    """The most that each site reported to have spent, to the coordinator or to the service.
+
+    A site whose answer came too late has spent its budget all the same.
+    """
+    spent = dict(state.epsilon_by_site)
+    for statement in evidence.reports:
+        report = SiteReport.from_body(statement.body)
+        spent[report.site] = max(spent.get(report.site, Decimal(0)), report.epsilon_spent)
+    return dict(sorted(spent.items()))
+
+
+def _write_files(
+    folder: Path,
+    plan: TrainingPlan,
+    view: PlanView,
+    evidence: PlanEvidence,
+    state: RunState,
+    iterate: Iterate,
+    epsilon_by_site: dict[str, Decimal],
+) -> dict[str, str]:
+    model = ClassifierModel.build(plan, resolve_base_model(plan.base_model.name))
+    model.set_state(iterate.average)
+    model.save_adapter(folder)
+    documents = {
+        "labels.json": labels_file(plan),
+        "README.md": model_card(plan, view.plan_id, state, epsilon_by_site),
+        "dp_statement.json": _json(privacy_statement(plan, view.plan_id, epsilon_by_site)),
+    }
+    for name, data in documents.items():
+        (folder / name).write_bytes(data)
+    digests = {path.name: digest_of(path) for path in sorted(folder.iterdir())}
+    (folder / "provenance.json").write_bytes(
+        _json(provenance(view, evidence, state, files=digests))
+    )
+    return {path.name: digest_of(path) for path in sorted(folder.iterdir())}
+
+
+def _load(folder: Path) -> Release | None:
+    try:
+        manifest = SignedStatement.from_json(json.loads((folder / "manifest.json").read_bytes()))
+        sealed = (folder / "key.sealed").read_bytes()
+        size_bytes = (folder / "content.sealed").stat().st_size
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise MalformedInput(
+            f"malformed release in {folder}: {error}", fix=f"remove {folder}; it is made again"
+        ) from error
+    return Release(folder, manifest, sealed, size_bytes)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")

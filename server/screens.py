@@ -1,0 +1,207 @@
+"""What the `server` commands print for people, and the JSON of the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from audit.terminal import out, print_json
+from client.kit import group_digits
+from server.federation import Federation
+from server.status import federation_status, live_state
+
+if TYPE_CHECKING:
+    from server.fetch import Fetched
+    from server.submission import Proposal
+
+
+def fingerprint(federation: Federation) -> str:
+    """The fingerprint as it is read out."""
+    return group_digits(federation.fingerprint)
+
+
+def federation_json(federation: Federation) -> dict[str, Any]:
+    """A federation for `--json`."""
+    return {
+        "federation": federation.settings.name,
+        "folder": str(federation.root),
+        "fleet_address": federation.fleet_address,
+        "fingerprint": federation.fingerprint,
+        "coordinator_key": federation.identity.public.encoded(),
+    }
+
+
+def show_sites(federation: Federation, *, as_json: bool) -> None:
+    """Print the sites."""
+    with federation.compliance() as compliance:
+        views = compliance.sites()
+    live = live_state(federation)
+    rows = [
+        {
+            "name": view.name,
+            "state": view.state,
+            "online": bool(live and live["sites"].get(view.name)),
+            "enrolled_at": view.enrolled_at,
+        }
+        for view in views
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out().print("no site has joined yet; next: server invite SITE")
+        return
+    table = _table("site", "state", "online", "enrolled at")
+    for row in rows:
+        table.add_row(
+            str(row["name"]),
+            str(row["state"]),
+            ("yes" if row["online"] else "no") if live else "coordinator stopped",
+            str(row["enrolled_at"]),
+        )
+    out().print(table)
+    for row in rows:
+        if row["state"] == "pending":
+            out().print(f"next: server admit {row['name']}")
+
+
+def show_proposal(proposal: Proposal) -> None:
+    """Print what a plan does and costs."""
+    plan = proposal.plan
+    console = out()
+    console.print(f"[bold]{escape(plan.name)}[/]: {len(plan.labels)} labels, {plan.purpose}")
+    console.print(f"sites: {', '.join(plan.sites)}; quorum {plan.quorum}", highlight=False)
+    console.print(
+        f"base model: {escape(plan.base_model.name)}\n            {plan.base_model.digest}",
+        highlight=False,
+    )
+    table = _table("phase", "rounds", "steps", "q", "sigma", "clip", "rate", "ε after")
+    for phase in proposal.phases:
+        table.add_row(
+            phase.kind,
+            str(phase.rounds),
+            str(phase.steps),
+            str(phase.sampling_rate),
+            str(phase.noise_multiplier),
+            str(phase.max_grad_norm),
+            str(phase.learning_rate),
+            f"{phase.epsilon_after:.4f}",
+        )
+    console.print(table)
+    console.print(
+        f"promise: ε = {plan.privacy.epsilon} at δ = {plan.privacy.delta:f} for each subject of a "
+        f"site; each site needs {plan.minimum_subjects} subjects",
+        highlight=False,
+    )
+    gradients = sum(phase.subject_gradients for phase in proposal.phases)
+    console.print(
+        f"cost at a site of {plan.privacy.nominal_subjects} subjects: {gradients} subject "
+        f"gradients, {proposal.megabytes_a_site:.1f} MB over the network ({proposal.weights} weights)",
+        highlight=False,
+    )
+
+
+def show_releases(federation: Federation, *, as_json: bool) -> None:
+    """Print the releases."""
+    with federation.compliance() as compliance:
+        views = compliance.releases()
+    rows = [
+        {
+            "release_id": view.release_id,
+            "name": view.manifest.name,
+            "state": view.state,
+            "plan_id": view.plan_id,
+            "accuracy": str(view.manifest.metrics.accuracy),
+            "epsilon_by_site": {
+                site: str(value) for site, value in view.manifest.epsilon_by_site.items()
+            },
+            "bytes": view.manifest.ciphertext_bytes,
+        }
+        for view in views
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out().print("nothing was released yet")
+        return
+    table = _table("release", "name", "state", "accuracy", "size")
+    for row, view in zip(rows, views, strict=True):
+        table.add_row(
+            view.release_id,
+            view.manifest.name,
+            view.state,
+            str(row["accuracy"]),
+            f"{view.manifest.ciphertext_bytes / 1e6:.1f} MB",
+        )
+    out().print(table)
+
+
+def show_fetched(fetched: Fetched) -> None:
+    """Print where a release lies and how to load it."""
+    console = out()
+    console.print(
+        f"release [bold]{escape(fetched.manifest.name)}[/], verified, in "
+        f"{escape(str(fetched.folder))}"
+    )
+    console.print("load it with plain transformers and peft:\n")
+    card = (fetched.folder / "README.md").read_text("utf-8")
+    code = card.partition("```python\n")[2].partition("```")[0]
+    console.print(
+        code.replace('folder = "."', f'folder = "{fetched.folder}"'), markup=False, highlight=False
+    )
+
+
+def show_status(federation: Federation, *, as_json: bool) -> None:
+    """Print the federation's status."""
+    status = federation_status(federation)
+    if as_json:
+        print_json(status)
+        return
+    console = out()
+    state = "[green]running[/]" if status["running"] else "[yellow]stopped[/] (server start)"
+    console.print(f"federation [bold]{escape(status['federation'])}[/]: {state}")
+    console.print(f"partners at {status['fleet_address']}", highlight=False)
+    console.print(f"compliance service: {status['compliance']}")
+    console.print(f"fingerprint: {group_digits(status['fingerprint'])}", highlight=False)
+    console.print(f"coordinator key: {status['coordinator_key']}", highlight=False)
+    if status["sites"]:
+        table = _table("site", "state", "online")
+        for site in status["sites"]:
+            table.add_row(site["name"], site["state"], "yes" if site["online"] else "no")
+        console.print(table)
+    for plan in status["plans"]:
+        _show_plan(plan)
+    for error in status["errors"]:
+        console.print(f"[red]{escape(error)}[/]")
+
+
+def _show_plan(plan: dict[str, Any]) -> None:
+    console = out()
+    doing = f", {plan['activity']}" if plan["activity"] else ""
+    console.print(
+        f"\nplan [bold]{escape(plan['name'])}[/]: {plan['state']}{doing}, round "
+        f"{plan['rounds_done']} of {plan['rounds']}\n  {plan['plan_id']}",
+        highlight=False,
+    )
+    if plan["reason"]:
+        console.print(f"  [red]{escape(plan['reason'])}[/]")
+    if plan["accuracy"] is not None:
+        console.print(f"  accuracy {plan['accuracy']}, macro F1 {plan['macro_f1']}")
+    for site, spent in plan["epsilon_by_site"].items():
+        console.print(f"  ε {spent} at {site}", highlight=False)
+    if plan["last_round"]:
+        for site, reason in plan["last_round"]["absent"].items():
+            console.print(f"  last round without {site}: {escape(reason)}", highlight=False)
+    if plan["release"]:
+        release = plan["release"]
+        console.print(f"  release {release['release_id']} ({release['state']})", highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

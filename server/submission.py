@@ -1,0 +1,119 @@
+"""`server submit`: a plan file becomes a signed plan, after everybody saw what it will cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from audit.statement import SignedStatement, sign_statement
+from client.learning.accounting import events_of, reported_epsilon
+from client.learning.model import ClassifierModel, resolve_base_model
+from compliance.api import ComplianceClient
+from compliance.statements import TrainingPlan
+from server.federation import Federation
+from server.plan_file import make_plan, read_plan_file
+
+BYTES_A_WEIGHT = 4
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """What one phase does and costs.
+
+    Attributes:
+        epsilon_after: ε spent after this phase and those before it.
+        subject_gradients: Expected gradients of single subjects at a site of nominal size.
+    """
+
+    kind: str
+    rounds: int
+    steps: int
+    sampling_rate: Decimal
+    noise_multiplier: Decimal
+    max_grad_norm: Decimal
+    learning_rate: Decimal
+    epsilon_after: Decimal
+    subject_gradients: int
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan that is ready to be submitted.
+
+    Attributes:
+        weights: Trained weights.
+        megabytes_a_site: What one site sends and receives in the whole run.
+    """
+
+    plan: TrainingPlan
+    statement: SignedStatement
+    phases: tuple[PhaseCost, ...]
+    weights: int
+    megabytes_a_site: float
+
+    @property
+    def plan_id(self) -> str:
+        """The plan's id."""
+        return self.statement.digest
+
+    def to_json(self) -> dict[str, Any]:
+        """The proposal for `--json`."""
+        return {
+            "plan_id": self.plan_id,
+            "plan": self.plan.body(),
+            "phases": [
+                {
+                    name: str(value) if isinstance(value, Decimal) else value
+                    for name, value in vars(phase).items()
+                }
+                for phase in self.phases
+            ],
+            "epsilon": str(self.phases[-1].epsilon_after),
+            "weights": self.weights,
+            "megabytes_a_site": round(self.megabytes_a_site, 3),
+        }
+
+
+def propose(federation: Federation, compliance: ComplianceClient, path: Path) -> Proposal:
+    """Read a plan file, complete and sign the plan, and compute what it costs.
+
+    The model is built once, so that a plan that cannot be trained is not submitted.
+
+    Raises:
+        MalformedPlanFile: When the file is not a plan.
+        FiduciaryError: When the base model cannot be had or the epsilon cannot be kept.
+    """
+    file = read_plan_file(path)
+    admitted = [view.name for view in compliance.sites() if view.state == "approved"]
+    plan = make_plan(file, path=path, federation=federation.settings.name, admitted_sites=admitted)
+    model = ClassifierModel.build(plan, resolve_base_model(plan.base_model.name))
+    weights = sum(array.size for array in model.get_state().values())
+    # A round sends the state to train, the update back, and the state to evaluate.
+    megabytes = 3 * plan.rounds * weights * BYTES_A_WEIGHT / 1e6
+    statement = sign_statement(plan.body(), federation.identity)
+    return Proposal(plan, statement, _costs(plan), weights, megabytes)
+
+
+def _costs(plan: TrainingPlan) -> tuple[PhaseCost, ...]:
+    costs, rounds = [], 0
+    for phase in plan.phases:
+        rounds += phase.rounds
+        steps = phase.rounds * phase.steps_per_round
+        spent = reported_epsilon(events_of(plan.phases, rounds), plan.privacy.delta)
+        sampled = phase.sampling_rate * plan.privacy.nominal_subjects
+        costs.append(
+            PhaseCost(
+                kind=phase.kind,
+                rounds=phase.rounds,
+                steps=steps,
+                sampling_rate=phase.sampling_rate,
+                noise_multiplier=phase.noise_multiplier,
+                max_grad_norm=phase.max_grad_norm,
+                learning_rate=phase.learning_rate,
+                epsilon_after=spent,
+                subject_gradients=int(steps * sampled),
+            )
+        )
+    return tuple(costs)
