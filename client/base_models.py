@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from audit.errors import NotFound, Refused
+from audit.errors import MalformedInput, NotFound, Refused
 from client.learning.model import base_model_digest, resolve_base_model
 from client.policy import EMBEDDED_PREFIX
 
@@ -56,3 +56,29 @@ def installed_digest(name: str, models: Path) -> str:
         NotFound: When the model is not on this machine.
     """
     return base_model_digest(find_base_model(name, models))
+
+
+def load_base_model(folder: Path) -> str:
+    """Load a base model as training would, and return its digest.
+
+    Raises:
+        MalformedInput: When it does not load.
+        Refused: When the folder holds pickled weights.
+        NotFound: When the folder holds no model.
+    """
+    found = base_model_digest(folder)
+    import transformers  # slow to import, and needed here only
+
+    try:
+        transformers.AutoModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+        transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise MalformedInput(
+            f"the base model in {folder.name} does not load: {type(error).__name__}",
+            fix="install it again",
+        ) from error
+    return found

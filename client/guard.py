@@ -28,7 +28,7 @@ from audit.statement import SignedStatement, verify_statement
 from client.budget import Cost, Limits, Reservation, over_limit
 from client.evidence import LogEvidence, PlanEvidence
 from client.findings import Finding, first_failure
-from client.policy import Policy, check_plan
+from client.policy import Policy, Proposal, check_proposal
 from compliance.statements import Decision, TrainingPlan
 
 _TELL = "do not train; tell the compliance officer what this site saw"
@@ -283,7 +283,7 @@ def check_site(
         Limits(policy.max_epsilon_per_plan, policy.max_epsilon_total, policy.delta),
     )
     findings = (
-        *check_plan(policy, plan),
+        *check_proposal(policy, Proposal.of(plan)),
         *dataset_findings,
         _base_model(plan, facts),
         _budget(terms, facts),

@@ -12,13 +12,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from audit.errors import NotFound, VerificationFailed
+from audit.leaf import Leaf
 from audit.log import Entry
 
 ACTION_PREFIX = "budget-"
 """Every journal entry of the ledger has an action that starts with this."""
+
+
+PAGE_ENTRIES = 500
+"""Entries of the journal that are read at once, from the newest back."""
 
 
 class JournalWriter(Protocol):
@@ -26,6 +32,19 @@ class JournalWriter(Protocol):
 
     def record(self, entry: Entry) -> object:
         """Append an entry, durably."""
+
+
+class JournalReader(Protocol):
+    """The part of the site's journal that vouches for the ledger."""
+
+    def size(self) -> int:
+        """Number of entries."""
+
+    def leaves(self, after: int = -1, limit: int = 1000) -> list[Leaf]:
+        """Entries that follow a position, in order."""
+
+    def read(self, position: int) -> tuple[Leaf, dict[str, Any]]:
+        """An entry and its payload."""
 
 
 def note(
@@ -78,3 +97,39 @@ def last_sequence(connection: sqlite3.Connection) -> int:
         "SELECT seq FROM sqlite_sequence WHERE name = 'journal_outbox'"
     ).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def journalled_sequence(journal: JournalReader) -> int:
+    """The `sequence` of the newest change that the journal knows; 0 when it knows none."""
+    end = journal.size()
+    while end > 0:
+        start = max(0, end - PAGE_ENTRIES)
+        for leaf in reversed(journal.leaves(start - 1, end - start)):
+            if leaf.action.startswith(ACTION_PREFIX):
+                try:
+                    return int(journal.read(leaf.position)[1]["sequence"])
+                except NotFound:
+                    continue  # its payload's retention ended; an older one may be readable
+        end = start
+    return 0
+
+
+def refuse_rollback(journal: JournalReader, ledger_sequence: Callable[[], int]) -> None:
+    """Raise when the journal knows of changes that the ledger does not.
+
+    Args:
+        journal: The site's journal.
+        ledger_sequence: Reads the ledger's counter. It is asked after the journal was read: another
+            process may be between its two writes, and the ledger is always ahead.
+
+    Raises:
+        VerificationFailed: When the ledger is an earlier copy, or another one.
+    """
+    journalled = journalled_sequence(journal)
+    counted = ledger_sequence()
+    if journalled > counted:
+        raise VerificationFailed(
+            f"the journal knows {journalled} changes of the privacy budget, the ledger {counted}: "
+            "the ledger was put back to an earlier copy",
+            fix="restore the newest ledger.sqlite: this site does not train with an older one",
+        )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,6 +74,42 @@ class Policy(Document):
                 f"max_epsilon_total {self.max_epsilon_total}"
             )
         return self
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a policy looks at of a plan, also of one that nobody has signed yet.
+
+    Attributes:
+        purpose: What the records would be used for.
+        task: What would be trained.
+        base_model: The base model's name.
+        base_model_digest: Its digest; None when a draft does not say it and it is not installed.
+        unit: Whom the promise protects.
+        epsilon: What the plan may cost, at `delta`.
+        delta: The plan's delta.
+    """
+
+    purpose: str
+    task: str
+    base_model: str
+    base_model_digest: str | None
+    unit: str
+    epsilon: Decimal
+    delta: Decimal
+
+    @classmethod
+    def of(cls, plan: TrainingPlan) -> Proposal:
+        """What a signed plan proposes."""
+        return cls(
+            purpose=plan.purpose,
+            task=plan.task,
+            base_model=plan.base_model.name,
+            base_model_digest=plan.base_model.digest,
+            unit=plan.privacy.unit,
+            epsilon=plan.privacy.epsilon,
+            delta=plan.privacy.delta,
+        )
 
 
 DEFAULT_POLICY = """\
@@ -170,79 +207,64 @@ def write_default_policy(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def check_plan(policy: Policy, plan: TrainingPlan) -> tuple[Finding, ...]:
+def check_proposal(policy: Policy, proposal: Proposal) -> tuple[Finding, ...]:
     """What the policy says of a plan, one finding for each rule, in the order of the file."""
     return (
-        _purpose(policy, plan),
-        _task(policy, plan),
-        _base_model(policy, plan),
-        _unit(policy, plan),
-        _epsilon(policy, plan),
-        _delta(policy, plan),
+        _purpose(policy, proposal),
+        Finding(
+            "task",
+            proposal.task in policy.tasks,
+            f"the plan's task is {proposal.task}; allowed: {_listed(policy.tasks)}",
+            "if you agree to it, add the task to tasks in policy.toml",
+        ),
+        _base_model(policy, proposal),
+        Finding(
+            "privacy-unit",
+            proposal.unit == policy.require_unit,
+            f"the plan protects each {proposal.unit}; required: {policy.require_unit}",
+            "ask the coordinator for a plan that protects whole subjects",
+        ),
+        Finding(
+            "epsilon-per-plan",
+            proposal.epsilon <= policy.max_epsilon_per_plan,
+            f"the plan may cost epsilon {proposal.epsilon}; allowed: {policy.max_epsilon_per_plan}",
+            "ask the coordinator for a smaller epsilon, or raise max_epsilon_per_plan",
+        ),
+        Finding(
+            "delta",
+            proposal.delta <= policy.delta,
+            f"the plan's delta is {proposal.delta}; allowed: {policy.delta}",
+            "ask the coordinator for a smaller delta",
+        ),
     )
 
 
-def _purpose(policy: Policy, plan: TrainingPlan) -> Finding:
+def _purpose(policy: Policy, proposal: Proposal) -> Finding:
     if not policy.purposes:
         return Finding(
             "purpose",
             False,
-            f"the plan is for {plan.purpose}, and the policy allows no purpose",
-            f'if you agree to it, set purposes = ["{plan.purpose}"] in policy.toml',
+            f"the plan is for {proposal.purpose}, and the policy allows no purpose",
+            f'if you agree to it, set purposes = ["{proposal.purpose}"] in policy.toml',
         )
     return Finding(
         "purpose",
-        plan.purpose in policy.purposes,
-        f"the plan is for {plan.purpose}; allowed: {_listed(policy.purposes)}",
-        f"if you agree to it, add {plan.purpose} to purposes in policy.toml",
+        proposal.purpose in policy.purposes,
+        f"the plan is for {proposal.purpose}; allowed: {_listed(policy.purposes)}",
+        f"if you agree to it, add {proposal.purpose} to purposes in policy.toml",
     )
 
 
-def _task(policy: Policy, plan: TrainingPlan) -> Finding:
-    return Finding(
-        "task",
-        plan.task in policy.tasks,
-        f"the plan's task is {plan.task}; allowed: {_listed(policy.tasks)}",
-        "if you agree to it, add the task to tasks in policy.toml",
-    )
-
-
-def _base_model(policy: Policy, plan: TrainingPlan) -> Finding:
-    name, found = plan.base_model.name, plan.base_model.digest
-    embedded = name.startswith(EMBEDDED_PREFIX)
-    allowed = found in policy.base_models or (embedded and ANY_EMBEDDED in policy.base_models)
+def _base_model(policy: Policy, proposal: Proposal) -> Finding:
+    digest = proposal.base_model_digest
+    embedded = proposal.base_model.startswith(EMBEDDED_PREFIX)
+    allowed = digest in policy.base_models or (embedded and ANY_EMBEDDED in policy.base_models)
+    named = proposal.base_model if digest is None else f"{proposal.base_model} ({digest[:19]}…)"
     return Finding(
         "base-model-allowed",
         allowed,
-        f"the plan's base model is {name} ({found[:19]}…); allowed: {_listed(policy.base_models)}",
+        f"the plan's base model is {named}; allowed: {_listed(policy.base_models)}",
         "if you trust that model, add its digest to base_models in policy.toml",
-    )
-
-
-def _unit(policy: Policy, plan: TrainingPlan) -> Finding:
-    return Finding(
-        "privacy-unit",
-        plan.privacy.unit == policy.require_unit,
-        f"the plan protects each {plan.privacy.unit}; required: {policy.require_unit}",
-        "ask the coordinator for a plan that protects whole subjects",
-    )
-
-
-def _epsilon(policy: Policy, plan: TrainingPlan) -> Finding:
-    return Finding(
-        "epsilon-per-plan",
-        plan.privacy.epsilon <= policy.max_epsilon_per_plan,
-        f"the plan costs epsilon {plan.privacy.epsilon}; allowed: {policy.max_epsilon_per_plan}",
-        "ask the coordinator for more noise or fewer rounds, or raise max_epsilon_per_plan",
-    )
-
-
-def _delta(policy: Policy, plan: TrainingPlan) -> Finding:
-    return Finding(
-        "delta",
-        plan.privacy.delta <= policy.delta,
-        f"the plan's delta is {plan.privacy.delta}; allowed: {policy.delta}",
-        "ask the coordinator for a smaller delta",
     )
 
 

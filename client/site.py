@@ -31,6 +31,7 @@ from audit.statement import SignedStatement
 from client.certificates import generate_node_key
 from client.kit import Kit
 from client.ledger import Ledger
+from client.ledger_journal import refuse_rollback
 from client.site_paths import SitePaths
 from compliance.statements import Document, Name, Time, first_problem, utc_now
 from compliance.trust import Trust
@@ -162,8 +163,19 @@ class Site:
         return Journal.open(self.paths.journal, self.identity, self.keyring)
 
     def ledger(self) -> Ledger:
-        """Open the privacy ledger; the caller closes it."""
-        return Ledger.open(self.paths.ledger, self.journal, self.principal)
+        """Open the privacy ledger; the caller closes it.
+
+        Raises:
+            NotFound: When it is missing.
+            VerificationFailed: When it is not the ledger that the journal knows.
+        """
+        ledger = Ledger.open(self.paths.ledger, self.journal, self.principal)
+        try:
+            refuse_rollback(self.journal, lambda: ledger.last_sequence)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
 
     @cached_property
     def kit(self) -> Kit:

@@ -25,22 +25,19 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, Unauthorised, Unreachable
 from audit.sqlite_log import JournalUnavailable
 from client.answers import MAX_REASON, Answers
 from client.arrays import Arrays, arrays_digest
 from client.budget import AlreadyEvaluated, NoReservation, RoundAlreadyStarted
-from client.evidence import EvidenceService
+from client.counterparts import Fleet, Service
 from client.flower import IncomingTask
 from client.guard import Allowed, Refused
 from client.lessons import Lessons, Material
-from client.outbox import StatementService
 from client.policy import read_policy
 from client.progress import ActivityFile, Reporter
 from client.review import Review
@@ -66,30 +63,6 @@ _ENDED = ("completed", "failed", "rejected")
 _SAFE = (AlreadyEvaluated, NoReservation, RoundAlreadyStarted, Unreachable, MalformedInput)
 
 
-class Fleet(Protocol):
-    """The coordinator, as the worker sees it (`client.flower.FleetConnection`)."""
-
-    def poll(self, wait_seconds: float = 1.0) -> IncomingTask | None:
-        """The next task, waiting for one."""
-
-    def reply_update(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> None:
-        """Answer a `train` task."""
-
-    def reply_confusion(
-        self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: dict[str, Any]
-    ) -> None:
-        """Answer an `evaluate` task."""
-
-    def reply_refusal(
-        self, task: IncomingTask, code: str, reason: str, statement: dict[str, Any]
-    ) -> None:
-        """Say no to a task."""
-
-
-class Service(EvidenceService, StatementService, Protocol):
-    """The compliance service, as the worker sees it (`compliance.api.ComplianceClient`)."""
-
-
 class Ending(Enum):
     """Why the worker ended."""
 
@@ -107,6 +80,15 @@ class _Declined(Exception):
         self.code = code
         self.fix = fix
         self.whole_plan = whole_plan
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The last update, kept in memory: to which plan, round and state, and with which report."""
+
+    asked: tuple[str, int, str]
+    update: Arrays
+    report: dict[str, Any]
 
 
 class Worker:
@@ -144,6 +126,7 @@ class Worker:
         self._activity = ActivityFile(site.paths.worker_state)
         self._answers = Answers(site, service, stop, reporter)
         self._malformed: list[tuple[str, str]] = []
+        self._last: _Answered | None = None
         self._ending: Ending | None = None
         self._tended = float("-inf")
 
@@ -241,6 +224,7 @@ class Worker:
         released = self._ledger.settle(plan_id)
         self._say(f"plan {_short(plan_id)} {state}; {released} rounds given back to the budget")
         self._lessons.forget()
+        self._last = None
         if self._once:
             self._ending = Ending.COMPLETED if state == "completed" else Ending.FAILED
 
@@ -270,6 +254,12 @@ class Worker:
             self._refuse(fleet, task, _Declined("training-failed", type(error).__name__))
 
     def _train(self, fleet: Fleet, task: IncomingTask) -> None:
+        asked = (task.plan_id, task.round, arrays_digest(task.state))
+        if self._last is not None and self._last.asked == asked:
+            # A coordinator that came back asks again. The same answer again tells nothing more.
+            last = self._last
+            self._reply(lambda: fleet.reply_update(task, last.update, last.report))
+            return
         allowed = self._allowed(task)
         plan, phase = allowed.plan, allowed.plan.phase_of(task.round)
         self._ledger.reserve(allowed.terms.reservation, allowed.terms.limits)
@@ -288,6 +278,7 @@ class Worker:
         report = self._report(
             task, plan, material, steps=result.steps, answer=arrays_digest(result.update)
         )
+        self._last = _Answered(asked, result.update, report)
         self._reply(lambda: fleet.reply_update(task, result.update, report))
         self._activity.update(rounds_trained=self._activity.activity.rounds_trained + 1)
         self._say(f"trained {label}: {result.steps} steps")
@@ -365,13 +356,17 @@ class Worker:
         if self._once and no.whole_plan:
             self._ending = Ending.REFUSED
 
-    def _reply(self, send: Callable[[], None]) -> None:
+    def _reply(self, send: Callable[[], bool]) -> None:
         """Answer the coordinator; an answer that does not arrive is lost, and the site goes on."""
+        problem = ""
         try:
-            send()
+            if not send():
+                problem = "it came too late; the coordinator no longer waits for it"
         except (Unreachable, Unauthorised) as error:
-            self._activity.update(last_problem=str(error)[:MAX_REASON])
-            self._say(f"the answer did not arrive: {error}", problem=True)
+            problem = str(error)
+        if problem:
+            self._activity.update(last_problem=problem[:MAX_REASON])
+            self._say(f"the answer did not arrive: {problem}", problem=True)
 
     def _say(self, message: str, *, problem: bool = False) -> None:
         self._reporter.say(message, problem=problem)

@@ -1,0 +1,327 @@
+"""The `client` command: take part in a federation, on the site's own terms."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from audit.errors import ExitCode, FiduciaryError, NotFound, Unauthorised, Unreachable
+from audit.terminal import err, out, print_error, print_json, run_app
+from client import datasets_cli, erasure_cli, policy_cli
+from client.kit import group_digits
+from client.presentation import print_budget, print_checks, say
+from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
+
+app = typer.Typer(
+    name="client",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+Take part in a Fiduciary federation, on your site's own terms.
+
+Your records never leave this machine. A plan trains on them only when **your** policy, **your**
+datasets and **your** privacy budget allow it; the coordinator can ask, and nothing more. What this
+site did, refused and erased is in its own journal, which anybody can verify.
+
+**From nothing to training**
+
+- `client join north.kit --fingerprint 3fa2…` makes the site's folder and its keys, and enrols
+- `client data add notes.csv --subject patient_id --text note --label topic --purpose triage`
+  de-identifies the rows and stores them encrypted
+- edit `site/policy.toml`: a fresh policy **refuses every plan**; name the purposes that you allow
+- `client check` tells what is missing, and how to mend it
+- `client start` serves until Ctrl-C
+
+**At any time**
+
+- `client budget` shows what was spent, what is reserved, and what is left
+- `client policy check plan.toml` explains, rule by rule, what your site would say to a plan
+- `client erase SUBJECT` erases a data subject and keeps a signed receipt
+- `client status` shows what the site is doing
+- `audit verify site/journal.sqlite` verifies the site's journal
+
+**Where.** `--dir`, else `FIDUCIARY_SITE`, else `./site`.
+
+**Exit codes.** 0 done · 2 wrong usage · 3 a rule says no · 4 no such thing · 5 malformed input ·
+6 does not verify · 7 a service does not answer · 8 not accepted · 9 exists or used already ·
+10 the privacy budget does not allow it · 20-27 `client check` · 130 ended by Ctrl-C
+""",
+)
+app.add_typer(datasets_cli.app, name="data")
+app.add_typer(policy_cli.app, name="policy")
+app.command()(erasure_cli.erase)
+
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        help=f"The site's folder.  [default: ./{DEFAULT_FOLDER}]",
+        envvar=SITE_ENVIRONMENT,
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out().print(f"fiduciary {version('fiduciary')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def join(
+    kit: Annotated[
+        Path,
+        typer.Argument(metavar="KIT", help="The coordinator's kit file.", show_default=False),
+    ],
+    folder: FolderOption = None,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            "--fingerprint",
+            metavar="HEX",
+            help="What the coordinator read out to you; another kit is refused.",
+            show_default=False,
+        ),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait", metavar="SECONDS", min=0, help="How long to wait for the admission."
+        ),
+    ] = 300,
+    json: Json = False,
+) -> None:
+    """Join a federation with the kit that its coordinator gave you.
+
+    The kit's signature and expiry are checked; nothing is written when either is wrong. Then this
+    site's keys are made, here, and never leave. The kit's one-time token is spent to enrol, and the
+    command waits until the coordinator admits the site.
+
+    **Compare the fingerprint** with the coordinator by telephone, on a number that you already
+    know. It covers everything that your site will trust: the federation's CA, the coordinator's
+    key, and the compliance service.
+
+    Run the same command again to go on after an interruption, or to fetch the certificate later.
+
+    Exit codes: 0 admitted or waiting for admission, 3 the kit has expired, 5 it is no kit, 6 it was
+    altered or has another fingerprint, 7 the compliance service does not answer, 9 it was used.
+
+    Example: `client join north.kit --fingerprint "3fa2 77b0 …" --wait 600`
+    """
+    from client.enrolment import Waiting, join
+    from client.network import connect_service
+
+    target = folder or Path(DEFAULT_FOLDER)
+    joined = join(
+        kit,
+        target,
+        connect=connect_service,
+        waiting=Waiting(wait, time.sleep, lambda: datetime.now(UTC)),
+        expected_fingerprint=fingerprint,
+        announce=lambda message: err().print(escape(message), highlight=False),
+    )
+    if json:
+        print_json(
+            {
+                "site": joined.name,
+                "federation": joined.federation,
+                "folder": str(joined.folder),
+                "fingerprint": joined.fingerprint,
+                "stage": joined.stage,
+            }
+        )
+        return
+    say(f"fingerprint {group_digits(joined.fingerprint)}")
+    if fingerprint is None:
+        say("[yellow]compare it with the coordinator by telephone before you go on[/]")
+    if joined.stage == "pending":
+        say(f"[yellow]pending[/]: the coordinator runs `server admit {joined.name}`;")
+        say("then run this command again")
+        return
+    say(f"[green]joined[/] {joined.federation} as {joined.name}, in {escape(str(joined.folder))}")
+    say("its policy.toml [bold]refuses every plan[/] until you name the purposes that you allow")
+
+
+@app.command()
+def check(folder: FolderOption = None, json: Json = False) -> None:
+    """Tell whether this site could take part, and what to do where it could not.
+
+    Eight checks; each failure names its remedy and has its own exit code. The first check that
+    fails decides.
+
+    | exit code | check | what it looks at |
+    |---|---|---|
+    | 20 | connection | compliance service and coordinator answer, the site is admitted |
+    | 21 | clock | at most 30 s apart from the compliance service's |
+    | 22 | certificate | own key and name, the federation's CA, dates |
+    | 23 | keys | readable by you only, the ones that the site enrolled with |
+    | 24 | model | the base model is here and loads |
+    | 25 | dataset | there is one, and every row opens |
+    | 26 | policy | can be read, and allows something |
+    | 27 | budget | the ledger is whole, and something is left |
+
+    Example: `client check --json | jq '.checks[] | select(.outcome == "failed")'`
+    """
+    from client.base_models import load_base_model
+    from client.enrolment import Waiting, await_admission
+    from client.network import NetworkProbe, connect_service
+    from client.preflight import Preflight, exit_code_of
+
+    with Site.open(folder) as site:
+        once = Waiting(0, time.sleep, lambda: datetime.now(UTC))
+        try:
+            await_admission(site, connect=connect_service, waiting=once)
+        except (Unreachable, Unauthorised, NotFound):
+            pass  # The checks below say what is wrong, and more.
+        except FiduciaryError as error:
+            print_error(error)
+        with err().status("checking"):
+            checks = Preflight(
+                site, NetworkProbe(site), lambda: datetime.now(UTC), load_base_model
+            ).run()
+    code = exit_code_of(checks)
+    if json:
+        print_json({"exit_code": int(code), "checks": [item.to_json() for item in checks]})
+    else:
+        print_checks(checks)
+    raise typer.Exit(int(code))
+
+
+@app.command()
+def start(
+    folder: FolderOption = None,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="End after the first plan that ended, or was refused here."),
+    ] = False,
+) -> None:
+    """Serve the coordinator: train the plans that this site allows, until Ctrl-C.
+
+    The site dials out; it opens no port. When the connection is lost it dials again, with growing
+    pauses. For each task the site decides anew: the plan's signature, its approval and its place in
+    the audit log, then your policy, datasets, base model and budget. The whole plan's budget is
+    reserved before the first gradient, and a round is never trained twice.
+
+    Ctrl-C and SIGTERM end it within seconds, at any point. A round that was being trained is spent.
+
+    Exit codes: 0 ended by SIGTERM, or with `--once` the plan completed; 1 with `--once`, the run
+    failed; 3 with `--once`, this site refused the plan; 8 the coordinator does not know this site;
+    9 it is running already; 130 ended by Ctrl-C.
+
+    Examples: `client start` · `client start --once --dir /srv/fiduciary/north`
+    """
+    import signal
+
+    from client.network import fleet_connector, open_service
+    from client.progress import TerminalReporter
+    from client.stopping import StopSignal
+    from client.worker import Ending, Worker
+
+    with (
+        Site.open(folder) as site,
+        open_service(site) as service,
+        StopSignal() as stop,
+    ):
+        reporter = TerminalReporter(err())
+        reporter.say(f"site {site.name} of {site.federation}")
+        worker = Worker(
+            site,
+            connect=fleet_connector(site),
+            service=service,
+            stop=stop,
+            reporter=reporter,
+            once=once,
+        )
+        ending = worker.run()
+        reporter.say(f"ended: {ending.value}")
+        received = stop.received
+    match ending:
+        case Ending.STOPPED if received == signal.SIGINT:
+            raise typer.Exit(int(ExitCode.INTERRUPTED))
+        case Ending.FAILED:
+            raise typer.Exit(int(ExitCode.UNEXPECTED))
+        case Ending.REFUSED:
+            raise typer.Exit(int(ExitCode.REFUSED))
+        case Ending.STOPPED | Ending.COMPLETED:
+            return
+
+
+@app.command()
+def budget(
+    folder: FolderOption = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            "--plan",
+            metavar="PLAN",
+            help="Tell what this plan would cost: its id, its first digits, or its name.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show the site's privacy budget: spent, reserved, left, and each plan's part.
+
+    Epsilon is for adding or removing one data subject. It is composed over everything that was ever
+    trained here, never added up, and a round counts from the moment it is reserved. The limits are
+    those of policy.toml.
+
+    With `--plan` it tells what a submitted plan would cost, without reserving anything; the exit
+    code is then 10 when the budget does not allow it.
+
+    Examples: `client budget` · `client budget --plan 3fa2c1`
+    """
+    from client.policy import read_policy
+
+    with Site.open(folder) as site, site.ledger() as ledger:
+        policy = read_policy(site.paths.policy)
+        if plan is None:
+            found = ledger.budget(policy.delta, policy.max_epsilon_total)
+            if json:
+                print_json(found.to_json())
+            else:
+                print_budget(found)
+            return
+        policy_cli.show_cost(site, ledger, policy, plan, json=json)
+
+
+@app.command()
+def status(folder: FolderOption = None, json: Json = False) -> None:
+    """Show what the site is doing, and what waits. Needs no network.
+
+    Example: `client status --json | jq .worker.doing`
+    """
+    from client.status import print_status, read_status
+
+    with Site.open(folder) as site:
+        found = read_status(site)
+    if json:
+        print_json(found)
+    else:
+        print_status(found)
+
+
+def main() -> None:
+    """Entry point of the `client` command."""
+    run_app(app)

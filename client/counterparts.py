@@ -1,0 +1,40 @@
+"""The two that a worker talks to, as narrow as it needs them.
+
+`client.flower.FleetConnection` is a `Fleet`, `compliance.api.ComplianceClient` is a `Service`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from client.arrays import Arrays
+from client.evidence import EvidenceService
+from client.flower import IncomingTask
+from client.outbox import StatementService
+
+
+class Fleet(Protocol):
+    """The coordinator, as the worker sees it (`client.flower.FleetConnection`)."""
+
+    def poll(self, wait_seconds: float = 1.0) -> IncomingTask | None:
+        """The next task, waiting for one."""
+
+    def reply_update(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> bool:
+        """Answer a `train` task; False when the coordinator no longer waits for it."""
+
+    def reply_confusion(
+        self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: dict[str, Any]
+    ) -> bool:
+        """Answer an `evaluate` task."""
+
+    def reply_refusal(
+        self, task: IncomingTask, code: str, reason: str, statement: dict[str, Any]
+    ) -> bool:
+        """Say no to a task."""
+
+
+class Service(EvidenceService, StatementService, Protocol):
+    """The compliance service, as the worker sees it (`compliance.api.ComplianceClient`)."""

@@ -1,0 +1,113 @@
+"""How the `client` command shows things to people. Tables go to standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from audit.terminal import out
+
+if TYPE_CHECKING:  # so that `client --help` does not wait for torch
+    from client.budget import Budget
+    from client.erasure import Erased
+    from client.findings import Finding
+    from client.policy import Policy
+    from client.preflight import Check
+
+_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
+
+
+def say(message: str) -> None:
+    """One line with markup on standard output."""
+    out().print(message, highlight=False)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Each rule, its verdict, and what to do where it objects."""
+    table = _table("rule", "verdict", "what was found")
+    for finding in findings:
+        verdict = "[green]allows[/]" if finding.passed else "[red]refuses[/]"
+        detail = escape(finding.detail)
+        if not finding.passed and finding.fix:
+            detail += f"\n[dim]fix: {escape(finding.fix)}[/]"
+        table.add_row(finding.rule, verdict, detail)
+    out().print(table)
+
+
+def print_checks(checks: Iterable[Check]) -> None:
+    """Each check, its verdict, and what to do where it failed."""
+    table = _table("check", "verdict", "what was found")
+    for check in checks:
+        detail = escape(check.detail)
+        if check.fix:
+            detail += f"\n[dim]fix: {escape(check.fix)}[/]"
+        table.add_row(check.name, _MARKS[check.outcome], detail)
+    out().print(table)
+
+
+def print_policy(policy: Policy) -> None:
+    """A policy, key by key."""
+    table = _table("key", "value")
+    for name, value in policy.model_dump(mode="json").items():
+        shown = ", ".join(value) or "none: every plan is refused" if name == "purposes" else value
+        table.add_row(name, escape(", ".join(shown) if isinstance(shown, list) else str(shown)))
+    out().print(table)
+
+
+def print_budget(budget: Budget) -> None:
+    """The whole budget, then each plan's part."""
+    limit = "no policy" if budget.limit is None else str(budget.limit)
+    left = "unknown" if budget.left is None else str(budget.left)
+    say(
+        f"epsilon at delta {budget.delta:f}, for adding or removing one data subject:\n"
+        f"  spent {budget.spent} · reserved {budget.reserved} · left {left} of {limit}"
+    )
+    if not budget.plans:
+        say("no plan has used this site's records")
+        return
+    table = _table("plan", "purpose", "state", "rounds started", "spent", "committed", "promised")
+    for plan in budget.plans:
+        total = plan.rounds_started + plan.rounds_reserved + plan.rounds_released
+        table.add_row(
+            f"{escape(plan.plan_name)}\n[dim]{short(plan.plan_id)}[/]",
+            escape(plan.purpose),
+            "ended" if plan.settled else "open",
+            f"{plan.rounds_started} of {total}",
+            str(plan.epsilon_spent),
+            str(plan.epsilon_committed),
+            f"{plan.epsilon_promised} at {plan.delta:f}",
+        )
+    out().print(table)
+    if len(budget.plans) > 1:
+        say("[dim]The plans' epsilons do not add up: the total composes all of them at once.[/]")
+
+
+def print_erasure(erased: Erased, *, delivered: bool) -> None:
+    """What an erasure did, without the identifier."""
+    receipt = erased.receipt
+    where = ", ".join(receipt.datasets) or "no dataset any more"
+    say(
+        f"[green]erased[/]: {receipt.records_removed} records from {escape(where)}; "
+        f"data key destroyed"
+    )
+    say(f"plans that may have used them: {len(receipt.plans)}")
+    for plan_id in receipt.plans:
+        say(f"  {short(plan_id)}")
+    say(f"this site's receipt: {escape(str(erased.own_receipt))}")
+    if delivered:
+        say(f"the compliance service's receipt: {escape(str(erased.receipt_file))}")
+
+
+def short(plan_id: str) -> str:
+    """The first twelve digits of a plan's id; enough to name it to every command."""
+    return plan_id.removeprefix("sha256:")[:12]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
