@@ -6,8 +6,7 @@
   so nothing is sealed later under a key that somebody believes gone.
 * A key is durable before `generate_data_key` returns: no payload outlives its key by a crash.
 * `secret` holds named 32-byte HMAC secrets (pseudonyms, surrogates) in the same way.
-* `KeyManager` is what the log needs of a keyring; `audit.wrapping.KeyWrapper` is what a keyring
-  needs of a key-management service.
+* `audit.wrapping` says what the log needs of a keyring, and a keyring of a key-management service.
 
 **What destroying guarantees.** When `destroy` returns, no file of the keyring holds the wrapped key
 (SQLite's secure delete overwrites it and the rollback journal is gone). Copies that were made
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from audit.canonical import canonical_bytes
 from audit.durable import (
@@ -37,7 +36,9 @@ from audit.durable import (
 )
 from audit.envelope import KEY_BYTES
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
-from audit.wrapping import KeyWrapper, LocalWrapper
+from audit.wrapping import KeyDestroyed, KeyManager, KeyWrapper, LocalWrapper
+
+__all__ = ["FileKeyring", "KeyDestroyed", "KeyManager", "KeyringUnavailable"]
 
 MAX_KEY_NAME_LENGTH: Final = 300
 
@@ -60,45 +61,10 @@ CREATE TABLE keyring_keys (
 """
 
 
-class KeyDestroyed(NotFound):
-    """The key was destroyed on purpose; what it sealed can never be read again."""
-
-    code = "key-destroyed"
-
-
 class KeyringUnavailable(FiduciaryError):
     """The keyring's files cannot be read or written."""
 
     code = "keyring-unavailable"
-
-
-class KeyManager(Protocol):
-    """Named data keys, as the log uses them."""
-
-    def generate_data_key(self, name: str) -> bytes:
-        """The key of that name, made durably if there was none.
-
-        Raises:
-            KeyDestroyed: When it was destroyed.
-        """
-        ...
-
-    def data_key(self, name: str) -> bytes:
-        """The key of that name.
-
-        Raises:
-            KeyDestroyed: When it was destroyed.
-            NotFound: When there never was one.
-        """
-        ...
-
-    def destroy(self, name: str) -> bool:
-        """Destroy a key durably and for ever. True when there was a key, False otherwise."""
-        ...
-
-    def rotate(self) -> int:
-        """Replace the key-encryption key; the number of keys that were wrapped anew."""
-        ...
 
 
 class FileKeyring:

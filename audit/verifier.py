@@ -165,7 +165,8 @@ class _Verification:
             self._read_known()
             self._check_tree()
         except sqlite3.Error as error:
-            self._add(self.entries, f"the database is damaged here: {error}")
+            # SQLite's driver reads one row ahead of the one it returns.
+            self._add(self.entries, f"the database is damaged at this entry or the next: {error}")
         self._conclude()
         return Report(
             origin=self.origin,

@@ -1,7 +1,8 @@
-"""Key-encryption keys: what wraps the data keys of a keyring.
+"""What a log asks of a keyring, and what a keyring asks of a key-management service.
 
-`KeyWrapper` is the extension point for a key-management service (HashiCorp Vault transit, PKCS #11,
-a cloud KMS). `LocalWrapper` is the default: a key in a file beside the keyring.
+* `KeyManager`: named data keys that can be destroyed. `audit.keyring.FileKeyring` is the default.
+* `KeyWrapper`: a key-encryption key, the extension point for HashiCorp Vault transit, PKCS #11 or a
+  cloud KMS. `LocalWrapper` is the default: a key in a file beside the keyring.
 """
 
 from __future__ import annotations
@@ -9,6 +10,42 @@ from __future__ import annotations
 from typing import Protocol
 
 from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
+from audit.errors import NotFound
+
+
+class KeyDestroyed(NotFound):
+    """The key was destroyed on purpose; what it sealed can never be read again."""
+
+    code = "key-destroyed"
+
+
+class KeyManager(Protocol):
+    """Named data keys, as the log uses them."""
+
+    def generate_data_key(self, name: str) -> bytes:
+        """The key of that name, made durably if there was none.
+
+        Raises:
+            KeyDestroyed: When it was destroyed.
+        """
+        ...
+
+    def data_key(self, name: str) -> bytes:
+        """The key of that name.
+
+        Raises:
+            KeyDestroyed: When it was destroyed.
+            NotFound: When there never was one.
+        """
+        ...
+
+    def destroy(self, name: str) -> bool:
+        """Destroy a key durably and for ever. True when there was a key, False otherwise."""
+        ...
+
+    def rotate(self) -> int:
+        """Replace the key-encryption key; the number of keys that were wrapped anew."""
+        ...
 
 
 class KeyWrapper(Protocol):

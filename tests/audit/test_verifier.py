@@ -1,0 +1,469 @@
+"""The verifier notices whatever is done to a stored log, and touches nothing."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sqlite3
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from audit.checkpoint import read_checkpoint
+from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, VerificationFailed
+from audit.keys import SigningKey
+from audit.log import AuditLog
+from audit.merkle import Frontier, hash_leaf
+from audit.sqlite_log import SCHEMA, SqliteLogStorage
+from audit.verifier import Report, verify_log
+from tests.audit.logs import ORIGIN, Site, entries, entry, tamper
+
+TABLES = ("log_entries", "log_hashes", "log_checkpoints", "log_meta")
+
+
+@pytest.fixture(scope="module")
+def log(filled: Site) -> Path:
+    return filled.copy()
+
+
+def dump(path: Path) -> list[list[Any]]:
+    connection = sqlite3.connect(path)
+    try:
+        return [
+            connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()  # noqa: S608
+            for table in TABLES
+        ]
+    finally:
+        connection.close()
+
+
+def rehash(path: Path, position: int, leaf: bytes) -> Path:
+    """What an attacker without the signing key can do: change an entry and every hash over it."""
+    target = tamper(path, "UPDATE log_entries SET leaf = ? WHERE position = ?", leaf, position)
+    connection = sqlite3.connect(target)
+    connection.execute("DELETE FROM log_hashes")
+    frontier = Frontier()
+    rows = connection.execute("SELECT leaf FROM log_entries ORDER BY position").fetchall()
+    for (data,) in rows:
+        frontier, nodes = frontier.append(hash_leaf(data))
+        connection.executemany("INSERT INTO log_hashes VALUES (?, ?, ?)", nodes)
+    connection.commit()
+    connection.close()
+    return target
+
+
+def leaf_at(path: Path, position: int) -> bytes:
+    connection = sqlite3.connect(path)
+    try:
+        return bytes(
+            connection.execute(
+                "SELECT leaf FROM log_entries WHERE position = ?", (position,)
+            ).fetchone()[0]
+        )
+    finally:
+        connection.close()
+
+
+# --- sound logs -----------------------------------------------------------------------------------
+
+
+def test_a_sound_log(filled: Site, log: Path) -> None:
+    report = verify_log(log, filled.signer.public)
+    assert report.ok
+    assert report.problems == ()
+    assert report.first_bad_entry is None
+    assert report.entries == report.signed_entries == 21
+    assert report.root == filled.journal.checkpoint().split("\n")[2]
+    assert report.key_pinned
+    assert report.key == filled.key
+    assert report.origin == ORIGIN
+    assert report.to_json()["verified"] is True
+
+
+def test_the_logs_own_word_for_its_key(filled: Site, log: Path) -> None:
+    report = verify_log(log)
+    assert report.ok
+    assert not report.key_pinned
+    assert report.key == filled.key
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 7, 8])
+def test_every_small_size(site: Site, size: int) -> None:
+    for _ in range(size):
+        site.journal.record(entry())
+    report = verify_log(site.path, site.signer.public)
+    assert report.ok
+    assert report.entries == size
+
+
+def test_progress_is_told(site: Site) -> None:
+    site.fill(5100)
+    seen: list[tuple[int, int]] = []
+    verify_log(site.path, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(5000, 5100), (5100, 5100)]
+
+
+def test_memory_stays_flat(site: Site) -> None:
+    """500-byte entries: a verifier that kept them would need megabytes more for the long log."""
+    peaks = []
+    for count in (500, 5500):
+        site.journal.record_many(entry(payload={"x": "y" * 300}) for _ in range(count))
+        tracemalloc.start()
+        assert verify_log(site.path).ok
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 100_000
+
+
+# --- any change of any stored value ---------------------------------------------------------------
+
+
+def cells(path: Path) -> Iterator[tuple[str, str, Any, str, bytes]]:
+    """Every stored value: table, key column(s), key, column, bytes."""
+    connection = sqlite3.connect(path)
+    for table, key, column in (
+        ("log_entries", "position", "leaf"),
+        ("log_hashes", "level * 1000000 + position", "hash"),
+        ("log_checkpoints", "size", "note"),
+        ("log_meta", "name", "value"),
+    ):
+        for row_key, value in connection.execute(f"SELECT {key}, {column} FROM {table}"):  # noqa: S608
+            yield table, key, row_key, column, value.encode() if isinstance(value, str) else value
+    connection.close()
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_flipped_bit_of_any_value(log: Path, filled: Site, data: st.DataObject) -> None:
+    table, key, row_key, column, value = data.draw(st.sampled_from(list(cells(log))))
+    bit = data.draw(st.integers(0, len(value) * 8 - 1))
+    changed = bytearray(value)
+    changed[bit // 8] ^= 1 << bit % 8
+    new = "CAST(? AS TEXT)" if column in {"note", "value"} else "?"
+    target = tamper(
+        log,
+        f"UPDATE {table} SET {column} = {new} WHERE {key} = ?",  # noqa: S608
+        bytes(changed),
+        row_key,
+    )
+    for pinned in (filled.signer.public, None):
+        report = verify_log(target, pinned)
+        assert not report.ok
+        if table == "log_entries":
+            assert report.first_bad_entry == row_key
+        if table == "log_hashes" and row_key < 1000000:
+            assert report.first_bad_entry == row_key
+            assert "the stored hash was changed" in str(report.problems[0])
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_flipped_bit_of_the_file(log: Path, filled: Site, data: st.DataObject) -> None:
+    """Refused, or not a change: free space and counters of the file format hold no evidence."""
+    changed = bytearray(log.read_bytes())
+    bit = data.draw(st.integers(0, len(changed) * 8 - 1))
+    changed[bit // 8] ^= 1 << bit % 8
+    target = log.with_name("flipped.sqlite")
+    target.write_bytes(bytes(changed))
+    try:
+        report = verify_log(target, filled.signer.public)
+    except FiduciaryError:
+        return
+    if report.ok:
+        assert dump(target) == dump(log)
+
+
+def test_any_deleted_row(log: Path, filled: Site) -> None:
+    for table, key, row_key, _, _ in cells(log):
+        target = tamper(log, f"DELETE FROM {table} WHERE {key} = ?", row_key)  # noqa: S608
+        report = verify_log(target, filled.signer.public)
+        assert not report.ok, (table, row_key)
+        if table == "log_entries" and row_key < 20:
+            assert report.first_bad_entry == row_key
+            assert "missing" in str(report.problems[0])
+
+
+@pytest.mark.parametrize(
+    ("statement", "first_bad", "what"),
+    [
+        ("UPDATE log_entries SET position = 21 WHERE position = 20", 20, "missing"),
+        ("UPDATE log_entries SET position = -1 WHERE position = 0", 0, "missing"),
+        ("UPDATE log_entries SET leaf = CAST(leaf AS TEXT) WHERE position = 3", 3, "bytes"),
+        ("UPDATE log_entries SET leaf = zeroblob(0) WHERE position = 3", 3, "malformed"),
+        ("UPDATE log_entries SET leaf = zeroblob(20000000) WHERE position = 3", 2, "or the next"),
+        ("DELETE FROM log_entries", 0, "cut off"),
+        ("DELETE FROM log_checkpoints", 0, "no signed checkpoint"),
+        ("UPDATE log_checkpoints SET size = 20", None, "it signs 21"),
+        ("UPDATE log_checkpoints SET note = 'x'", None, "malformed note"),
+        ("INSERT INTO log_checkpoints VALUES (5, 'x')", None, "checkpoint of 5"),
+        ("INSERT INTO log_hashes VALUES (9, 0, zeroblob(32))", None, "1 stored hashes belong"),
+        ("INSERT INTO log_hashes VALUES (0, 21, zeroblob(32))", None, "1 stored hashes belong"),
+        ("UPDATE log_hashes SET level = 9 WHERE level = 1 AND position = 2", 4, "stored hash"),
+        ("INSERT INTO log_meta VALUES ('more', 'x')", None, "metadata"),
+        ("DELETE FROM log_meta", None, "metadata"),
+        ("UPDATE log_meta SET value = 'x' WHERE name = 'format'", None, "format"),
+        ("UPDATE log_meta SET value = 'x' WHERE name = 'origin'", None, "expected x"),
+    ],
+)
+def test_changed_rows(
+    log: Path, filled: Site, statement: str, first_bad: int | None, what: str
+) -> None:
+    report = verify_log(tamper(log, statement), filled.signer.public)
+    assert what in " | ".join(map(str, report.problems))
+    if first_bad is not None:
+        assert report.first_bad_entry == first_bad
+
+
+def test_swapped_entries(log: Path, filled: Site) -> None:
+    for first, second in itertools.combinations((0, 5, 20), 2):
+        target = tamper(
+            log,
+            "UPDATE log_entries SET leaf = CASE position WHEN ? THEN ? ELSE ? END"
+            " WHERE position IN (?, ?)",
+            first,
+            leaf_at(log, second),
+            leaf_at(log, first),
+            first,
+            second,
+        )
+        report = verify_log(target, filled.signer.public)
+        assert report.first_bad_entry == first
+        assert "moved" in str(report.problems[0])
+
+
+def test_a_changed_entry_is_told_from_a_damaged_hash(log: Path, filled: Site) -> None:
+    changed = leaf_at(log, 4).replace(b"site:north", b"site:south")
+    target = tamper(log, "UPDATE log_entries SET leaf = ? WHERE position = 4", changed)
+    report = verify_log(target, filled.signer.public)
+    assert report.first_bad_entry == 4
+    assert "an entry was changed" in str(report.problems[0])
+    assert len(report.problems) == 1
+
+
+# --- attackers who recompute ----------------------------------------------------------------------
+
+
+def test_an_entry_changed_with_all_its_hashes(log: Path, filled: Site) -> None:
+    changed = leaf_at(log, 4).replace(b"site:north", b"site:south")
+    report = verify_log(rehash(log, 4, changed), filled.signer.public)
+    assert not report.ok
+    assert "rewritten together with their stored hashes" in str(report.problems[0])
+
+
+def test_older_checkpoints_narrow_it_down(site: Site) -> None:
+    for count in (1000, 60, 20):
+        site.fill(count)
+    path = site.copy()
+    changed = leaf_at(path, 1050).replace(b"site:north", b"site:south")
+    report = verify_log(rehash(path, 1050, changed), site.signer.public)
+    assert report.signed_entries == 1000
+    assert report.first_bad_entry == 1000
+
+
+def test_a_history_rewritten_under_another_key(log: Path, filled: Site, tmp_path: Path) -> None:
+    """Consistent with itself; only the key from its owner tells."""
+    path = tmp_path / "forged.sqlite"
+    connection = sqlite3.connect(path)
+    for statement in SCHEMA:
+        connection.execute(statement)
+    forger = AuditLog(ORIGIN, SigningKey.generate(ORIGIN), filled.keyring)
+    storage = SqliteLogStorage(connection)
+    forger.create(storage)
+    forger.append_many(storage, entries(21))
+    connection.commit()
+    connection.close()
+    itself = verify_log(path)
+    assert itself.ok
+    assert not itself.key_pinned
+    pinned = verify_log(path, filled.signer.public)
+    assert not pinned.ok
+    assert "another key" in str(pinned.problems[0])
+
+
+def test_appended_without_the_signing_key(log: Path, filled: Site) -> None:
+    target = tamper(log, "INSERT INTO log_entries SELECT 21, leaf FROM log_entries LIMIT 1")
+    report = verify_log(target, filled.signer.public)
+    assert not report.ok
+    assert report.signed_entries == 21
+    forged = leaf_at(log, 20).replace(b'"position":20', b'"position":21')
+    target = tamper(log, "INSERT INTO log_entries VALUES (21, ?)", forged)
+    report = verify_log(rehash(target, 21, forged), filled.signer.public)
+    assert report.first_bad_entry == 21
+    assert "no signed checkpoint covers" in str(report.problems[0])
+
+
+# --- a kept checkpoint ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(site: Site) -> tuple[Site, str, Path]:
+    """A log, an earlier checkpoint of it, and the same log cut back to before that checkpoint."""
+    site.fill(4)
+    short = site.copy("short.sqlite")
+    site.fill(3)
+    kept = site.journal.checkpoint()
+    site.fill(5)
+    return site, kept, short
+
+
+def test_a_kept_checkpoint_is_contained(grown: tuple[Site, str, Path]) -> None:
+    site, kept, _ = grown
+    report = verify_log(site.path, site.signer.public, known=kept)
+    assert report.ok
+    assert report.known_entries == 7
+    latest = verify_log(site.path, site.signer.public, known=site.journal.checkpoint())
+    assert latest.ok
+    assert latest.known_entries == 12
+
+
+def test_a_log_cut_off_with_its_checkpoints(grown: tuple[Site, str, Path]) -> None:
+    site, kept, short = grown
+    assert verify_log(short, site.signer.public).ok  # nothing inside the file can tell
+    report = verify_log(short, site.signer.public, known=kept)
+    assert report.first_bad_entry == 4
+    assert "the given checkpoint covers 7 entries and 4 are there" in str(report.problems[0])
+    assert report.known_entries is None
+
+
+def test_a_history_rewritten_with_the_stolen_key(grown: tuple[Site, str, Path]) -> None:
+    """The thief signs another history; whoever kept a checkpoint notices."""
+    site, kept, short = grown
+    connection = sqlite3.connect(short)
+    thief = AuditLog(ORIGIN, site.signer, site.keyring)
+    thief.append_many(SqliteLogStorage(connection), entries(8))
+    connection.commit()
+    connection.close()
+    assert verify_log(short, site.signer.public).ok
+    report = verify_log(short, site.signer.public, known=kept)
+    assert not report.ok
+    assert "the given checkpoint of 7 entries" in str(report.problems[0])
+
+
+def test_a_kept_checkpoint_of_something_else(grown: tuple[Site, str, Path]) -> None:
+    site, kept, _ = grown
+    with pytest.raises(MalformedInput):
+        verify_log(site.path, site.signer.public, known="junk")
+    with pytest.raises(VerificationFailed):
+        verify_log(site.path, site.signer.public, known=kept.replace("\n7\n", "\n8\n"))
+    other = AuditLog("log.test/other", site.signer, site.keyring)
+    connection = sqlite3.connect(":memory:")
+    for statement in SCHEMA:
+        connection.execute(statement)
+    other.create(SqliteLogStorage(connection))
+    note = other.checkpoint(SqliteLogStorage(connection))
+    connection.close()
+    assert read_checkpoint(note).size == 0
+    with pytest.raises(VerificationFailed):
+        verify_log(site.path, site.signer.public, known=note)
+
+
+# --- files in use, copies, and files that are something else --------------------------------------
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_nothing_is_changed_at_rest(log: Path) -> None:
+    before = state(log.parent)
+    assert verify_log(log).ok
+    assert state(log.parent) == before
+
+
+def test_a_read_only_copy(log: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy.sqlite"
+    shutil.copyfile(log, target)
+    target.chmod(0o400)
+    tmp_path.chmod(0o500)
+    try:
+        assert verify_log(target).entries == 21
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_log_in_use(site: Site) -> None:
+    site.fill(10)
+    main, wal = site.path.read_bytes(), Path(f"{site.path}-wal").read_bytes()
+    assert len(wal) > 0
+    assert verify_log(site.path, site.signer.public).entries == 10
+    assert site.path.read_bytes() == main
+    assert Path(f"{site.path}-wal").read_bytes() == wal
+    site.fill(1)
+    assert verify_log(site.path, site.signer.public).entries == 11
+
+
+def test_a_copy_of_a_log_in_use(site: Site, tmp_path: Path) -> None:
+    """With its `-wal` file it is whole; without, it is the log as it was some time before."""
+    site.fill(10)
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    copy = folder / "copy.sqlite"
+    shutil.copyfile(site.path, copy)
+    assert verify_log(copy, site.signer.public).entries == 0
+    shutil.copyfile(f"{site.path}-wal", f"{copy}-wal")
+    before = state(folder)
+    assert verify_log(copy, site.signer.public).entries == 10
+    assert state(folder) == before
+
+
+def test_a_copy_whose_wal_was_cut_in_the_middle(site: Site, tmp_path: Path) -> None:
+    for _ in range(10):
+        site.journal.record(entry())
+    copy = tmp_path / "cut.sqlite"
+    shutil.copyfile(site.path, copy)
+    wal = Path(f"{site.path}-wal").read_bytes()
+    for share in (3, 2):
+        Path(f"{copy}-wal").write_bytes(wal[: len(wal) // share + 100])
+        report = verify_log(copy, site.signer.public)
+        assert report.ok
+        assert 0 < report.entries < 10
+
+
+def test_changed_while_it_was_read(log: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.sqlite"
+    shutil.copyfile(log, copy)
+
+    def disturb(done: int, total: int) -> None:
+        with copy.open("ab") as file:
+            file.write(b"x")
+
+    with pytest.raises(Conflict):
+        verify_log(copy, progress=disturb)
+
+
+def test_files_that_are_no_log(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        verify_log(tmp_path / "none.sqlite")
+    with pytest.raises(NotFound):
+        verify_log(tmp_path)
+    (tmp_path / "empty").touch()
+    (tmp_path / "junk").write_bytes(b"SQLite format 3\x00" + b"junk" * 1000)
+    other = sqlite3.connect(tmp_path / "other")
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    for name in ("empty", "junk", "other"):
+        with pytest.raises(MalformedInput):
+            verify_log(tmp_path / name)
+
+
+def test_views_are_no_tables(log: Path) -> None:
+    target = log.with_name("views.sqlite")
+    shutil.copyfile(log, target)
+    connection = sqlite3.connect(target)
+    connection.execute("ALTER TABLE log_entries RENAME TO hidden")
+    connection.execute("CREATE VIEW log_entries AS SELECT * FROM hidden")
+    connection.close()
+    with pytest.raises(MalformedInput, match="log_entries"):
+        verify_log(target)
+
+
+def test_a_report_of_nothing_is_not_ok() -> None:
+    """`ok` is the absence of problems, so a report must never be made without looking."""
+    report = Report("", "", False, 0, "", 0, 0, None, ())
+    assert report.ok
+    assert report.to_json()["first_bad_entry"] is None
