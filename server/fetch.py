@@ -11,6 +11,7 @@ In this order, and nothing is left behind when one fails:
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,23 @@ class Fetched:
     release_id: str
     folder: Path
     manifest: ReleaseManifest
+
+    def load_example(self) -> str:
+        """Code that loads the release, with the base model where it lies on this machine."""
+        card = (self.folder / "README.md").read_text("utf-8")
+        code = card.partition("```python\n")[2].partition("```")[0]
+        for name, value in (("folder", str(self.folder)), ("base", self._base_model())):
+            start, _, rest = code.partition(f"\n{name} = ")
+            code = f"{start}\n{name} = {json.dumps(value)}\n{rest.partition(chr(10))[2]}"
+        return code
+
+    def _base_model(self) -> str:
+        from client.learning.model import resolve_base_model  # loads torch
+
+        try:
+            return str(resolve_base_model(self.manifest.base_model.name))
+        except NotFound:
+            return self.manifest.base_model.name
 
 
 def generate_release_key(path: Path) -> bytes:

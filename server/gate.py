@@ -3,7 +3,7 @@
 The SuperLink's own application answers Control, Runtime and Fleet calls on one port, and its open
 edition lets whoever reaches it list runs, register nodes and start runs. So:
 
-* The **partner gate** passes `/v1/fleet/*` and `GET /health`; everything else is 404. A Fleet call
+* The **partner gate** knows `/v1/fleet/*` and `GET /health`; everything else is 404. A Fleet call
   needs a client certificate of the federation's CA whose key is the Flower node key that the call
   names, else 401. Bodies are bounded before they are read.
 * The **control gate** listens on loopback and passes nothing but `/health` without the
@@ -142,7 +142,7 @@ class PartnerGate:
     """The application of the partner listener.
 
     Args:
-        application: The SuperLink's own.
+        application: Answers Fleet calls.
         checks: Judges authenticated calls.
         mailboxes: Where held polls wait.
         events: Refusals and calls that change something are written here.
@@ -163,7 +163,7 @@ class PartnerGate:
         path, actor = str(scope["path"]), "unknown"
         try:
             if path == "/health" and scope["method"] in ("GET", "HEAD"):
-                await self._application(scope, receive, send)
+                await _send_json(send, 200, "application/json", {"status": "ok"})
                 return
             _require_plain_fleet_path(scope, path)
             node_key = _authenticated_key(scope)
@@ -230,7 +230,7 @@ class ControlGate:
         if scope["type"] != "http":
             return
         if scope["path"] == "/health":
-            await self._application(scope, receive, send)
+            await _send_json(send, 200, "application/json", {"status": "ok"})
             return
         try:
             self._require_token(scope)

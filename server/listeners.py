@@ -22,14 +22,14 @@ from typing import Any
 import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from audit.errors import FiduciaryError, Unreachable
 from server.errors import PortInUse
 from server.gate import CLIENT_KEY_STATE, Application
 
 START_SECONDS = 30.0
-STOP_SECONDS = 3.0
+STOP_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 75
 """Longer than a site's client keeps an idle connection, so that the client closes it first."""
 
@@ -45,7 +45,19 @@ class ServerTls:
     client_ca: Path
 
 
-class CertifiedProtocol(HttpToolsProtocol):
+class PromptProtocol(HttpToolsProtocol):
+    """HTTP/1.1 that does not wait for idle callers to say goodbye when the server stops."""
+
+    def shutdown(self) -> None:
+        """Drop an idle connection; let a call in progress end."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            self.transport.abort()
+        else:
+            cycle.keep_alive = False
+
+
+class CertifiedProtocol(PromptProtocol):
     """HTTP/1.1 that tells the application whose certificate the caller proved."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -179,12 +191,12 @@ def _configuration(application: Application, tls: ServerTls, *, clients: bool) -
 
     return uvicorn.Config(
         application,
-        http=CertifiedProtocol if clients else HttpToolsProtocol,
+        http=CertifiedProtocol if clients else PromptProtocol,
         ws="none",
         lifespan="off" if clients else "on",
         interface="asgi3",
         log_config=None,
-        log_level="error",
+        log_level="critical",
         access_log=False,
         server_header=False,
         date_header=False,

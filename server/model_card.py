@@ -49,14 +49,15 @@ NOT_COVERED = (
 LOAD_EXAMPLE = """import json
 
 import torch
-from peft import AutoPeftModelForTokenClassification
-from transformers import AutoTokenizer
+from peft import PeftModel
+from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 folder = {folder}
+base = {base}
 labels = json.load(open(f"{{folder}}/labels.json"))
-base = {base}  # {base_name}, digest {base_digest}
 tokenizer = AutoTokenizer.from_pretrained(base)
-model = AutoPeftModelForTokenClassification.from_pretrained(folder, num_labels=len(labels)).eval()
+encoder = AutoModelForTokenClassification.from_pretrained(base, num_labels=len(labels))
+model = PeftModel.from_pretrained(encoder, folder).eval()
 
 texts = ["Please send me the invoice again."]
 batch = tokenizer(
@@ -65,7 +66,7 @@ batch = tokenizer(
 with torch.no_grad():
     token_logits = model(**batch).logits
 mask = batch["attention_mask"].unsqueeze(-1)
-logits = (token_logits * mask).sum(1) / mask.sum(1)  # the document's: masked mean over its tokens
+logits = (token_logits * mask).sum(1) / mask.sum(1)  # a document's logits: the mean of its tokens'
 print([labels[int(i)] for i in logits.argmax(1)])
 """
 
@@ -81,8 +82,6 @@ def load_example(plan: TrainingPlan, *, folder: str, base: str) -> str:
     return LOAD_EXAMPLE.format(
         folder=json.dumps(folder),
         base=json.dumps(base),
-        base_name=plan.base_model.name,
-        base_digest=plan.base_model.digest,
         max_tokens=plan.max_tokens,
     )
 
@@ -171,7 +170,7 @@ def model_card(
     front = {
         "library_name": "peft",
         "pipeline_tag": "text-classification",
-        "base_model": plan.base_model.name,
+        "base_model": hub_name(plan),
         "tags": ["federated-learning", "differential-privacy", "lora"],
     }
     measured = (
@@ -215,7 +214,7 @@ def model_card(
         "## Use",
         "",
         "```python",
-        load_example(plan, folder=".", base=_hub_name(plan)).rstrip(),
+        load_example(plan, folder=".", base=hub_name(plan)).rstrip(),
         "```",
         "",
         "## Evidence",
@@ -228,7 +227,8 @@ def model_card(
     return "\n".join(lines).encode("utf-8")
 
 
-def _hub_name(plan: TrainingPlan) -> str:
+def hub_name(plan: TrainingPlan) -> str:
+    """Where others find the base model: its hub id, or the path that the plan names."""
     from client.learning.model import EMBEDDED_MODEL
 
     embedded = plan.base_model.name == EMBEDDED_MODEL

@@ -98,7 +98,7 @@ def show_proposal(proposal: Proposal) -> None:
     gradients = sum(phase.subject_gradients for phase in proposal.phases)
     console.print(
         f"cost at a site of {plan.privacy.nominal_subjects} subjects: {gradients} subject "
-        f"gradients, {proposal.megabytes_a_site:.1f} MB over the network ({proposal.weights} weights)",
+        f"gradients, {proposal.megabytes_a_site:.1f} MB to and fro ({proposal.weights} weights)",
         highlight=False,
     )
 
@@ -147,11 +147,7 @@ def show_fetched(fetched: Fetched) -> None:
         f"{escape(str(fetched.folder))}"
     )
     console.print("load it with plain transformers and peft:\n")
-    card = (fetched.folder / "README.md").read_text("utf-8")
-    code = card.partition("```python\n")[2].partition("```")[0]
-    console.print(
-        code.replace('folder = "."', f'folder = "{fetched.folder}"'), markup=False, highlight=False
-    )
+    console.print(fetched.load_example(), markup=False, highlight=False)
 
 
 def show_status(federation: Federation, *, as_json: bool) -> None:

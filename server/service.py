@@ -50,7 +50,7 @@ def serve(federation: Federation, reporter: Reporter, stop: threading.Event) -> 
     coordinator = Coordinator(federation, link, registrar, reporter, stop)
     with Listeners(
         ControlGate(link.application, token, coordinator.status, events),
-        PartnerGate(link.application, link, link.mailboxes, events),
+        PartnerGate(link.fleet, link, link.mailboxes, events),
         control_socket=control_socket,
         partner_socket=partner_socket,
         tls=ServerTls(

@@ -1,50 +1,20 @@
-"""Flower's SuperLink inside this process, reduced to what a federation needs.
-
-* State and objects are kept in memory only: a site's update never reaches the disk in clear. What
-  must survive a restart, the coordinator keeps itself (`server.runs`).
-* Nodes are registered by the coordinator alone, from admitted sites' keys. Flower's Control
-  interface accepts the coordinator's token; its Runtime interface accepts nobody, because the one
-  secret that opens it is random and thrown away.
-* A reply counts for the site whose key signed the call that brought it. Flower itself compares only
-  the sender that the message *names*; `SuperLink.check` closes that.
-* Messages are put and read through the state directly. Flower's HTTP grid polls every three seconds
-  and its in-memory grid cannot serve a site (DESIGN §10).
-
-Flower's internals change without notice. On the coordinator's side they are used in this module
-only; `tests/server/test_superlink.py` is their contract test.
-"""
+"""The embedded SuperLink: sites, runs and messages (`server.superlink` says what it guarantees)."""
 
 from __future__ import annotations
 
-import os
-
-# Flower reads these when it is imported: no telemetry, no update check, no banner.
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-
-import hmac
-import logging
-import secrets
 import threading
-import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_pem_public_key,
 )
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.app.message import Array
-from flwr.app.metadata import Metadata
-from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode, SubStatus
-from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.supercore.auth.typing import AccountInfo
+from flwr.app import RecordDict
+from flwr.common.constant import NOOP_FLWR_AID, SubStatus
 from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -54,24 +24,21 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.object_store import NoObjectInStoreError
-from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
-from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
-from flwr.superlink.config_loader import SuperLinkLifespanConfig
-from flwr.superlink.main import create_app
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from audit.errors import FiduciaryError, MalformedInput
-from client.arrays import unpack_arrays
-from client.flower import ARRAYS_KEY
-from server.errors import MalformedReply
 from server.gate import FLEET, Application, Mailboxes, Problem
-
-logging.getLogger("flwr").setLevel(logging.CRITICAL)
-
-COORDINATOR = "coordinator"
-OBJECT_STORE_IN_MEMORY = ":flwr-in-memory:"
-MESSAGE_LIFETIME_SECONDS = 30 * 86_400.0
-"""Longer than any deadline: rounds end when the coordinator says so, not when a message expires."""
+from server.superlink.application import COORDINATOR, FleetApplication, create_application
+from server.superlink.messages import (
+    Answer,
+    Lost,
+    TaskKind,
+    answer_of,
+    check_sender,
+    loss_of,
+    task_content,
+    task_for,
+    without_content,
+)
 
 HEARTBEAT_INTERVAL_SECONDS = 15.0
 """Until a node says otherwise; Flower takes it for lost after twice this."""
@@ -80,34 +47,7 @@ REPLY_ALLOWANCE_FACTOR = 4
 REPLY_ALLOWANCE_BYTES = 8 * 1024 * 1024
 """A reply may hold this much plus `REPLY_ALLOWANCE_FACTOR` times what the site was sent."""
 
-MAX_REPORT_BYTES = 64 * 1024
-_GONE = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
 _ARRIVALS = frozenset({FLEET + "push-messages", FLEET + "push-object"})
-
-TaskKind = Literal["train", "evaluate"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a site sent back. Its arrays and report are unchecked.
-
-    Attributes:
-        arrays: The update, or the confusion matrix under `confusion`; empty for a refusal.
-        report: `plan_id`, `round`, `site` and `statement`; for a refusal `code`, `reason`,
-            `statement`.
-        refused: Whether the site said no.
-    """
-
-    arrays: dict[str, npt.NDArray[Any]] = field(repr=False)
-    report: dict[str, str | int]
-    refused: bool
-
-
-@dataclass(frozen=True)
-class Lost:
-    """There will be no answer, and why."""
-
-    reason: str
 
 
 @dataclass
@@ -128,10 +68,13 @@ class SuperLink:
     """
 
     def __init__(self, control_token: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        app = create_app(_configuration(control_token, host, port), SuperLinkLifespan)
-        self.application: Application = app
+        flower = create_application(control_token, host, port)
+        self._state = flower.state.linkstate_factory.state()
+        self.application: Application = flower
+        """Flower's whole application, for the control gate."""
+        self.fleet: Application = FleetApplication(flower, self._state)
+        """Fleet calls alone, for the partner gate."""
         self.mailboxes = Mailboxes()
-        self._state = app.state.linkstate_factory.state()
         self._lock = threading.Lock()
         self._nodes: dict[str, _Node] = {}
         self._site_of: dict[bytes, str] = {}
@@ -207,7 +150,7 @@ class SuperLink:
                 # A site that was killed comes back before Flower takes it for lost.
                 self._state.deactivate_node(node.node_id)
             case "push-messages":
-                _check_sender(node, body)
+                check_sender(node.node_id, body)
             case "push-object":
                 self._check_allowance(node, body)
 
@@ -267,17 +210,13 @@ class SuperLink:
         Returns:
             Site to message id, for the sites that Flower took it for.
         """
-        document = np.frombuffer(arrays, dtype=np.uint8)
-        record = ArrayRecord({ARRAYS_KEY: Array(document)})
-        content = RecordDict({"task": ConfigRecord(task), "arrays": record})
+        content = task_content(task, arrays)
         sent: dict[str, str] = {}
         with no_object_id_recompute():
             for site in sorted(sites):
                 node = self._nodes.get(site)
-                if node is None:
-                    continue
-                message_id = self._put(run_id, node, kind, content)
-                if message_id is None:
+                message_id = None if node is None else self._put(run_id, node, kind, content)
+                if node is None or message_id is None:
                     continue
                 sent[site] = message_id
                 with self._lock:
@@ -288,32 +227,17 @@ class SuperLink:
         return sent
 
     def _put(self, run_id: int, node: _Node, kind: TaskKind, content: RecordDict) -> str | None:
-        metadata = Metadata(
-            run_id=run_id,
-            message_id="",
-            src_node_id=SUPERLINK_NODE_ID,
-            dst_node_id=node.node_id,
-            reply_to_message_id="",
-            group_id="",
-            created_at=time.time(),
-            ttl=MESSAGE_LIFETIME_SECONDS,
-            message_type=kind,
-        )
-        metadata.delivered_at = ""
-        message = Message(content=content, metadata=metadata)
-        message_id = str(message.object_id)
-        metadata.__dict__["_message_id"] = message_id
+        message = task_for(run_id, node.node_id, kind, content)
         objects = get_all_nested_objects(message)
-        header = Message(content=RecordDict(), metadata=metadata)
         session = self._state.start_session(run_id)  # ends with its last object
         stored, missing = self._state.store_message_and_object_tree(
-            header, get_object_tree(message), session
+            without_content(message), get_object_tree(message), session
         )
         if not stored:
             return None
         for object_id in missing:
             self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
-        return message_id
+        return str(message.metadata.message_id)
 
     def collect(self, run_id: int, waiting: dict[str, str]) -> dict[str, Answer | Lost]:
         """Take what has arrived.
@@ -335,7 +259,7 @@ class SuperLink:
                     continue
                 if reply.has_error():
                     site = asked[metadata.reply_to_message_id]
-                    settled[site] = Lost(_loss_of(reply.error))
+                    settled[site] = loss_of(reply.error)
                     self._forget(metadata.reply_to_message_id, metadata.message_id)
                 else:
                     self._arriving[metadata.reply_to_message_id] = metadata.message_id
@@ -376,7 +300,7 @@ class SuperLink:
                 return None
             contents[part.object_id] = content
         try:
-            return _answer_of(inflate_object_from_contents(tree.object_id, contents).content)
+            return answer_of(inflate_object_from_contents(tree.object_id, contents).content)
         except FiduciaryError as error:
             return Lost(f"its reply cannot be read: {error}")
         except Exception as error:  # noqa: BLE001 - Flower's readers raise anything on hostile bytes
@@ -387,65 +311,6 @@ class SuperLink:
         self._state.object_store.delete(message_id)
         if reply_id is not None:
             self._state.object_store.delete(reply_id)
-
-
-class _BearerAuthentication(NoOpControlAuthnPlugin):  # type: ignore[misc]
-    """Control calls carry the coordinator's token; there is no log-in and no refresh.
-
-    The control gate has checked the token already: this is the second lock on the same door.
-    """
-
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self._token = token.encode("utf-8")
-
-    def get_login_details(self) -> None:
-        """No way to log in."""
-
-    def validate_tokens_in_metadata(
-        self, metadata: Sequence[tuple[str, str | bytes]]
-    ) -> tuple[bool, AccountInfo | None]:
-        """Compare the bearer token in constant time."""
-        given = next((value for _, value in metadata), "")
-        token = given.encode("utf-8") if isinstance(given, str) else given
-        if not hmac.compare_digest(token, self._token):
-            return False, None
-        return True, AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=COORDINATOR)
-
-    def refresh_tokens(
-        self,
-        metadata: Sequence[tuple[str, str | bytes]],  # noqa: ARG002 - the interface's name
-    ) -> tuple[None, None]:
-        """No token is ever handed out."""
-        return None, None
-
-
-def _configuration(control_token: str, host: str, port: int) -> SuperLinkLifespanConfig:
-    return SuperLinkLifespanConfig(
-        control_address=f"{host}:{port}",
-        health_server_address=None,
-        host=host,
-        port=port,
-        insecure=False,
-        certificates=None,
-        # Nobody knows this secret, so nobody can acquire a task over the Runtime interface.
-        superexec_auth_secret=secrets.token_bytes(32),
-        authn_plugin=_BearerAuthentication(control_token),
-        event_log_plugin=None,
-        fleet_event_log_plugin=None,
-        enable_event_log=False,
-        artifact_provider=None,
-        enable_supernode_auth=True,
-        fleet_api_type="grpc-rere",
-        fleet_api_address=None,
-        simulation=False,
-        ssl_ca_certfile=None,
-        ssl_certfile=None,
-        ssl_keyfile=None,
-        database=OBJECT_STORE_IN_MEMORY,
-        isolation="process",
-        runtime_dependency_install=False,
-    )
 
 
 def _normal_form(node_key: str) -> bytes:
@@ -470,42 +335,3 @@ def _register_trees_atomically(store: Any) -> None:
             return register(run_id, object_tree)
 
     store.preregister = preregister
-
-
-def _check_sender(node: _Node, body: bytes) -> None:
-    request = PushMessagesRequest()
-    try:
-        request.ParseFromString(body)
-    except DecodeError as error:
-        raise Problem(400, "malformed-message", "the body is no Fleet message") from error
-    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
-        raise Problem(400, "malformed-message", "a push holds one message and its objects")
-    metadata = request.messages_list[0].metadata
-    if metadata.src_node_id != node.node_id or request.node.node_id != node.node_id:
-        raise Problem(403, "foreign-sender", "the message names another site as its sender")
-
-
-def _loss_of(error: Any) -> str:
-    return "it lost its connection" if error.code in _GONE else "it reported an error"
-
-
-def _answer_of(content: RecordDict) -> Answer:
-    refusal = content.config_records.get("refusal")
-    if refusal is not None:
-        return Answer({}, _report_of(refusal), refused=True)
-    records, report = list(content.array_records.values()), content.config_records.get("report")
-    if len(records) != 1 or report is None or set(records[0]) != {ARRAYS_KEY}:
-        raise MalformedReply("expected arrays and a report, or a refusal")
-    document = records[0][ARRAYS_KEY].numpy()
-    if document.dtype != np.uint8 or document.ndim != 1:
-        raise MalformedReply("expected arrays as one safetensors document")
-    return Answer(unpack_arrays(document.tobytes()), _report_of(report), refused=False)
-
-
-def _report_of(record: ConfigRecord) -> dict[str, str | int]:
-    report: dict[str, str | int] = {}
-    for name, value in record.items():
-        if not isinstance(value, str | int) or len(str(value)) > MAX_REPORT_BYTES:
-            raise MalformedReply("expected a report of short texts and numbers")
-        report[str(name)] = value
-    return report

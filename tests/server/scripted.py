@@ -1,0 +1,202 @@
+"""Sites that do as they are told: real keys, real TLS, real signed reports, and a script."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from audit.errors import FiduciaryError
+from audit.keys import SigningKey
+from audit.statement import sign_statement
+from client.arrays import arrays_digest
+from client.flower import FleetConnection, IncomingTask
+from client.kit import Kit, read_kit
+from compliance.api import ComplianceClient
+from compliance.statements import SiteEnrolment, SiteReport, TrainingPlan, utc_now
+from server import authority
+
+NO_DIGEST = f"sha256:{'0' * 64}"
+
+
+def request_for(name: str, key: ec.EllipticCurvePrivateKey) -> str:
+    """A PKCS #10 request."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return request.sign(key, hashes.SHA384()).public_bytes(Encoding.PEM).decode("ascii")
+
+
+@dataclass
+class SiteFiles:
+    """What a site has on disk."""
+
+    name: str
+    folder: Path
+    identity: SigningKey
+    kit: Kit
+    token: str = ""
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "certificate.pem"
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca.pem"
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "node.pem"
+
+    def connect(self) -> FleetConnection:
+        return FleetConnection(self.kit.fleet_address, self.ca, self.certificate, self.key)
+
+    def fetch_certificate(self) -> None:
+        with ComplianceClient(self.kit.trust, self.token) as compliance:
+            view = compliance.site(self.name)
+        if view.certificate is None:
+            raise AssertionError(f"{self.name} was not admitted")
+        self.certificate.write_text(view.certificate)
+
+
+def enrol(kit_file: Path, folder: Path) -> SiteFiles:
+    """Join as `client join` does, up to the coordinator's admission."""
+    read = read_kit(kit_file.read_bytes(), now=datetime.now(UTC))
+    kit, name = read.kit, read.kit.site
+    folder.mkdir(parents=True)
+    key, identity = authority.generate_key(), SigningKey.generate(f"{name}/identity")
+    site = SiteFiles(name, folder, identity, kit)
+    site.key.write_bytes(authority.private_pem(key))
+    site.ca.write_text(kit.ca_certificate)
+    enrolment = SiteEnrolment(
+        federation=kit.federation,
+        site=name,
+        identity_key=identity.public.encoded(),
+        certificate_request=request_for(name, key),
+        requested_at=utc_now(),
+    )
+    with ComplianceClient(kit.trust) as compliance:
+        answer = compliance.enrol(
+            token=kit.token,
+            kit_sha256=read.sha256,
+            statement=sign_statement(enrolment.body(), identity),
+        )
+    site.token = answer.site_token
+    return site
+
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Script:
+    """What a scripted site does; each part can be replaced.
+
+    Attributes:
+        update: Update for a state.
+        alter: Changes the arrays that are sent, after the report was signed.
+        claim: Changes fields of the signed report.
+        envelope: Changes the unsigned report.
+        silent: Take tasks and never answer.
+        refuse: Say no, with this code.
+        delay_seconds: Wait before answering.
+    """
+
+    update: Callable[[Arrays], Arrays] = lambda state: {
+        name: np.full_like(array, 0.125) for name, array in state.items()
+    }
+    alter: Callable[[Arrays], Arrays] = lambda arrays: arrays
+    claim: Callable[[dict[str, Any]], dict[str, Any]] = lambda report: report
+    envelope: Callable[[dict[str, Any]], dict[str, Any]] = lambda report: report
+    silent: bool = False
+    refuse: str = ""
+    delay_seconds: float = 0.0
+    confusion: Callable[[int], npt.NDArray[np.int64]] = lambda labels: (
+        np.eye(labels, dtype=np.int64) * 8 + 1
+    )
+
+
+@dataclass
+class ScriptedSite:
+    """A site in a thread; a context manager."""
+
+    files: SiteFiles
+    plan: TrainingPlan
+    script: Script = field(default_factory=Script)
+    seen: list[tuple[str, int]] = field(default_factory=list)
+    taken: list[bool] = field(default_factory=list)
+    failure: BaseException | None = None
+
+    def __enter__(self) -> ScriptedSite:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with suppress(FiduciaryError), self.files.connect() as connection:
+                while not self._stop.is_set():
+                    task = connection.poll(0.5)
+                    if task is not None:
+                        self._answer(connection, task)
+            self._stop.wait(0.1)
+
+    def _answer(self, connection: FleetConnection, task: IncomingTask) -> None:
+        self.seen.append((task.kind, task.round))
+        if self.script.silent:
+            return
+        if self.script.delay_seconds:
+            time.sleep(self.script.delay_seconds)
+        if self.script.refuse:
+            connection.reply_refusal(task, self.script.refuse, "the script says no", "{}")
+            return
+        if task.kind == "train":
+            arrays = self.script.update(task.state)
+        else:
+            arrays = {"confusion": self.script.confusion(len(self.plan.labels))}
+        report = self.report(task, arrays)
+        arrays = self.script.alter(arrays)
+        if task.kind == "train":
+            self.taken.append(connection.reply_update(task, arrays, report))
+        else:
+            self.taken.append(connection.reply_confusion(task, arrays["confusion"], report))
+
+    def report(self, task: IncomingTask, arrays: Arrays) -> dict[str, Any]:
+        body = SiteReport(
+            plan_id=task.plan_id,
+            site=self.files.name,
+            round=task.round,
+            activity=task.kind,
+            steps=1,
+            epsilon_spent=Decimal(task.round + 1) / 10,
+            update_digest=arrays_digest(arrays),
+            dataset_digest=NO_DIGEST,
+            base_model_digest=self.plan.base_model.digest,
+            deidentification_digest=NO_DIGEST,
+            software="scripted",
+            reported_at=utc_now(),
+        ).body()
+        statement = sign_statement(self.script.claim(body), self.files.identity)
+        return self.script.envelope(
+            {"site": self.files.name, "statement": json.dumps(statement.to_json())}
+        )
