@@ -1,7 +1,7 @@
 """Runs the product's own commands, and stops what it started.
 
-* Long-running commands write to a log file each and are ended by pid: SIGINT first, as a person would,
-  SIGKILL only when that does not help within `STOP_SECONDS`.
+* Long-running commands write to a log file each and are ended by pid: SIGINT first, as a person
+  would, SIGKILL only when that does not help within `STOP_SECONDS`.
 * A command that fails ends the demo with what it printed.
 """
 

@@ -270,7 +270,7 @@ class Story:
     def _erasure(self) -> None:
         with self._chapter("A person asks st-elm to be forgotten"):
             planted = json.loads((self._folder / "notes/st-elm/planted.json").read_text("utf-8"))
-            subject = sorted(planted["subjects"])[0]
+            subject = min(planted["subjects"])
             erased = self._processes.json("client", "erase", subject, "--dir", "st-elm", "--yes")
             self._results.erased_records = erased["records_removed"]
             code = self._processes.exit_code(

@@ -26,7 +26,9 @@ def documented_commands() -> list[str]:
     """Every product command in a console block of README and docs, once."""
     found: dict[str, None] = {}
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        for block in re.findall(
+            r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+        ):
             for line in block.splitlines():
                 command = line.removeprefix("$ ").split("  #")[0].strip()
                 if line.startswith("$ ") and command.split()[0] in COMMANDS:
@@ -77,7 +79,7 @@ def test_readme_lists_every_exit_code() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = {
         int(number)
-        for cell in re.findall(r"^\| ([\d-]+) \|", readme, re.M)
+        for cell in re.findall(r"^\| ([\d-]+) \|", readme, re.MULTILINE)
         for number in _expanded(cell)
     }
     assert listed == {int(code) for code in ExitCode}
