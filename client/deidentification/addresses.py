@@ -35,6 +35,8 @@ _LEADING = r"""(?:rue|avenue|av\.?|avda\.?|boulevard|bd\.?|bld\.?|all[ée]e|chem
 _GLUED = r"""(?:straat|stra(?:ß|ss)e|str\.?|gasse|weg|laan|plein|platz|allee|ring|damm|ufer|v[äa]gen|gat(?:an|a)|vej|
     gade|veien|vegen|gata|katu|kuja|polku|tie|utca|út|tér|gracht|kade|dijk|dreef|steeg|singel|steenweg|
     lei|baan|markt|hof|pad|park|plantsoen|stræde|stien|torg(?:et)?|backen|gränd|stígur|braut|gerði|holt)"""
+_SEPARATE = r"""(?:u\.|utca|utc[áa]ja|út|útja|t[ée]r|tere|rakpart|k[öo]r[úu]t|s[ée]t[áa]ny|ulica|ulice|nad|plads|
+    all[ée]e?|stra(?:ß|ss)e|weg|platz|gasse|ring|plein|straat|laan|v[äa]g|gata|vej|katu|tie|trg|cesta)"""
 _UNIT = r"""(?:apt|apartment|suite|ste|unit|flat|room|rm|floor|fl|bldg|building|lot|block|box|p\.?\s?o\.?\s?box|
     postbus|postfach|hc|rr|psc|cmr|byt|appt|piso|int\.|apto)"""
 
@@ -47,7 +49,9 @@ _CORES = tuple(
         rf"(?<![\w.,/-]){_NUMBER},?\s+{_LEADING}\s+(?P<words>(?:{_W}\s?){{1,5}})",
         rf"(?<!\w){_LEADING}\s+(?P<words>(?:{_W}\s+){{1,6}}?),?\s?(?:n[°ºo]?\.?\s?)?{_NUMBER}(?![\w.])",
         # Nassaustraat 123, Velký Průhon 426
-        rf"(?<!\w)(?P<words>(?:{_W}\s+){{0,2}}?)[^\W\d_]{{2,}}{_GLUED}\s+{_NUMBER}(?![\w.])",
+        rf"(?<!\w)(?P<words>)[^\W\d_]{{2,}}{_GLUED}\s+{_NUMBER}(?!\w)",
+        # Agip u. 96., Árpád fejedelem útja 62, Frankfurter Allee 73
+        rf"(?<!\w)(?P<words>[^\W\d_][\w-]+\s)(?:[^\W\d_][\w-]+\s)?{_SEPARATE}\s+{_NUMBER}(?!\w)",
         # Suite 771, Apt. 018, PSC 7580, Box 2412
         rf"(?<!\w){_UNIT}\.?\s*(?:\#|no\.?|number)?\s*(?P<words>)(?:\d[\w-]*|[A-Za-z]-?\d[\w-]*)(?!\w)",
     )
@@ -83,8 +87,12 @@ _ANNOUNCED = re.compile(
     r"\b(?:where|location|residence|domicile)\s*:\s*",
     re.IGNORECASE,
 )
-_NAME_AND_NUMBER = re.compile(rf"(?:{_W}\s+){{1,4}}?\d{{1,5}}[A-Za-z]?(?!\w)|\d{{1,5}}[A-Za-z]?,?\s+(?:{_W}\s*){{1,4}}")
-_SEGMENT = re.compile(r"[^,\n;.!?|:]*(?:\b(?:St|Apt|Mt|Ste|No|Ave|Rd|Blvd|ul|Av)\.[^,\n;.!?|:]*)*", re.IGNORECASE)
+_NAME_AND_NUMBER = re.compile(
+    rf"(?:{_W}\s+){{1,4}}?\d{{1,5}}[A-Za-z]?(?!\w)|\d{{1,5}}[A-Za-z]?,?\s+(?:{_W}\s*){{1,4}}"
+)
+_SEGMENT = re.compile(
+    r"[^,\n;.!?|:]*(?:\b(?:St|Apt|Mt|Ste|No|Ave|Rd|Blvd|ul|Av)\.[^,\n;.!?|:]*)*", re.IGNORECASE
+)
 
 
 def find_addresses(text: str, lexicon: Lexicon, *, careless: bool) -> list[Finding]:
@@ -125,10 +133,28 @@ def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
 def _could_be_street(words: str, lexicon: Lexicon) -> bool:
     """No grammar between number and street: "3 days on the road" is no address."""
     listed = WORD.findall(words)
-    allowed = {"of", "the", "de", "la", "du", "des", "di", "da", "do", "dos", "del", "van", "der", "den", "and", "le", "st"}
-    return all(not lexicon.is_function_word(word) or plain(word) in allowed for word in listed) and not any(
-        plain(word) in _TIME_AND_QUANTITY for word in listed
-    )
+    allowed = {
+        "of",
+        "the",
+        "de",
+        "la",
+        "du",
+        "des",
+        "di",
+        "da",
+        "do",
+        "dos",
+        "del",
+        "van",
+        "der",
+        "den",
+        "and",
+        "le",
+        "st",
+    }
+    return all(
+        not lexicon.is_function_word(word) or plain(word) in allowed for word in listed
+    ) and not any(plain(word) in _TIME_AND_QUANTITY for word in listed)
 
 
 _TIME_AND_QUANTITY = frozenset(
@@ -201,7 +227,24 @@ def _place_like(word: str, lexicon: Lexicon) -> bool:
         return False
     if any(char.isdigit() for char in word):
         return True
-    if plain(word) in {"of", "the", "de", "la", "du", "di", "da", "do", "del", "van", "der", "den", "upon", "le", "and", "en"}:
+    if plain(word) in {
+        "of",
+        "the",
+        "de",
+        "la",
+        "du",
+        "di",
+        "da",
+        "do",
+        "del",
+        "van",
+        "der",
+        "den",
+        "upon",
+        "le",
+        "and",
+        "en",
+    }:
         return True
     if lexicon.is_function_word(word) or plain(word) in _NO_PLACE:
         return False

@@ -96,14 +96,13 @@ def _is_short(text: str, line: tuple[int, int], lexicon: Lexicon) -> bool:
     if content[-1] in "!?" or any(plain(word) in _LABEL_WORDS for word in words):
         return False
     return not any(
-        lexicon.is_function_word(word) and plain(word) not in ("of", "the", "and", "for", "in", "on")
+        lexicon.is_function_word(word)
+        and plain(word) not in ("of", "the", "and", "for", "in", "on")
         for word in words
     )
 
 
-def _rest_of_line(
-    text: str, line: tuple[int, int], findings: list[Finding]
-) -> Iterator[Finding]:
+def _rest_of_line(text: str, line: tuple[int, int], findings: list[Finding]) -> Iterator[Finding]:
     for token in re.finditer(r"[^\s]*\w[^\s]*", text[slice(*line)]):
         start, end = line[0] + token.start(), line[0] + token.end()
         if not any(f.start <= at < f.end for f in findings for at in (start, end - 1)):

@@ -17,6 +17,11 @@ from client.deidentification.lexicon import WORD, Lexicon
 
 _SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?\n]+|$)")
 
+_TITLE_BEFORE = re.compile(
+    r"\b(?:mr|mrs|ms|miss|dr|doctor|prof|professor|nurse|sister|sir|madam|rev|capt|sgt|officer)\b\.?\s+$",
+    re.IGNORECASE,
+)
+
 CARELESS_SHARE = 0.5
 """A text is careless when at least this share of its sentences begins without a capital."""
 
@@ -68,8 +73,9 @@ def _quietened(sentence: str, lexicon: Lexicon) -> str:
 
     def quiet(match: re.Match[str]) -> str:
         word = match.group()
-        if lexicon.is_everyday(word) and word != "I":
-            return _same_length(word, word.lower())
+        titled = bool(_TITLE_BEFORE.search(sentence[: match.start()]))
+        if word == "I" or (lexicon.is_everyday(word) and not titled):
+            return word if word == "I" else _same_length(word, word.lower())
         return _same_length(word, word.title())
 
     return WORD.sub(quiet, sentence)
@@ -89,7 +95,10 @@ def _capitalised(sentence: str, lexicon: Lexicon, *, careless: bool) -> str:
             lexicon.is_name(other.group()) for other in neighbours
         )
         unknown = careless and is_unknown(word, lexicon)
-        if listed or beside or unknown or position == 0:
+        titled = not lexicon.is_function_word(word) and bool(
+            _TITLE_BEFORE.search(sentence[: match.start()])
+        )
+        if listed or beside or unknown or titled or position == 0:
             for at in _name_starts(match):
                 capital = out[at].upper()
                 if len(capital) == 1:

@@ -23,7 +23,9 @@ _CLOCK = r"(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?[ap]\.?m\.?)?(
 _WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 
 _PATTERNS = tuple(
-    re.compile(rf"(?<![\w/.-]){body}(?:(?:,?\s+(?:at\s+)?|T){_CLOCK})?(?![\w]|[/-]\d)", re.IGNORECASE)
+    re.compile(
+        rf"(?<![\w/.-]){body}(?:(?:,?\s+(?:at\s+)?|T){_CLOCK})?(?![\w]|[/-]\d)", re.IGNORECASE
+    )
     for body in (
         r"(?:19|20)\d\d[-/.](?:0?[1-9]|1[0-2])[-/.](?:0?[1-9]|[12]\d|3[01])",
         r"(?:0?[1-9]|[12]\d|3[01])[-/.](?:0?[1-9]|[12]\d|3[01])[-/.](?:(?:19|20)\d\d|\d\d)",

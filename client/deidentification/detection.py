@@ -98,7 +98,9 @@ class Detector:
         ):
             registry.add_recognizer(r)
         self._analyzer = AnalyzerEngine(
-            registry=registry, nlp_engine=self._engine, supported_languages=[LANGUAGE],
+            registry=registry,
+            nlp_engine=self._engine,
+            supported_languages=[LANGUAGE],
             context_aware_enhancer=_NoEnhancer(),
         )
 
@@ -107,11 +109,17 @@ class Detector:
         readings: list[str] = []
         owner: list[int] = []
         for i, (t, c) in enumerate(zip(texts, castings, strict=True)):
-            readings.append(t); owner.append(i)
+            readings.append(t)
+            owner.append(i)
             if c.truecased != t:
-                readings.append(c.truecased); owner.append(i)
+                readings.append(c.truecased)
+                owner.append(i)
         found: list[list[Finding]] = [[] for _ in texts]
-        for i, (reading, artifacts) in zip(owner, self._engine.process_batch(readings, LANGUAGE, batch_size=BATCH_TEXTS), strict=True):
+        for i, (reading, artifacts) in zip(
+            owner,
+            self._engine.process_batch(readings, LANGUAGE, batch_size=BATCH_TEXTS),
+            strict=True,
+        ):
             rs = self._analyzer.analyze(reading, LANGUAGE, nlp_artifacts=artifacts)
             found[i].extend(f for r in rs for f in self._accepted(reading, r))
         for t, c, fs in zip(texts, castings, found, strict=True):
@@ -141,8 +149,14 @@ class Detector:
                 continue
             if following == ":" and all(self.lexicon.is_everyday(word) for word in words):
                 continue
-            yield Finding(result.start + line.start(), result.start + line.end(), result.entity_type)
+            yield Finding(
+                result.start + line.start(), result.start + line.end(), result.entity_type
+            )
 
     def _is_surely_nobody(self, word: str) -> bool:
         folded = plain(word).removesuffix("'s")
-        return folded in self.lexicon.function_words or folded in self.lexicon.current_words or len(folded) < 2
+        return (
+            folded in self.lexicon.function_words
+            or folded in self.lexicon.current_words
+            or len(folded) < 2
+        )

@@ -20,11 +20,13 @@ IBAN_CODE = "IBAN_CODE"
 IDENTIFIER = "IDENTIFIER"
 """Record, account, customer, insurance and every other number given to one person or thing."""
 
-_PRECEDENCE = (
-    EMAIL_ADDRESS, URL, IP_ADDRESS, IBAN_CODE, CREDIT_CARD, DATE_TIME, PHONE_NUMBER, IDENTIFIER,
-    ADDRESS, PERSON, ORGANIZATION, LOCATION, AGE,
+_STRUCTURED = (
+    EMAIL_ADDRESS, URL, IP_ADDRESS, IBAN_CODE, CREDIT_CARD, "US_SSN", DATE_TIME, PHONE_NUMBER,
+    IDENTIFIER, AGE,
 )  # fmt: skip
-_RANK = {kind: rank for rank, kind in enumerate(_PRECEDENCE)}
+_NAMED = (PERSON, ADDRESS, ORGANIZATION, LOCATION)
+_RANK = {kind: rank for rank, kind in enumerate(_STRUCTURED)} | dict.fromkeys(_NAMED, 100)
+_TIE = {kind: rank for rank, kind in enumerate(_NAMED)}
 
 
 @dataclass(frozen=True, order=True)
@@ -45,11 +47,13 @@ class Finding:
 def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
     """Disjoint findings that cover every character that any finding covers.
 
-    The more specific kind keeps its whole span; others are cut back to what is left of theirs, and
-    dropped where that holds no letter or digit. Edges lose white space.
+    A number or address of a definite form keeps its whole span, and among names the longer one;
+    others are cut back to what is left of theirs, and dropped where that holds no letter or digit.
+    Edges lose white space.
     """
     ordered = sorted(
-        findings, key=lambda f: (_RANK.get(f.kind, len(_RANK)), f.start - f.end, f.start)
+        findings,
+        key=lambda f: (_RANK.get(f.kind, 50), f.start - f.end, f.start, _TIE.get(f.kind, 0)),
     )
     owner: list[Finding | None] = [None] * len(text)
     for finding in ordered:

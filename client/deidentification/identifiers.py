@@ -70,8 +70,8 @@ _NATIONAL_INSURANCE = re.compile(
     r"(?<!\w)[A-Z]{2}\s?\d{2}\s?\d{2}\s?\d{2}\s?[A-D](?!\w)", re.IGNORECASE
 )
 _PLATE = re.compile(
-    r"(?<!\w)(?:[A-Z]{2}\d{2}\s[A-Z]{3}|[A-Z]{1,3}[- ]\d{3,4}(?:[- ]?[A-Z]{1,3})?|"
-    r"\d{1,3}[- ][A-Z]{2,3}[- ]\d{1,4}|[A-Z]{1,3}[- ][A-Z]{1,2}[- ]?\d{2,4})(?!\w)"
+    r"(?<!\w)(?:[A-Z]{2}\d{2}\s[A-Z]{3}|[A-Z]{3}[- ]\d{4}|[A-Z]{1,3}-\d{3,4}(?:-?[A-Z]{1,3})?|"
+    r"\d{1,3}-[A-Z]{2,3}-\d{1,4}|[A-Z]{1,3}-[A-Z]{1,2} ?\d{2,4})(?!\w)"
 )
 _IBAN = re.compile(
     r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?(?!\w)", re.IGNORECASE
@@ -136,11 +136,15 @@ def find_phones(text: str) -> Iterator[Finding]:
     for match in _SEPARATED.finditer(text):
         if _is_separated_number(match.group()) and not _is_amount(text, *match.span()):
             extension = _EXTENSION.match(text, match.end())
-            yield Finding(match.start(), extension.end() if extension else match.end(), PHONE_NUMBER)
+            yield Finding(
+                match.start(), extension.end() if extension else match.end(), PHONE_NUMBER
+            )
     for pattern in (_INTERNATIONAL, _PLUS_EXTENSION):
         for match in pattern.finditer(text):
             extension = _EXTENSION.match(text, match.end())
-            yield Finding(match.start(), extension.end() if extension else match.end(), PHONE_NUMBER)
+            yield Finding(
+                match.start(), extension.end() if extension else match.end(), PHONE_NUMBER
+            )
 
 
 def find_online(text: str) -> Iterator[Finding]:

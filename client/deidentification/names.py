@@ -113,7 +113,9 @@ def find_enumerated(text: str, found: Iterable[Finding], lexicon: Lexicon) -> It
         if any(start < match.end() and end > match.start() for start, end in spans):
             for member in members:
                 word = member.group()
-                if word[0].isupper() and (not lexicon.is_everyday(word) or lexicon.may_be_name(word)):
+                if word[0].isupper() and (
+                    not lexicon.is_everyday(word) or lexicon.may_be_name(word)
+                ):
                     yield Finding(*_without_possessive(member), PERSON)
 
 
@@ -147,7 +149,9 @@ def grow_names(text: str, findings: Iterable[Finding], lexicon: Lexicon) -> Iter
         if finding.kind == PERSON:
             at = end
             while tail := _LIST_TAIL.match(text, at):
-                if lexicon.is_everyday(tail.group("name")) and not lexicon.may_be_name(tail.group("name")):
+                if lexicon.is_everyday(tail.group("name")) and not lexicon.may_be_name(
+                    tail.group("name")
+                ):
                     break
                 at = _grown_right(text, tail.end(), lexicon)
                 yield Finding(tail.start("name"), at, PERSON)
@@ -163,7 +167,12 @@ def _name_end(text: str, start: int, lexicon: Lexicon) -> int:
             end = initial.end()
         elif word is None:
             break
-        elif _is_particle(word.group()) and count > 0 or _is_particle(word.group()) and word.group()[0].islower():
+        elif (
+            _is_particle(word.group())
+            and count > 0
+            or _is_particle(word.group())
+            and word.group()[0].islower()
+        ):
             pass
         elif _may_continue(word.group(), lexicon, first=count == 0):
             end = _without_possessive(word)[1]
@@ -172,7 +181,11 @@ def _name_end(text: str, start: int, lexicon: Lexicon) -> int:
         else:
             break
         count += 1
-        following = word.end() if word and (not initial or word.end() > initial.end()) else (initial.end() if initial else at)
+        following = (
+            word.end()
+            if word and (not initial or word.end() > initial.end())
+            else (initial.end() if initial else at)
+        )
         gap = re.match(r"[ \t]+", text[following:])
         if gap is None:
             break
@@ -195,14 +208,14 @@ def _is_listed(text: str, match: re.Match[str], lexicon: Lexicon) -> bool:
     if not word[0].isupper():
         return False
     parts = re.split(r"['\u2019-]", word)
-    return lexicon.is_name(word) or lexicon.is_place(word) or (
-        len(parts) > 1 and any(lexicon.is_name(part) for part in parts if len(part) > 2)
+    return (
+        lexicon.is_name(word)
+        or lexicon.is_place(word)
+        or (len(parts) > 1 and any(lexicon.is_name(part) for part in parts if len(part) > 2))
     )
 
 
-def _is_unknown_proper(
-    text: str, match: re.Match[str], lexicon: Lexicon, careless: bool
-) -> bool:
+def _is_unknown_proper(text: str, match: re.Match[str], lexicon: Lexicon, careless: bool) -> bool:
     word = match.group()
     base = text[match.start() : _without_possessive(match)[1]]
     if len(base) < 3:
@@ -242,7 +255,12 @@ def _firm_start(match: re.Match[str], lexicon: Lexicon) -> int | None:
         bare = word.group().strip(",.&")
         if not bare or (lexicon.is_function_word(bare)):
             continue
-        if position == 0 and len(words) == 1 and lexicon.is_everyday(bare) and not lexicon.may_be_name(bare):
+        if (
+            position == 0
+            and len(words) == 1
+            and lexicon.is_everyday(bare)
+            and not lexicon.may_be_name(bare)
+        ):
             return match.start() if len(bare) > 3 else None
         return match.start() + word.start()
     return None
@@ -254,16 +272,35 @@ def _grown_left(text: str, start: int, lexicon: Lexicon) -> int:
         if before is None:
             break
         word = before.group("word")
-        sentence_start = before.start() == 0 or text[: before.start()].rstrip()[-1:] in ".!?\n:" or "\n" in text[before.start() - 1 : before.start()]
+        sentence_start = (
+            before.start() == 0
+            or text[: before.start()].rstrip()[-1:] in ".!?\n:"
+            or "\n" in text[before.start() - 1 : before.start()]
+        )
         if re.fullmatch(r"[A-Z]\.?", word) and word not in ("I", "A"):
             start = before.start("word")
-        elif word[0].isupper() and not lexicon.is_function_word(word) and (
-            lexicon.may_be_name(word) or lexicon.is_place(word) or (not lexicon.is_everyday(word) and len(word) > 1) 
+        elif (
+            word[0].isupper()
+            and not lexicon.is_function_word(word)
+            and (
+                lexicon.may_be_name(word)
+                or lexicon.is_place(word)
+                or (not lexicon.is_everyday(word) and len(word) > 1)
+            )
         ):
             start = before.start("word")
-        elif _is_particle(word) and word[0].islower() and plain(word) not in ("do", "e", "y", "la", "le", "op", "ten", "las", "los"):
+        elif (
+            _is_particle(word)
+            and word[0].islower()
+            and plain(word) not in ("do", "e", "y", "la", "le", "op", "ten", "las", "los")
+        ):
             start = before.start("word")
-        elif word[0].isupper() and not sentence_start and not lexicon.is_function_word(word) and not lexicon.is_everyday(word):
+        elif (
+            word[0].isupper()
+            and not sentence_start
+            and not lexicon.is_function_word(word)
+            and not lexicon.is_everyday(word)
+        ):
             start = before.start("word")
         else:
             break

@@ -83,6 +83,7 @@ class Datasheet(Document):
     quarantined: dict[str, int] = Field(default_factory=dict)
     """Rows that were kept out, by reason."""
     duplicates_dropped: int = 0
+    empty_dropped: int = 0
     erased_rows_left_out: int = 0
     replacements: dict[str, int] = Field(default_factory=dict)
     """Identifiers replaced, by kind."""
@@ -99,6 +100,7 @@ class Provenance:
         legal_basis: Legal basis that the operator stated.
         quarantined: Rows kept out, by reason.
         duplicates_dropped: Exact duplicates of another row of the file.
+        empty_dropped: Rows that lacked subject, text or label.
         replacements: Identifiers replaced, by kind.
     """
 
@@ -107,6 +109,7 @@ class Provenance:
     legal_basis: str = ""
     quarantined: Mapping[str, int] = field(default_factory=dict)
     duplicates_dropped: int = 0
+    empty_dropped: int = 0
     replacements: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -151,6 +151,7 @@ class Staging:
                 subjects=len(rows),
                 quarantined=dict(provenance.quarantined),
                 duplicates_dropped=provenance.duplicates_dropped,
+                empty_dropped=provenance.empty_dropped,
                 erased_rows_left_out=self.erased_rows_left_out,
                 replacements=dict(provenance.replacements),
                 digest=digest_of(connection, self._id),

@@ -2,7 +2,7 @@
 
 Guarantees:
 
-* Nothing on disk is in clear but keyed pseudonyms, dataset names and sizes (`client.vault.sealing`).
+* On disk, only keyed pseudonyms, dataset names and sizes are in clear (`client.vault.sealing`).
 * A dataset is visible complete or not at all (`client.vault.staging`).
 * `erase` is final: rows are deleted (`secure_delete`) and the subject's pseudonym is marked erased
   in one transaction, then the data key is destroyed. When a crash falls between, the next `open`

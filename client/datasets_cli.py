@@ -1,0 +1,522 @@
+"""`client data`: put records into the vault, look at what is there, take it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from audit.errors import ExitCode, MalformedInput, NotFound
+from audit.terminal import err, out, print_json
+from client.policy_cli import FolderOption, Json
+from client.site import Site
+
+if TYPE_CHECKING:  # so that `client --help` does not wait for the language model
+    from client.ingest import IngestResult, SourceFile
+    from client.leaks import LeakCount
+    from client.vault import Dataset
+
+app = typer.Typer(
+    name="data",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="""
+Put records into this site's vault, and see what is there.
+
+Records are **de-identified first** and stored encrypted, each under the key of its own person. The
+text as you have it is never written to the site's folder and never leaves this machine.
+""",
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset.", show_default=False)]
+
+
+@app.command()
+def add(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A .csv, .jsonl or .parquet file.", show_default=False),
+    ],
+    subject: Annotated[
+        str,
+        typer.Option("--subject", metavar="COL", help="Whose record it is.", show_default=False),
+    ],
+    text: Annotated[
+        str, typer.Option("--text", metavar="COL", help="The free text.", show_default=False)
+    ],
+    label: Annotated[
+        str, typer.Option("--label", metavar="COL", help="The class.", show_default=False)
+    ],
+    folder: FolderOption = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", metavar="NAME", help="Name to store it under.")
+    ] = "default",
+    known: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--known",
+            metavar="COL",
+            help="A column that identifies the subject (name, phone, record number): searched for "
+            "in the text of all of the subject's rows, never stored. Give it once for each column.",
+            show_default=False,
+        ),
+    ] = None,
+    purpose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--purpose",
+            metavar="NAME",
+            help="What the records may be used for; plans with another purpose are refused. "
+            "Give it once for each purpose.",
+            show_default=False,
+        ),
+    ] = None,
+    legal_basis: Annotated[
+        str,
+        typer.Option(
+            "--legal-basis",
+            metavar="BASIS",
+            help="consent, contract, legal-obligation, vital-interests, public-task or "
+            "legitimate-interests.",
+            show_default=False,
+        ),
+    ] = "",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a dataset of that name, all or nothing.")
+    ] = False,
+    allow_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--allow-duplicates", help="Keep the first of equal rows instead of refusing the file."
+        ),
+    ] = False,
+    drop_empty: Annotated[
+        bool,
+        typer.Option(
+            "--drop-empty",
+            help="Leave out rows without subject, text or label instead of refusing the file.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """De-identify a file's records and store them encrypted.
+
+    The whole file is checked first: a missing column, broken UTF-8, an uneven row, an empty text or
+    the same text twice for one subject is named with its line, and nothing is stored. Several
+    different rows of one subject are fine: they are that person's records, and a name found in one
+    is removed from all.
+
+    Then each text is de-identified: names, addresses, numbers, dates and the like are replaced by
+    consistent stand-ins of the same kind. A row that cannot be is kept out and counted. The dataset
+    becomes visible in one step at the end, after an entry in the site's journal; Ctrl-C or a crash
+    leaves no half of it.
+
+    Rows of an erased subject are left out; `client data readmit` is the only way back.
+
+    Exit codes: 0 stored, 3 nothing left to store, 4 no such file, 5 malformed file, 9 the dataset
+    exists or another ingest runs.
+
+    Examples: `client data add notes.csv --subject patient_id --text note --label topic --purpose
+    triage` · `client data add calls.jsonl --subject customer --text message --label intent --known
+    full_name --known phone --dataset calls`
+    """
+    from client.deidentification.pipeline import Deidentifier
+    from client.ingest import Columns, Intake, Recorder, ingest, read_source
+    from client.vault import Vault
+
+    columns = Columns(subject, text, label, tuple(known or ()))
+    intake = Intake(
+        dataset=dataset,
+        purposes=tuple(dict.fromkeys(purpose or ())),
+        legal_basis=legal_basis,
+        replace=replace,
+        drop_duplicates=allow_duplicates,
+        drop_empty=drop_empty,
+    )
+    with Site.open(folder) as site:
+        source = read_source(file, columns, intake)
+        with Vault.open(site.paths, site.keyring) as vault:
+            deidentifier = Deidentifier(site.keyring.secret("surrogates"))
+            recorder = Recorder(site.journal.record, site.principal)
+            with _progress(f"de-identifying {file.name}", len(source.records)) as advance:
+                result = ingest(source, intake, vault, deidentifier, recorder, advance)
+    if json:
+        print_json(_described(result.dataset) | {"source": _source_counts(source)})
+    else:
+        _print_added(result, source)
+
+
+@app.command("list")
+def list_datasets(folder: FolderOption = None, json: Json = False) -> None:
+    """List the datasets in the vault.
+
+    Examples: `client data list` · `client data list --json`
+    """
+    from client.vault import Vault
+
+    with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+        datasets = vault.datasets()
+    if json:
+        print_json([_described(dataset) for dataset in datasets])
+        return
+    if not datasets:
+        out().print("the vault is empty; `client data add FILE` stores records", highlight=False)
+        return
+    table = Table("dataset", "version", "subjects", "records", "labels", "purposes", box=None)
+    for dataset in datasets:
+        sheet = dataset.datasheet
+        purposes = ", ".join(sheet.purposes) or "none stated"
+        table.add_row(
+            dataset.name,
+            str(dataset.version),
+            str(dataset.subjects),
+            str(dataset.records),
+            str(len(dataset.labels)),
+            purposes,
+        )
+    out().print(table)
+
+
+@app.command()
+def show(name: Name, folder: FolderOption = None, json: Json = False) -> None:
+    """Show what is known of a dataset: counts, labels, what was replaced and what was kept out.
+
+    Never shows text. Exit codes: 4 no such dataset.
+
+    Examples: `client data show messages` · `client data show messages --json`
+    """
+    from client.vault import Vault
+
+    with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+        dataset = vault.dataset(name)
+    if json:
+        print_json(_described(dataset))
+    else:
+        _print_dataset(dataset)
+
+
+@app.command()
+def verify(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="The dataset; all by default.", show_default=False),
+    ] = None,
+    folder: FolderOption = None,
+    json: Json = False,
+) -> None:
+    """Open every stored row and compare digest and counts with what the journal was told.
+
+    Exit codes: 0 all is well, 4 no such dataset, 6 something does not verify.
+
+    Examples: `client data verify` · `client data verify messages --json`
+    """
+    from client.vault import Vault
+
+    with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+        names = [dataset.name for dataset in vault.datasets()] if name is None else [name]
+        checks = [vault.verify(one) for one in names]
+    failed = any(check.problems for check in checks)
+    if json:
+        print_json(
+            {
+                "verified": not failed,
+                "datasets": [
+                    {"name": c.name, "records": c.records, "problems": list(c.problems)}
+                    for c in checks
+                ],
+            }
+        )
+    else:
+        for check in checks:
+            verdict = "[red]does not verify[/]" if check.problems else "[green]verified[/]"
+            out().print(f"{check.name}: {check.records} records, {verdict}", highlight=False)
+            for problem in check.problems:
+                err().print(f"  {escape(problem)}", highlight=False)
+    if failed:
+        raise typer.Exit(int(ExitCode.VERIFICATION_FAILED))
+
+
+@app.command()
+def remove(
+    name: Name,
+    folder: FolderOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete a dataset's rows. This erases nobody: use `client erase` for a person.
+
+    Exit codes: 4 no such dataset.
+
+    Example: `client data remove messages --yes`
+    """
+    from client.ingest import Recorder
+    from client.vault import Vault
+
+    with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+        dataset = vault.dataset(name)
+        if not yes:
+            typer.confirm(f"Delete the {dataset.records} records of {name}?", abort=True, err=True)
+        Recorder(site.journal.record, site.principal).removed(dataset)
+        vault.remove(name)
+    if json:
+        print_json({"removed": name, "records": dataset.records})
+    else:
+        out().print(f"removed {name}: {dataset.records} records", highlight=False)
+
+
+@app.command()
+def readmit(
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="SUBJECT", help="The id of an erased subject.", show_default=False),
+    ],
+    reason: Annotated[
+        str,
+        typer.Option("--reason", help="Why; goes into the journal.", show_default=False),
+    ],
+    folder: FolderOption = None,
+    json: Json = False,
+) -> None:
+    """Let an erased subject's rows in again, when the person asks for it.
+
+    Nothing that was erased comes back. Rows that are added from now on are stored under a new key.
+
+    Exit codes: 4 the subject is not erased, 5 no reason given.
+
+    Example: `client data readmit P-00417 --reason "withdrew the request on 3 May"`
+    """
+    from client.ingest import Recorder
+    from client.vault import Vault
+
+    if not reason.strip():
+        raise MalformedInput("no reason given", fix="say why with --reason")
+    with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+        pseudonym = vault.pseudonym(subject)
+        if not vault.is_erased(subject):
+            raise NotFound("this subject is not erased", fix="check the id's spelling")
+        Recorder(site.journal.record, site.principal).readmitted(pseudonym, reason.strip())
+        vault.readmit(subject)
+    if json:
+        print_json({"readmitted": pseudonym})
+    else:
+        out().print("readmitted; the subject's rows will be stored again", highlight=False)
+
+
+@app.command("check-leaks")
+def check_leaks(
+    planted: Annotated[
+        Path,
+        typer.Option(
+            "--planted", metavar="FILE", help="What was planted, by subject.", show_default=False
+        ),
+    ],
+    folder: FolderOption = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="NAME", help="Only this one.", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Open the whole vault and count which planted identifiers are still in it.
+
+    Case, accents, spaces and punctuation do not matter, and a family name alone counts too. Prints
+    counts, never identifiers.
+
+    Exit codes: 0 counted, whatever the count; 4 no such file or dataset.
+
+    Example: `client data check-leaks --planted planted.json --json`
+    """
+    from client.leaks import count_leaks, read_planted
+    from client.vault import Vault
+
+    expected = read_planted(planted)
+    with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+        names = [one.name for one in vault.datasets()] if dataset is None else [dataset]
+        records = [record for name in names for record in vault.examples(name)]
+        pseudonyms = {subject: vault.pseudonym(subject) for subject in expected.subjects}
+    found = count_leaks(expected, records, pseudonyms)
+    if json:
+        print_json(
+            {
+                "planted": found.planted,
+                "left": found.left,
+                "planted_by_kind": dict(found.planted_by_kind),
+                "left_by_kind": dict(found.left_by_kind),
+                "records": found.records,
+                "subjects_with_leak": found.subjects_with_leak,
+            }
+        )
+    else:
+        _print_leaks(found)
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Where the files go.", show_default=False),
+    ],
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="hospital|bank", help="Whose messages.")
+    ] = "hospital",
+    site: Annotated[
+        str, typer.Option("--site", metavar="NAME", help="Whose people: other sites have others.")
+    ] = "demo",
+    subjects: Annotated[
+        int, typer.Option("--subjects", metavar="N", min=1, max=100_000, help="How many people.")
+    ] = 300,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Same seed, same files.")] = 0,
+    json: Json = False,
+) -> None:
+    """Write synthetic messages with known identifiers in them, to try everything with.
+
+    `DIR/notes.csv` has the columns `subject_id`, `full_name`, `phone`, `text` and `label`;
+    `DIR/planted.json` says which identifiers stand in the texts. Nobody in them exists.
+
+    Exit codes: 9 the files exist.
+
+    Example: `client data demo notes --profile bank --subjects 300 --seed 1`
+    """
+    from client.demo_notes import Profile, write_notes
+
+    if profile not in tuple(Profile):
+        raise MalformedInput(f"unknown profile {profile!r}", fix=f"one of {', '.join(Profile)}")
+    written = write_notes(folder, Profile(profile), site=site, subjects=subjects, seed=seed)
+    described: dict[str, Any] = {
+        "notes": str(written.notes),
+        "planted": str(written.planted),
+        "subjects": subjects,
+        "records": written.records,
+        "identifiers": written.identifiers,
+        "labels": list(written.labels),
+    }
+    if json:
+        print_json(described)
+    else:
+        out().print(
+            f"{written.records} messages of {subjects} people in {written.notes}\n"
+            f"{written.identifiers} identifiers stand in them: {written.planted}",
+            highlight=False,
+        )
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    sheet = dataset.datasheet.model_dump(mode="json", exclude={"format", "digest"})
+    return {
+        "name": dataset.name,
+        "version": dataset.version,
+        "digest": dataset.digest,
+        "labels": list(dataset.labels),
+        **sheet,
+    }
+
+
+def _source_counts(source: SourceFile) -> dict[str, int]:
+    return {
+        "records": len(source.records),
+        "duplicates_dropped": source.duplicates_dropped,
+        "empty_dropped": source.empty_dropped,
+        "subjects_with_several_records": source.subjects_with_several_records,
+    }
+
+
+@contextmanager
+def _progress(description: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and remaining time on a terminal; nothing elsewhere."""
+    console = err()
+    if not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(description, total=total, rate="")
+
+        def advance(done: int, _total: int) -> None:
+            speed = progress.tasks[bar].speed
+            rate = "" if speed is None else f"{speed:.0f} records/s"
+            progress.update(bar, completed=done, rate=rate)
+
+        yield advance
+
+
+def _print_added(result: IngestResult, source: SourceFile) -> None:
+    dataset, sheet = result.dataset, result.dataset.datasheet
+    say = out().print
+    say(
+        f"[green]stored[/] {dataset.name}, version {dataset.version}: {dataset.records} records of"
+        f" {dataset.subjects} subjects in {len(dataset.labels)} classes",
+        highlight=False,
+    )
+    replaced = sum(sheet.replacements.values())
+    notes = [f"{replaced} identifiers replaced by stand-ins"]
+    if result.subjects_with_several_records:
+        notes.append(
+            f"{result.subjects_with_several_records} subjects have several records: they count as"
+            " one person each"
+        )
+    if source.duplicates_dropped:
+        notes.append(f"{source.duplicates_dropped} repeated rows left out")
+    if source.empty_dropped:
+        notes.append(f"{source.empty_dropped} incomplete rows left out")
+    if sheet.erased_rows_left_out:
+        notes.append(f"{sheet.erased_rows_left_out} rows of erased subjects left out")
+    for reason, count in sorted(sheet.quarantined.items()):
+        notes.append(f"{count} rows kept out: {reason}")
+    if result.interrupted_ingests_removed:
+        notes.append("what an interrupted ingest had left was removed")
+    if not sheet.purposes:
+        notes.append("no purpose was stated, so no plan may use it: --purpose")
+    for note in notes:
+        say(f"  {note}", highlight=False)
+
+
+def _print_dataset(dataset: Dataset) -> None:
+    sheet = dataset.datasheet
+    table = Table("", "", box=None, show_header=False)
+    rows = [
+        ("dataset", f"{dataset.name}, version {dataset.version}, added {sheet.created_at}"),
+        ("purposes", ", ".join(sheet.purposes) or "none stated"),
+        ("legal basis", sheet.legal_basis or "not stated"),
+        ("subjects", str(dataset.subjects)),
+        ("records", str(dataset.records)),
+        ("labels", ", ".join(f"{label} ({n})" for label, n in sorted(sheet.label_counts.items()))),
+        ("replaced", ", ".join(f"{kind} {n}" for kind, n in sorted(sheet.replacements.items()))),
+        ("kept out", ", ".join(f"{why} {n}" for why, n in sorted(sheet.quarantined.items()))),
+        ("repeated rows", str(sheet.duplicates_dropped)),
+        ("incomplete rows", str(sheet.empty_dropped)),
+        ("digest", dataset.digest),
+        ("de-identification", sheet.deidentification_digest),
+    ]
+    for name, value in rows:
+        table.add_row(name, escape(value) or "nothing")
+    out().print(table)
+
+
+def _print_leaks(found: LeakCount) -> None:
+    table = Table("kind", "planted", "left", box=None)
+    for kind, count in found.planted_by_kind.items():
+        table.add_row(kind, str(count), str(found.left_by_kind.get(kind, 0)))
+    table.add_row("all", str(found.planted), str(found.left), style="bold")
+    out().print(table)
+    out().print(
+        f"searched {found.records} records; something is left of {found.subjects_with_leak} people",
+        highlight=False,
+    )

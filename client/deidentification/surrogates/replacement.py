@@ -1,0 +1,235 @@
+"""Each finding gets a stand-in of its own kind; the same original gets the same one everywhere.
+
+* Names are replaced word by word, so "Maria Lopez", "Ms Lopez" and "LOPEZ, Maria" stay one person.
+  Case and accents of the original do not matter to the choice.
+* Dates move by the subject's secret shift; ages by one to three years, and none above 89 stays.
+* Nothing depends on what else is in the data: a later ingest makes the same choices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from client.deidentification.findings import (
+    ADDRESS,
+    AGE,
+    CREDIT_CARD,
+    DATE_TIME,
+    EMAIL_ADDRESS,
+    IBAN_CODE,
+    IP_ADDRESS,
+    LOCATION,
+    ORGANIZATION,
+    PERSON,
+    PHONE_NUMBER,
+    URL,
+)
+from client.deidentification.lexicon import WORD, Lexicon, plain, unaccented
+from client.deidentification.names import PARTICLES
+from client.deidentification.surrogates import dates, invented, numbers
+from client.deidentification.surrogates.choice import KeyedChoice, differing
+
+OLDEST_AGE = 89
+"""Ages above are identifying by themselves (HIPAA 45 CFR 164.514(b)(2)(i)(C))."""
+
+_PIECE = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]{2,})?|\d+[^\W_]*|[^\w\s]+|\s+|_+")
+_SEXED_TITLES = ("Mr", "Mrs", "Ms")
+_TITLES = frozenset("mr mrs ms miss mx dr prof".split())
+_KEPT_IN_FIRMS = frozenset(
+    "ltd limited inc incorporated llc llp plc corp corporation co company gmbh ag kg sa bv nv ab oy "
+    "pty group holdings partners associates foundation trust institute university college school "
+    "academy hospital clinic infirmary surgery pharmacy hospice practice laboratory laboratories "
+    "bank insurance assurance department of the and for st saint".split()
+)
+_KEPT_IN_ADDRESSES = frozenset(
+    "street st road rd avenue ave av boulevard blvd lane ln drive dr court ct place pl square sq "
+    "terrace way close crescent highway hwy parkway route row walk mews gardens grove hill circle "
+    "alley plaza rue via calle rua avenida ulica ul strasse straße platz weg apt apartment suite ste "
+    "unit flat room floor building bldg block box po p o psc of the and de la du del der van den "
+    "north south east west n s e w".split()
+)
+
+
+class SurrogateMaker:
+    """Makes stand-ins with one site's secret."""
+
+    def __init__(self, secret: bytes, lexicon: Lexicon) -> None:
+        """Use the site's secret.
+
+        Args:
+            secret: 32 bytes; whoever has it can test guesses, so it never leaves the site.
+            lexicon: Tells given names from family names.
+        """
+        self._secret = secret
+        self._lexicon = lexicon
+        self._rules: dict[str, Callable[[str, int], str]] = {
+            PERSON: self._person,
+            LOCATION: self._location,
+            ORGANIZATION: self._organization,
+            ADDRESS: self._address,
+            EMAIL_ADDRESS: self._email,
+            PHONE_NUMBER: self._laid_out("phone", numbers.phone),
+            CREDIT_CARD: self._laid_out("card", numbers.card),
+            IBAN_CODE: self._laid_out("iban", numbers.iban),
+            IP_ADDRESS: self._laid_out("ip", numbers.ip_address),
+            URL: self._laid_out("url", numbers.web_address),
+            "US_SSN": self._laid_out("ssn", numbers.social_security_number),
+        }
+        self._other = self._laid_out("identifier", numbers.identifier)
+
+    def surrogate(self, kind: str, original: str, subject: str) -> str:
+        """The stand-in of one finding.
+
+        Args:
+            kind: The finding's kind.
+            original: The text that was found.
+            subject: The subject whose record it is in; dates and ages move with the subject.
+
+        Raises:
+            MalformedInput: When none differs from the original.
+        """
+        if kind == DATE_TIME:
+            return self._date(original, subject)
+        if kind == AGE:
+            return self._age(original, subject)
+        rule = self._rules.get(kind, self._other)
+        return differing(original, lambda attempt: rule(original, attempt))
+
+    # --- names ----------------------------------------------------------------------------------
+
+    def _person(self, original: str, attempt: int) -> str:
+        title = self._titled(original)
+
+        def part(piece: str) -> str:
+            folded = plain(piece)
+            if folded in _TITLES:
+                return title(piece)
+            if folded in PARTICLES and piece[0].islower():
+                return piece
+            return self._name_word(piece, attempt)
+
+        return _by_piece(original, part)
+
+    def _name_word(self, word: str, attempt: int) -> str:
+        """The stand-in of one word of a name, or of an initial."""
+        if word.isdigit() or not word[0].isalpha():
+            return self._choice("digits", word, attempt).like(word)
+        choice = self._choice("name", word, attempt)
+        if len(word) == 1:
+            return invented.cased_like(word, choice.like(word))
+        if self._lexicon.is_given_name(word):
+            made = choice.one_of(invented.GIVEN_NAMES)
+        else:
+            made = invented.family_name(choice)
+        if plain(made) == plain(word):
+            return self._name_word(word, attempt + 1)
+        return invented.cased_like(word, made)
+
+    def _titled(self, original: str) -> Callable[[str], str]:
+        """ "Mr", "Mrs" or "Ms" by the person's name; professional titles stay."""
+        choice = self._choice("title", original, 0)
+
+        def title(piece: str) -> str:
+            if plain(piece) in ("dr", "prof", "mx"):
+                return piece
+            return invented.cased_like(piece, choice.one_of(_SEXED_TITLES))
+
+        return title
+
+    def _location(self, original: str, attempt: int) -> str:
+        choice = self._choice("place", original, attempt)
+        is_country = unaccented(plain(original)) in {plain(c) for c in invented.COUNTRIES}
+        if is_country or unaccented(plain(original)) in self._lexicon.places and " " in original:
+            made = choice.one_of(invented.COUNTRIES) if is_country else invented.town(choice)
+            return invented.cased_like(original, made)
+        return _by_piece(original, lambda piece: self._place_word(piece, attempt))
+
+    def _place_word(self, word: str, attempt: int) -> str:
+        if not word[0].isalpha():
+            return self._choice("digits", word, attempt).like(word)
+        if self._lexicon.is_function_word(word) or plain(word) in PARTICLES:
+            return word
+        made = invented.town(self._choice("place", word, attempt))
+        return invented.cased_like(word, made)
+
+    def _organization(self, original: str, attempt: int) -> str:
+        pieces = [plain(word) for word in WORD.findall(original)]
+        keep = not all(piece in _KEPT_IN_FIRMS for piece in pieces)
+
+        def part(piece: str) -> str:
+            if keep and plain(piece) in _KEPT_IN_FIRMS:
+                return piece
+            return self._name_word(piece, attempt)
+
+        return _by_piece(original, part)
+
+    def _address(self, original: str, attempt: int) -> str:
+        def part(piece: str) -> str:
+            if piece[0].isdigit():
+                made = self._choice("house", piece, attempt).like(piece)
+                return made.replace("0", "7", 1) if made[0] == "0" and piece[0] != "0" else made
+            if plain(piece) in _KEPT_IN_ADDRESSES:
+                return piece
+            choice = self._choice("street", piece, attempt)
+            if len(piece) <= 2:
+                return choice.like(piece)
+            return invented.cased_like(piece, invented.street(choice))
+
+        return _by_piece(original, part)
+
+    def _email(self, original: str, attempt: int) -> str:
+        local = re.split(r"@|\(at\)|\[at\]|\s+at\s+", original, maxsplit=1, flags=re.IGNORECASE)[0]
+        made = _by_piece(local.strip(), lambda piece: self._name_word(piece, attempt).lower())
+        return f"{made}@{numbers.mail_domain(self._choice('mail', original, attempt))}"
+
+    # --- numbers --------------------------------------------------------------------------------
+
+    def _laid_out(
+        self, purpose: str, rule: Callable[[KeyedChoice, str], str]
+    ) -> Callable[[str, int], str]:
+        """A rule for numbers, of which only letters and digits decide the choice."""
+
+        def make(original: str, attempt: int) -> str:
+            normal = re.sub(r"[\W_]", "", original)
+            return rule(self._choice(purpose, normal, attempt), original)
+
+        return make
+
+    def _date(self, original: str, subject: str) -> str:
+        moved = dates.shifted(original, dates.shift_days(self._secret, subject))
+        if moved is not None:
+            return moved
+        return differing(
+            original,
+            lambda attempt: re.sub(
+                r"\d+", lambda m: self._choice("date", m.group(), attempt).like(m.group()), original
+            ),
+        )
+
+    def _age(self, original: str, subject: str) -> str:
+        digits = re.search(r"\d+", original)
+        if digits is None:
+            return original
+        choice = self._choice("age", subject, 0)
+        moved = int(digits.group()) + (1 + choice.below(3)) * (1 if choice.below(2) else -1)
+        if moved < 1:
+            moved = int(digits.group()) + 1
+        if moved > OLDEST_AGE:
+            moved = OLDEST_AGE - choice.below(3)
+        return original[: digits.start()] + str(moved) + original[digits.end() :]
+
+    def _choice(self, purpose: str, original: str, attempt: int) -> KeyedChoice:
+        normal = unaccented(plain(original))
+        return KeyedChoice(self._secret, f"{purpose}/{attempt}", normal)
+
+
+def _by_piece(text: str, part: Callable[[str], str]) -> str:
+    """The text with every word and number replaced; spaces, marks and possessives stay."""
+
+    def replaced(match: re.Match[str]) -> str:
+        piece = match.group()
+        possessive = piece in ("s", "S") and text[match.start() - 1 : match.start()] in "'\u2019"
+        return part(piece) if piece[0].isalnum() and not possessive else piece
+
+    return _PIECE.sub(replaced, text)
