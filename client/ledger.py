@@ -84,6 +84,7 @@ class Ledger:
             ) from error
         connection = rows.connect(path)
         try:
+            rows.configure(connection)
             rows.create_tables(connection)
         finally:
             connection.close()
@@ -119,6 +120,7 @@ class Ledger:
             )
         connection = rows.connect(path)
         try:
+            rows.configure(connection)
             rows.check_format(connection, path)
             ledger = cls(connection, journal, actor, compose, clock)
             ledger.flush_journal()

@@ -67,11 +67,14 @@ _PLAN_COLUMNS = (
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file so that a commit is on the disk when it returns."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+    """Open the file; the caller begins and ends each transaction."""
+    return sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+
+
+def configure(connection: sqlite3.Connection) -> None:
+    """Make a commit mean that the change is on the disk."""
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    return connection
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,430 @@
+"""A coordinator and a compliance service for one site, small enough to break on purpose.
+
+* `FakeCompliance` implements the client's Protocols (`EnrolmentService`, `Service`) over a real
+  log (`audit`): its proofs, decisions and receipts verify like the real service's.
+* `FakeFleet` implements `client.counterparts.Fleet`: tasks wait in a list, answers are kept.
+* Faults: `FakeCompliance.fail[method] = error` raises instead of acting; `fail_after[method]` acts
+  and then raises, as when an answer is lost on the way. Each is used once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from audit.errors import Conflict, FiduciaryError, NotFound
+from audit.keyring import FileKeyring
+from audit.keys import SigningKey, VerifyKey
+from audit.log import Entry
+from audit.proof import Proof
+from audit.receipt import Receipt
+from audit.sqlite_log import Journal
+from audit.statement import SignedStatement, sign_statement, verify_statement
+from client.arrays import Arrays
+from client.flower import IncomingTask
+from client.kit import Kit
+from compliance.resources import (
+    Enrolled,
+    ErasureRecorded,
+    LogConsistency,
+    LogProof,
+    PlanState,
+    PlanView,
+    Recorded,
+    SiteView,
+)
+from compliance.statements import (
+    Decision,
+    ErasureReceipt,
+    RunOutcome,
+    SiteEnrolment,
+    TrainingPlan,
+    format_time,
+    utc_now,
+)
+from compliance.trust import Trust
+
+FEDERATION = "hospitals"
+SITE = "north"
+ORIGIN = "compliance.test/log"
+TOKEN = "one-time-token-of-the-kit"
+SITE_TOKEN = "bearer-token-of-the-site"
+COMPLIANCE_URL = "https://127.0.0.1:1"
+
+
+def in_hours(hours: float) -> str:
+    return format_time(datetime.now(UTC) + timedelta(hours=hours))
+
+
+def self_signed(
+    name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool = False
+) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=30))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .sign(key, hashes.SHA384())
+    )
+
+
+def pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode("ascii")
+
+
+@dataclass
+class Coordinator:
+    """The coordinator's keys: identity and certificate authority."""
+
+    identity: SigningKey = field(
+        default_factory=lambda: SigningKey.generate(f"{FEDERATION}/coordinator")
+    )
+    authority_key: ec.EllipticCurvePrivateKey = field(
+        default_factory=lambda: ec.generate_private_key(ec.SECP384R1())
+    )
+
+    def __post_init__(self) -> None:
+        self.authority = self_signed(f"{FEDERATION} CA", self.authority_key, authority=True)
+
+    def certify(
+        self,
+        public_key: Any,
+        name: str,
+        *,
+        days: float = 300,
+        since: float = 1,
+        signer: ec.EllipticCurvePrivateKey | None = None,
+        for_server: bool = False,
+    ) -> str:
+        """A node certificate; `signer` makes it one of another CA with the same name."""
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if for_server else ExtendedKeyUsageOID.CLIENT_AUTH
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(self.authority.subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(datetime.now(UTC) - timedelta(days=since))
+            .not_valid_after(datetime.now(UTC) + timedelta(days=days))
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .sign(signer or self.authority_key, hashes.SHA384())
+        )
+        return pem(certificate)
+
+    def sign_plan(self, plan: TrainingPlan) -> SignedStatement:
+        return sign_statement(plan.body(), self.identity)
+
+
+@dataclass
+class _Filed:
+    statement: SignedStatement
+    state: PlanState
+    submitted_position: int
+    decision: SignedStatement | None = None
+    decided_position: int | None = None
+    outcome: SignedStatement | None = None
+
+
+class FakeCompliance:
+    """One compliance service with a real log. Serves one coordinator and any number of sites."""
+
+    def __init__(self, folder: Path, coordinator: Coordinator) -> None:
+        folder.mkdir()
+        self.coordinator = coordinator
+        self.log_key = SigningKey.generate(ORIGIN)
+        self.log = Journal.create(
+            folder / "log.sqlite", ORIGIN, self.log_key, FileKeyring.create(folder / "keyring")
+        )
+        key = ec.generate_private_key(ec.SECP384R1())
+        self.trust = Trust(
+            url=COMPLIANCE_URL,
+            certificate=pem(self_signed("127.0.0.1", key)),
+            origin=ORIGIN,
+            log_key=self.log_key.public,
+            release_key=bytes(range(32)),
+        )
+        self.fail: dict[str, FiduciaryError] = {}
+        self.fail_after: dict[str, FiduciaryError] = {}
+        self.plans: dict[str, _Filed] = {}
+        self.views: dict[str, SiteView] = {}
+        self.spent: dict[str, str] = {}
+        self.reports: list[SignedStatement] = []
+        self.refusals: list[SignedStatement] = []
+        self.erasures: list[SignedStatement] = []
+        self.polls_until_admitted: int | None = None
+        self.certify: Callable[[Any, str], str] = coordinator.certify
+
+    # --- as a context manager, where a connection is expected -----------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def connect(self, trust: Trust, token: str | None) -> Self:
+        assert trust.url == self.trust.url
+        assert token in (None, SITE_TOKEN)
+        return self
+
+    # --- EnrolmentService -----------------------------------------------------------------------
+
+    def enrol(self, *, token: str, kit_sha256: str, statement: SignedStatement) -> Enrolled:
+        with self._faults("enrol"):
+            enrolment = SiteEnrolment.from_body(statement.body)
+            verify_statement(statement, VerifyKey.parse(enrolment.identity_key))
+            if self.spent.setdefault(token, statement.digest) != statement.digest:
+                raise Conflict("the kit was used already", fix="ask for a new kit")
+            request = x509.load_pem_x509_csr(enrolment.certificate_request.encode())
+            assert request.is_signature_valid
+            self.views.setdefault(
+                enrolment.site,
+                SiteView(
+                    name=enrolment.site,
+                    state="pending",
+                    identity_key=enrolment.identity_key,
+                    node_key="",
+                    certificate_request=enrolment.certificate_request,
+                    certificate=None,
+                    enrolment=statement.digest,
+                    enrolled_at=utc_now(),
+                    enrolled_position=0,
+                ),
+            )
+        return Enrolled(
+            position=0, principal=f"site:{enrolment.site}", state="pending", site_token=SITE_TOKEN
+        )
+
+    def site(self, name: str) -> SiteView:
+        with self._faults("site"):
+            if self.polls_until_admitted == 0:
+                self.admit(name)
+            elif self.polls_until_admitted is not None:
+                self.polls_until_admitted -= 1
+            return self.views[name]
+
+    def admit(self, name: str) -> None:
+        view = self.views[name]
+        request = x509.load_pem_x509_csr(view.certificate_request.encode())
+        certificate = self.certify(request.public_key(), name)
+        self.views[name] = view.model_copy(update={"state": "approved", "certificate": certificate})
+
+    # --- plans ----------------------------------------------------------------------------------
+
+    def submit(self, signed: SignedStatement) -> str:
+        position = self._log("plan.submitted", signed)
+        self.plans[signed.digest] = _Filed(signed, "submitted", position)
+        return signed.digest
+
+    def decide(
+        self, plan_id: str, verdict: Literal["approved", "rejected"] = "approved", **changes: Any
+    ) -> None:
+        body = {
+            "object": f"plan:{plan_id}",
+            "verdict": verdict,
+            "decided_by": "officer",
+            "decided_at": utc_now(),
+            **changes,
+        }
+        signed = sign_statement(Decision.from_body(body).body(), self.log_key)
+        filed = self.plans[plan_id]
+        filed.decision, filed.state = signed, verdict
+        filed.decided_position = self._log(f"plan.{verdict}", signed)
+
+    def end(self, plan_id: str, verdict: Literal["completed", "failed"] = "completed") -> None:
+        outcome = RunOutcome(plan_id=plan_id, verdict=verdict, rounds_done=0, finished_at=utc_now())
+        filed = self.plans[plan_id]
+        filed.outcome = self.coordinator_signs(outcome.body())
+        filed.state = verdict
+
+    def coordinator_signs(self, body: dict[str, Any]) -> SignedStatement:
+        return sign_statement(body, self.coordinator.identity)
+
+    def plan(self, plan_id: str) -> PlanView:
+        with self._faults("plan"):
+            if plan_id not in self.plans:
+                raise NotFound("there is no such plan")
+            filed = self.plans[plan_id]
+            approved = filed.decision is not None and filed.state != "rejected"
+            return PlanView(
+                plan_id=plan_id,
+                state=filed.state,
+                statement=filed.statement,
+                submitted_by="coordinator",
+                submitted_at=utc_now(),
+                submitted_position=filed.submitted_position,
+                approval=filed.decision if approved else None,
+                rejection=None if approved else filed.decision,
+                approved_position=filed.decided_position if approved else None,
+                rounds_reported=0,
+                outcome=filed.outcome,
+            )
+
+    def log_proof(self, position: int) -> LogProof:
+        with self._faults("log_proof"):
+            text = self.log.prove(position, with_leaf=True)
+            proof = Proof.parse(text)
+            assert proof.extra is not None
+            bare = Proof(proof.index, proof.path, proof.checkpoint)
+            return LogProof(leaf=proof.extra, proof=bare.encoded())
+
+    def log_consistency(self, first: int, second: int) -> LogConsistency:
+        with self._faults("log_consistency"):
+            hashes_ = self.log.consistency(first, second)
+            return LogConsistency(first=first, second=second, hashes=hashes_)
+
+    # --- StatementService -----------------------------------------------------------------------
+
+    def report_site(self, plan_id: str, report: SignedStatement) -> Recorded:
+        with self._faults("report_site"):
+            return self._file(self.reports, "site.reported", report)
+
+    def report_refusal(self, refusal: SignedStatement) -> Recorded:
+        with self._faults("report_refusal"):
+            return self._file(self.refusals, "plan.refused", refusal)
+
+    def report_erasure(
+        self, erasure: SignedStatement, *, request_id: str | None = None
+    ) -> ErasureRecorded:
+        with self._faults("report_erasure"):
+            ErasureReceipt.from_body(erasure.body)
+            position = self._file(self.erasures, "subject.erased", erasure).position
+            shown = self.log_proof(position)
+            receipt = Receipt(erasure, shown.leaf, shown.proof)
+            return ErasureRecorded(position=position, receipt=receipt.to_json())
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _file(
+        self, shelf: list[SignedStatement], action: str, statement: SignedStatement
+    ) -> Recorded:
+        known = [item.digest for item in shelf]
+        if statement.digest not in known:
+            shelf.append(statement)
+            return Recorded(position=self._log(action, statement))
+        objects = {leaf.object: leaf.position for leaf in self.log.leaves()}
+        return Recorded(position=objects[statement.log_object])
+
+    def _log(self, action: str, statement: SignedStatement) -> int:
+        entry = Entry("test", action, statement.log_object, None, {"at": utc_now()})
+        return self.log.record(entry).position
+
+    @contextmanager
+    def _faults(self, method: str) -> Any:
+        if method in self.fail:
+            raise self.fail.pop(method)
+        yield
+        if method in self.fail_after:
+            raise self.fail_after.pop(method)
+
+
+@dataclass
+class Reply:
+    """What a site answered."""
+
+    task: IncomingTask
+    arrays: dict[str, npt.NDArray[Any]] | None
+    statement: SignedStatement
+    code: str = ""
+    reason: str = ""
+
+
+class FakeFleet:
+    """The coordinator's end of the Fleet protocol.
+
+    `tasks` are handed out in order; a callable among them is called instead (to stop the worker, to
+    raise, to change the world between two tasks).
+    """
+
+    def __init__(self) -> None:
+        self.tasks: list[IncomingTask | Callable[[], IncomingTask | None]] = []
+        self.replies: list[Reply] = []
+        self.lose_next_reply: FiduciaryError | None = None
+        self.accepts = True
+        self.connections = 0
+        self.on_malformed: Callable[[str, str], None] = lambda _code, _reason: None
+
+    def connect(self, on_malformed: Callable[[str, str], None]) -> Self:
+        self.on_malformed = on_malformed
+        return self
+
+    def __enter__(self) -> Self:
+        self.connections += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def poll(self, wait_seconds: float = 1.0) -> IncomingTask | None:
+        if not self.tasks:
+            return None
+        task = self.tasks.pop(0)
+        return task if isinstance(task, IncomingTask) else task()
+
+    def reply_update(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> bool:
+        self._arrive()
+        signed = SignedStatement.from_json(report["statement"])
+        self.replies.append(Reply(task, dict(arrays), signed))
+        return self.accepts
+
+    def reply_confusion(
+        self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: dict[str, Any]
+    ) -> bool:
+        self._arrive()
+        signed = SignedStatement.from_json(report["statement"])
+        self.replies.append(Reply(task, {"confusion": confusion}, signed))
+        return self.accepts
+
+    def reply_refusal(
+        self, task: IncomingTask, code: str, reason: str, statement: dict[str, Any]
+    ) -> bool:
+        self._arrive()
+        signed = SignedStatement.from_json(statement)
+        self.replies.append(Reply(task, None, signed, code, reason))
+        return self.accepts
+
+    def _arrive(self) -> None:
+        if self.lose_next_reply is not None:
+            error, self.lose_next_reply = self.lose_next_reply, None
+            raise error
+
+
+def make_kit(
+    coordinator: Coordinator, trust: Trust, *, hours: float = 24, **changes: Any
+) -> dict[str, Any]:
+    """A signed kit, as JSON; `changes` are made before it is signed."""
+    body = {
+        "federation": FEDERATION,
+        "site": SITE,
+        "fleet_address": "127.0.0.1:1",
+        "ca_certificate": pem(coordinator.authority),
+        "coordinator_key": coordinator.identity.public.encoded(),
+        "compliance": trust.to_json(),
+        "token": TOKEN,
+        "expires_at": in_hours(hours),
+        **changes,
+    }
+    return sign_statement(Kit.from_body(body).body(), coordinator.identity).to_json()
+
+
+def write_kit(path: Path, envelope: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(envelope), encoding="utf-8")
+    return path
