@@ -26,7 +26,6 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 import contextlib
 import json
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -38,8 +37,6 @@ from typing import Any, Literal, Self
 import httpx
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.message import Array
 from flwr.app.message.message import remove_content_from_message
@@ -71,6 +68,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
 from client.arrays import Arrays, arrays_digest, pack_arrays, unpack_arrays
+from client.fleet_tls import ConnectionLost, load_node_key, lost, mutual_tls, refused
 from client.polling import MAX_WAIT_SECONDS, WAIT_HEADER
 
 __all__ = ["FleetConnection", "IncomingTask", "arrays_digest"]
@@ -84,6 +82,7 @@ HEARTBEAT_PROMISE_SECONDS = 15
 """What it promises; Flower takes it for lost after twice this."""
 
 REQUEST_TIMEOUT_SECONDS = 60.0
+RESEND_PAUSES_SECONDS = (0.2, 1.0, 3.0)
 FIRST_BACKOFF_SECONDS = 0.05
 LAST_BACKOFF_SECONDS = 1.0
 
@@ -139,7 +138,7 @@ class FleetConnection:
     ) -> None:
         self._address = address
         self._on_malformed = on_malformed
-        self._key = _load_node_key(node_key)
+        self._key = load_node_key(node_key)
         self._public_key = public_key_to_bytes(self._key.public_key())
         self._wait = _WaitHeader()
         self._client = FleetHttpClient(
@@ -149,7 +148,7 @@ class FleetConnection:
                 NodeAuthHttpInterceptor(self._key, self._key.public_key()),
                 self._wait,
             ],
-            verify=_mutual_tls(ca_certificate, client_certificate, node_key),
+            verify=mutual_tls(ca_certificate, client_certificate, node_key),
             timeout=REQUEST_TIMEOUT_SECONDS,
         )
         self._node: Node | None = None
@@ -164,7 +163,11 @@ class FleetConnection:
         return self._activated().node_id
 
     def __enter__(self) -> Self:
-        self._activated()
+        try:
+            self._activated()
+        except BaseException:
+            self._client.close()
+            raise
         self._heartbeat.start()
         return self
 
@@ -312,6 +315,16 @@ class FleetConnection:
     def _send(self, message: Message, content: RecordDict) -> bool:
         reply = Message(content, reply_to=message)
         reply.metadata.__dict__["_message_id"] = reply.object_id
+        for pause_seconds in RESEND_PAUSES_SECONDS:
+            try:
+                return self._push(reply)
+            except ConnectionLost:
+                # What was trained is spent: it is worth another try. Flower takes the same message
+                # again and asks for what it does not have yet.
+                self._stop.wait(pause_seconds)
+        return self._push(reply)
+
+    def _push(self, reply: Message) -> bool:
         node = self._activated()
         with no_object_id_recompute():
             tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
@@ -355,9 +368,9 @@ class FleetConnection:
         try:
             return method(request)
         except httpx.HTTPStatusError as error:
-            raise _refused(self._address, error.response) from error
+            raise refused(self._address, error.response) from error
         except httpx.TransportError as error:
-            raise _lost(self._address, error) from error
+            raise lost(self._address, error) from error
 
 
 class _WaitHeader:
@@ -370,35 +383,6 @@ class _WaitHeader:
         if self.seconds > 0 and context.rpc_method.endswith("/PullMessages"):
             context.request.headers[WAIT_HEADER] = f"{self.seconds:g}"
         return call_next(context)
-
-
-def _load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise MalformedInput(
-            f"malformed node key {path}: {error}", fix="enrol again with a new kit: client join KIT"
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
-        raise MalformedInput(
-            f"malformed node key {path}: expected a P-384 private key",
-            fix="enrol again with a new kit: client join KIT",
-        )
-    return key
-
-
-def _mutual_tls(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        context.load_verify_locations(cafile=ca)
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise MalformedInput(
-            f"cannot use the certificates {ca} and {certificate}: {error}",
-            fix="fetch the site's certificate again: client check",
-        ) from error
-    return context
 
 
 def _array_record(arrays: Arrays) -> ArrayRecord:
@@ -446,47 +430,3 @@ def _task_of(message: Message, whole: Any) -> IncomingTask:
         raise MalformedInput("expected arrays as one safetensors document")
     state = unpack_arrays(arrays[ARRAYS_KEY].numpy().tobytes())
     return IncomingTask(kind, plan_id, round_index, state, message)
-
-
-def _refused(address: str, response: httpx.Response) -> FiduciaryError:
-    detail = _detail_of(response)
-    if response.status_code in (401, 403) or "[code:" in detail or response.status_code == 400:
-        return Unauthorised(
-            f"the coordinator at {address} does not accept this site: {detail}",
-            fix="ask the coordinator whether the site is admitted: server sites; then client check",
-        )
-    return Unreachable(
-        f"the coordinator at {address} answered {response.status_code}: {detail}",
-        fix="ask the coordinator to look at: server status",
-    )
-
-
-def _detail_of(response: httpx.Response) -> str:
-    try:
-        problem = response.json()
-    except ValueError:
-        return response.reason_phrase
-    if not isinstance(problem, dict):
-        return response.reason_phrase
-    for name in ("detail", "public_message", "message", "title"):
-        if isinstance(problem.get(name), str):
-            return str(problem[name])
-    return response.reason_phrase
-
-
-def _lost(address: str, error: httpx.TransportError) -> FiduciaryError:
-    reason = str(error) or type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in reason:
-        return Unauthorised(
-            f"the server at {address} holds no certificate of this federation: {reason}",
-            fix="compare the kit's fingerprint with the coordinator by telephone",
-        )
-    if "alert" in reason.lower() and "ssl" in reason.lower():
-        return Unauthorised(
-            f"the coordinator at {address} does not accept this site's certificate: {reason}",
-            fix="fetch the site's certificate again: client check",
-        )
-    return Unreachable(
-        f"the coordinator at {address} does not answer: {reason}",
-        fix="check the network and whether the coordinator runs: server start",
-    )

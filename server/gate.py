@@ -361,8 +361,12 @@ async def send_problem(send: Send, problem: Problem) -> None:
         "status": problem.status,
         "detail": problem.detail,
     }
-    challenge = [(b"www-authenticate", b"Bearer")] if problem.code == TOKEN_REQUIRED else []
-    await _send_json(send, problem.status, "application/problem+json", document, challenge)
+    headers = []
+    if problem.code == TOKEN_REQUIRED:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if problem.status == 413:
+        headers.append((b"connection", b"close"))  # the rest of the body is not waited for
+    await _send_json(send, problem.status, "application/problem+json", document, headers)
 
 
 async def _send_json(

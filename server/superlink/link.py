@@ -147,8 +147,7 @@ class SuperLink:
             raise Problem(401, "unknown-site", "this site is not admitted to the federation")
         match path.removeprefix(FLEET):
             case "activate-node":
-                # A site that was killed comes back before Flower takes it for lost.
-                self._state.deactivate_node(node.node_id)
+                self._take_over(node)
             case "push-messages":
                 check_sender(node.node_id, body)
             case "push-object":
@@ -160,6 +159,18 @@ class SuperLink:
             with self._arrived:
                 self._arrivals += 1
                 self._arrived.notify_all()
+
+    def _take_over(self, node: _Node) -> None:
+        """A site that was cut off or killed comes back before Flower takes it for lost.
+
+        A task that was handed to the lost connection and never confirmed is handed out again.
+        """
+        self._state.deactivate_node(node.node_id)
+        with self._state.lock:
+            for message_id, message in self._state.message_ins_store.items():
+                unconfirmed = message_id in self._state.object_store
+                if message.metadata.dst_node_id == node.node_id and unconfirmed:
+                    message.metadata.delivered_at = ""
 
     def _check_allowance(self, node: _Node, body: bytes) -> None:
         with self._lock:

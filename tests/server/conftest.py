@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+with warnings.catch_warnings():
+    # Typer 0.20 touches names that click 8.4 calls deprecated, while it is imported.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import typer  # noqa: F401
 
 from audit.errors import FiduciaryError
 from compliance.api import ComplianceClient
