@@ -20,7 +20,7 @@ from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachab
 MAX_DETAIL_CHARACTERS = 300
 
 
-class _ConnectionLost(Unreachable):
+class ConnectionLost(Unreachable):
     """The network failed, not the coordinator: the same call may succeed in a moment."""
 
 

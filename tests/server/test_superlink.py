@@ -162,7 +162,8 @@ def test_an_answer_survives_a_cut_connection(
             calls += 1
             if calls == broken_call + 1:
                 raise httpx.ReadError("cut")
-            return whole(request, **options)
+            response: httpx.Response = whole(request, **options)
+            return response
 
         monkeypatch.setattr(connection._client._client, "send", cut)
         assert connection.reply_update(task, STATE, REPORT)
