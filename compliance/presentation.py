@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -24,8 +25,10 @@ from compliance.resources import (
 _SHORT_DIGEST: Final = 12
 """Hexadecimal digits of a digest in a table: unique in practice, and accepted as an ID."""
 
-_PIPE_WIDTH: Final = 10_000
-"""Where nobody watches, no cell is cut."""
+_WIDTH: Final = 10_000
+"""No cell is cut or folded to the terminal: rows can be searched, copied and piped."""
+
+_LONG_HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 _COLOURS: Final = {
     "approved": "green",
@@ -253,11 +256,12 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: s
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(head)
     for row in rows:
         table.add_row(*row)
     console = out()
-    console.print(table, width=None if console.is_terminal else _PIPE_WIDTH)
+    console.width = _WIDTH
+    console.print(table)
 
 
 def _state(state: str) -> str:
@@ -285,8 +289,7 @@ def _positions(submitted: int, approved: int | None) -> str:
 
 
 def _short_object(name: str) -> str:
-    kind, marker, rest = name.partition("sha256:")
-    return f"{kind}{rest[:_SHORT_DIGEST]}" if marker else name
+    return _LONG_HEX.sub(lambda match: match.group(0)[:_SHORT_DIGEST], name.replace("sha256:", ""))
 
 
 def _gist(payload: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from audit.durable import create_private_file, sync_directory, write_durably
+from audit.durable import sync_directory, write_durably
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
 from audit.keyring import FileKeyring
 from audit.keys import SigningKey
@@ -161,7 +161,8 @@ def _build(folder: Folder, new: NewService, clock: Callable[[], datetime]) -> No
     port = new.port or _free_port(new.host)
     settings = make_settings(new.host, port, new.origin, new.database_url)
     if settings.database_url == DEFAULT_DATABASE_URL:
-        create_private_file(folder.path / "compliance.sqlite")
+        # SQLite gives its journals the mode of the database, whose contents are nobody else's.
+        write_durably(folder.path / "compliance.sqlite", b"")
     for part in ("keys", "tokens", "releases"):
         (folder.path / part).mkdir(mode=0o700)
     signer = SigningKey.generate(new.origin)

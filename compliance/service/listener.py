@@ -12,6 +12,7 @@ import errno
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -90,6 +91,9 @@ class Listener(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Turn SIGINT and SIGTERM into a clean stop while serving."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread gets signals; another one is stopped by `should_exit`
+            return
         before = {
             number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
         }

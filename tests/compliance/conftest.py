@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.compliance.federation import Coordinator, Site
+from tests.compliance.running import Clock, RunningService, running
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def service(clock: Clock) -> Iterator[RunningService]:
+    """A fresh service, in memory where the machine allows: it syncs after every write."""
+    memory = Path("/dev/shm")  # noqa: S108  only its existence matters
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
+        running(Path(folder) / "compliance", clock) as started,
+    ):
+        yield started
+
+
+@pytest.fixture
+def coordinator(service: RunningService) -> Coordinator:
+    """The coordinator, registered."""
+    coordinator = Coordinator(service)
+    coordinator.register()
+    return coordinator
+
+
+@pytest.fixture
+def north(coordinator: Coordinator) -> Site:
+    """A site that takes part."""
+    return coordinator.welcome("north")

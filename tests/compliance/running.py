@@ -1,0 +1,233 @@
+"""A real compliance service on loopback TLS, in a thread, with a clock and faults under control."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from audit.log import LogStorage
+from audit.merkle import Node
+from compliance.api import ComplianceClient
+from compliance.service.folder import Folder, NewService, create_folder, open_registry
+from compliance.service.listener import Listener, open_socket
+from compliance.service.log_storage import SqlLogStorage
+from compliance.service.registry import Registry
+from compliance.trust import Trust
+
+START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that moves when told to."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **duration: float) -> None:
+        self.now += timedelta(**duration)
+
+
+class InjectedFault(OperationalError):
+    """What a database reports when its disk is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("injected", None, OSError("injected"))
+
+
+@dataclasses.dataclass
+class Faults:
+    """What fails, until it is set back."""
+
+    append: bool = False
+    """The log entry cannot be written."""
+    commit: bool = False
+    """The commit fails and nothing is stored."""
+    after_commit: bool = False
+    """The commit is stored, but its answer is lost."""
+
+
+class FaultyStorage:
+    """`LogStorage` that fails when `Faults.append` says so; otherwise the real one."""
+
+    def __init__(self, storage: LogStorage, faults: Faults) -> None:
+        self._storage = storage
+        self._faults = faults
+
+    def lock(self) -> None:
+        self._storage.lock()
+
+    def size(self) -> int:
+        return self._storage.size()
+
+    def read_leaf(self, position: int) -> bytes | None:
+        return self._storage.read_leaf(position)
+
+    def write_leaf(self, position: int, leaf: bytes) -> None:
+        self._storage.write_leaf(position, leaf)
+
+    def read_hash(self, level: int, index: int) -> bytes | None:
+        return self._storage.read_hash(level, index)
+
+    def write_hashes(self, nodes: Sequence[Node]) -> None:
+        self._storage.write_hashes(nodes)
+        # The last step but one of an append: the leaf is in the transaction already.
+        if self._faults.append:
+            raise InjectedFault
+
+    def latest_checkpoint(self) -> str | None:
+        return self._storage.latest_checkpoint()
+
+    def write_checkpoint(self, size: int, note: str) -> None:
+        self._storage.write_checkpoint(size, note)
+
+    def delete_checkpoint(self, size: int) -> None:
+        self._storage.delete_checkpoint(size)
+
+    def read_meta(self, name: str) -> str | None:
+        return self._storage.read_meta(name)
+
+    def write_meta(self, name: str, value: str) -> None:
+        self._storage.write_meta(name, value)
+
+
+class RunningService:
+    """A service that answers at `trust.url` until `stop`."""
+
+    def __init__(self, folder: Folder, clock: Clock) -> None:
+        self.folder = folder
+        self.clock = clock
+        self.faults = Faults()
+        opened = open_registry(folder, clock)
+        listener = open_socket("127.0.0.1", 0)
+        self.trust: Trust = dataclasses.replace(
+            opened.trust, url=f"https://127.0.0.1:{listener.getsockname()[1]}"
+        )
+        self.registry: Registry = dataclasses.replace(
+            opened,
+            trust=self.trust,
+            storage=lambda session: FaultyStorage(SqlLogStorage(session), self.faults),
+        )
+        self._inject_commit_faults()
+        self._clients: list[ComplianceClient | httpx.Client] = []
+        self._server = Listener(self.registry, folder)
+        self._thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
+        self._thread.start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        self._server.run(sockets=[listener])
+
+    @property
+    def app(self) -> FastAPI:
+        app = self._server.config.app
+        assert isinstance(app, FastAPI)
+        return app
+
+    def token(self, name: str) -> str:
+        return self.folder.token(name).read_text("ascii").strip()
+
+    def client(self, token: str | None = None) -> ComplianceClient:
+        client = ComplianceClient(self.trust, token)
+        self._clients.append(client)
+        return client
+
+    def as_(self, name: str) -> ComplianceClient:
+        """A client of one of the first principals."""
+        return self.client(self.token(name))
+
+    def http(self, token: str | None = None) -> httpx.Client:
+        """Plain HTTP, for what the typed client would not send."""
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        client = httpx.Client(
+            base_url=self.trust.url,
+            headers=headers,
+            verify=self.trust.ssl_context(),
+            trust_env=False,
+            timeout=30,
+        )
+        self._clients.append(client)
+        return client
+
+    def tables(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Everything in the database, log included."""
+        with self.registry.database.reading() as session:
+            names = session.scalars(
+                text("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+            ).all()
+            return {
+                name: sorted(tuple(row) for row in session.execute(text(f"SELECT * FROM {name}")))  # noqa: S608
+                for name in names
+            }
+
+    def entries(self) -> list[tuple[str, str, str, dict[str, Any]]]:
+        """Actor, action, object and payload of every log entry, read from the leaves."""
+        with self.registry.reading() as session:
+            storage = self.registry.storage(session)
+            return [self._entry(storage, position) for position in range(storage.size())]
+
+    def last_entry(self) -> tuple[str, str, str, dict[str, Any]]:
+        with self.registry.reading() as session:
+            storage = self.registry.storage(session)
+            return self._entry(storage, storage.size() - 1)
+
+    def _entry(self, storage: LogStorage, position: int) -> tuple[str, str, str, dict[str, Any]]:
+        leaf, payload = self.registry.log.read(storage, position)
+        return leaf.actor, leaf.action, leaf.object, payload
+
+    def _inject_commit_faults(self) -> None:
+        def fail_before(_connection: object) -> None:
+            if self.faults.commit:
+                raise InjectedFault
+
+        def fail_after(session: Session) -> None:
+            if self.faults.after_commit:
+                raise InjectedFault
+
+        event.listen(self.registry.database.engine, "commit", fail_before)
+        self._fail_after = fail_after
+        event.listen(Session, "after_commit", fail_after)
+
+    def stop(self) -> None:
+        event.remove(Session, "after_commit", self._fail_after)
+        for client in self._clients:
+            client.close()
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self.registry.close()
+
+
+@contextmanager
+def running(folder: Path, clock: Clock) -> Iterator[RunningService]:
+    """A service over a folder, which is made when it is not there."""
+    if not folder.exists():
+        new = NewService("127.0.0.1", 8443, "127.0.0.1", "fiduciary.test/log")
+        create_folder(folder, new, clock)
+    service = RunningService(Folder(folder), clock)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def wait_for(condition: Any, seconds: float = 20) -> None:
+    """Wait until `condition()` holds; fail when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
