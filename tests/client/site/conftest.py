@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,30 @@ from pathlib import Path
 import pytest
 
 from client.enrolment import Waiting, join
+from client.guard import Membership
 from client.site import Site
-from tests.client.site.counterparts import Coordinator, FakeCompliance, make_kit, write_kit
+from tests.client.site.counterparts import (
+    FEDERATION,
+    ORIGIN,
+    SITE,
+    Coordinator,
+    FakeCompliance,
+    make_kit,
+    write_kit,
+)
+
+MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory where there is one.
+
+    A site syncs every write; on a busy disk that is most of these tests' time. What a crash may
+    cost is tested by killing processes, whose pages the system keeps all the same.
+    """
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as made:
+        yield Path(made)
 
 
 @pytest.fixture
@@ -31,6 +54,17 @@ def kit(tmp_path: Path, coordinator: Coordinator, compliance: FakeCompliance) ->
 
 
 @pytest.fixture
+def member(coordinator: Coordinator, compliance: FakeCompliance) -> Membership:
+    return Membership(
+        federation=FEDERATION,
+        site=SITE,
+        coordinator_key=coordinator.identity.public,
+        log_key=compliance.trust.log_key,
+        log_origin=ORIGIN,
+    )
+
+
+@pytest.fixture
 def at_once() -> Waiting:
     """Wait for nothing."""
     return Waiting(0, lambda _: None, lambda: datetime.now(UTC))
@@ -43,6 +77,7 @@ def joined(
     """An admitted site."""
     compliance.polls_until_admitted = 0
     join(kit, tmp_path / "site", connect=compliance.connect, waiting=at_once)
+    compliance.polls_until_admitted = None
     with Site.open(tmp_path / "site") as site:
         yield site
 

@@ -1,8 +1,7 @@
-"""A coordinator and a compliance service for one site, small enough to break on purpose.
+"""A coordinator and a compliance service for sites, small enough to break on purpose.
 
 * `FakeCompliance` implements the client's Protocols (`EnrolmentService`, `Service`) over a real
   log (`audit`): its proofs, decisions and receipts verify like the real service's.
-* `FakeFleet` implements `client.counterparts.Fleet`: tasks wait in a list, answers are kept.
 * Faults: `FakeCompliance.fail[method] = error` raises instead of acting; `fail_after[method]` acts
   and then raises, as when an answer is lost on the way. Each is used once.
 """
@@ -17,8 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -33,8 +30,6 @@ from audit.proof import Proof
 from audit.receipt import Receipt
 from audit.sqlite_log import Journal
 from audit.statement import SignedStatement, sign_statement, verify_statement
-from client.arrays import Arrays
-from client.flower import IncomingTask
 from client.kit import Kit
 from compliance.resources import (
     Enrolled,
@@ -334,77 +329,6 @@ class FakeCompliance:
         yield
         if method in self.fail_after:
             raise self.fail_after.pop(method)
-
-
-@dataclass
-class Reply:
-    """What a site answered."""
-
-    task: IncomingTask
-    arrays: dict[str, npt.NDArray[Any]] | None
-    statement: SignedStatement
-    code: str = ""
-    reason: str = ""
-
-
-class FakeFleet:
-    """The coordinator's end of the Fleet protocol.
-
-    `tasks` are handed out in order; a callable among them is called instead (to stop the worker, to
-    raise, to change the world between two tasks).
-    """
-
-    def __init__(self) -> None:
-        self.tasks: list[IncomingTask | Callable[[], IncomingTask | None]] = []
-        self.replies: list[Reply] = []
-        self.lose_next_reply: FiduciaryError | None = None
-        self.accepts = True
-        self.connections = 0
-        self.on_malformed: Callable[[str, str], None] = lambda _code, _reason: None
-
-    def connect(self, on_malformed: Callable[[str, str], None]) -> Self:
-        self.on_malformed = on_malformed
-        return self
-
-    def __enter__(self) -> Self:
-        self.connections += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def poll(self, wait_seconds: float = 1.0) -> IncomingTask | None:
-        if not self.tasks:
-            return None
-        task = self.tasks.pop(0)
-        return task if isinstance(task, IncomingTask) else task()
-
-    def reply_update(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> bool:
-        self._arrive()
-        signed = SignedStatement.from_json(report["statement"])
-        self.replies.append(Reply(task, dict(arrays), signed))
-        return self.accepts
-
-    def reply_confusion(
-        self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: dict[str, Any]
-    ) -> bool:
-        self._arrive()
-        signed = SignedStatement.from_json(report["statement"])
-        self.replies.append(Reply(task, {"confusion": confusion}, signed))
-        return self.accepts
-
-    def reply_refusal(
-        self, task: IncomingTask, code: str, reason: str, statement: dict[str, Any]
-    ) -> bool:
-        self._arrive()
-        signed = SignedStatement.from_json(statement)
-        self.replies.append(Reply(task, None, signed, code, reason))
-        return self.accepts
-
-    def _arrive(self) -> None:
-        if self.lose_next_reply is not None:
-            error, self.lose_next_reply = self.lose_next_reply, None
-            raise error
 
 
 def make_kit(

@@ -6,11 +6,12 @@ from decimal import Decimal
 from typing import Any
 
 from client.budget import Limits, Reservation, RoundEvent
+from client.findings import Finding
 from client.policy import Policy
 from client.site import Site
 from client.vault import Provenance, Record, Staging, Vault
 from compliance.statements import TrainingPlan
-from tests.client.site.counterparts import FEDERATION, SITE
+from tests.client.site.counterparts import FEDERATION, SITE, FakeCompliance
 
 ZERO_DIGEST = "sha256:" + "0" * 64
 PURPOSE = "triage"
@@ -147,3 +148,16 @@ def add_dataset(
             for record in range(2)
         )
         staging.publish(Provenance(ZERO_DIGEST, purposes, legal_basis), lambda _dataset: None)
+
+
+def submit(compliance: FakeCompliance, *, approve: bool = True, **changes: Any) -> str:
+    """Submit `make_plan` to a fake service, and have it approved."""
+    plan_id = compliance.submit(compliance.coordinator.sign_plan(make_plan(**changes)))
+    if approve:
+        compliance.decide(plan_id)
+    return plan_id
+
+
+def failures(findings: tuple[Finding, ...]) -> list[str]:
+    """Names of the rules that object."""
+    return [finding.rule for finding in findings if not finding.passed]

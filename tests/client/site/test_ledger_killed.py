@@ -5,27 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[3]
 
-MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
-"""A killed process leaves its pages to the system: a disk would only make this test slower."""
 
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as made:
-        yield Path(made)
-
-
-def test_killed_at_any_write_the_budget_is_never_understated(folder: Path) -> None:
+def test_killed_at_any_write_the_budget_is_never_understated(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.client.site.killed_ledger", str(folder), "1"],
+        [sys.executable, "-m", "tests.client.site.killed_ledger", str(tmp_path), "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,0 +1,172 @@
+"""The guard: one row for every rule by which a site refuses a plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from audit.errors import NotFound
+from client.budget import Cost
+from client.evidence import fetch_evidence
+from client.findings import Finding
+from client.guard import (
+    Allowed,
+    DatasetFacts,
+    Membership,
+    Refused,
+    SiteFacts,
+    Verdict,
+    check_evidence,
+    check_site,
+    decide,
+)
+from tests.client.site.counterparts import FakeCompliance
+from tests.client.site.documents import (
+    LABELS,
+    PURPOSE,
+    ZERO_DIGEST,
+    failures,
+    make_plan,
+    make_policy,
+    submit,
+)
+
+# --- the site's own rules -------------------------------------------------------------------------
+
+
+def make_facts(**changes: Any) -> SiteFacts:
+    """A site that allows `make_plan`."""
+    facts: dict[str, Any] = {
+        "policy": make_policy(),
+        "datasets": (
+            DatasetFacts("notes", frozenset(LABELS), frozenset({PURPOSE}), "public-task"),
+        ),
+        "count_subjects": lambda _names: 24,
+        "base_model_digest": ZERO_DIGEST,
+        "base_model_problem": "",
+        "cost_of": lambda _reservation, _delta: Cost(Decimal(3), Decimal(3), reserved=False),
+        **changes,
+    }
+    return SiteFacts(**facts)
+
+
+def dataset(**changes: Any) -> DatasetFacts:
+    return replace(make_facts().datasets[0], **changes)
+
+
+def judge(facts: SiteFacts, **plan_changes: Any) -> tuple[Finding, ...]:
+    return check_site("sha256:" + "5" * 64, make_plan(**plan_changes), facts)[0]
+
+
+def test_a_site_that_agrees_allows_every_rule() -> None:
+    assert failures(judge(make_facts())) == []
+
+
+def _no_ledger(*_: object) -> Cost:
+    raise NotFound("the privacy ledger is missing", fix="restore it")
+
+
+@pytest.mark.parametrize(
+    ("rule", "facts", "plan"),
+    [
+        ("purpose", {"policy": make_policy(purposes=["billing"])}, {}),
+        ("task", {"policy": make_policy(tasks=[])}, {}),
+        ("base-model-allowed", {"policy": make_policy(base_models=["any-embedded"])}, {}),
+        ("epsilon-per-plan", {"policy": make_policy(max_epsilon_per_plan="5")}, {}),
+        ("delta", {"policy": make_policy(delta="0.000001")}, {}),
+        ("dataset-purpose", {"datasets": ()}, {}),
+        ("dataset-purpose", {"datasets": (dataset(purposes=frozenset()),)}, {}),
+        ("dataset-legal-basis", {}, {"legal_basis": "consent"}),
+        ("dataset-legal-basis", {"datasets": (dataset(legal_basis=""),)}, {}),
+        ("dataset-labels", {"datasets": (dataset(labels=frozenset({"urgent", "other"})),)}, {}),
+        ("dataset-labels", {}, {"labels": ["urgent", "later"]}),
+        ("dataset-subjects", {"count_subjects": lambda _names: 9}, {}),
+        ("dataset-subjects", {}, {"minimum_subjects": 25}),
+        ("dataset-subjects", {"policy": make_policy(minimum_subjects=25)}, {}),
+        ("base-model-present", {"base_model_digest": None}, {}),
+        ("base-model-present", {"base_model_digest": "sha256:" + "1" * 64}, {}),
+        ("budget", {"cost_of": lambda *_: Cost(Decimal("8.1"), Decimal("8.1"), False)}, {}),
+        ("budget", {"cost_of": lambda *_: Cost(Decimal(3), Decimal("10.1"), False)}, {}),
+        ("budget", {"cost_of": _no_ledger}, {}),
+    ],
+)
+def test_each_rule_of_the_site_refuses_alone(
+    rule: str, facts: dict[str, Any], plan: dict[str, Any]
+) -> None:
+    findings = judge(make_facts(**facts), **plan)
+    assert failures(findings) == [rule]
+    assert all(finding.fix for finding in findings if not finding.passed)
+
+
+def test_a_second_dataset_that_does_not_fit_refuses_the_plan() -> None:
+    other = dataset(name="older", legal_basis="consent")
+    findings = judge(make_facts(datasets=(dataset(), other)))
+    assert failures(findings) == ["dataset-legal-basis"]
+    assert "older" in next(f.detail for f in findings if not f.passed)
+
+
+def test_a_dataset_for_another_purpose_is_left_out() -> None:
+    other = dataset(name="billing", purposes=frozenset({"billing"}), labels=frozenset({"x"}))
+    findings, terms = check_site(ZERO_DIGEST, make_plan(), make_facts(datasets=(dataset(), other)))
+    assert failures(findings) == []
+    assert terms.reservation.datasets == ("notes",)
+
+
+def test_a_reserved_plan_is_not_charged_twice() -> None:
+    """Its own reservation fills the budget: that is no reason to refuse its next round."""
+    cost = Cost(Decimal(3), Decimal("10.1"), reserved=True)
+    assert failures(judge(make_facts(cost_of=lambda *_: cost))) == []
+
+
+def test_findings_do_not_tell_the_sites_secrets() -> None:
+    """They leave the site inside a refusal."""
+    facts = make_facts(
+        datasets=(dataset(labels=frozenset({"hiv-positive", "urgent"})),),
+        count_subjects=lambda _names: 7,
+        cost_of=lambda *_: Cost(Decimal(3), Decimal("13.37"), reserved=False),
+    )
+    told = " ".join(finding.detail + finding.fix for finding in judge(facts))
+    for secret in ("hiv-positive", " 7 ", "13.37"):
+        assert secret not in told
+
+
+# --- the verdict ----------------------------------------------------------------------------------
+
+
+def verdict_on(compliance: FakeCompliance, member: Membership, facts: SiteFacts) -> Verdict:
+    plan_id = submit(compliance)
+    evidence, proven = check_evidence(plan_id, fetch_evidence(compliance, plan_id, 0), member, None)
+    findings, terms = check_site(plan_id, make_plan(), facts)
+    return decide(evidence, proven, findings, terms)
+
+
+def test_allowed_only_when_everybody_agrees(compliance: FakeCompliance, member: Membership) -> None:
+    verdict = verdict_on(compliance, member, make_facts())
+    assert isinstance(verdict, Allowed)
+    assert verdict.plan == make_plan()
+    assert verdict.terms.reservation.datasets == ("notes",)
+    assert verdict.terms.limits.max_epsilon_total == 10
+
+
+def test_the_first_objection_is_the_code(compliance: FakeCompliance, member: Membership) -> None:
+    facts = make_facts(policy=make_policy(purposes=[]), base_model_digest=None)
+    verdict = verdict_on(compliance, member, facts)
+    assert isinstance(verdict, Refused)
+    assert verdict.code == "purpose"
+    assert {"purpose", "base-model-present"} <= set(failures(verdict.findings))
+
+
+def test_half_a_check_is_no_consent(compliance: FakeCompliance, member: Membership) -> None:
+    plan_id = submit(compliance)
+    evidence, proven = check_evidence(plan_id, fetch_evidence(compliance, plan_id, 0), member, None)
+    findings, terms = check_site(plan_id, make_plan(), make_facts())
+    for arguments in (
+        (evidence, proven, (), None),
+        (evidence, proven, (), terms),
+        (evidence, None, findings, terms),
+        ((), None, (), None),
+    ):
+        assert isinstance(decide(*arguments), Refused)
