@@ -1,0 +1,193 @@
+"""What counts as an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from audit.keys import SigningKey
+from audit.statement import sign_statement
+from client.arrays import Arrays, arrays_digest
+from compliance.statements import SiteReport, utc_now
+from server.errors import MalformedReply
+from server.replies import (
+    Expected,
+    accept_confusion,
+    accept_update,
+    mean_norm,
+    norm_bound,
+    norm_of,
+)
+from tests.server.conftest import plan_of
+
+PLAN = plan_of()
+PLAN_ID = f"sha256:{'a' * 64}"
+LIKE = {
+    "head.bias": np.zeros(3, dtype=np.float32),
+    "head.weight": np.zeros((3, 4), dtype=np.float32),
+}
+SITE = SigningKey.generate("st-elm/identity")
+OTHER = SigningKey.generate("other/identity")
+UPDATE = {name: array + np.float32(0.5) for name, array in LIKE.items()}
+COUNTS = {"confusion": np.array([[5, 1, 0], [0, 7, 0], [2, 0, 4]], dtype=np.int64)}
+
+
+def expected(**changes: Any) -> Expected:
+    fields = {
+        "plan_id": PLAN_ID,
+        "plan": PLAN,
+        "round": 1,
+        "site": "st-elm",
+        "identity": SITE.public,
+        "activity": "train",
+    }
+    return Expected(**{**fields, **changes})
+
+
+def report(
+    arrays: Arrays, *, key: SigningKey = SITE, envelope: dict[str, Any] | None = None, **claims: Any
+) -> dict[str, Any]:
+    body = SiteReport(
+        plan_id=PLAN_ID,
+        site="st-elm",
+        round=1,
+        activity="train",
+        steps=1,
+        epsilon_spent=Decimal("0.5"),
+        update_digest=arrays_digest(arrays),
+        dataset_digest=PLAN_ID,
+        base_model_digest=PLAN.base_model.digest,
+        deidentification_digest=PLAN_ID,
+        software="test",
+        reported_at=utc_now(),
+    ).body()
+    statement = sign_statement({**body, **claims}, key)
+    given = {
+        "plan_id": PLAN_ID,
+        "round": 1,
+        "site": "st-elm",
+        "statement": json.dumps(statement.to_json()),
+    }
+    return {**given, **(envelope or {})}
+
+
+def test_an_honest_update_is_accepted() -> None:
+    accepted = accept_update(expected(), UPDATE, report(UPDATE), LIKE)
+    assert arrays_digest(accepted.arrays) == arrays_digest(UPDATE)
+    assert accepted.report.epsilon_spent == Decimal("0.5")
+
+
+def test_honest_counts_are_accepted() -> None:
+    wanted = expected(activity="evaluate")
+    matrix, stated = accept_confusion(wanted, COUNTS, report(COUNTS, activity="evaluate"))
+    np.testing.assert_array_equal(matrix, COUNTS["confusion"])
+    assert stated.activity == "evaluate"
+
+
+def _changed(name: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> dict[str, Any]:
+    return {**UPDATE, name: change(UPDATE[name].copy())}
+
+
+def _with(value: float) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    def change(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        array.flat[0] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "missing"),
+        ({"head.bias": UPDATE["head.bias"]}, "'head.weight' is missing"),
+        ({**UPDATE, "extra": UPDATE["head.bias"]}, "'extra' is unknown"),
+        (_changed("head.weight", lambda array: array.T.copy()), "expected shape"),
+        (_changed("head.weight", lambda array: array[:2]), "expected shape"),
+        (_changed("head.bias", lambda array: array.astype(np.float64)), "expected float32"),
+        (_changed("head.bias", _with(np.nan)), "not finite"),
+        (_changed("head.bias", _with(np.inf)), "not finite"),
+        (_changed("head.bias", _with(-np.inf)), "not finite"),
+        (_changed("head.weight", _with(1e30)), "and at most"),
+        (_changed("head.weight", _with(3e38)), "and at most"),
+    ],
+)
+def test_a_malformed_update_is_refused(arrays: dict[str, Any], said: str) -> None:
+    with pytest.raises(MalformedReply, match=said):
+        accept_update(expected(), arrays, report(arrays), LIKE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"envelope": {"plan_id": f"sha256:{'b' * 64}"}}, "another plan"),
+        ({"envelope": {"round": 0}}, "another round"),
+        ({"envelope": {"round": True}}, "another round"),
+        ({"envelope": {"round": "1"}}, "another round"),
+        ({"envelope": {"site": "lakeside"}}, "another site"),
+        ({"envelope": {"more": "x"}}, "exactly"),
+        ({"envelope": {"statement": "{}"}}, "does not verify"),
+        ({"envelope": {"statement": "[" * 50_000}}, "does not verify"),
+        ({"envelope": {"statement": "no JSON"}}, "does not verify"),
+        ({"key": OTHER}, "does not verify"),
+        ({"plan_id": f"sha256:{'b' * 64}"}, "for another plan"),
+        ({"site": "lakeside"}, "for another site"),
+        ({"round": 0}, "for another round"),
+        ({"activity": "evaluate"}, "for another activity"),
+        ({"base_model_digest": f"sha256:{'c' * 64}"}, "for another base model"),
+        ({"update_digest": f"sha256:{'d' * 64}"}, "of other arrays"),
+        ({"epsilon_spent": "8.0001"}, "the plan allows"),
+        ({"epsilon_spent": "NaN"}, "does not verify"),
+        ({"surprise": 1}, "unknown field"),
+    ],
+)
+def test_a_report_that_says_something_else_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(MalformedReply, match=said):
+        accept_update(expected(), UPDATE, report(UPDATE, **changes), LIKE)
+
+
+def test_a_missing_part_of_the_report_is_refused() -> None:
+    for name in ("plan_id", "round", "site", "statement"):
+        given = report(UPDATE)
+        del given[name]
+        with pytest.raises(MalformedReply):
+            accept_update(expected(), UPDATE, given, LIKE)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "expected a confusion matrix"),
+        ({"confusion": COUNTS["confusion"].astype(np.float32)}, "expected int64"),
+        ({"confusion": COUNTS["confusion"][:2]}, "of shape"),
+        ({"confusion": COUNTS["confusion"] - 3}, "cannot be counts"),
+        ({"confusion": COUNTS["confusion"] + 2**40}, "cannot be counts"),
+        ({**COUNTS, "more": COUNTS["confusion"]}, "nothing else"),
+    ],
+)
+def test_malformed_counts_are_refused(arrays: dict[str, Any], said: str) -> None:
+    with pytest.raises(MalformedReply, match=said):
+        accept_confusion(expected(activity="evaluate"), arrays, report(arrays, activity="evaluate"))
+
+
+def test_the_norm_bound_lets_honest_training_through() -> None:
+    """Ten times the nominal subjects, all pulling one way, and noise of twice its expectation."""
+    phase = PLAN.phase_of(1)
+    weights = sum(array.size for array in LIKE.values())
+    divisor = float(phase.sampling_rate) * PLAN.privacy.nominal_subjects
+    clipped = 10 * PLAN.privacy.nominal_subjects * float(phase.max_grad_norm)
+    noise = 2 * float(phase.noise_multiplier) * float(phase.max_grad_norm) * weights**0.5
+    honest = phase.steps_per_round * float(phase.learning_rate) * (clipped + noise) / divisor
+    assert honest < norm_bound(PLAN, 1, LIKE) < 1e6
+
+
+def test_norms_are_those_of_all_arrays_together() -> None:
+    assert norm_of({"a": np.array([3.0]), "b": np.array([[4.0]])}) == pytest.approx(5.0)
+    assert norm_of({}) == 0.0
+    assert mean_norm(1 / 3) == Decimal("0.333333")
