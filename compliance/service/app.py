@@ -37,8 +37,10 @@ def create_app(registry: Registry) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.registry = registry
+    app.state.routes = []
     for module in (service, sites, plans, releases, grants, subject_routes, principals, log):
         app.include_router(module.router)
+        app.state.routes.extend(module.router.routes)
     install_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     return app

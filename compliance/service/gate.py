@@ -199,13 +199,23 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
     return _on_known_error(request, MalformedInput(f"malformed request: {_first_problem(error)}"))
 
 
-def _on_http_error(_request: Request, error: Exception) -> Response:
+def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise TypeError("expected an HTTPException") from error
     status = HTTPStatus(error.status_code)
     response = _problem(status, status.phrase.lower().replace(" ", "-"), "", status.phrase, "")
     response.headers.update(error.headers or {})
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["allow"] = ", ".join(_methods_of(request))
     return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Every method that the path has; the router names those of the first route only."""
+    path = request.scope["path"]
+    routes: list[APIRoute] = request.app.state.routes
+    matching = (route for route in routes if route.path_regex.fullmatch(path))
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _on_unexpected_error(request: Request, error: Exception) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,24 +77,16 @@ PATHS = {
 
 def operations(app: FastAPI) -> dict[str, APIRoute]:
     """Method and path of every route that the application really has."""
-    document = openapi_document(app)
-    found = {}
-    for route in _routes(app.router.routes):
-        for method in route.methods or ():
-            found[f"{method} {route.path}"] = route
     described = {
-        f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item
+        f"{method.upper()} {path}"
+        for path, item in openapi_document(app)["paths"].items()
+        for method in item
     }
-    assert described == set(MATRIX)
+    found = {
+        f"{method} {route.path}": route for route in app.state.routes for method in route.methods
+    }
+    assert described == set(found)
     return found
-
-
-def _routes(routes: list[Any]) -> Iterator[APIRoute]:
-    for route in routes:
-        if isinstance(route, APIRoute):
-            yield route
-        elif hasattr(route, "original_router"):
-            yield from _routes(route.original_router.routes)
 
 
 def call(http: httpx.Client, operation: str, **options: Any) -> httpx.Response:
