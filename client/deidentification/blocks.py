@@ -27,10 +27,11 @@ _NUMBER_BEFORE = re.compile(r"(?<![\w$£€¥₹.,:/-])(?:\d{1,4}[A-Za-z]?[ \t]+
 _NUMBER_AFTER = re.compile(r"[ \t]+\d{1,5}[A-Za-z]?(?![\w%$£€¥₹]|[.,:/-]\d)")
 _YEAR = re.compile(r"\s*(?:19|20)\d\d$")
 _LINE = re.compile(r"[^\n]+")
-_LABEL_WORDS = frozenset(
+LABEL_WORDS = frozenset(
     "name address phone telephone tel mobile cell fax office home work email mail date birth dob patient "
     "customer subject re from to cc when where who signed street city state zip postcode country company "
-    "job title position occupation contact number id account card note notes".split()
+    "job title position occupation contact number id account card note notes client agent pt pts member "
+    "holder cheers login user record reference policy".split()
 )
 
 
@@ -93,7 +94,7 @@ def _is_short(text: str, line: tuple[int, int], lexicon: Lexicon) -> bool:
     words = WORD.findall(content)
     if len(content.split()) > MAX_LINE_WORDS + 3 or len(words) > MAX_LINE_WORDS or ":" in content:
         return False
-    if content[-1] in "!?" or any(plain(word) in _LABEL_WORDS for word in words):
+    if content[-1] in "!?" or any(plain(word) in LABEL_WORDS for word in words):
         return False
     return not any(
         lexicon.is_function_word(word)

@@ -91,10 +91,13 @@ def _capitalised(sentence: str, lexicon: Lexicon, *, careless: bool) -> str:
             continue
         neighbours = words[max(0, position - 1) : position] + words[position + 1 : position + 2]
         listed = lexicon.is_name(word) or lexicon.is_place(word)
-        beside = lexicon.may_be_name(word) and any(
-            lexicon.is_name(other.group()) for other in neighbours
-        )
         unknown = careless and is_unknown(word, lexicon)
+        beside = lexicon.may_be_name(word) and any(
+            lexicon.is_name(other.group()) or (careless and is_unknown(other.group(), lexicon))
+            for other in neighbours
+        )
+        if careless and position and lexicon.is_only_noun(word):
+            beside = beside or _follows_given_name(words, position, lexicon)
         titled = not lexicon.is_function_word(word) and bool(
             _TITLE_BEFORE.search(sentence[: match.start()])
         )
@@ -104,6 +107,16 @@ def _capitalised(sentence: str, lexicon: Lexicon, *, careless: bool) -> str:
                 if len(capital) == 1:
                     out[at] = capital
     return "".join(out)
+
+
+def _follows_given_name(words: list[re.Match[str]], position: int, lexicon: Lexicon) -> bool:
+    """Whether a word comes after a given name that does not have its family name yet."""
+    before = words[position - 1].group()
+    given = lexicon.is_given_name(before) and not lexicon.is_everyday(before)
+    if not given and not is_unknown(before, lexicon):
+        return False
+    earlier = words[position - 2].group() if position > 1 else ""
+    return not (earlier and (lexicon.is_name(earlier) or is_unknown(earlier, lexicon)))
 
 
 def is_unknown(word: str, lexicon: Lexicon) -> bool:

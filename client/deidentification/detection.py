@@ -17,7 +17,7 @@ from presidio_analyzer.context_aware_enhancers import ContextAwareEnhancer
 from presidio_analyzer.nlp_engine import NlpArtifacts
 
 from client.deidentification.addresses import find_addresses
-from client.deidentification.blocks import grow_blocks
+from client.deidentification.blocks import LABEL_WORDS, grow_blocks
 from client.deidentification.casing import Casing, read_casing
 from client.deidentification.dates import find_ages, find_dates
 from client.deidentification.findings import (
@@ -86,7 +86,7 @@ class Detector:
         self.model_digest = check_model(folder)
         self._engine = NamesOnlyEngine(folder)
         self._engine.load()
-        self.lexicon = load_lexicon(self._engine.words)
+        self.lexicon = load_lexicon(self._engine.words, self._engine.other_than_nouns)
         registry = RecognizerRegistry(supported_languages=[LANGUAGE])
         registry.load_predefined_recognizers(languages=[LANGUAGE], nlp_engine=self._engine)
         for r in (
@@ -125,7 +125,7 @@ class Detector:
         for t, c, fs in zip(texts, castings, found, strict=True):
             names = [*fs, *find_names(c.truecased, self.lexicon, careless=c.careless)]
             names += find_enumerated(c.truecased, names, self.lexicon)
-            grown = list(grow_names(c.truecased, names, self.lexicon))
+            grown = list(grow_names(c.truecased, names, self.lexicon, careless=c.careless))
             grown += find_addresses(c.truecased, self.lexicon, careless=c.careless)
             yield settle(t, grow_blocks(c.truecased, grown, self.lexicon))
 
@@ -143,15 +143,25 @@ class Detector:
         if result.entity_type in ("NRP", DATE_TIME):
             return
         for line in re.finditer(r"[^\n]+", span):
-            words = WORD.findall(line.group())
+            words = list(WORD.finditer(line.group()))
             following = text[result.start + line.end() : result.start + line.end() + 1]
-            if all(self._is_surely_nobody(word) for word in words):
+            everyday = all(self.lexicon.is_everyday(word.group()) for word in words)
+            if all(self._is_surely_nobody(word.group()) for word in words):
                 continue
-            if following == ":" and all(self.lexicon.is_everyday(word) for word in words):
+            if everyday and (following == ":" or line.group().isupper()):
                 continue
-            yield Finding(
-                result.start + line.start(), result.start + line.end(), result.entity_type
-            )
+            start = line.start()
+            if result.entity_type == PERSON:
+                start += self._label_length(words)
+            yield Finding(result.start + start, result.start + line.end(), result.entity_type)
+
+    def _label_length(self, words: list[re.Match[str]]) -> int:
+        """Length of the labels before a name that the model took in ("Customer Ann Li")."""
+        for word in words:
+            folded = plain(word.group())
+            if folded not in LABEL_WORDS and folded not in self.lexicon.function_words:
+                return word.start()
+        return 0
 
     def _is_surely_nobody(self, word: str) -> bool:
         folded = plain(word).removesuffix("'s")

@@ -52,7 +52,7 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
     Edges lose white space.
     """
     ordered = sorted(
-        findings,
+        _joined(findings),
         key=lambda f: (_RANK.get(f.kind, 50), f.start - f.end, f.start, _TIE.get(f.kind, 0)),
     )
     owner: list[Finding | None] = [None] * len(text)
@@ -72,6 +72,18 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
             if trimmed is not None:
                 settled.append(Finding(*trimmed, holder.kind))
     return settled
+
+
+def _joined(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings of one kind that overlap are one finding."""
+    joined: list[Finding] = []
+    for finding in sorted(findings, key=lambda f: (f.kind, f.start, f.end)):
+        last = joined[-1] if joined else None
+        if last and last.kind == finding.kind and finding.start < last.end:
+            joined[-1] = Finding(last.start, max(last.end, finding.end), last.kind)
+        else:
+            joined.append(finding)
+    return joined
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:

@@ -103,7 +103,7 @@ _QUANTITY_AFTER = re.compile(
 )
 _MEASURED = re.compile(
     r"\d+(?:mg|mcg|ug|g|kg|ml|dl|l|mm|cm|m|km|iu|kb|mb|gb|k|am|pm|st|nd|rd|th|hrs?|mins?|yrs?|days?|"
-    r"weeks?|months?|years?|x|usd|gbp|eur)",
+    r"weeks?|months?|years?|x|usd|gbp|eur)|(?:19|20)\d0'?s",
     re.IGNORECASE,
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:[., ]\d{3})+")
@@ -135,10 +135,10 @@ def find_phones(text: str) -> Iterator[Finding]:
     """Telephone-like runs: groups of digits, country codes, extensions."""
     for match in _SEPARATED.finditer(text):
         if _is_separated_number(match.group()) and not _is_amount(text, *match.span()):
-            extension = _EXTENSION.match(text, match.end())
-            yield Finding(
-                match.start(), extension.end() if extension else match.end(), PHONE_NUMBER
-            )
+            kind = IDENTIFIER if "/" in match.group() else PHONE_NUMBER
+            end = match.end() - (match.group().count(")") > match.group().count("("))
+            extension = _EXTENSION.match(text, end)
+            yield Finding(match.start(), extension.end() if extension else end, kind)
     for pattern in (_INTERNATIONAL, _PLUS_EXTENSION):
         for match in pattern.finditer(text):
             extension = _EXTENSION.match(text, match.end())

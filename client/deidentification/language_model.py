@@ -101,22 +101,26 @@ class NamesOnlyEngine(SpacyNlpEngine):  # type: ignore[misc]
         )  # fmt: skip
         self._folder = folder
         self.words: frozenset[str] = frozenset()
+        self.other_than_nouns: frozenset[str] = frozenset()
 
     def load(self) -> None:
         """Load the model and keep its everyday words; the lemmatizer itself does not run."""
         import spacy
 
         language = spacy.load(self._folder, exclude=list(_UNUSED))
-        self.words = _words_of(language)
+        self._read_words(language)
         language.remove_pipe("lemmatizer")
         self.nlp = {LANGUAGE: language}
 
-
-def _words_of(language: Any) -> frozenset[str]:
-    lookups = language.get_pipe("lemmatizer").lookups
-    words: set[str] = set()
-    for base_forms in lookups.get_table("lemma_index").values():
-        words.update(base_forms)
-    for irregular in lookups.get_table("lemma_exc").values():
-        words.update(irregular)
-    return frozenset(word.lower() for word in words)
+    def _read_words(self, language: Any) -> None:
+        """Base forms by part of speech, and irregular forms."""
+        lookups = language.get_pipe("lemmatizer").lookups
+        words: set[str] = set()
+        others: set[str] = set()
+        noun = language.vocab.strings["noun"]
+        for table in ("lemma_index", "lemma_exc"):
+            for part_of_speech, forms in lookups.get_table(table).items():
+                words.update(form.lower() for form in forms)
+                if part_of_speech != noun:
+                    others.update(form.lower() for form in forms)
+        self.words, self.other_than_nouns = frozenset(words), frozenset(others)

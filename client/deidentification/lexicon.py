@@ -21,8 +21,8 @@ WORD = re.compile(r"[^\W\d_]+(?:['\u2019\-][^\W\d_]+)*")
 MIN_JARGON_LETTERS = 7
 """Shorter words with a learned ending are often names ("Roma", "Selma")."""
 
-MIN_MISSPELT_LETTERS = 6
-"""Nearly every shorter string of letters is one slip away from some word."""
+MIN_MISSPELT_LETTERS = 5
+"""Shorter strings of letters are one slip away from too much."""
 
 _INFLECTIONS = (
     ("ies", "y"), ("ied", "y"), ("es", ""), ("es", "e"), ("s", ""), ("ed", ""), ("ed", "e"),
@@ -37,6 +37,7 @@ _LISTS = (
     "places.txt",
     "current_words.txt",
     "function_words.txt",
+    "often_misspelt.txt",
 )
 _PREFIXES = ("un", "re", "non", "pre", "post", "over", "under", "mis", "dis", "anti", "micro")
 
@@ -78,21 +79,25 @@ class Lexicon:
 
     Attributes:
         words: Base and irregular forms of everyday words, lower case.
+        other_than_nouns: Those of them that are verbs, adjectives or adverbs (too).
         given_names: Names that are hardly ever anything else.
         surnames: The same for family names.
         ambiguous_names: Names that are everyday words too.
         places: Countries, regions and cities, of one or several words.
         current_words: Words of banking, medicine and chat.
         function_words: Grammar, greetings, titles.
+        often_misspelt: What a word with a slip may be meant to be.
     """
 
     words: frozenset[str]
+    other_than_nouns: frozenset[str]
     given_names: frozenset[str]
     surnames: frozenset[str]
     ambiguous_names: frozenset[str]
     places: frozenset[str]
     current_words: frozenset[str]
     function_words: frozenset[str]
+    often_misspelt: frozenset[str]
 
     @cached_property
     def place_words(self) -> frozenset[str]:
@@ -124,6 +129,16 @@ class Lexicon:
         """Whether the word alone names a place."""
         return unaccented(plain(word)) in self.place_words
 
+    def is_only_noun(self, word: str) -> bool:
+        """Whether an everyday word is a noun and nothing else: many of those are family names."""
+        folded = plain(word)
+        return (
+            folded in self.words
+            and folded not in self.other_than_nouns
+            and folded not in self.current_words
+            and folded not in self.function_words
+        )
+
     def is_everyday(self, word: str) -> bool:
         """Whether the word, in any inflection, is English and not (only) a name."""
         folded = plain(word)
@@ -131,18 +146,24 @@ class Lexicon:
             return True
         if self.is_name(folded) or self.is_place(folded):
             return False
-        return self._known(folded) or all(self._known(part) for part in folded.split("-"))
+        parts = folded.split("-")
+        if len(parts) > 1 and any(self.is_name(part) for part in parts):
+            return False
+        return self._known(folded) or all(self._known(part) for part in parts)
 
     def is_jargon(self, word: str) -> bool:
         """Whether the word's ending is that of a drug, a disease or a learned word."""
         return len(word) >= MIN_JARGON_LETTERS and bool(_JARGON_ENDINGS.search(plain(word)))
 
     def is_misspelling(self, word: str) -> bool:
-        """Whether one slip (insert, drop, replace, swap) away there is an everyday word."""
+        """Whether one slip (insert, drop, replace, swap) away there is a word often misspelt.
+
+        Not any word: half of all names are one slip away from some word of the dictionary.
+        """
         folded = plain(word)
         if len(folded) < MIN_MISSPELT_LETTERS or not folded.isascii():
             return False
-        return any(self._known_base(other) for other in _one_slip_away(folded))
+        return any(other in self.often_misspelt for other in _one_slip_away(folded))
 
     def _known(self, folded: str) -> bool:
         word = folded.removesuffix("'s").removesuffix("'")
@@ -169,11 +190,12 @@ class Lexicon:
         return False
 
 
-def load_lexicon(words: Iterable[str]) -> Lexicon:
+def load_lexicon(words: Iterable[str], other_than_nouns: Iterable[str]) -> Lexicon:
     """The lexicon from the model's words and the lists beside this file.
 
     Args:
         words: Everyday words, lower case.
+        other_than_nouns: Those that are not only nouns.
     """
     places = frozenset(
         " ".join(place.split())
@@ -182,12 +204,14 @@ def load_lexicon(words: Iterable[str]) -> Lexicon:
     )
     return Lexicon(
         words=frozenset(words),
+        other_than_nouns=frozenset(other_than_nouns),
         given_names=_listed("given_names.txt"),
         surnames=_listed("surnames.txt"),
         ambiguous_names=_listed("ambiguous_names.txt"),
         places=places,
         current_words=_listed("current_words.txt"),
         function_words=_listed("function_words.txt"),
+        often_misspelt=_listed("often_misspelt.txt"),
     )
 
 

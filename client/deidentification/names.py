@@ -50,6 +50,25 @@ _CUES = tuple(
         r"fianc[ée]e?|girlfriend|boyfriend|child|baby|twin)\s*[:,\n-]?\s+",
     )
 )
+_SIGN_OFF = re.compile(
+    r"\b(?:thanks|thank\s+you|cheers|regards|wishes|sincerely|faithfully|yours|truly|love|best)"
+    r"[,.!\s-]{1,4}(?P<name>[^\W\d_][\w'\u2019.-]*(?:[ \t]+[^\W\d_][\w'\u2019.-]*){0,3})[ \t.!]*(?:\n|$)",
+    re.IGNORECASE,
+)
+_SIGN_OFF_WORDS = frozenset(
+    "advance again much help all everyone everybody team guys folks lot lots indeed soon support time "
+    "bunch kindly sincerely regards wishes truly faithfully".split()
+)
+_NAME_IS = re.compile(
+    r"\b(?:my|his|her|their|the\s+patient'?s|the\s+customer'?s)\s+(?:full\s+|last\s+|first\s+|maiden\s+|new\s+)?"
+    r"(?:sur)?name(?:\s+is|\s+was|'s)(?:\s+now)?\s+(?P<name>[^\W\d_][\w'\u2019-]*(?:[ \t]+[^\W\d_][\w'\u2019-]*)?)",
+    re.IGNORECASE,
+)
+_NOT_AFTER_NAME_IS = frozenset(
+    "spelled spelt misspelled misspelt wrong incorrect incorrectly different missing shown listed written "
+    "changed printed correct still being unknown common confidential".split()
+)
+_FROM = re.compile(r"[ \t]+from[ \t]+(?P<place>[^\W\d_][\w'\u2019-]*(?:[ \t]+[^\W\d_][\w'\u2019-]*)?)")
 _TITLED = re.compile(r"\b(?:mr|mrs|ms|miss|mx|dr|prof)\b\.?[ \t]+", re.IGNORECASE)
 _LEGAL_FORM = (
     r"(?:Ltd|Limited|Inc|Incorporated|LLC|LLP|LP|PLC|Corp|Corporation|Co|Company|GmbH|AG|KG|SA|S\.A|SAS|SARL|SpA|"
@@ -92,6 +111,7 @@ def find_names(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Findi
             end = _name_end(text, match.end(), lexicon)
             if end > match.end():
                 yield Finding(match.end(), end, PERSON)
+    yield from _introduced(text, lexicon)
     for match in _TITLED.finditer(text):
         end = _name_end(text, match.end(), lexicon)
         if end > match.end():
@@ -103,6 +123,39 @@ def find_names(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Findi
             yield Finding(*_without_possessive(match), kind)
     yield from _places(text, lexicon)
     yield from find_firms(text, lexicon, careless=careless)
+
+
+def _introduced(text: str, lexicon: Lexicon) -> Iterator[Finding]:
+    """Names that a sign-off or "my name is" announces, everyday words in small letters too."""
+    for match in _SIGN_OFF.finditer(text):
+        words = WORD.findall(match.group("name"))
+        if words and not any(
+            plain(word) in _SIGN_OFF_WORDS or lexicon.is_function_word(word) and not _is_particle(word)
+            for word in words
+        ):
+            yield Finding(*match.span("name"), PERSON)
+    for match in _NAME_IS.finditer(text):
+        end = match.start("name")
+        for word in WORD.finditer(text, match.start("name"), match.end("name")):
+            if plain(word.group()) in _NOT_AFTER_NAME_IS or lexicon.is_function_word(word.group()):
+                break
+            end = word.end()
+        if end > match.start("name"):
+            yield Finding(match.start("name"), end, PERSON)
+
+
+def _place_after(text: str, end: int, lexicon: Lexicon, *, careless: bool) -> Finding | None:
+    """Where a named person comes from."""
+    match = _FROM.match(text, end)
+    if match is None:
+        return None
+    last = match.start("place")
+    for count, word in enumerate(WORD.finditer(text, match.start("place"), match.end("place"))):
+        small = word.group()[0].islower()
+        if lexicon.is_function_word(word.group()) or (small and (count or not careless)):
+            break
+        last = word.end()
+    return Finding(match.start("place"), last, LOCATION) if last > match.start("place") else None
 
 
 def find_enumerated(text: str, found: Iterable[Finding], lexicon: Lexicon) -> Iterator[Finding]:
@@ -137,7 +190,9 @@ def find_firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Findi
                 yield Finding(start, match.end(), ORGANIZATION)
 
 
-def grow_names(text: str, findings: Iterable[Finding], lexicon: Lexicon) -> Iterator[Finding]:
+def grow_names(
+    text: str, findings: Iterable[Finding], lexicon: Lexicon, *, careless: bool
+) -> Iterator[Finding]:
     """Found names with the initials, particles and further names that stand beside them."""
     for finding in findings:
         if finding.kind not in (PERSON, ORGANIZATION, LOCATION):
@@ -147,6 +202,9 @@ def grow_names(text: str, findings: Iterable[Finding], lexicon: Lexicon) -> Iter
         end = _grown_right(text, finding.end, lexicon)
         yield Finding(start, end, finding.kind)
         if finding.kind == PERSON:
+            place = _place_after(text, end, lexicon, careless=careless)
+            if place is not None:
+                yield place
             at = end
             while tail := _LIST_TAIL.match(text, at):
                 if lexicon.is_everyday(tail.group("name")) and not lexicon.may_be_name(

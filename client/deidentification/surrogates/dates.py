@@ -30,7 +30,7 @@ _NUMERIC = re.compile(
     r"(?P<a>\d{1,4})(?P<first>[-/.])(?P<b>\d{1,2})(?:(?P<second>[-/.])(?P<c>\d{2,4}))?"
 )
 _DAY = re.compile(r"(?<!\d)(\d{1,2})(\s?(?:st|nd|rd|th))?(?![\d:])", re.IGNORECASE)
-_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)|'(\d\d)(?!\d)|(?<=[-\s])(\d\d)(?=$|,|\s)")
+_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)|'(\d\d)(?!\d)|(?<=-)(\d\d)$")
 
 
 def shift_days(secret: bytes, subject: str) -> int:
@@ -92,7 +92,7 @@ def _written(body: str, days: int) -> str | None:
     if month is None:
         return None
     around = body[: month.start()] + "\x00" * len(month.group()) + body[month.end() :]
-    year = next((m for m in _YEAR.finditer(around) if m.start() > 0 or m.group(1)), None)
+    year = _YEAR.search(around)
     day = next(
         (m for m in _DAY.finditer(around) if year is None or m.start() != _digits_at(year)), None
     )

@@ -93,8 +93,19 @@ class SurrogateMaker:
             return self._date(original, subject)
         if kind == AGE:
             return self._age(original, subject)
+        if self._is_generic(kind, original):
+            return original
         rule = self._rules.get(kind, self._other)
         return differing(original, lambda attempt: rule(original, attempt))
+
+    def _is_generic(self, kind: str, original: str) -> bool:
+        """Whether a finding is only a form word, cut off from what it belongs to ("Flat", "Dr")."""
+        kept = {PERSON: _TITLES | PARTICLES, ADDRESS: _KEPT_IN_ADDRESSES}.get(kind)
+        if kind == LOCATION:
+            words = WORD.findall(original)
+            return bool(words) and all(self._lexicon.is_function_word(word) for word in words)
+        pieces = re.findall(r"\w+", original)
+        return kept is not None and all(plain(piece) in kept for piece in pieces)
 
     # --- names ----------------------------------------------------------------------------------
 
