@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 
 from client.enrolment import Waiting, join
 from client.guard import Membership
@@ -21,6 +22,8 @@ from tests.client.site.counterparts import (
     make_kit,
     write_kit,
 )
+from tests.client.site.tiny_model import save_tiny_model
+from tests.client.site.world import World
 
 MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
 
@@ -87,3 +90,18 @@ def local(tmp_path: Path) -> Iterator[Site]:
     """A site without a federation."""
     with Site.create(tmp_path / "local", name="north", federation="hospitals") as site:
         yield site
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model folder, made once."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture
+def world(joined: Site, compliance: FakeCompliance, tiny_model: Path) -> World:
+    """A site that is ready to train, and a plan that it allows."""
+    return World(joined, compliance, tiny_model)

@@ -158,7 +158,7 @@ class FakeCompliance:
         )
         self.fail: dict[str, FiduciaryError] = {}
         self.fail_after: dict[str, FiduciaryError] = {}
-        self.plans: dict[str, _Filed] = {}
+        self.filed: dict[str, _Filed] = {}
         self.views: dict[str, SiteView] = {}
         self.spent: dict[str, str] = {}
         self.reports: list[SignedStatement] = []
@@ -226,7 +226,7 @@ class FakeCompliance:
 
     def submit(self, signed: SignedStatement) -> str:
         position = self._log("plan.submitted", signed)
-        self.plans[signed.digest] = _Filed(signed, "submitted", position)
+        self.filed[signed.digest] = _Filed(signed, "submitted", position)
         return signed.digest
 
     def decide(
@@ -240,24 +240,27 @@ class FakeCompliance:
             **changes,
         }
         signed = sign_statement(Decision.from_body(body).body(), self.log_key)
-        filed = self.plans[plan_id]
+        filed = self.filed[plan_id]
         filed.decision, filed.state = signed, verdict
         filed.decided_position = self._log(f"plan.{verdict}", signed)
 
     def end(self, plan_id: str, verdict: Literal["completed", "failed"] = "completed") -> None:
         outcome = RunOutcome(plan_id=plan_id, verdict=verdict, rounds_done=0, finished_at=utc_now())
-        filed = self.plans[plan_id]
+        filed = self.filed[plan_id]
         filed.outcome = self.coordinator_signs(outcome.body())
         filed.state = verdict
 
     def coordinator_signs(self, body: dict[str, Any]) -> SignedStatement:
         return sign_statement(body, self.coordinator.identity)
 
+    def plans(self, state: PlanState | None = None) -> tuple[PlanView, ...]:
+        return tuple(self.plan(plan_id) for plan_id in self.filed)
+
     def plan(self, plan_id: str) -> PlanView:
         with self._faults("plan"):
-            if plan_id not in self.plans:
+            if plan_id not in self.filed:
                 raise NotFound("there is no such plan")
-            filed = self.plans[plan_id]
+            filed = self.filed[plan_id]
             approved = filed.decision is not None and filed.state != "rejected"
             return PlanView(
                 plan_id=plan_id,

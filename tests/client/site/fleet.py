@@ -6,7 +6,7 @@ Tasks wait in a list, answers are kept. `lose_next_reply` raises instead of taki
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,7 +16,8 @@ import numpy.typing as npt
 from audit.errors import FiduciaryError
 from audit.statement import SignedStatement
 from client.arrays import Arrays
-from client.flower import IncomingTask
+from client.flower import IncomingTask, TaskKind
+from client.stopping import Stopped
 
 
 @dataclass
@@ -30,11 +31,18 @@ class Reply:
     reason: str = ""
 
 
+def make_task(
+    kind: TaskKind, plan_id: str, round_index: int, state: Mapping[str, npt.NDArray[Any]]
+) -> IncomingTask:
+    """A task as `client.flower` hands it over; its Flower message is of no concern here."""
+    return IncomingTask(kind, plan_id, round_index, dict(state), message=None)
+
+
 class FakeFleet:
     """The coordinator's end of the Fleet protocol.
 
     `tasks` are handed out in order; a callable among them is called instead (to stop the worker, to
-    raise, to change the world between two tasks).
+    raise, to change the world between two tasks). When none is left the worker is stopped.
     """
 
     def __init__(self) -> None:
@@ -43,10 +51,13 @@ class FakeFleet:
         self.lose_next_reply: FiduciaryError | None = None
         self.accepts = True
         self.connections = 0
+        self.refuse_connections: list[FiduciaryError] = []
         self.on_malformed: Callable[[str, str], None] = lambda _code, _reason: None
 
     def connect(self, on_malformed: Callable[[str, str], None]) -> Self:
         self.on_malformed = on_malformed
+        if self.refuse_connections:
+            raise self.refuse_connections.pop(0)
         return self
 
     def __enter__(self) -> Self:
@@ -58,7 +69,7 @@ class FakeFleet:
 
     def poll(self, wait_seconds: float = 1.0) -> IncomingTask | None:
         if not self.tasks:
-            return None
+            raise Stopped
         task = self.tasks.pop(0)
         return task if isinstance(task, IncomingTask) else task()
 

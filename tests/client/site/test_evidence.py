@@ -61,7 +61,7 @@ def _self_made_decision(evidence: PlanEvidence, service: FakeCompliance) -> Plan
 
 def _decision_for_another_plan(evidence: PlanEvidence, service: FakeCompliance) -> PlanEvidence:
     other = submit(service, name="another-plan")
-    return replace(evidence, decision=service.plans[other].decision)
+    return replace(evidence, decision=service.filed[other].decision)
 
 
 def _plan_as_decision(evidence: PlanEvidence, service: FakeCompliance) -> PlanEvidence:
@@ -200,7 +200,7 @@ def test_a_rejected_or_undecided_plan_is_refused(
         findings, _ = check_evidence(plan_id, evidence, member, None)
         assert failures(findings) == ["plan-approved", "approval-logged"]
     # A rejection handed over as if it were an approval.
-    filed = compliance.plans[rejected]
+    filed = compliance.filed[rejected]
     filed.state = "approved"
     findings, _ = check_evidence(rejected, fetch_evidence(compliance, rejected, 0), member, None)
     assert failures(findings) == ["plan-approved"]
