@@ -112,7 +112,7 @@ class Script:
         alter: Changes the arrays that are sent, after the report was signed.
         claim: Changes fields of the signed report.
         envelope: Changes the unsigned report.
-        silent: Take tasks and never answer.
+        silent: Kinds of tasks to take and never answer.
         refuse: Say no, with this code.
         delay_seconds: Wait before answering.
     """
@@ -123,7 +123,7 @@ class Script:
     alter: Callable[[Arrays], Arrays] = lambda arrays: arrays
     claim: Callable[[dict[str, Any]], dict[str, Any]] = lambda report: report
     envelope: Callable[[dict[str, Any]], dict[str, Any]] = lambda report: report
-    silent: bool = False
+    silent: tuple[str, ...] = ()
     refuse: str = ""
     delay_seconds: float = 0.0
     confusion: Callable[[int], npt.NDArray[np.int64]] = lambda labels: (
@@ -156,14 +156,14 @@ class ScriptedSite:
         while not self._stop.is_set():
             with suppress(FiduciaryError), self.files.connect() as connection:
                 while not self._stop.is_set():
-                    task = connection.poll(0.5)
+                    task = connection.poll(0.1)
                     if task is not None:
                         self._answer(connection, task)
-            self._stop.wait(0.1)
+            self._stop.wait(0.05)
 
     def _answer(self, connection: FleetConnection, task: IncomingTask) -> None:
         self.seen.append((task.kind, task.round))
-        if self.script.silent:
+        if task.kind in self.script.silent:
             return
         if self.script.delay_seconds:
             time.sleep(self.script.delay_seconds)
