@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from audit.statement import SignedStatement
 from audit.terminal import out
@@ -99,7 +100,7 @@ def print_plan(view: PlanView) -> None:
         {
             "plan": view.plan_id,
             "name": plan.name,
-            "state": _state(view.state),
+            "state": view.state,
             "federation": plan.federation,
             "author": f"{plan.author}, submitted by {view.submitted_by} at {view.submitted_at}",
             "purpose": f"{plan.purpose} ({plan.legal_basis}), kept {plan.retention_days} days",
@@ -149,7 +150,7 @@ def print_release(view: ReleaseView) -> None:
         {
             "release": view.release_id,
             "name": manifest.name,
-            "state": _state(view.state),
+            "state": view.state,
             "plan": view.plan_id,
             "base model": f"{manifest.base_model.name} {manifest.base_model.digest}",
             "files": ", ".join(manifest.files),
@@ -171,7 +172,7 @@ def print_grants(grants: Sequence[GrantView]) -> None:
     rows = [
         (
             grant.principal,
-            "[red]revoked[/]" if grant.revoked_at else "live until",
+            _state("revoked" if grant.revoked_at else "live until"),
             grant.revoked_at or grant.expires_at,
             grant.purpose,
             grant.granted_by,
@@ -213,7 +214,7 @@ def print_principals(principals: Sequence[PrincipalView]) -> None:
         (
             principal.name,
             ", ".join(principal.roles),
-            "[red]revoked[/]" if principal.revoked_at else "live",
+            _state("revoked" if principal.revoked_at else "live"),
             principal.expires_at or "never",
             principal.created_by,
             principal.created_at,
@@ -233,7 +234,7 @@ def print_entries(entries: Sequence[LogEntryView]) -> None:
             entry.actor,
             entry.action,
             _short_object(entry.object),
-            "[dim](forgotten)[/]" if entry.payload is None else escape(_gist(entry.payload)),
+            "(forgotten)" if entry.payload is None else _gist(entry.payload),
         )
         for entry in entries
     ]
@@ -246,11 +247,11 @@ def print_fields(fields: Mapping[str, str]) -> None:
     shown = {name: value for name, value in fields.items() if value}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        coloured = value if value.startswith("[") else escape(value)
-        say(f"[bold]{escape(f'{name:<{width}}')}[/]  {coloured}")
+        colour = _COLOURS.get(value, "default") if name == "state" else "default"
+        say(f"[bold]{escape(f'{name:<{width}}')}[/]  [{colour}]{escape(value)}[/]")
 
 
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: str) -> None:
+def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]], nothing: str) -> None:
     if not rows:
         say(f"[dim]{nothing}[/]")
         return
@@ -258,15 +259,15 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: s
     for head in heads:
         table.add_column(head)
     for row in rows:
-        table.add_row(*row)
+        # Text, not markup: what others wrote is shown as they wrote it.
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     console = out()
     console.width = _WIDTH
     console.print(table)
 
 
-def _state(state: str) -> str:
-    colour = _COLOURS.get(state)
-    return f"[{colour}]{state}[/]" if colour else state
+def _state(state: str) -> Text:
+    return Text(state, style=_COLOURS.get(state, ""))
 
 
 def _decision(signed: SignedStatement | None) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from compliance.resources import PlanState, ReleaseState
 from compliance.rules.access import Bearer
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.statements import RoundReport, RunOutcome, SiteReport, TrainingPlan
+
+ENDED: Final[tuple[PlanState, ...]] = ("completed", "failed")
+"""States of a plan whose run is over."""
 
 
 def may_submit_plan(plan: TrainingPlan, known_sites: Collection[str]) -> Ruling:
@@ -79,12 +83,12 @@ def may_report_round(
 def may_report_site(
     report: SiteReport, plan: TrainingPlan, plan_id: str, state: PlanState
 ) -> Ruling:
-    """Whether a site's report belongs to a running plan that asked it.
+    """Whether a site's report belongs to an approved plan that asked it.
 
     A report of more epsilon than the plan allows is recorded: it is evidence. `may_release` refuses
-    what came of it.
+    what came of it. So is one that comes late: the site did what it says when the run had ended.
     """
-    running = _running(report.plan_id, plan_id, state)
+    running = _running(report.plan_id, plan_id, "approved" if state in ENDED else state)
     if isinstance(running, Refused):
         return running
     if report.site not in plan.sites:

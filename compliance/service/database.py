@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from audit.errors import MalformedInput
 from compliance.service.tables import Base
 
 BUSY_TIMEOUT_MILLISECONDS: Final = 10_000
@@ -40,10 +41,20 @@ class Database:
     Args:
         url: SQLAlchemy URL. A relative SQLite path is relative to `folder`.
         folder: The compliance folder.
+
+    Raises:
+        MalformedInput: When the URL is none, or its driver is not installed.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
-        address = make_url(url)
+        try:
+            address = make_url(url)
+            address.get_dialect().import_dbapi()
+        except (ArgumentError, ModuleNotFoundError) as error:
+            raise MalformedInput(
+                f"database_url cannot be used: {type(error).__name__}",
+                fix="write it as SQLAlchemy does, and install its driver, for example psycopg",
+            ) from error
         options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True}
         self._writers: threading.Lock | None = None
         if address.get_backend_name() == "sqlite":

@@ -19,6 +19,7 @@ from typing import Final
 
 from audit.errors import (
     Conflict,
+    ExitCode,
     FiduciaryError,
     MalformedInput,
     NotFound,
@@ -43,6 +44,7 @@ class Denied(FiduciaryError):
 class ServiceUnavailable(FiduciaryError):
     """The database or the log cannot take the change. Nothing was done, or all of it was."""
 
+    exit_code = ExitCode.UNREACHABLE
     code = "unavailable"
 
 

@@ -24,7 +24,8 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,7 +41,14 @@ from cryptography.hazmat.primitives.serialization import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from audit.durable import sync_directory, write_durably
-from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
+from audit.errors import (
+    Conflict,
+    FiduciaryError,
+    MalformedInput,
+    NotFound,
+    Refused,
+    VerificationFailed,
+)
 from audit.keyring import FileKeyring
 from audit.keys import SigningKey
 from audit.log import AuditLog
@@ -135,26 +143,40 @@ def create_folder(target: Path, new: NewService, clock: Callable[[], datetime]) 
         Conflict: When the target holds something already.
         MalformedInput: When a setting is not usable.
         ServiceUnavailable: When the database cannot be used.
+        FiduciaryError: When the folder cannot be written.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(
             f"{target} exists already and is not empty",
             fix="start it with `compliance start`, or choose another folder",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
     try:
-        _build(Folder(partial), new, clock)
-        partial.replace(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _partial_folder(target) as partial:
+            _build(Folder(partial), new, clock)
+            partial.replace(target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise FiduciaryError(
+            f"cannot make {target}: {error.strerror or error}",
+            fix="check the disk's free space and your permission to write there",
+        ) from error
     except SQLAlchemyError as error:
         raise ServiceUnavailable(
             f"the database cannot be used: {type(error).__name__}",
             fix="check database_url, and that the database is empty",
         ) from error
+    return Folder(target)
+
+
+@contextmanager
+def _partial_folder(target: Path) -> Iterator[Path]:
+    """A private folder beside the target, which is gone afterwards unless it was renamed."""
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
+    try:
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    sync_directory(target.parent)
-    return Folder(target)
 
 
 def _build(folder: Folder, new: NewService, clock: Callable[[], datetime]) -> None:

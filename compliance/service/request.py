@@ -3,7 +3,7 @@
 * JSON is RFC 8259 with unique keys, no NaN or infinities and bounded depth: a document that two
   readers could understand differently is refused.
 * A body has a size limit, checked against `Content-Length` first and against what arrives always.
-* A sender that stops sending is given up on.
+* A sender that stops sending, or leaves, is given up on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from audit.errors import MalformedInput
 from compliance.service.errors import TooLarge, TooSlow
@@ -77,6 +78,8 @@ class StrictRequest(Request):
                     return
                 except TimeoutError as error:
                     raise TooSlow("the rest of the body did not come") from error
+                except ClientDisconnect as error:
+                    raise TooSlow("the sender left before the body was complete") from error
                 received += len(piece)
                 if received > limit:
                     raise TooLarge(f"the body is larger than {limit} bytes")

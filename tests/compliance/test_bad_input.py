@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from audit.errors import MalformedInput
 from compliance.service.request import MAX_DEPTH, MAX_JSON_BYTES, parse_json
 from tests.compliance.federation import Coordinator, Site, plan_body
-from tests.compliance.running import RunningService
+from tests.compliance.running import RunningService, wait_for
 
 SECRET = "jane-doe-1970-01-01"
 
@@ -97,6 +98,50 @@ def test_oversized_bodies_are_413_announced_or_not(service: RunningService) -> N
     problem(officer.post("/v1/principals", content=pieces, headers=headers), 413)
     # Nobody in particular is not even read.
     problem(service.http().post("/v1/principals", content=big, headers=headers), 401)
+
+
+def send_raw(service: RunningService, head: str, body: bytes = b"") -> bytes:
+    """Send octets that a well-behaved client would not, leave, and see what came back."""
+    host, port = "127.0.0.1", int(service.trust.url.rpartition(":")[2])
+    context = service.trust.ssl_context()
+    with (
+        socket.create_connection((host, port)) as raw,
+        context.wrap_socket(raw, server_hostname=host) as secure,
+    ):
+        lines = [head, f"host: {host}", f"authorization: Bearer {service.token('coordinator')}"]
+        secure.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        secure.settimeout(2)
+        try:
+            return secure.recv(65_536)
+        except TimeoutError:
+            return b""
+
+
+def test_a_release_that_is_too_large_is_refused_before_it_is_sent(
+    service: RunningService,
+) -> None:
+    head = f"PUT /v1/releases/x/content HTTP/1.1\r\ncontent-length: {2**28 + 1}"
+    assert send_raw(service, head).startswith(b"HTTP/1.1 404")  # there is no such release
+    head = f"POST /v1/plans HTTP/1.1\r\ncontent-length: {2**20 + 1}"
+    assert send_raw(service, head).startswith(b"HTTP/1.1 413")
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(
+    service: RunningService, coordinator: Coordinator, north: Site, tmp_path: Path
+) -> None:
+    plan_id = coordinator.approved_plan()
+    coordinator.run(plan_id, north)
+    release = coordinator.release(plan_id)
+    coordinator.api.submit_release(release.manifest, sealed_key=release.sealed_key)
+    path = f"PUT /v1/releases/{release.release_id}/content HTTP/1.1\r\ncontent-length: "
+    too_large = send_raw(service, f"{path}{2**28 + 1}")
+    assert too_large.startswith(b"HTTP/1.1 413")
+    half = release.ciphertext[: len(release.ciphertext) // 2]
+    assert send_raw(service, f"{path}{len(release.ciphertext)}", half) == b""
+    wait_for(lambda: service.last_entry()[3].get("reason") == "too-slow")
+    assert list(service.folder.releases.iterdir()) == []
+    assert coordinator.api.release(release.release_id).state == "announced"
+    coordinator.api.upload_release(release.release_id, release.file(tmp_path))
 
 
 def test_a_body_that_is_not_json_is_refused(service: RunningService) -> None:

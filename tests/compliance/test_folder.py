@@ -103,10 +103,11 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, clock: Cloc
         NewService("127.0.0.1", 8443, "höst", "x/log"),
         NewService("127.0.0.1", 8443, "127.0.0.1", "x/log", 'sqlite:///a"b'),
         NewService("127.0.0.1", 8443, "127.0.0.1", "x/log", "nonsense"),
+        NewService("127.0.0.1", 8443, "127.0.0.1", "x/log", "nodatabase://host/name"),
     ],
 )
 def test_unusable_settings_leave_nothing(tmp_path: Path, clock: Clock, new: NewService) -> None:
-    with pytest.raises((MalformedInput, ServiceUnavailable)):
+    with pytest.raises(MalformedInput):
         create_folder(tmp_path / "compliance", new, clock)
     assert list(tmp_path.iterdir()) == []
 
@@ -129,8 +130,9 @@ def test_an_interrupted_init_leaves_nothing(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     list(_steps(monkeypatch))[step]()
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FiduciaryError, match="No space") as caught:
         create_folder(tmp_path / "compliance", NEW, clock)
+    assert "free space" in caught.value.fix
     assert list(tmp_path.iterdir()) == []
 
 

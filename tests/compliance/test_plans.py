@@ -190,6 +190,16 @@ def test_a_failed_run_ends_the_plan(
     assert coordinator.api.plans("approved") == ()
 
 
+def test_a_sites_late_report_is_evidence_all_the_same(
+    service: RunningService, coordinator: Coordinator, north: Site
+) -> None:
+    plan_id = coordinator.approved_plan()
+    coordinator.api.report_outcome(plan_id, coordinator.outcome(plan_id))
+    north.client(service).report_site(plan_id, north.report(plan_id, 1))
+    with pytest.raises(Conflict, match="completed, not approved"):
+        coordinator.api.report_round(plan_id, coordinator.round_report(plan_id, 1))
+
+
 def test_a_refusal_names_who_refused(
     service: RunningService, coordinator: Coordinator, north: Site
 ) -> None:
