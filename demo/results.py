@@ -120,6 +120,7 @@ def _rounds_plot(rounds: list[dict[str, Any]]) -> str:
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, accuracy_axis = plt.subplots(figsize=(7.2, 3.0), layout="constrained")
     numbers = [entry["round"] + 1 for entry in rounds]
@@ -128,7 +129,7 @@ def _rounds_plot(rounds: list[dict[str, Any]]) -> str:
         *zip(*measured, strict=True) if measured else ([], []), "o-", color="#0b6e4f"
     )
     accuracy_axis.set(xlabel="round", ylabel="accuracy", ylim=(0, 1))
-    accuracy_axis.xaxis.get_major_locator().set_params(integer=True)
+    accuracy_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy_axis.yaxis.label.set_color("#0b6e4f")
     epsilon_axis = accuracy_axis.twinx()
     epsilon_axis.step(numbers, [e["epsilon"] for e in rounds], where="mid", color="#8a1c4a")

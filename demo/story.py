@@ -6,12 +6,16 @@ processes over TLS on loopback; each figure of the results is read from what a c
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +80,7 @@ class Story:
         self._folder = folder
         self._console = console
         self._results = Results()
-        self._chapter_started = time.monotonic()
+        self._said: list[str] = []
 
     def run(self) -> Results:
         """Tell every chapter and return what was found.
@@ -175,13 +179,15 @@ class Story:
 
     def _plan_approved(self) -> str:
         with self._chapter("The coordinator submits a plan, an officer approves it"):
-            labels = self._processes.json("client", "data", "show", "messages", "--dir", "st-elm")
+            labels = sorted(self._label_counts())
             template = Environment(undefined=StrictUndefined, autoescape=False).from_string(  # noqa: S701  TOML
                 (HERE / "plan.toml").read_text(encoding="utf-8")
             )
             (self._folder / "plan.toml").write_text(
                 template.render(
-                    labels=json.dumps(sorted(labels["labels"])), nominal_subjects=NOMINAL_SUBJECTS
+                    labels=json.dumps(labels),
+                    sites=json.dumps(list(SITES)),
+                    nominal_subjects=NOMINAL_SUBJECTS,
                 ),
                 encoding="utf-8",
             )
@@ -199,8 +205,15 @@ class Story:
             for site in SITES:
                 self._processes.start(site, "client", "start", "--dir", site)
             plan = self._watch_rounds(plan_id)
-            if plan["state"] != "completed":
-                raise CommandFailed(f"the run ended as {plan['state']}: {plan}")
+            if plan["stage"] != "completed":
+                raise CommandFailed(f"the run failed: {plan['reason']}")
+            for site in SITES:
+                spent = self._processes.json("client", "budget", "--dir", site)
+                self._results.epsilon_by_site[site] = spent["epsilon_spent"]
+                self._results.delta = spent["delta"]
+            counts = self._label_counts()
+            self._results.majority_share = round(max(counts.values()) / counts.total(), 4)
+            self._say(f"ε spent by site, from their own ledgers: {self._results.epsilon_by_site}")
 
     def _watch_rounds(self, plan_id: str) -> dict[str, Any]:
         deadline = time.monotonic() + RUN_SECONDS
@@ -215,11 +228,11 @@ class Story:
             while time.monotonic() < deadline:
                 self._processes.check_alive()
                 plan = self._plan_status(plan_id)
-                done, total = plan["rounds_done"], plan["rounds"]
+                done, total = plan["rounds_done"] or 0, plan["rounds"]
                 progress.update(
                     bar, completed=done, total=total, description=f"round {done} of {total}"
                 )
-                if plan["state"] in ("completed", "failed"):
+                if plan["stage"] in ("completed", "failed"):
                     return plan
                 time.sleep(1)
         raise CommandFailed(f"no model after {RUN_SECONDS} s:\n{self._processes.tail('server')}")
@@ -227,9 +240,8 @@ class Story:
     def _release(self, plan_id: str) -> None:
         with self._chapter("A release is approved, granted, fetched and loaded elsewhere"):
             run, json_of = self._processes.run, self._processes.json
-            releases = json_of("server", "release", "list", "--dir", "federation")
-            release = next(item for item in releases if item["plan_id"] == plan_id)
-            release_id = str(release["release_id"])
+            self._until(lambda: self._plan_status(plan_id)["release"] is not None, 60)
+            release_id = str(self._plan_status(plan_id)["release"]["release_id"])
             run("compliance", "approve", "release", release_id, *self._as("officer"))
             token = json_of(
                 "compliance", "principals", "add", "triage-desk", "--role", "consumer",
@@ -240,7 +252,7 @@ class Story:
             fetch = (
                 "server", "release", "fetch", release_id, "--out", "model",
                 "--trust", "compliance/trust.json", "--token-file", "consumer.token",
-                "--key", "consumer.key",
+                "--key", "consumer.key", "--dir", "federation",
             )  # fmt: skip
             before = self._processes.exit_code(*fetch)
             self._say(f"without a grant the release cannot be fetched (exit code {before})")
@@ -250,6 +262,11 @@ class Story:
             )  # fmt: skip
             run(*fetch)
             self._results.release_files = sorted(p.name for p in (self._folder / "model").iterdir())
+            self._results.rounds = self._signed_rounds()
+            card = json_of("server", "status", "--dir", "federation")
+            measured = next(plan for plan in card["plans"] if plan["plan_id"] == plan_id)
+            self._results.accuracy = float(measured["accuracy"])
+            self._results.macro_f1 = float(measured["macro_f1"])
             self._load_elsewhere()
 
     def _load_elsewhere(self) -> None:
@@ -272,12 +289,19 @@ class Story:
             planted = json.loads((self._folder / "notes/st-elm/planted.json").read_text("utf-8"))
             subject = min(planted["subjects"])
             erased = self._processes.json("client", "erase", subject, "--dir", "st-elm", "--yes")
-            self._results.erased_records = erased["records_removed"]
+            removed = int(erased["erased"]["records_removed"])
+            self._results.erased_records = removed
+            site_key = self._processes.json("client", "status", "--dir", "st-elm")["identity_key"]
             code = self._processes.exit_code(
                 "audit", "verify-receipt", erased["receipt"], "--key", self._log_key(),
-                "--site-key", erased["site_key"],
+                "--site-key", site_key,
             )  # fmt: skip
-            self._results.erasure_receipt_verified = code == 0 and erased["records_removed"] > 0
+            self._results.erasure_receipt_verified = code == 0 and removed > 0
+            again = self._processes.exit_code(
+                "audit", "verify-receipt", erased["receipt"], "--key", self._log_key(),
+                "--site-key", self._log_key(),
+            )  # fmt: skip
+            self._say(f"{removed} records removed; under a wrong key the receipt fails ({again})")
 
     def _evidence(self) -> None:
         with self._chapter("An outsider verifies the log, then a tampered copy"):
@@ -291,7 +315,7 @@ class Story:
                 "audit", "verify", str(copy), "--key", self._log_key(), expect=code
             )
             self._results.tamper_detected = code != 0
-            self._results.tamper_message = str(found["problem"])
+            self._results.tamper_message = str(found["problems"][0]["what"])
 
     def _tampered_copy(self, log: Path) -> Path:
         """Copy the log as a thief of the database would, and flip one bit of one old entry."""
@@ -314,3 +338,85 @@ class Story:
         with self._chapter("Ctrl-C ends every process"):
             for name in (*SITES, "server", "compliance"):
                 self._results.stop_seconds[name] = round(self._processes.stop(name), 1)
+
+    # --- pieces ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _chapter(self, title: str) -> Iterator[None]:
+        started = time.monotonic()
+        with self._console.status(f"[bold]{title}[/] …"):
+            yield
+        seconds = time.monotonic() - started
+        self._results.seconds_by_chapter[title] = round(seconds, 1)
+        self._console.print(f"[green]✓[/] [bold]{title}[/] [dim]{seconds:.1f} s[/]")
+        for line in self._said:
+            self._console.print(f"  {line}", style="dim")
+        self._said.clear()
+
+    def _say(self, line: str) -> None:
+        """Add a line under the chapter's title, once the chapter has ended."""
+        self._said.append(line)
+
+    @staticmethod
+    def _as(role: str) -> tuple[str, ...]:
+        return (
+            "--trust", "compliance/trust.json",
+            "--token-file", f"compliance/tokens/{role}.token",
+        )  # fmt: skip
+
+    def _until(self, ready: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            self._processes.check_alive()
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"nothing answered within {seconds:.0f} s")
+            time.sleep(0.2)
+
+    def _answers(self, *command: str) -> bool:
+        return self._processes.exit_code(*command) == 0
+
+    def _log_key(self) -> str:
+        trust = json.loads((self._folder / "compliance/trust.json").read_text("utf-8"))
+        return str(trust["log_key"])
+
+    def _label_counts(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for site in SITES:
+            shown = self._processes.json("client", "data", "show", "messages", "--dir", site)
+            counts.update(shown["label_counts"])
+        return counts
+
+    def _write_policy(self, site: str) -> None:
+        """What the site's operator does: name the purpose that the site allows."""
+        policy = self._folder / site / "policy.toml"
+        text = policy.read_text("utf-8")
+        allowed = text.replace("\npurposes = []\n", '\npurposes = ["message-routing"]\n')
+        if allowed == text:
+            raise CommandFailed(f"{policy} does not start out refusing every purpose")
+        policy.write_text(allowed, encoding="utf-8")
+
+    def _private_file(self, name: str, text: str) -> None:
+        path = self._folder / name
+        path.touch(mode=0o600)
+        path.write_text(text, encoding="utf-8")
+
+    def _plan_status(self, plan_id: str) -> dict[str, Any]:
+        status = self._processes.json("server", "status", "--dir", "federation")
+        return next(plan for plan in status["plans"] if plan["plan_id"] == plan_id)
+
+    def _signed_rounds(self) -> list[dict[str, Any]]:
+        """The rounds as their signed reports in the release's provenance tell them."""
+        provenance = json.loads((self._folder / "model/provenance.json").read_text("utf-8"))
+        reports = [
+            json.loads(base64.b64decode(signed["payload"]))
+            for signed in provenance["predicate"]["rounds"]
+        ]
+        return [
+            {
+                "round": report["round"],
+                "phase": report["phase"],
+                "accuracy": float(report["metrics"]["accuracy"]) if report["metrics"] else None,
+                "epsilon": max(map(float, report["epsilon_by_site"].values())),
+            }
+            for report in reports
+        ]
