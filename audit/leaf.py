@@ -41,7 +41,7 @@ _COMMON: Final = re.compile(
     + _PLAIN
     + rb'{1,300}","ciphertext":"('
     + _BASE64
-    + rb"{22,}(?:"
+    + rb"{21,}(?:"
     + _BASE64
     + rb"{2}|[AQgw]==|[AEIMQUYcgkosw048]=)"
     rb')","format":"fiduciary\.log-entry/1","key":"'

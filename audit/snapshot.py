@@ -4,7 +4,7 @@
 
   | beside the file | it is | opened |
   |---|---|---|
-  | `-shm` | in use by a process, or left by one that died | `mode=ro`, in one read transaction |
+  | `-wal` and `-shm` | in use, or left by a process that died | `mode=ro`, one read transaction |
   | `-wal` or `-journal` alone | a copy of a log in use | a private copy of both files |
   | neither | at rest | `immutable=1`, and checked afterwards not to have changed |
 
@@ -26,6 +26,9 @@ from audit.errors import Conflict, MalformedInput, NotFound
 
 MAX_VALUE_BYTES: Final = 16 * 1024 * 1024
 """A leaf of the largest payload: 8 MiB in base64, and its clear fields."""
+
+DatabaseDamage: Final = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged file raises: SQLite's driver cannot decode some of its own messages."""
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _TABLES: Final = ("log_checkpoints", "log_entries", "log_hashes", "log_meta")
@@ -49,7 +52,7 @@ def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise MalformedInput(f"{path} is not an SQLite file")
-    if _beside(path, "-shm").exists():
+    if _beside(path, "-shm").exists() and _beside(path, "-wal").exists():
         with _connection(path, "mode=ro") as connection:
             yield connection
         return
@@ -99,7 +102,7 @@ def _connection(path: Path, options: str) -> Iterator[sqlite3.Connection]:
                 "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name LIKE 'log!_%'"
                 " ESCAPE '!'"
             ).fetchall()
-        except sqlite3.Error as error:
+        except DatabaseDamage as error:
             raise MalformedInput(f"{path} cannot be read as a log: {error}") from error
         tables = {name for name, sql in rows if str(sql).upper().startswith("CREATE TABLE")}
         if not tables.issuperset(_TABLES):
@@ -110,7 +113,7 @@ def _connection(path: Path, options: str) -> Iterator[sqlite3.Connection]:
             )
         try:
             yield connection
-        except sqlite3.Error as error:
+        except DatabaseDamage as error:
             raise MalformedInput(f"{path} is damaged: {error}", fix="run: audit verify") from error
     finally:
         connection.close()

@@ -30,7 +30,7 @@ from audit.keys import VerifyKey
 from audit.leaf import check_leaf
 from audit.log import LOG_FORMAT
 from audit.merkle import Frontier
-from audit.snapshot import open_snapshot
+from audit.snapshot import DatabaseDamage, open_snapshot
 from audit.storage import META_FORMAT, META_KEY, META_ORIGIN
 
 Progress = Callable[[int, int], None]
@@ -164,7 +164,7 @@ class _Verification:
             self._read_identity()
             self._read_known()
             self._check_tree()
-        except sqlite3.Error as error:
+        except DatabaseDamage as error:
             # SQLite's driver reads one row ahead of the one it returns.
             self._add(self.entries, f"the database is damaged at this entry or the next: {error}")
         self._conclude()
@@ -338,11 +338,14 @@ class _StoredHashes:
             if level == len(self._levels):
                 self._levels.append(
                     self._connection.execute(
-                        "SELECT position, hash FROM log_hashes WHERE level = ? ORDER BY position",
+                        # The level is read back: in a damaged index a row can be found under a
+                        # level that it does not have.
+                        "SELECT level, position, hash FROM log_hashes WHERE level = ?"
+                        " ORDER BY position",
                         (level,),
                     )
                 )
-            if self._levels[level].fetchone() != (index, expected):
+            if self._levels[level].fetchone() != (level, index, expected):
                 if level == 0:
                     return Problem(index, "it does not have the hash that is stored for it")
                 first, last = index << level, ((index + 1) << level) - 1

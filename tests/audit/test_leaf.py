@@ -113,6 +113,9 @@ def test_the_fast_check_is_as_strict_as_parsing(leaf: Leaf, data: st.DataObject)
         changed(ciphertext=""),
         changed(ciphertext="AAAA"),
         changed(ciphertext="A" * 21 + "B=="),
+        changed(ciphertext="A" * 25 + "B=="),
+        changed(ciphertext="A" * 26 + "B="),
+        changed(ciphertext="A" * 26),
         changed(ciphertext=None),
     ],
 )

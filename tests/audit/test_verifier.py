@@ -137,7 +137,7 @@ def cells(path: Path) -> Iterator[tuple[str, str, Any, str, bytes]]:
     connection.close()
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_flipped_bit_of_any_value(log: Path, filled: Site, data: st.DataObject) -> None:
     table, key, row_key, column, value = data.draw(st.sampled_from(list(cells(log))))
@@ -161,7 +161,7 @@ def test_any_flipped_bit_of_any_value(log: Path, filled: Site, data: st.DataObje
             assert "the stored hash was changed" in str(report.problems[0])
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_flipped_bit_of_the_file(log: Path, filled: Site, data: st.DataObject) -> None:
     """Refused, or not a change: free space and counters of the file format hold no evidence."""
@@ -446,7 +446,12 @@ def test_files_that_are_no_log(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "other")
     other.execute("CREATE TABLE t (x)")
     other.close()
-    for name in ("empty", "junk", "other"):
+    broken = sqlite3.connect(tmp_path / "broken")
+    broken.execute("CREATE TABLE log_entries (position)")
+    broken.close()
+    data = (tmp_path / "broken").read_bytes().replace(b"TABLE log_entries", b"T\xc1BLE log_entries")
+    (tmp_path / "broken").write_bytes(data)
+    for name in ("empty", "junk", "other", "broken"):
         with pytest.raises(MalformedInput):
             verify_log(tmp_path / name)
 
