@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -19,7 +19,6 @@ from pydantic import (
 from compliance.statements import (
     Decision,
     Digest,
-    ErasureReceipt,
     Name,
     ReleaseManifest,
     RunOutcome,
@@ -66,6 +65,7 @@ __all__ = [
     "PrincipalBody",
     "PrincipalName",
     "PrincipalView",
+    "Problem",
     "PublicKey",
     "Reason",
     "Recorded",
@@ -184,6 +184,17 @@ class Answer(BaseModel):
     """An answer of the service."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", arbitrary_types_allowed=True)
+
+
+class Problem(Answer):
+    """Why a request failed (RFC 9457). `type` ends in the class of the error, `reason` is exact."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    reason: str | None = None
+    fix: str | None = None
 
 
 class Recorded(Answer):
@@ -331,8 +342,6 @@ class ErasureRecorded(Recorded):
     """An erasure was recorded. `receipt` is the file that `audit verify-receipt` checks offline."""
 
     receipt: dict[str, Any]
-
-    kind: ClassVar[str] = ErasureReceipt.kind
 
 
 class PrincipalView(Answer):

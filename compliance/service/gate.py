@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException
 from audit.errors import FiduciaryError, MalformedInput
 from compliance import rules
 from compliance.api import PROBLEM_PREFIX
-from compliance.resources import Role
+from compliance.resources import Problem, Role
 from compliance.service.errors import (
     ServiceUnavailable,
     TooManyAttempts,
@@ -46,6 +46,14 @@ PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
 ALWAYS_RECORDED: Final = frozenset({401, 403, 409, 429})
 """Refusals that are log entries whatever the method; the other 4xx are for methods that change."""
+
+_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {
+        "description": HTTPStatus(status).phrase,
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+    }
+    for status in (401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503)
+}
 
 _ACCESS: Final = "__fiduciary_access__"
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
@@ -104,11 +112,12 @@ class GatedRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         access = access_of(endpoint)
+        extra: dict[str, Any] = options.get("openapi_extra") or {}
         if access.roles:
-            options["openapi_extra"] = {
-                "security": [{"bearer": []}],
-                "x-roles": list(access.roles),
-            }
+            extra["security"] = [{"bearer": []}]
+            extra["x-roles"] = list(access.roles)
+        options["openapi_extra"] = extra
+        options["responses"] = {**_PROBLEMS, **(options.get("responses") or {})}
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

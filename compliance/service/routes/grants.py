@@ -19,6 +19,7 @@ from compliance.service.errors import enforce
 from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, requires
 from compliance.service.registry import Transaction, find_bearer, parse_time
 from compliance.service.release_views import grant_view, no_release, release_row, state_of
+from compliance.service.routes.releases import OCTETS
 from compliance.service.tables import GrantRow, ReleaseRow
 from compliance.statements import format_time
 
@@ -97,7 +98,11 @@ def release_key(release_id: str, office: Office, caller: Caller) -> SealedKey:
         return SealedKey(release_id=release_id, principal=caller.name, sealed_key=row.sealed_key)
 
 
-@router.get("/{release_id}/content", response_class=FileResponse)
+@router.get(
+    "/{release_id}/content",
+    response_class=FileResponse,
+    responses={200: {"description": "The ciphertext", "content": OCTETS}},
+)
 @requires(*ANY_ROLE)
 def download(release_id: str, office: Office, caller: Caller) -> FileResponse:
     """The ciphertext. A live grant is needed; the download is recorded before it begins."""

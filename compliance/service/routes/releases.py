@@ -48,6 +48,9 @@ from compliance.statements import ReleaseManifest, SiteReport
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/releases", tags=["releases"])
 
+OCTETS: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+OCTETS_BODY: Final = {"required": True, "content": OCTETS}
+
 READERS: Final[tuple[Role, ...]] = ("coordinator", "site", "officer", "auditor")
 
 
@@ -87,7 +90,7 @@ def submit_release(body: ReleaseBody, office: Office, caller: Caller) -> Submitt
         return SubmittedRelease(release_id=release_id, position=position)
 
 
-@router.put("/{release_id}/content")
+@router.put("/{release_id}/content", openapi_extra={"requestBody": OCTETS_BODY})
 @requires("coordinator", streams=True, max_body_bytes=rules.MAX_RELEASE_BYTES)
 async def upload(release_id: str, request: Request, office: Office, caller: Caller) -> ReleaseView:
     """Take a release's ciphertext, piece by piece, to disk."""
