@@ -129,8 +129,15 @@ class Coordinator:
     def _work(self, compliance: ComplianceClient) -> None:
         """Finish what was begun, then take the oldest approved plan."""
         for folder, state in all_runs(self._federation.runs):
-            if state.stage != "running" and not (state.outcome_recorded and _released(state)):
+            if state.stage == "running" or (state.outcome_recorded and _released(state)):
+                continue
+            try:
                 self._wind_up(compliance, folder, state)
+            except Unreachable:
+                raise
+            except FiduciaryError as error:
+                # It is tried again, and must not stand in the way of other plans.
+                self._trouble(f"{state.name}: {error}")
         approved = [view for view in compliance.plans("approved") if self._is_new(view)]
         for view in sorted(approved, key=lambda view: view.approved_position or 0):
             self._train(compliance, view)

@@ -12,6 +12,7 @@ In this order, and nothing is left behind when one fails:
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ from compliance.resources import ReleaseView
 from compliance.sealing import open_data_key
 from compliance.statements import Decision, ReleaseManifest
 from server.content import decrypt, extract, require_free
+
+_WHOLE_ID = re.compile(r"sha256:[0-9a-f]{64}")
+_SHORT_ID = re.compile(r"[0-9a-f]{6,64}")
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,32 @@ def fetch_release(
         decrypt(sealed_content, archive, data_key)
         extract(archive, folder, manifest.files)
     return Fetched(release_id, folder, manifest)
+
+
+def find_release(compliance: ComplianceClient, given: str) -> str:
+    """The id of a release, from its id, the beginning of its id, or its name.
+
+    Raises:
+        NotFound: When none of the releases that the caller may see fits.
+        Conflict: When several do.
+    """
+    if _WHOLE_ID.fullmatch(given):
+        return given
+    digits = given.removeprefix("sha256:")
+    found = [
+        view.release_id
+        for view in compliance.releases()
+        if view.manifest.name == given
+        or (_SHORT_ID.fullmatch(digits) and view.release_id.startswith(f"sha256:{digits}"))
+    ]
+    if not found:
+        raise NotFound(
+            f"there is no release {given!r} that you may see",
+            fix="ask a compliance officer for its id and for a grant",
+        )
+    if len(found) > 1:
+        raise Conflict(f"{given!r} fits {len(found)} releases", fix="give more of the id")
+    return found[0]
 
 
 def _verified(

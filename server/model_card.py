@@ -54,7 +54,8 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 folder = {folder}
 base = {base}
-labels = json.load(open(f"{{folder}}/labels.json"))
+with open(f"{{folder}}/labels.json") as file:
+    labels = json.load(file)
 tokenizer = AutoTokenizer.from_pretrained(base)
 encoder = AutoModelForTokenClassification.from_pretrained(base, num_labels=len(labels))
 model = PeftModel.from_pretrained(encoder, folder).eval()

@@ -16,7 +16,7 @@ from compliance.api import ComplianceClient
 from compliance.trust import Trust
 from server import screens
 from server.federation import Federation, default_folder, read_token
-from server.fetch import fetch_release, generate_release_key, load_release_key
+from server.fetch import fetch_release, find_release, generate_release_key, load_release_key
 
 release_app = typer.Typer(
     help="""Releases: list them, and download one that was granted to you.
@@ -61,7 +61,9 @@ def keygen(
 
 @release_app.command()
 def fetch(
-    release: Annotated[str, typer.Argument(metavar="RELEASE", help="Id of the release.")],
+    release: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="Its id, the beginning of it, or its name.")
+    ],
     *,
     output: Annotated[Path, typer.Option("--out", help="Folder to make.")],
     trust: Annotated[
@@ -91,7 +93,11 @@ def fetch(
     expected = _coordinator_key(coordinator_key, folder)
     with ComplianceClient(Trust.load(trust), read_token(token_file)) as compliance:
         fetched = fetch_release(
-            compliance, release, output, key=load_release_key(key), coordinator=expected
+            compliance,
+            find_release(compliance, release),
+            output,
+            key=load_release_key(key),
+            coordinator=expected,
         )
     if json:
         print_json(

@@ -21,7 +21,7 @@ from cryptography import x509
 from pydantic import Field, TypeAdapter, ValidationError
 
 from audit.durable import write_durably
-from audit.errors import Conflict, MalformedInput, Refused, VerificationFailed
+from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import sign_statement
 from client.kit import Kit, group_digits
@@ -156,7 +156,13 @@ def admit(
         VerificationFailed: When it did not prove that it holds its node key, or the service names
             other keys than those that were admitted.
     """
-    view, now = compliance.site(require_site_name(site)), now or datetime.now(UTC)
+    now = now or datetime.now(UTC)
+    try:
+        view = compliance.site(require_site_name(site))
+    except NotFound as error:
+        raise NotFound(
+            f"no site {site} has joined", fix="wait until its operator has run: client join KIT"
+        ) from error
     if view.state == "revoked":
         raise Refused(
             f"site {site} was revoked", fix=f"invite it under a new name: server invite {site}-2"
