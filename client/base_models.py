@@ -69,16 +69,18 @@ def load_base_model(folder: Path) -> str:
     found = base_model_digest(folder)
     import transformers  # slow to import, and needed here only
 
+    options = {"local_files_only": True, "trust_remote_code": False}
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        transformers.AutoModel.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
-        transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        transformers.AutoModel.from_pretrained(folder, use_safetensors=True, **options)
+        transformers.AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise MalformedInput(
             f"the base model in {folder.name} does not load: {type(error).__name__}",
             fix="install it again",
         ) from error
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     return found

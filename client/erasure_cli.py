@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -51,7 +52,8 @@ def erase(
     still happens, and the receipt is sent by the next `client erase --send-pending` or
     `client start`. Nothing that is written or sent holds the id: receipts name a keyed pseudonym.
 
-    Exit codes: 0 erased (also when the receipt still waits), 2 not confirmed, 4 no such subject.
+    Exit codes: 0 erased (also when the receipt still waits), 2 nobody is there to ask and no
+    `--yes`, 3 not confirmed, 4 no such subject.
 
     Examples: `client erase P-00417` · `client erase P-00417 --yes --json` ·
     `client erase --send-pending`
@@ -64,7 +66,7 @@ def erase(
         erased = None
         if subject is not None:
             if not yes:
-                typer.confirm("Erase this subject for ever?", abort=True, err=True)
+                _confirm()
             with Vault.open(site.paths, site.keyring) as vault, site.ledger() as ledger:
                 erased = erase_subject(site, vault, ledger, subject, request_id=request)
         elif not send_pending:
@@ -93,6 +95,13 @@ def erase(
         print_error(Refused(f"the compliance service did not take a statement: {reason}"))
     if erased is None:
         say(f"{delivery.sent} statements sent, {delivery.waiting} waiting")
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("erasing cannot be undone: add --yes")
+    if not typer.confirm("Erase this subject for ever?", err=True):
+        raise Refused("nothing was erased", fix="answer y, or add --yes")
 
 
 def send_waiting(site: Site, outbox: Outbox) -> Delivery:

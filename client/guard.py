@@ -219,7 +219,9 @@ def _logged(
     entry: LogEvidence | None,
     member: Membership,
 ) -> Finding:
-    if statement is None or entry is None:
+    if statement is None:
+        return Finding(rule, False, f"there is no {what} to look for", f"see to the {what} first")
+    if entry is None:
         return Finding(rule, False, f"there is no log entry of the {what}", _TELL)
     try:
         proof = Proof.parse(entry.proof)
