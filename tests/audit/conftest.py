@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.audit.logs import Site
-
-with warnings.catch_warnings():
-    # typer 0.20 imports names that click 8.5 deprecates; with an older click nothing is ignored.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import typer  # noqa: F401
 
 
 @pytest.fixture
