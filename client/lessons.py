@@ -18,6 +18,7 @@ from typing import Any
 import numpy.typing as npt
 
 from audit.canonical import canonical_bytes, digest
+from audit.errors import MalformedInput, Refused
 from client.base_models import find_base_model
 from client.learning.data import Example, examples_from_records, split_by_subject
 from client.learning.metrics import Confusion
@@ -68,7 +69,8 @@ class Lessons:
 
         Raises:
             VerificationFailed: When the base model is another, or a row was altered.
-            MalformedInput: When the state does not fit the plan, or a label is unknown.
+            MalformedInput: When the state does not fit the plan.
+            Refused: When a dataset holds a label that the plan does not name.
         """
         if self._plan_id != plan_id or self._model is None:
             self.forget()
@@ -126,7 +128,14 @@ class Lessons:
             for name in datasets
             for record in self._vault.examples(name)
         )
-        examples = examples_from_records(records, plan.labels)
+        try:
+            examples = examples_from_records(records, plan.labels)
+        except MalformedInput as error:
+            # Its text names the label, which is the site's to know.
+            raise Refused(
+                "a dataset holds a label that the plan does not name",
+                fix="ask for a plan that names all labels",
+            ) from error
         return split_by_subject(examples, plan.held_out_share, self._vault.split_secret())
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -17,6 +15,7 @@ from client.presentation import say, short
 from client.progress import read_activity
 from client.site import Site
 from client.vault.store import Vault
+from client.worker_lock import is_worker_running
 
 
 def read_status(site: Site) -> dict[str, Any]:
@@ -82,21 +81,10 @@ def _stage(site: Site) -> str:
 
 def _worker(site: Site) -> dict[str, Any]:
     activity = read_activity(site.paths.worker_state)
-    running = _is_held(site.paths.worker_lock)
+    running = is_worker_running(site)
     if activity is None:
         return {"running": running, "doing": "stopped", "plan_id": None, "round": None}
     return {"running": running, **asdict(activity)}
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _datasets(site: Site) -> list[dict[str, Any]]:

@@ -19,17 +19,22 @@ One `train` task, in order; a crash between any two steps leaves the ledger righ
 
 from __future__ import annotations
 
-import fcntl
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from audit.errors import Conflict, FiduciaryError, MalformedInput, Unauthorised, Unreachable
+from audit.errors import (
+    FiduciaryError,
+    MalformedInput,
+    NotFound,
+    Unauthorised,
+    Unreachable,
+)
 from audit.sqlite_log import JournalUnavailable
 from client.answers import MAX_REASON, Answers
 from client.arrays import Arrays, arrays_digest
@@ -44,6 +49,7 @@ from client.review import Review
 from client.site import Site
 from client.stopping import Stopped, StopSignal
 from client.vault.store import Vault
+from client.worker_lock import hold_worker_lock
 from compliance.statements import SiteReport, TrainingPlan, utc_now
 
 POLL_SECONDS = 1.0
@@ -139,7 +145,7 @@ class Worker:
             FiduciaryError: When the site's own files cannot be used.
         """
         with (
-            _only_worker(self._site),
+            hold_worker_lock(self._site),
             Vault.open(self._site.paths, self._site.keyring) as vault,
             self._site.ledger() as ledger,
         ):
@@ -311,6 +317,10 @@ class Worker:
             raise _Declined(
                 "compliance-unreachable", "this site cannot ask the compliance service", error.fix
             ) from error
+        except NotFound as error:
+            raise _Declined(
+                "plan-unknown", "the compliance service knows no such plan for this site"
+            ) from error
         if isinstance(verdict, Refused):
             raise _Declined(verdict.code, verdict.reason, verdict.fix, whole_plan=True)
         return verdict
@@ -370,20 +380,6 @@ class Worker:
 
     def _say(self, message: str, *, problem: bool = False) -> None:
         self._reporter.say(message, problem=problem)
-
-
-@contextmanager
-def _only_worker(site: Site) -> Iterator[None]:
-    """Hold the worker's lock; the system lets go of it when the process ends, however it ends."""
-    with site.paths.worker_lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"`client start` is running already for site {site.name}",
-                fix="`client status` shows what it does",
-            ) from error
-        yield
 
 
 def _short(plan_id: str) -> str:

@@ -144,7 +144,7 @@ def test_an_unapproved_plan_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     ("plan_id", "code"),
     [
-        (ZERO_DIGEST, "not-found"),
+        (ZERO_DIGEST, "plan-unknown"),
         ("", "malformed-task"),
         ("../../etc/passwd", "malformed-task"),
         ("sha256:" + "A" * 64, "malformed-task"),
