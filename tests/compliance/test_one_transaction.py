@@ -15,15 +15,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from audit.errors import Conflict, Unreachable
 from audit.verifier import verify_log
 from compliance.rules import Bearer
 from compliance.service.errors import ServiceUnavailable
+from compliance.service.folder import NewService, create_folder, open_registry
+from compliance.service.registry import Registry
 from compliance.service.tables import PrincipalRow
 from compliance.statements import format_time
 from tests.compliance.federation import Consumer, Coordinator, Kit, Site
-from tests.compliance.running import InjectedFault, RunningService
+from tests.compliance.running import Clock, InjectedFault, RunningService
 
 Step = tuple[str, Callable[[], object]]
 
@@ -263,3 +266,35 @@ def test_concurrent_writers_lose_no_position(service: RunningService) -> None:
     report = verify_log(service.folder.path / "compliance.sqlite", service.trust.log_key)
     assert report.ok
     assert report.entries == len(entries)
+
+
+def test_two_processes_over_one_database_queue_and_do_not_fail(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Two registries share nothing but the file, as two processes would."""
+    folder = create_folder(
+        tmp_path / "compliance", NewService("127.0.0.1", 1, "127.0.0.1", "x/log"), clock
+    )
+    registries = [open_registry(folder, clock) for _ in range(2)]
+    failures: list[BaseException] = []
+
+    def write(registry: Registry) -> None:
+        try:
+            for index in range(15):
+                with registry.writing(None) as transaction:
+                    transaction.session.scalars(select(PrincipalRow)).all()
+                    transaction.record("thing.done", f"thing:{index}", {})
+        except BaseException as error:  # noqa: BLE001  reported by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(registry,)) for registry in registries]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for registry in registries:
+        registry.close()
+    assert failures == []
+    report = verify_log(folder.path / "compliance.sqlite", registries[0].log.key)
+    assert report.ok, report
+    assert report.entries == 4 + 2 * 15
