@@ -232,7 +232,10 @@ def start(
     Examples: `client start` · `client start --once --dir /srv/fiduciary/north`
     """
     import signal
+    from contextlib import nullcontext
 
+    from client.enrolment import Waiting, await_admission
+    from client.erasure import unfinished
     from client.network import fleet_connector, open_service
     from client.progress import TerminalReporter
     from client.stopping import StopSignal
@@ -245,6 +248,18 @@ def start(
     ):
         reporter = TerminalReporter(err())
         reporter.say(f"site {site.name} of {site.federation}")
+        for pseudonym in unfinished(site):
+            reporter.say(
+                f"an erasure was interrupted ({pseudonym[:12]}…): run `client erase` again",
+                problem=True,
+            )
+        # Admitted in the meantime: the certificate is fetched, nobody needs to run `join` again.
+        await_admission(
+            site,
+            connect=lambda _trust, _token: nullcontext(service),
+            waiting=Waiting(0, time.sleep, lambda: datetime.now(UTC)),
+            announce=reporter.say,
+        )
         worker = Worker(
             site,
             connect=fleet_connector(site),

@@ -27,6 +27,7 @@ from tests.client.site.documents import (
     policy_toml,
     submit,
 )
+from tests.client.site.fleet import FakeFleet
 from tests.client.site.test_preflight import FakeProbe
 from tests.client.site.world import World
 
@@ -394,11 +395,33 @@ def test_start_once_tells_how_the_plan_ended(
     assert run("start", "--once", "--dir", world.site.paths.root).code == code
 
 
-def test_start_needs_an_admitted_site(run: Run, kit: Path, tmp_path: Path) -> None:
+def test_start_needs_an_admitted_site(
+    run: Run, kit: Path, tmp_path: Path, compliance: FakeCompliance
+) -> None:
     run("join", kit, "--dir", tmp_path / "s", "--wait", 0)
     done = run("start", "--dir", tmp_path / "s")
     assert done.code == 4
     assert "has no certificate yet" in done.err
+    assert "server admit north" in done.err
+
+
+def test_start_fetches_a_certificate_that_is_ready(
+    run: Run,
+    kit: Path,
+    tmp_path: Path,
+    compliance: FakeCompliance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = FakeFleet()
+    fleet.tasks = [lambda: signal.raise_signal(signal.SIGTERM)]
+    monkeypatch.setattr(network, "fleet_connector", lambda _site: fleet.connect)
+    run("join", kit, "--dir", tmp_path / "s", "--wait", 0)
+    compliance.admit("north")
+    (tmp_path / "s" / f"{'ab' * 32}.erasing").touch()
+    done = run("start", "--dir", tmp_path / "s")
+    assert done.code == 0
+    assert (tmp_path / "s" / "keys" / "certificate.pem").exists()
+    assert "an erasure was interrupted" in done.err
 
 
 def test_every_check_is_documented_in_its_help(run: Run) -> None:
