@@ -110,7 +110,7 @@ def send_raw(service: RunningService, head: str, body: bytes = b"") -> bytes:
     ):
         lines = [head, f"host: {host}", f"authorization: Bearer {service.token('coordinator')}"]
         secure.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-        secure.settimeout(2)
+        secure.settimeout(0.5)
         try:
             return secure.recv(65_536)
         except TimeoutError:
