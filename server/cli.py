@@ -82,6 +82,7 @@ def init(
     control_port: Annotated[
         int, typer.Option(help="Port for yourself, on loopback only.")
     ] = DEFAULT_CONTROL_PORT,
+    dir_option: Folder = None,
     json: Json = False,
 ) -> None:
     """Make a federation: its CA, TLS certificate, signing identity and settings.
@@ -90,7 +91,7 @@ def init(
     or not at all.
     """
     federation = create_federation(
-        folder or default_folder(),
+        folder or dir_option or default_folder(),
         name=name,
         trust_file=compliance,
         token_file=token_file,
@@ -180,7 +181,7 @@ def revoke(
 
 
 @app.command()
-def start(folder: FolderArgument = None) -> None:
+def start(folder: FolderArgument = None, *, dir_option: Folder = None) -> None:
     """Serve the sites and run approved plans, until Ctrl-C.
 
     Nothing starts without an approval from the compliance service. A run that was interrupted goes
@@ -191,7 +192,7 @@ def start(folder: FolderArgument = None) -> None:
     from server.service import serve, stopping_on_signals
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    federation = _open(folder)
+    federation = _open(folder or dir_option)
     console, stop = err(), threading.Event()
     live = LiveReporter(console) if console.is_terminal else None
     with stopping_on_signals(stop), live or nullcontext():

@@ -32,7 +32,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -58,6 +58,8 @@ DEFAULT_FOLDER = "federation"
 DEFAULT_FLEET_PORT = 9443
 DEFAULT_CONTROL_PORT = 9444
 CONTROL_HOST = "127.0.0.1"
+
+RENEWAL_DAYS = 30
 
 COMPLIANCE_TIMEOUT_SECONDS = 10.0
 """Short, so that a coordinator that is asked to stop does not wait for a service that hangs."""
@@ -281,14 +283,49 @@ def create_federation(
     return Federation.open(root)
 
 
+def renew_server_certificate(federation: Federation, now: datetime) -> bool:
+    """Certify the server's key again when its certificate ends within `RENEWAL_DAYS`.
+
+    Sites trust the CA, not this certificate, so they notice nothing.
+
+    Returns:
+        Whether it was renewed.
+
+    Raises:
+        MalformedFederation: When the CA itself has ended.
+    """
+    path = federation.root / "tls/certificate.pem"
+    current = x509.load_pem_x509_certificate(path.read_bytes())
+    if federation.authority.not_valid_after_utc <= now:
+        raise MalformedFederation(
+            f"the federation's CA ended at {federation.authority.not_valid_after_utc:%Y-%m-%d}",
+            fix="make a new federation: server init",
+        )
+    if current.not_valid_after_utc - now > timedelta(days=RENEWAL_DAYS):
+        return False
+    key = authority.load_private_key((federation.root / "tls/key.pem").read_bytes())
+    renewed = authority.certify_server(
+        _names(federation.settings.host),
+        key.public_key(),
+        federation.authority,
+        federation.authority_key,
+        now,
+    )
+    write_durably(path, authority.certificate_pem(renewed), mode=0o644)
+    return True
+
+
+def _names(host: str) -> list[str]:
+    return [host, "localhost", CONTROL_HOST, "::1"]
+
+
 def _write(root: Path, settings: Settings, trust: Trust, token: str, now: datetime) -> None:
     for folder in ("ca", "tls", "secrets", "sites", "runs", "releases"):
         (root / folder).mkdir(mode=0o700)
     authority_key, server_key = authority.generate_key(), authority.generate_key()
     certificate = authority.make_authority(settings.name, authority_key, now)
-    hosts = [settings.host, "localhost", CONTROL_HOST, "::1"]
     server = authority.certify_server(
-        hosts, server_key.public_key(), certificate, authority_key, now
+        _names(settings.host), server_key.public_key(), certificate, authority_key, now
     )
     SigningKey.generate(f"{settings.name}/coordinator").save(root / "identity.pem")
     write_durably(root / "ca/key.pem", authority.private_pem(authority_key))

@@ -84,8 +84,8 @@ class FleetChecks(Protocol):
     def answered(self, path: str) -> None:
         """A call was passed on and answered without an error."""
 
-    def name_of(self, node_key: bytes) -> str:
-        """The site that a key belongs to, for the event log."""
+    def site_of(self, node_key: bytes) -> str:
+        """The site that a key belongs to; raises `Problem` when none is let in with it."""
 
 
 class Mailboxes:
@@ -167,7 +167,7 @@ class PartnerGate:
                 return
             _require_plain_fleet_path(scope, path)
             node_key = _authenticated_key(scope)
-            actor = self._checks.name_of(node_key)
+            actor = self._checks.site_of(node_key)  # before a stranger's body is read
             body = await _read_body(scope, receive, MAX_BODY_BYTES)
             self._checks.check(path, node_key, body)
             if path == PULL_MESSAGES:

@@ -12,12 +12,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import FrameType
 
 from audit.errors import FiduciaryError
 from server.coordinator import Coordinator
 from server.events import EventLog
-from server.federation import CONTROL_HOST, Federation
+from server.federation import CONTROL_HOST, Federation, renew_server_certificate
 from server.gate import ControlGate, PartnerGate
 from server.listeners import Listeners, ServerTls, bind
 from server.progress import Reporter
@@ -37,6 +38,8 @@ def serve(federation: Federation, reporter: Reporter, stop: threading.Event) -> 
         FiduciaryError: When the ports or the coordinator end by themselves.
     """
     settings = federation.settings
+    if renew_server_certificate(federation, datetime.now(UTC)):
+        reporter.note("the server's TLS certificate was renewed")
     token = federation.control_token
     partner_socket = bind(settings.bind, settings.fleet_port, "fleet")
     try:

@@ -131,9 +131,16 @@ class SuperLink:
 
     # --- what the partner gate asks --------------------------------------------------------------
 
-    def name_of(self, node_key: bytes) -> str:
-        """The site that a key belongs to, or `unknown`."""
-        return self._site_of.get(node_key, "unknown")
+    def site_of(self, node_key: bytes) -> str:
+        """The site that a key belongs to.
+
+        Raises:
+            Problem: 401 when no site is let in with it.
+        """
+        site = self._site_of.get(node_key)
+        if site is None:
+            raise Problem(401, "unknown-site", "this site is not admitted to the federation")
+        return site
 
     def check(self, path: str, node_key: bytes, body: bytes) -> None:
         """Refuse what Flower would accept from an authenticated site and must not.
@@ -142,8 +149,8 @@ class SuperLink:
             Problem: 401 for a key that is not admitted, 403 for a message in another site's name,
                 413 when a site sends more than its task can need.
         """
-        node = self._nodes.get(self._site_of.get(node_key, ""))
-        if node is None:
+        node = self._nodes.get(self.site_of(node_key))
+        if node is None:  # let out this very moment
             raise Problem(401, "unknown-site", "this site is not admitted to the federation")
         match path.removeprefix(FLEET):
             case "activate-node":

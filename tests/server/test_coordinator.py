@@ -1,19 +1,24 @@
-"""What the coordinator believes before it trains."""
+"""What the coordinator believes before it trains, and what it does when something is wrong."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import SigningKey
-from audit.statement import SignedStatement, sign_statement
+from audit.statement import SignedStatement, sign_statement, verify_statement
 from compliance.resources import PlanView
-from compliance.statements import Decision, utc_now
-from server.coordinator import verify_plan
+from compliance.statements import Decision, Refusal, utc_now
+from server.coordinator import Coordinator, verify_plan
 from server.errors import PlanRefused
-from tests.server.conftest import plan_of
+from server.runs import RunState
+from tests.server.conftest import Service, plan_of, until
+from tests.server.ground import Ground, ground
 
 COORDINATOR = SigningKey.generate("demo/coordinator")
 LOG = SigningKey.generate("log")
@@ -109,3 +114,92 @@ def test_a_plan_of_another_federation_starts_nothing() -> None:
     foreign = sign_statement(plan_of(federation="other").body(), COORDINATOR)
     with pytest.raises(PlanRefused, match="for federation other"):
         verified(view(foreign, decision(foreign.digest)))
+
+
+# --- with a real compliance service --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def field(shared_service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    with ground(shared_service, tmp_path_factory.mktemp("ground")) as made:
+        yield made
+
+
+@contextmanager
+def coordinating(field: Ground) -> Iterator[Coordinator]:
+    """A coordinator at work in a thread."""
+    stop = threading.Event()
+    coordinator = Coordinator(field.federation, field.link, field.registrar, field.notes, stop)
+    work = threading.Thread(target=coordinator.run)
+    work.start()
+    try:
+        yield coordinator
+    finally:
+        stop.set()
+        work.join(30)
+        assert not work.is_alive()
+
+
+def test_nothing_starts_while_the_compliance_service_is_away(field: Ground) -> None:
+    plan_id, _ = field.approved(name="early")
+    field.service.stop()
+    try:
+        with coordinating(field) as coordinator:
+            until(
+                lambda: any("waiting for the compliance service" in n for n in field.notes.lines),
+                "the coordinator to notice",
+            )
+            assert coordinator.status()["compliance"] != "reachable"
+            assert field.folder(plan_id).load() is None
+            field.service.start()
+            # The base model of this plan is on nobody's machine: it ends, and says why.
+            until(lambda: field.compliance.plan(plan_id).state == "failed", "the run to end")
+            until(lambda: coordinator.status()["compliance"] == "reachable", "it is back")
+    finally:
+        if field.service.process.poll() is not None:
+            field.service.start()
+    outcome = field.compliance.plan(plan_id).run_outcome
+    assert outcome is not None
+    assert outcome.verdict == "failed"
+    assert "cannot build the model" in outcome.reason
+    assert field.compliance.releases() == ()
+
+
+def test_a_plan_whose_approval_was_forged_is_refused_and_recorded(field: Ground) -> None:
+    plan_id, _ = field.approved(name="tampered")
+    found = field.compliance.plan(plan_id)
+    tampered = found.model_copy(update={"approval": decision(plan_id, FORGER)})
+    coordinator = Coordinator(
+        field.federation, field.link, field.registrar, field.notes, threading.Event()
+    )
+    coordinator._train(field.compliance, tampered)
+    assert field.folder(plan_id).load() is None
+    assert any(plan_id in error for error in coordinator.status()["errors"])
+    with field.service.client("officer") as officer:
+        (entry,) = officer.log_entries(action="refusal.reported")
+    statement = SignedStatement.from_json((entry.payload or {})["statement"])
+    refusal = Refusal.from_body(verify_statement(statement, field.federation.identity.public))
+    assert (refusal.object, refusal.code) == (f"plan:{plan_id}", "verification-failed")
+    officer_view = field.compliance.plan(plan_id)
+    assert officer_view.state == "approved"  # it did not run, and is not called failed
+
+
+def test_a_run_that_cannot_be_released_does_not_block_the_next(field: Ground) -> None:
+    plan_id, plan = field.approved(name="unreleasable")
+    folder = field.folder(plan_id)
+    folder.save(
+        RunState(
+            plan_id=plan_id,
+            name=plan.name,
+            rounds=plan.rounds,
+            stage="completed",
+            rounds_done=plan.rounds,
+            started_at=utc_now(),
+            updated_at=utc_now(),
+        )
+    )
+    next_id, _ = field.approved(name="next")
+    with coordinating(field) as coordinator:
+        until(lambda: field.compliance.plan(next_id).state == "failed", "the next plan to end")
+        assert any("no measured model" in error for error in coordinator.status()["errors"])
+    assert field.compliance.plan(plan_id).state == "completed"

@@ -29,7 +29,12 @@ from client.kit import Kit, read_kit
 from compliance.statements import SiteAdmission
 from server import authority, sites
 from server.errors import MalformedFederation
-from server.federation import PRIVATE_FILES, Federation, create_federation
+from server.federation import (
+    PRIVATE_FILES,
+    Federation,
+    create_federation,
+    renew_server_certificate,
+)
 from server.sites import admit, admitted, invite
 from tests.server.conftest import Service, free_ports, make_federation
 from tests.server.scripted import enrol
@@ -75,6 +80,22 @@ def test_the_authority_signed_the_server_certificate(world: World) -> None:
     server.verify_directly_issued_by(world.federation.authority)
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "localhost" in names.get_values_for_type(x509.DNSName)
+
+
+def test_the_server_certificate_is_renewed_in_time(world: World) -> None:
+    path = world.federation.root / "tls/certificate.pem"
+    before, now = path.read_bytes(), datetime.now(UTC)
+    assert not renew_server_certificate(world.federation, now)
+    assert path.read_bytes() == before
+    later = now + timedelta(days=authority.SERVER_DAYS - 20)
+    assert renew_server_certificate(world.federation, later)
+    old, new = (x509.load_pem_x509_certificate(pem) for pem in (before, path.read_bytes()))
+    assert new.not_valid_after_utc > later + timedelta(days=authority.SERVER_DAYS - 1)
+    assert new.public_key() == old.public_key()
+    new.verify_directly_issued_by(world.federation.authority)
+    with pytest.raises(MalformedFederation, match="CA ended"):
+        renew_server_certificate(world.federation, now + timedelta(days=20 * 365))
+    path.write_bytes(before)
 
 
 @pytest.mark.parametrize("name", PRIVATE_FILES)
