@@ -69,4 +69,13 @@ def _exit_code_of(call: Callable[[], object]) -> int:
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.OK)
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        print_error(
+            FiduciaryError(
+                f"{about}{error.strerror or error}",
+                fix="check the path, its permissions and the free space, then try again",
+            )
+        )
+        return int(ExitCode.UNEXPECTED)
     return result if isinstance(result, int) else int(ExitCode.OK)

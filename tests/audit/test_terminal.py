@@ -1,0 +1,77 @@
+"""Every way in which a command can end has its exit code, and says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from audit.errors import BudgetExhausted, ExitCode, FiduciaryError, NotFound
+from audit.terminal import run_app
+
+
+def app_that(action: Callable[[], None]) -> typer.Typer:
+    app = typer.Typer()
+
+    @app.command()
+    def main() -> None:
+        action()
+
+    return app
+
+
+def exit_code_of(action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", ["command"])
+    with pytest.raises(SystemExit) as ended:
+        run_app(app_that(action))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def action() -> None:
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FiduciaryError("x"), ExitCode.UNEXPECTED),
+        (NotFound("x"), ExitCode.NOT_FOUND),
+        (BudgetExhausted("x"), ExitCode.BUDGET_EXHAUSTED),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED),
+        (typer.Exit(26), ExitCode.CHECK_POLICY),
+        (PermissionError(13, "Permission denied", "token"), ExitCode.UNEXPECTED),
+    ],
+)
+def test_outcomes(error: BaseException, code: ExitCode, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exit_code_of(raising(error), monkeypatch) == code
+
+
+def test_success_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exit_code_of(lambda: None, monkeypatch) == ExitCode.OK
+
+
+def test_an_error_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code_of(raising(NotFound("no [plan] here", fix="run [that]")), monkeypatch)
+    captured = capsys.readouterr()
+    assert captured.err == "error: no [plan] here\n  fix: run [that]\n"
+    assert captured.out == ""
+
+
+def test_an_unreadable_file_is_named_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code_of(raising(PermissionError(13, "Permission denied", "t.token")), monkeypatch)
+    assert "t.token: Permission denied" in capsys.readouterr().err
+
+
+def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["command"])
+    with pytest.raises(ZeroDivisionError):
+        run_app(app_that(raising(ZeroDivisionError())))
