@@ -110,7 +110,7 @@ def _unlisted(run: RunState) -> dict[str, Any]:
     return {
         "plan_id": run.plan_id,
         "name": run.name,
-        "state": "unknown",
+        "state": run.stage,  # as far as this folder knows
         "rounds": run.rounds,
         "activity": "",
         "release": None

@@ -1,8 +1,8 @@
 """One plan's run, from its first round to its outcome; it reads top to bottom.
 
 * A round counts only after the compliance service has recorded its signed report.
-* A round without a quorum ends the run as failed, with the reason. A run that is stopped stays
-  where it is and goes on when the coordinator comes back.
+* A round that too few sites trained ends the run as failed, with the reason; so does a last round
+  that nobody measured. A run that is stopped goes on when the coordinator comes back.
 * The global model is what `client.learning.aggregation` makes of the sites' updates; what is
   evaluated and released is its average of iterates.
 """
@@ -48,6 +48,7 @@ from server.rounds import Exchange, Stopped, Task, Wire, exchange
 from server.runs import RoundSummary, RunFolder, RunState
 from server.superlink import Answer
 
+MAX_REASON_CHARACTERS = 1500
 START_GRACE_SECONDS = 30.0
 """How long a run waits for all of its sites once a quorum of them is online."""
 
@@ -251,11 +252,11 @@ class Training:
             return accept_confusion(expected, answer.arrays, answer.report)
 
         told = self._ask(run_id, "evaluate", number, advanced.average, returning, judge)
-        if len(told.accepted) < self._plan.quorum:
+        if not told.accepted:
             # The training of the round stands; only the last round cannot do without its metrics.
             if number + 1 == self._plan.rounds:
-                raise QuorumNotReached(_without_quorum(number, self._plan.quorum, told))
-            return None, [report for _, report in told.accepted.values()]
+                raise QuorumNotReached(f"nobody measured the final model: {_reasons(told)}")
+            return None, []
         total = sum_confusions([matrix for matrix, _ in told.accepted.values()])
         metrics = Metrics(
             accuracy=_fraction(accuracy(total)),
@@ -294,6 +295,8 @@ class Training:
         returning: frozenset[str],
         judge: Callable[[str, Answer], T],
     ) -> Exchange[T]:
+        # A site may keep its held-out counts to itself: one that tells is enough for metrics.
+        quorum = self._plan.quorum if kind == "train" else 1
         task = Task(
             run_id=run_id,
             kind="train" if kind == "train" else "evaluate",
@@ -301,7 +304,7 @@ class Training:
             round=number,
             arrays=pack_arrays(arrays),
             sites=self._plan.sites,
-            quorum=self._plan.quorum,
+            quorum=quorum,
             deadline_seconds=self._plan.deadline_seconds,
             returning=returning,
         )
@@ -380,10 +383,15 @@ def _texts(epsilon: Mapping[str, Decimal]) -> dict[str, str]:
 
 
 def _without_quorum(number: int, quorum: int, told: Exchange[T]) -> str:
-    absent = "; ".join(f"{site}: {reason}" for site, reason in sorted(told.absent.items()))
     return (
-        f"round {number + 1} had {len(told.accepted)} of the {quorum} sites that it needs: {absent}"
-    )[:1500]
+        f"round {number + 1} had {len(told.accepted)} of the {quorum} sites that it needs: "
+        f"{_reasons(told)}"
+    )
+
+
+def _reasons(told: Exchange[T]) -> str:
+    absent = (f"{site}: {reason}" for site, reason in sorted(told.absent.items()))
+    return "; ".join(absent)[:MAX_REASON_CHARACTERS]
 
 
 def _round_line(plan: TrainingPlan, summary: RoundSummary, epsilon: Mapping[str, Decimal]) -> str:

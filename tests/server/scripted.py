@@ -113,7 +113,7 @@ class Script:
         claim: Changes fields of the signed report.
         envelope: Changes the unsigned report.
         silent: Kinds of tasks to take and never answer.
-        refuse: Say no, with this code.
+        refuse: Say no, with this code, to tasks of `refused_kinds`.
         delay_seconds: Wait before answering.
     """
 
@@ -125,6 +125,7 @@ class Script:
     envelope: Callable[[dict[str, Any]], dict[str, Any]] = lambda report: report
     silent: tuple[str, ...] = ()
     refuse: str = ""
+    refused_kinds: tuple[str, ...] = ("train", "evaluate")
     delay_seconds: float = 0.0
     confusion: Callable[[int], npt.NDArray[np.int64]] = lambda labels: (
         np.eye(labels, dtype=np.int64) * 8 + 1
@@ -167,7 +168,7 @@ class ScriptedSite:
             return
         if self.script.delay_seconds:
             time.sleep(self.script.delay_seconds)
-        if self.script.refuse:
+        if self.script.refuse and task.kind in self.script.refused_kinds:
             connection.reply_refusal(task, self.script.refuse, "the script says no", "{}")
             return
         if task.kind == "train":

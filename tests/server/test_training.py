@@ -106,6 +106,27 @@ def test_a_run_without_a_quorum_fails_with_the_reasons(field: Ground) -> None:
     assert rounds_of(field, plan_id) == []
 
 
+def test_a_site_may_keep_its_counts_to_itself(field: Ground) -> None:
+    plan_id, plan = field.approved(name="discreet", phases=(_phase(rounds=1),))
+    discreet = Script(refuse="evaluation-not-shared", refused_kinds=("evaluate",))
+    with field.site("st-elm", plan), field.site("lakeside", plan, discreet):
+        state = run(field, field.training(plan_id, plan))
+    assert state.stage == "completed"
+    (report,) = rounds_of(field, plan_id)
+    assert report.participants == ("lakeside", "st-elm")
+    assert report.metrics is not None
+    assert report.metrics.examples == 33
+
+
+def test_a_model_that_nobody_measured_is_not_completed(field: Ground) -> None:
+    plan_id, plan = field.approved(name="unmeasured", phases=(_phase(rounds=2),))
+    discreet = Script(refuse="evaluation-not-shared", refused_kinds=("evaluate",))
+    with field.site("st-elm", plan, discreet), field.site("lakeside", plan, discreet):
+        state = run(field, field.training(plan_id, plan))
+    assert (state.stage, state.rounds_done) == ("failed", 1)
+    assert "nobody measured the final model: lakeside: refused" in state.reason
+
+
 def _nan(arrays: Arrays) -> Arrays:
     return {name: np.full_like(array, np.nan) for name, array in arrays.items()}
 
@@ -114,7 +135,7 @@ def _nan(arrays: Arrays) -> Arrays:
     ("script", "said"),
     [
         (Script(update=_nan), "not finite"),
-        (Script(update=lambda s: {k: np.full_like(v, 1e20) for k, v in s.items()}), "at most"),
+        (Script(update=lambda s: {k: np.full_like(v, 1e5) for k, v in s.items()}), "at most"),
         (Script(update=lambda s: {k: v[..., :1] for k, v in s.items()}), "expected shape"),
         (Script(update=lambda s: {"head.bias": s["head.bias"]}), "missing"),
         (Script(update=lambda s: {k: v.astype(np.float64) for k, v in s.items()}), "float32"),
