@@ -1,4 +1,4 @@
-"""Detection: Presidio's analyzer with the packaged model and this site's recognisers.
+"""Detection: Presidio's analyzer with the packaged model and this package's recognisers.
 
 * The model reads each text once, and once more in true case where its writer used no capitals.
 * Every Presidio recogniser that is on by default runs too, at threshold 0: what it finds by luck
@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
-from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerRegistry, RecognizerResult
+from presidio_analyzer import (
+    AnalyzerEngine,
+    EntityRecognizer,
+    RecognizerRegistry,
+    RecognizerResult,
+)
 from presidio_analyzer.context_aware_enhancers import ContextAwareEnhancer
 from presidio_analyzer.nlp_engine import NlpArtifacts
 
@@ -21,20 +26,16 @@ from client.deidentification.blocks import LABEL_WORDS, grow_blocks
 from client.deidentification.casing import Casing, read_casing
 from client.deidentification.dates import find_ages, find_dates
 from client.deidentification.findings import (
-    ADDRESS,
     AGE,
     DATE_TIME,
     EMAIL_ADDRESS,
+    IBAN_CODE,
     IDENTIFIER,
     IP_ADDRESS,
-    LOCATION,
-    ORGANIZATION,
     PERSON,
     PHONE_NUMBER,
     URL,
-    IBAN_CODE,
     Finding,
-    settle,
 )
 from client.deidentification.identifiers import find_identifiers, find_online, find_phones
 from client.deidentification.language_model import (
@@ -43,13 +44,30 @@ from client.deidentification.language_model import (
     check_model,
     model_folder,
 )
-from client.deidentification.lexicon import WORD, Lexicon, load_lexicon, plain
+from client.deidentification.lexicon import WORD, load_lexicon, plain
 from client.deidentification.names import find_enumerated, find_names, grow_names
 
 BATCH_TEXTS = 64
+"""Texts that the model reads at once."""
+
+MAX_PIECE_CHARACTERS = 6000
+"""Longer texts are read in pieces, cut where a line or sentence ends: some rules look at a whole
+text for each finding, and a text of a megabyte must not take hours."""
+
+_MODEL = "SpacyRecognizer"
+_NOT_IDENTIFYING = ("NRP", DATE_TIME)
+"""Nationalities and durations that the model finds; `client.deidentification.dates` finds dates."""
+
+_RULES: tuple[tuple[str, tuple[str, ...], Callable[[str], Iterable[Finding]]], ...] = (
+    ("identifiers", (IDENTIFIER, IBAN_CODE), find_identifiers),
+    ("phones", (PHONE_NUMBER, IDENTIFIER), find_phones),
+    ("online", (EMAIL_ADDRESS, URL, IP_ADDRESS), find_online),
+    ("dates", (DATE_TIME,), find_dates),
+    ("ages", (AGE,), find_ages),
+)
 
 
-class RuleRecognizer(EntityRecognizer):  # type: ignore[misc]
+class RuleRecognizer(EntityRecognizer):
     """A Presidio recogniser around one pure rule."""
 
     def __init__(
@@ -61,27 +79,37 @@ class RuleRecognizer(EntityRecognizer):  # type: ignore[misc]
     def load(self) -> None:
         """Nothing to load."""
 
-    def analyze(
-        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts
-    ) -> list[RecognizerResult]:
+    def analyze(self, text: str, entities: object, nlp_artifacts: object) -> list[RecognizerResult]:  # noqa: ARG002 - Presidio's interface
         """What the rule finds, as Presidio results with score 1."""
         return [RecognizerResult(f.kind, f.start, f.end, 1.0) for f in self._rule(text)]
 
 
-class _NoEnhancer(ContextAwareEnhancer):  # type: ignore[misc]
+class _NoEnhancer(ContextAwareEnhancer):
     """Scores are not used, so nothing need raise them."""
 
     def __init__(self) -> None:
         super().__init__(0.0, 0.0, 0, 0)
 
     def enhance_using_context(
-        self, text: str, raw_results: list[RecognizerResult], *args: Any, **kwargs: Any
+        self,
+        text: str,  # noqa: ARG002 - Presidio's interface
+        raw_results: list[RecognizerResult],
+        *_: Any,
+        **__: Any,
     ) -> list[RecognizerResult]:
         return raw_results
 
 
 class Detector:
+    """Finds what identifies people. Loading takes a second; keep one."""
+
     def __init__(self) -> None:
+        """Load the packaged model, after checking its digest.
+
+        Raises:
+            VerificationFailed: When its files are not the reviewed ones.
+            NotFound: When it is not installed.
+        """
         folder = model_folder()
         self.model_digest = check_model(folder)
         self._engine = NamesOnlyEngine(folder)
@@ -89,14 +117,8 @@ class Detector:
         self.lexicon = load_lexicon(self._engine.words, self._engine.other_than_nouns)
         registry = RecognizerRegistry(supported_languages=[LANGUAGE])
         registry.load_predefined_recognizers(languages=[LANGUAGE], nlp_engine=self._engine)
-        for r in (
-            RuleRecognizer("identifiers", [IDENTIFIER, IBAN_CODE], find_identifiers),
-            RuleRecognizer("phones", [PHONE_NUMBER], find_phones),
-            RuleRecognizer("online", [EMAIL_ADDRESS, URL, IP_ADDRESS], find_online),
-            RuleRecognizer("dates", [DATE_TIME], find_dates),
-            RuleRecognizer("ages", [AGE], find_ages),
-        ):
-            registry.add_recognizer(r)
+        for name, kinds, rule in _RULES:
+            registry.add_recognizer(RuleRecognizer(name, kinds, rule))
         self._analyzer = AnalyzerEngine(
             registry=registry,
             nlp_engine=self._engine,
@@ -104,30 +126,46 @@ class Detector:
             context_aware_enhancer=_NoEnhancer(),
         )
 
-    def detect(self, texts: Sequence[str]) -> Iterator[list[Finding]]:
-        castings = [read_casing(t, self.lexicon) for t in texts]
-        readings: list[str] = []
-        owner: list[int] = []
-        for i, (t, c) in enumerate(zip(texts, castings, strict=True)):
-            readings.append(t)
-            owner.append(i)
-            if c.truecased != t:
-                readings.append(c.truecased)
-                owner.append(i)
+    def detect(self, texts: Sequence[str]) -> list[list[Finding]]:
+        """Disjoint findings of each text, in order.
+
+        Args:
+            texts: English, of any length that fits into memory.
+        """
+        pieces = [
+            (at, start, piece) for at, text in enumerate(texts) for start, piece in _pieces(text)
+        ]
         found: list[list[Finding]] = [[] for _ in texts]
-        for i, (reading, artifacts) in zip(
-            owner,
-            self._engine.process_batch(readings, LANGUAGE, batch_size=BATCH_TEXTS),
-            strict=True,
+        for (at, start, _), own in zip(
+            pieces, self._detect([piece for _, _, piece in pieces]), strict=True
         ):
-            rs = self._analyzer.analyze(reading, LANGUAGE, nlp_artifacts=artifacts)
-            found[i].extend(f for r in rs for f in self._accepted(reading, r))
-        for t, c, fs in zip(texts, castings, found, strict=True):
-            names = [*fs, *find_names(c.truecased, self.lexicon, careless=c.careless)]
-            names += find_enumerated(c.truecased, names, self.lexicon)
-            grown = list(grow_names(c.truecased, names, self.lexicon, careless=c.careless))
-            grown += find_addresses(c.truecased, self.lexicon, careless=c.careless)
-            yield settle(t, grow_blocks(c.truecased, grown, self.lexicon))
+            found[at].extend(Finding(start + f.start, start + f.end, f.kind) for f in own)
+        return found
+
+    def _detect(self, texts: Sequence[str]) -> list[list[Finding]]:
+        casings = [read_casing(text, self.lexicon) for text in texts]
+        found: list[list[Finding]] = [[] for _ in texts]
+        readings: list[tuple[str, object]] = [(text, at) for at, text in enumerate(texts)]
+        readings += [
+            (casing.truecased, at)
+            for at, casing in enumerate(casings)
+            if casing.truecased != texts[at]
+        ]
+        analysed = self._engine.process_batch(
+            readings, LANGUAGE, batch_size=BATCH_TEXTS, as_tuples=True
+        )
+        for reading, artifacts, at in cast("Iterator[tuple[str, NlpArtifacts, int]]", analysed):
+            for result in self._analyzer.analyze(reading, LANGUAGE, nlp_artifacts=artifacts):
+                found[at].extend(self._accepted(reading, result))
+        return [self._grown(casing, own) for casing, own in zip(casings, found, strict=True)]
+
+    def _grown(self, casing: Casing, found: list[Finding]) -> list[Finding]:
+        """All findings of a text, from the analyzer's and the name and address rules."""
+        text, lexicon, careless = casing.truecased, self.lexicon, casing.careless
+        names = [*found, *find_names(text, lexicon, careless=careless)]
+        names += find_enumerated(text, names, lexicon)
+        grown = list(grow_names(text, names, lexicon, careless=careless))
+        return grow_blocks(text, [*grown, *find_addresses(text, lexicon)], lexicon)
 
     def _accepted(self, text: str, result: RecognizerResult) -> Iterator[Finding]:
         """A Presidio result as findings; none where it is surely nobody's.
@@ -135,25 +173,22 @@ class Detector:
         The model's spans are cut at line breaks, and lose pieces made of everyday words of banking,
         medicine and grammar alone ("IBAN", "I'm", "Address").
         """
-        span = text[result.start : result.end]
-        name = result.recognition_metadata["recognizer_name"]
-        if name != "SpacyRecognizer":
+        if result.recognition_metadata["recognizer_name"] != _MODEL:
             yield Finding(result.start, result.end, result.entity_type)
             return
-        if result.entity_type in ("NRP", DATE_TIME):
+        if result.entity_type in _NOT_IDENTIFYING:
             return
-        for line in re.finditer(r"[^\n]+", span):
+        for line in re.finditer(r"[^\n]+", text[result.start : result.end]):
+            start, end = result.start + line.start(), result.start + line.end()
             words = list(WORD.finditer(line.group()))
-            following = text[result.start + line.end() : result.start + line.end() + 1]
-            everyday = all(self.lexicon.is_everyday(word.group()) for word in words)
             if all(self._is_surely_nobody(word.group()) for word in words):
                 continue
-            if everyday and (following == ":" or line.group().isupper()):
+            everyday = all(self.lexicon.is_everyday(word.group()) for word in words)
+            if everyday and (text[end : end + 1] == ":" or line.group().isupper()):
                 continue
-            start = line.start()
             if result.entity_type == PERSON:
                 start += self._label_length(words)
-            yield Finding(result.start + start, result.start + line.end(), result.entity_type)
+            yield Finding(start, end, result.entity_type)
 
     def _label_length(self, words: list[re.Match[str]]) -> int:
         """Length of the labels before a name that the model took in ("Customer Ann Li")."""
@@ -165,8 +200,18 @@ class Detector:
 
     def _is_surely_nobody(self, word: str) -> bool:
         folded = plain(word).removesuffix("'s")
-        return (
-            folded in self.lexicon.function_words
-            or folded in self.lexicon.current_words
-            or len(folded) < 2
-        )
+        listed = (self.lexicon.function_words, self.lexicon.current_words)
+        return len(folded) < 2 or any(folded in words for words in listed)
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """The text in pieces of at most `MAX_PIECE_CHARACTERS`, each with its start."""
+    start = 0
+    while len(text) - start > MAX_PIECE_CHARACTERS:
+        window = text[start : start + MAX_PIECE_CHARACTERS]
+        end = max(window.rfind("\n"), window.rfind(". "), MAX_PIECE_CHARACTERS // 2)
+        if end == MAX_PIECE_CHARACTERS // 2:
+            end = max(window.rfind(" "), end)
+        yield start, window[: end + 1]
+        start += end + 1
+    yield start, text[start:]

@@ -74,6 +74,15 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
     return settled
 
 
+def covered(text: str, findings: Iterable[Finding]) -> bytearray:
+    """One byte for each character of the text: 1 where a finding covers it."""
+    mask = bytearray(len(text))
+    for finding in findings:
+        start, end = max(0, finding.start), min(finding.end, len(text))
+        mask[start:end] = b"\x01" * max(0, end - start)
+    return mask
+
+
 def _joined(findings: Iterable[Finding]) -> list[Finding]:
     """Findings of one kind that overlap are one finding."""
     joined: list[Finding] = []

@@ -42,7 +42,7 @@ _LABEL = r"""
 _LABELLED = re.compile(
     rf"""(?<![\w]){_LABEL}
     (?:\s+(?:number|no|num|nr|id|code|ref(?:erence)?|key|card))?\.?
-    (?:\s*(?:\#|:|=|-|–|\()|\s+(?:is|was|of|being|ending|ending\s+in|number|no\.?|nr\.?|id|code))*\s*
+    (?:\s*(?:\#|:|=|-|\u2013|\()|\s+(?:is|was|of|being|ending|ending\s+in|number|no\.?|nr\.?|id|code))*\s*
     (?P<value>[A-Za-z]{{0,5}}[-/.\#]?\d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -57,7 +57,8 @@ _CODE = re.compile(
 )
 _RUN = re.compile(rf"(?<![\w.,$£€¥₹])\d{{{MIN_DIGIT_RUN},}}(?![\w]|[.,]\d)")
 _SEPARATED = re.compile(
-    r"(?<![\w.,$£€])\+?\(?\+?\d{1,12}\)?(?:(?:[ .\-/\u2010-\u2015\u00a0]{1,3}|(?=\())\(?\d{1,12}\)?){1,7}(?![\w])"
+    r"(?<![\w.,$£€])\+?\(?\+?\d{1,12}\)?"
+    r"(?:(?:[ .\-/\u2010-\u2015\u00a0]{1,3}|(?=\())\(?\d{1,12}\)?){1,7}(?!\w)"
 )
 _EXTENSION = re.compile(
     r"\s*(?:,\s*)?(?:x|ext\.?|extn\.?|extension|#)\s*[.:]?\s*\d{1,6}(?!\w)", re.IGNORECASE
@@ -77,13 +78,13 @@ _IBAN = re.compile(
     r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?(?!\w)", re.IGNORECASE
 )
 _EMAIL = re.compile(
-    r"[\w.+%'-]+\s?(?:@|\(at\)|\[at\])\s?[\w-]+(?:\.[\w-]+)+|"
-    r"\b[\w.+-]+\s+at\s+[\w-]+\s+dot\s+(?:com|org|net|edu|gov|co|uk|de|fr|es|it|nl|eu|io)\b",
+    r"(?<![\w.+%'-])[\w.+%'-]{1,64}\s?(?:@|\(at\)|\[at\])\s?[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}|"
+    r"(?<![\w.+-])[\w.+-]{1,64}\s+at\s+[\w-]{1,63}\s+dot\s+(?:com|org|net|edu|gov|co|uk|de|fr|es|it|nl|eu|io)\b",
     re.IGNORECASE,
 )
 _URL = re.compile(
     r"(?:https?://|ftp://|www\.)[^\s<>\"')\]]+|"
-    r"(?<![@\w.])(?:[a-z0-9-]+\.)+(?:com|org|net|edu|gov|io|co\.uk|org\.uk|ac\.uk|nhs\.uk|de|fr|es|it|"
+    r"(?<![@\w.])(?:[a-z0-9-]{1,63}\.){1,8}(?:com|org|net|edu|gov|io|co\.uk|org\.uk|ac\.uk|nhs\.uk|de|fr|es|it|"
     r"nl|eu|ch|at|be|info|biz)(?:/[^\s<>\"')\]]*)?(?![\w@])",
     re.IGNORECASE,
 )

@@ -85,7 +85,7 @@ def check_model(folder: Path, expected: str = MODEL_DIGEST) -> str:
     return found
 
 
-class NamesOnlyEngine(SpacyNlpEngine):  # type: ignore[misc]
+class NamesOnlyEngine(SpacyNlpEngine):
     """Presidio's spaCy engine around the checked model, with entity recognition alone."""
 
     def __init__(self, folder: Path) -> None:
@@ -110,7 +110,7 @@ class NamesOnlyEngine(SpacyNlpEngine):  # type: ignore[misc]
         language = spacy.load(self._folder, exclude=list(_UNUSED))
         self._read_words(language)
         language.remove_pipe("lemmatizer")
-        self.nlp = {LANGUAGE: language}
+        self.__dict__["nlp"] = {LANGUAGE: language}  # Presidio declares it as None
 
     def _read_words(self, language: Any) -> None:
         """Base forms by part of speech, and irregular forms."""

@@ -24,6 +24,9 @@ MIN_JARGON_LETTERS = 7
 MIN_MISSPELT_LETTERS = 5
 """Shorter strings of letters are one slip away from too much."""
 
+MAX_JUDGED_WORDS = 50_000
+"""Words whose judgement is remembered; more than the texts of one batch hold."""
+
 _INFLECTIONS = (
     ("ies", "y"), ("ied", "y"), ("es", ""), ("es", "e"), ("s", ""), ("ed", ""), ("ed", "e"),
     ("ing", ""), ("ing", "e"), ("er", ""), ("er", "e"), ("est", ""), ("est", "e"), ("ly", ""),
@@ -52,6 +55,15 @@ _JARGON_ENDINGS = re.compile(
     r"ically|i[sz]ation|i[sz]ed|i[sz]ing|ality|ability|ivity|ectomies|opathies)$"
 )
 """Endings of drugs, diseases, procedures and learned words that no word list holds in full."""
+
+
+def word_set(words: str) -> frozenset[str]:
+    """The words of a text, as a set.
+
+    >>> sorted(word_set("van der"))
+    ['der', 'van']
+    """
+    return frozenset(words.split())
 
 
 def plain(word: str) -> str:
@@ -142,6 +154,19 @@ class Lexicon:
     def is_everyday(self, word: str) -> bool:
         """Whether the word, in any inflection, is English and not (only) a name."""
         folded = plain(word)
+        judged = self._judged
+        if folded not in judged:
+            if len(judged) >= MAX_JUDGED_WORDS:
+                judged.clear()
+            judged[folded] = self._is_everyday(folded)
+        return judged[folded]
+
+    @cached_property
+    def _judged(self) -> dict[str, bool]:
+        """Words that were asked for before: texts repeat a few thousand words."""
+        return {}
+
+    def _is_everyday(self, folded: str) -> bool:
         if folded in self.function_words or folded in self.current_words:
             return True
         if self.is_name(folded) or self.is_place(folded):

@@ -1,4 +1,4 @@
-"""The person-level pass: what is found or known once of a subject is found everywhere in its records.
+"""The person-level pass: what is known of a subject once is found in all of its records.
 
 * Names, numbers and addresses found in one record of a subject are searched in all of them.
 * What the row's own structured columns say of the subject (name, phone, record number) is searched
@@ -10,21 +10,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from client.deidentification.findings import (
     ADDRESS,
+    AGE,
     DATE_TIME,
     EMAIL_ADDRESS,
     IDENTIFIER,
     LOCATION,
     ORGANIZATION,
     PERSON,
-    AGE,
     Finding,
 )
-from client.deidentification.lexicon import WORD, Lexicon
+from client.deidentification.lexicon import WORD, Lexicon, unaccented
 
 MIN_NAME_LETTERS = 3
 """Shorter name words ("Li", "de") are searched only as part of the whole name."""
@@ -35,7 +37,11 @@ MIN_NUMBER_CHARACTERS = 4
 MAX_KNOWN_CHARACTERS = 500
 """A longer value of a structured column is prose, not an identifier."""
 
-_GAP = r"[\s.,/()_\u2010-\u2015-]{0,3}"
+MAX_GAP_CHARACTERS = 3
+"""Spaces and marks between two characters of a number, or two words of a name."""
+
+_LETTERS = re.compile(r"[^\W\d_]+")
+_GAP = re.compile(rf"[^\w@]{{0,{MAX_GAP_CHARACTERS}}}|_")
 
 
 @dataclass(frozen=True)
@@ -78,79 +84,101 @@ def found_identifiers(text: str, findings: Iterable[Finding]) -> list[Identifier
     return [Identifier(f.kind, text[f.start : f.end]) for f in findings if f.kind not in searched]
 
 
+@dataclass(frozen=True)
+class _Sought:
+    """Words in a row that give the subject away."""
+
+    words: tuple[str, ...]
+    kind: str
+    needs_capital: bool
+
+
 class SubjectSearch:
-    """Everything known of one subject, compiled into one search."""
+    """Everything known of one subject, ready to be searched for in its records."""
 
     def __init__(self, identifiers: Iterable[Identifier], lexicon: Lexicon) -> None:
-        """Compile the search.
+        """Sort what is known into words and numbers.
 
         Args:
             identifiers: From all records and columns of the subject.
             lexicon: Tells which names are everyday words too.
         """
         self._lexicon = lexicon
-        anywhere: dict[str, str] = {}
-        capitalised: dict[str, str] = {}
+        self._by_first_word: defaultdict[str, set[_Sought]] = defaultdict(set)
+        self._numbers: dict[str, str] = {}
         for identifier in identifiers:
-            for pattern, kind, everyday in self._patterns(identifier):
-                (capitalised if everyday else anywhere).setdefault(pattern, kind)
-        self._anywhere = _compiled(anywhere, re.IGNORECASE)
-        self._capitalised = _compiled(capitalised, 0)
+            if identifier.kind in (PERSON, LOCATION, ORGANIZATION):
+                self._add_name(identifier)
+            else:
+                self._add_number(identifier)
 
     def find(self, text: str) -> Iterator[Finding]:
         """Every place in a record where something known of the subject stands."""
-        for compiled in (self._anywhere, self._capitalised):
-            if compiled is None:
-                continue
-            pattern, kinds = compiled
-            for match in pattern.finditer(text):
-                kind = kinds[int(str(match.lastgroup)[1:])]
-                yield Finding(*match.span(), kind)
+        yield from self._names(text)
+        yield from self._found_numbers(text)
 
-    def _patterns(self, identifier: Identifier) -> Iterator[tuple[str, str, bool]]:
-        """Patterns, the kind that they find, and whether they need a capital."""
-        value, kind = identifier.value, identifier.kind
-        if kind in (PERSON, LOCATION, ORGANIZATION):
-            words = WORD.findall(value)
-            everyday = all(self._lexicon.is_everyday(word) for word in words)
-            if len(words) > 1 or (words and len(words[0]) > 1 and kind != PERSON):
-                yield _words_pattern(words, capital=everyday), kind, everyday
-            if kind == PERSON:
-                yield from self._name_word_patterns(words)
-            return
-        characters = re.findall(r"\w", value)
-        if len(characters) >= MIN_NUMBER_CHARACTERS:
-            yield _characters_pattern(characters), kind, False
-        if kind == ADDRESS:
-            for word in WORD.findall(value):
+    def _add_name(self, identifier: Identifier) -> None:
+        words = tuple(map(_folded, _LETTERS.findall(identifier.value)))
+        kind = identifier.kind
+        if len(words) > 1 or (kind != PERSON and words and len(words[0]) > 1):
+            self._seek(words, kind)
+        if kind == PERSON:
+            for word in words:
+                if len(word) < MIN_NAME_LETTERS or self._lexicon.is_function_word(word):
+                    continue
+                if not self._lexicon.is_everyday(word) or self._lexicon.may_be_name(word):
+                    self._seek((word,), kind)
+
+    def _add_number(self, identifier: Identifier) -> None:
+        squeezed = "".join(char for char in _folded(identifier.value) if char.isalnum())
+        if len(squeezed) >= MIN_NUMBER_CHARACTERS:
+            self._numbers.setdefault(squeezed, identifier.kind)
+        if identifier.kind == ADDRESS:
+            for word in map(_folded, _LETTERS.findall(identifier.value)):
                 if len(word) > MIN_NAME_LETTERS and not self._lexicon.is_everyday(word):
-                    yield _words_pattern([word], capital=False), LOCATION, False
+                    self._seek((word,), LOCATION)
 
-    def _name_word_patterns(self, words: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
-        for word in words:
-            if len(word) < MIN_NAME_LETTERS or self._lexicon.is_function_word(word):
-                continue
-            everyday = self._lexicon.is_everyday(word)
-            if not everyday or self._lexicon.may_be_name(word):
-                yield _words_pattern([word], capital=everyday), PERSON, everyday
+    def _seek(self, words: tuple[str, ...], kind: str) -> None:
+        everyday = all(self._lexicon.is_everyday(word) for word in words)
+        self._by_first_word[words[0]].add(_Sought(words, kind, everyday))
+
+    def _names(self, text: str) -> Iterator[Finding]:
+        found = list(_LETTERS.finditer(text))
+        words = [_folded(match.group()) for match in found]
+        for at, first in enumerate(found):
+            for sought in self._by_first_word.get(words[at], ()):
+                end = at + len(sought.words)
+                run = found[at:end]
+                if tuple(words[at:end]) != sought.words or not _are_neighbours(text, run):
+                    continue
+                if sought.needs_capital and not all(m.group()[0].isupper() for m in run):
+                    continue
+                yield Finding(first.start(), run[-1].end(), sought.kind)
+
+    def _found_numbers(self, text: str) -> Iterator[Finding]:
+        """Numbers by their letters and digits, whatever stands between them."""
+        folded = [(at, _folded(char)) for at, char in enumerate(text) if char.isalnum()]
+        places = [at for at, chars in folded for _ in chars]
+        squeezed = "".join(chars for _, chars in folded)
+        for number, kind in self._numbers.items():
+            at = squeezed.find(number)
+            while at >= 0:
+                taken = places[at : at + len(number)]
+                start, end = taken[0], taken[-1] + 1
+                before, after = text[start - 1 : start], text[end : end + 1]
+                close = all(
+                    right - left <= MAX_GAP_CHARACTERS + 1 for left, right in pairwise(taken)
+                )
+                if close and not before.isalnum() and not after.isalnum():
+                    yield Finding(start, end, kind)
+                at = squeezed.find(number, at + 1)
 
 
-def _words_pattern(words: Sequence[str], *, capital: bool) -> str:
-    written = [word[0].upper() + word[1:] if capital else word for word in words]
-    body = r"[\s,.-]{1,3}".join(re.escape(word) for word in written)
-    return rf"(?<!\w){body}(?!\w)"
+def _folded(text: str) -> str:
+    return unaccented(text.casefold())
 
 
-def _characters_pattern(characters: Sequence[str]) -> str:
-    """Letters and digits in this order, whatever stands between them."""
-    return rf"(?<!\w){_GAP.join(re.escape(char) for char in characters)}(?!\w)"
-
-
-def _compiled(
-    patterns: dict[str, str], flags: int
-) -> tuple[re.Pattern[str], list[str]] | None:
-    if not patterns:
-        return None
-    longest_first = sorted(patterns, key=len, reverse=True)
-    body = "|".join(f"(?P<k{at}>{pattern})" for at, pattern in enumerate(longest_first))
-    return re.compile(body, flags), [patterns[pattern] for pattern in longest_first]
+def _are_neighbours(text: str, run: list[re.Match[str]]) -> bool:
+    return all(
+        _GAP.fullmatch(text, left.end(), right.start()) is not None for left, right in pairwise(run)
+    )

@@ -140,14 +140,14 @@ class Deidentifier:
     def _detect(self, texts: Sequence[str]) -> Iterator[list[Finding] | None]:
         """Findings of each text; None where the analysis of that text failed."""
         try:
-            yield from list(self._detector.detect(texts))
+            yield from self._detector.detect(texts)
         except Exception:  # noqa: BLE001 - any failure of a recogniser quarantines, never passes
             for text in texts:
                 yield self._detect_alone(text)
 
     def _detect_alone(self, text: str) -> list[Finding] | None:
         try:
-            return next(iter(self._detector.detect([text])))
+            return self._detector.detect([text])[0]
         except Exception:  # noqa: BLE001 - as above; the error's text could hold the record's
             return None
 

@@ -6,9 +6,16 @@ name of another subject. Given names are common ones: alone they identify nobody
 
 from __future__ import annotations
 
+from client.deidentification.lexicon import word_set
 from client.deidentification.surrogates.choice import KeyedChoice
 
-GIVEN_NAMES = (
+
+def _ordered(words: str) -> tuple[str, ...]:
+    """The words of a text in an order that does not change."""
+    return tuple(sorted(word_set(words)))
+
+
+GIVEN_NAMES = _ordered(
     "Adele Alana Alina Amos Anselm Ariel Ashton Averil Basil Benita Blaine Brenna Bryn Caleb Carys "
     "Cassian Celia Clyde Corin Cosima Dalia Darius Delia Desmond Dorian Edda Edmund Elin Elora "
     "Elspeth Emrys Enid Evander Fabian Fern Flora Gareth Gideon Giles Greer Gwyn Hale Harlan Helga "
@@ -17,26 +24,30 @@ GIVEN_NAMES = (
     "Nerys Niall Nola Odette Orla Orson Otis Perrin Petra Quincy Ravi Reina Rhys Rowan Rufus Sable "
     "Selwyn Senna Silas Sorrel Tamsin Thea Tobias Ulric Una Vashti Verena Vaughn Wendell Wilmot "
     "Wynn Yara Yorick Zelda Zora"
-).split()
+)
 
-COUNTRIES = (
+COUNTRIES = _ordered(
     "Austria Belgium Bolivia Botswana Bulgaria Canada Chile Croatia Cyprus Denmark Ecuador Estonia "
     "Finland Ghana Greece Hungary Iceland Ireland Jamaica Japan Kenya Latvia Malta Mexico Mongolia "
     "Namibia Nepal Norway Panama Paraguay Peru Poland Portugal Romania Senegal Slovenia Spain "
     "Sweden Tunisia Uruguay Vietnam Zambia"
-).split()
+)
 
-_FIRST = (
-    "Al Ard Bal Bel Bran Brin Cal Car Cor Dar Del Dor Ed El Er Fal Fen Fer Gal Gar Gor Hal Har Hol "
-    "Il Ior Jar Jel Kal Kel Kor Lan Lor Lun Mar Mel Mor Nar Nel Nor Ol Or Pel Per Quar Quen Ral Rin "
-    "Sar Sel Sol Tal Tar Tor Ul Ur Val Ver Vor Wal Wen Yar Yor Zan Zel"
-).split()
-_MIDDLE = "a e i o u an en in on ar er or al el ith and und esk ist orr amb endr iv ov eth".split()
-_FAMILY_ENDINGS = (
+_FIRST = _ordered(
+    "Al Ard Bal Bel Bran Brin Cal Car Cor Dar Del Dor Ed El Er Fal Fen Fer Gal Gar Gor Hal Har "
+    "Hol Il Ior Jar Jel Kal Kel Kor Lan Lor Lun Mar Mel Mor Nar Nel Nor Ol Or Pel Per Quar Quen "
+    "Ral Rin Sar Sel Sol Tal Tar Tor Ul Ur Val Ver Vor Wal Wen Yar Yor Zan Zel"
+)
+_MIDDLE = _ordered(
+    "a e i o u an en in on ar er or al el ith and und esk ist orr amb endr iv ov eth"
+)
+_FAMILY_ENDINGS = _ordered(
     "wick thorpe croft gard lund mere dale holt shaw stow rick nell vane quist mont beck fell ridge"
-).split()
-_TOWN_ENDINGS = "bury mouth borough stead haven port wold minster bridge wells moor cliffe".split()
-_STREETS = "bourne leigh combe hurst grove field brook gate dene crest".split()
+)
+_TOWN_ENDINGS = _ordered(
+    "bury mouth borough stead haven port wold minster bridge wells moor cliffe"
+)
+_STREETS = _ordered("bourne leigh combe hurst grove field brook gate dene crest")
 
 
 def family_name(choice: KeyedChoice) -> str:

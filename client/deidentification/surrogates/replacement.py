@@ -25,8 +25,8 @@ from client.deidentification.findings import (
     PHONE_NUMBER,
     URL,
 )
-from client.deidentification.lexicon import WORD, Lexicon, plain, unaccented
-from client.deidentification.names import PARTICLES
+from client.deidentification.lexicon import WORD, Lexicon, plain, unaccented, word_set
+from client.deidentification.name_runs import PARTICLES
 from client.deidentification.surrogates import dates, invented, numbers
 from client.deidentification.surrogates.choice import KeyedChoice, differing
 
@@ -34,20 +34,21 @@ OLDEST_AGE = 89
 """Ages above are identifying by themselves (HIPAA 45 CFR 164.514(b)(2)(i)(C))."""
 
 _PIECE = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]{2,})?|\d+[^\W_]*|[^\w\s]+|\s+|_+")
+_COUNTRIES = frozenset(plain(country) for country in invented.COUNTRIES)
 _SEXED_TITLES = ("Mr", "Mrs", "Ms")
-_TITLES = frozenset("mr mrs ms miss mx dr prof".split())
-_KEPT_IN_FIRMS = frozenset(
-    "ltd limited inc incorporated llc llp plc corp corporation co company gmbh ag kg sa bv nv ab oy "
-    "pty group holdings partners associates foundation trust institute university college school "
-    "academy hospital clinic infirmary surgery pharmacy hospice practice laboratory laboratories "
-    "bank insurance assurance department of the and for st saint".split()
+_TITLES = word_set("mr mrs ms miss mx dr prof")
+_KEPT_IN_FIRMS = word_set(
+    "ltd limited inc incorporated llc llp plc corp corporation co company gmbh ag kg sa bv nv ab "
+    "oy pty group holdings partners associates foundation trust institute university college "
+    "school academy hospital clinic infirmary surgery pharmacy hospice practice laboratory "
+    "laboratories bank insurance assurance department of the and for st saint"
 )
-_KEPT_IN_ADDRESSES = frozenset(
+_KEPT_IN_ADDRESSES = word_set(
     "street st road rd avenue ave av boulevard blvd lane ln drive dr court ct place pl square sq "
     "terrace way close crescent highway hwy parkway route row walk mews gardens grove hill circle "
-    "alley plaza rue via calle rua avenida ulica ul strasse straße platz weg apt apartment suite ste "
-    "unit flat room floor building bldg block box po p o psc of the and de la du del der van den "
-    "north south east west n s e w".split()
+    "alley plaza rue via calle rua avenida ulica ul strasse straße platz weg apt apartment suite "
+    "ste unit flat room floor building bldg block box po p o psc of the and de la du del der van "
+    "den north south east west n s e w"
 )
 
 
@@ -138,7 +139,7 @@ class SurrogateMaker:
         return invented.cased_like(word, made)
 
     def _titled(self, original: str) -> Callable[[str], str]:
-        """ "Mr", "Mrs" or "Ms" by the person's name; professional titles stay."""
+        """Mr, Mrs or Ms by the person's name; professional titles stay."""
         choice = self._choice("title", original, 0)
 
         def title(piece: str) -> str:
@@ -150,10 +151,11 @@ class SurrogateMaker:
 
     def _location(self, original: str, attempt: int) -> str:
         choice = self._choice("place", original, attempt)
-        is_country = unaccented(plain(original)) in {plain(c) for c in invented.COUNTRIES}
-        if is_country or unaccented(plain(original)) in self._lexicon.places and " " in original:
-            made = choice.one_of(invented.COUNTRIES) if is_country else invented.town(choice)
-            return invented.cased_like(original, made)
+        place = unaccented(plain(original))
+        if place in _COUNTRIES:
+            return invented.cased_like(original, choice.one_of(invented.COUNTRIES))
+        if " " in original and place in self._lexicon.places:
+            return invented.cased_like(original, invented.town(choice))
         return _by_piece(original, lambda piece: self._place_word(piece, attempt))
 
     def _place_word(self, word: str, attempt: int) -> str:
