@@ -216,7 +216,7 @@ def verify(
     folder: FolderOption = None,
     json: Json = False,
 ) -> None:
-    """Open every stored row and compare digest and counts with what the journal was told.
+    """Open every stored row, and compare digest and counts with the sealed datasheet.
 
     Exit codes: 0 all is well, 4 no such dataset, 6 something does not verify.
 

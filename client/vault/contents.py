@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -71,7 +71,7 @@ class Record:
 class Datasheet(Document):
     """What is known of a dataset. Sealed at rest: counts and labels are private too."""
 
-    format: str = "fiduciary.datasheet/1"
+    format: Literal["fiduciary.datasheet/1"] = "fiduciary.datasheet/1"
     created_at: Time
     purposes: tuple[Name, ...] = ()
     """Purposes that the site's operator stated; empty means none was stated."""

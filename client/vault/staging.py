@@ -22,7 +22,8 @@ from typing import Self
 from audit.errors import Conflict, Refused
 from client.vault import sealing
 from client.vault.contents import Dataset, Datasheet, Provenance, Record
-from client.vault.store import Vault, digest_of
+from client.vault.store import Vault
+from client.vault.tables import digest_of
 from compliance.statements import utc_now
 
 
@@ -47,7 +48,6 @@ class Staging:
         self._version = 1
         self._position = 0
         self._labels: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._keys: dict[str, bytes] = {}
         self._lock = -1
         self._published = False
         self.erased_rows_left_out = 0
@@ -95,6 +95,7 @@ class Staging:
             How many were stored.
         """
         stored = 0
+        keys: dict[str, bytes] = {}  # for one transaction only: an erasure may come after it
         with self._vault.transaction() as connection:
             for record in records:
                 subject = record.subject
@@ -104,9 +105,9 @@ class Staging:
                 if erased:
                     self.erased_rows_left_out += 1
                     continue
-                if subject not in self._keys:
-                    self._keys[subject] = self._vault.ensure_key(connection, subject)
-                sealed = sealing.seal_record(self._keys[subject], self._id, self._position, record)
+                if subject not in keys:
+                    keys[subject] = self._vault.ensure_key(connection, subject)
+                sealed = sealing.seal_record(keys[subject], self._id, self._position, record)
                 connection.execute(
                     "INSERT INTO records VALUES (?, ?, ?, ?)",
                     (self._id, self._position, subject, sealed),

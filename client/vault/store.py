@@ -21,12 +21,11 @@ import json
 import os
 import sqlite3
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, VerificationFailed
 from client.vault import sealing
@@ -39,46 +38,9 @@ from client.vault.contents import (
     Record,
     VaultPaths,
 )
+from client.vault.erasing import describe_without, labels_by_dataset
+from client.vault.tables import ReadyDataset, configure, digest_of
 from compliance.statements import utc_now
-
-FORMAT = "fiduciary.vault/1"
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS vault_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS datasets (
-    id TEXT PRIMARY KEY,
-    name TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('building', 'ready')),
-    datasheet BLOB
-);
-CREATE UNIQUE INDEX IF NOT EXISTS one_ready_version ON datasets (name) WHERE state = 'ready';
-CREATE TABLE IF NOT EXISTS records (
-    dataset TEXT NOT NULL REFERENCES datasets (id) ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    subject TEXT NOT NULL,
-    sealed BLOB NOT NULL,
-    PRIMARY KEY (dataset, position)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS records_of_subject ON records (subject);
-CREATE TABLE IF NOT EXISTS subject_keys (subject TEXT PRIMARY KEY, generation INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS erased_subjects (
-    subject TEXT PRIMARY KEY,
-    datasets TEXT NOT NULL,
-    records_removed INTEGER NOT NULL,
-    key_destroyed INTEGER NOT NULL,
-    erased_at TEXT NOT NULL
-);
-"""
-
-
-class _Row(NamedTuple):
-    """A row of `datasets` that is ready."""
-
-    id: str
-    name: str
-    version: int
-    datasheet: bytes
 
 
 class Vault:
@@ -104,7 +66,7 @@ class Vault:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, timeout=30)
         try:
-            _configure(connection)
+            configure(connection)
             vault = cls(connection, keys, path)
             vault._finish_erasures()
         except sqlite3.DatabaseError as error:
@@ -155,7 +117,7 @@ class Vault:
         rows = self._connection.execute(
             "SELECT id, name, version, datasheet FROM datasets WHERE state = 'ready' ORDER BY name"
         ).fetchall()
-        return tuple(self._dataset_of(_Row(*row)) for row in rows)
+        return tuple(self._dataset_of(ReadyDataset(*row)) for row in rows)
 
     def dataset(self, name: str) -> Dataset:
         """The visible dataset of that name.
@@ -240,6 +202,7 @@ class Vault:
             NotFound: When the subject is not erased.
         """
         subject = self.pseudonym(subject_id)
+        self._finish_erasures()  # the old key goes before a new one may come
         with self.transaction() as connection:
             done = connection.execute("DELETE FROM erased_subjects WHERE subject = ?", (subject,))
             if done.rowcount == 0:
@@ -283,7 +246,7 @@ class Vault:
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _ready(self, name: str) -> _Row:
+    def _ready(self, name: str) -> ReadyDataset:
         row = self._connection.execute(
             "SELECT id, name, version, datasheet FROM datasets WHERE state = 'ready' AND name = ?",
             (name,),
@@ -293,9 +256,9 @@ class Vault:
                 f"there is no dataset {name!r} in the vault",
                 fix="`client data list` shows what there is; `client data add` adds one",
             )
-        return _Row(*row)
+        return ReadyDataset(*row)
 
-    def _dataset_of(self, row: _Row) -> Dataset:
+    def _dataset_of(self, row: ReadyDataset) -> Dataset:
         key = self._datasheet_key()
         sheet = sealing.open_datasheet(key, row.id, row.name, row.version, row.datasheet)
         return Dataset(name=row.name, version=row.version, digest=sheet.digest, datasheet=sheet)
@@ -353,10 +316,10 @@ class Vault:
                     "the vault holds no record of this subject",
                     fix="give the id as it stands in the file's subject column",
                 )
-            touched = self._labels_by_dataset(connection, subject)
+            touched = labels_by_dataset(connection, subject, self._existing_key(subject))
             connection.execute("DELETE FROM records WHERE subject = ?", (subject,))
             for row, labels in touched:
-                self._describe_without(connection, row, labels)
+                describe_without(connection, row, labels, self._datasheet_key())
             connection.execute(
                 "INSERT INTO erased_subjects VALUES (?, ?, ?, 0, ?)",
                 (
@@ -366,47 +329,6 @@ class Vault:
                     utc_now(),
                 ),
             )
-
-    def _labels_by_dataset(
-        self, connection: sqlite3.Connection, subject: str
-    ) -> list[tuple[_Row, list[str]]]:
-        """The visible datasets that hold a subject, each with the labels of the subject's rows."""
-        key = self._existing_key(subject)
-        found: list[tuple[_Row, list[str]]] = []
-        for row in connection.execute(
-            "SELECT id, name, version, datasheet FROM datasets WHERE state = 'ready' AND id IN "
-            "(SELECT dataset FROM records WHERE subject = ?) ORDER BY name",
-            (subject,),
-        ).fetchall():
-            dataset = _Row(*row)
-            sealed_rows = connection.execute(
-                "SELECT position, sealed FROM records WHERE dataset = ? AND subject = ?",
-                (dataset.id, subject),
-            ).fetchall()
-            labels = [
-                "" if key is None else sealing.open_record(key, dataset.id, at, subject, blob).label
-                for at, blob in sealed_rows
-            ]
-            found.append((dataset, labels))
-        return found
-
-    def _describe_without(
-        self, connection: sqlite3.Connection, row: _Row, labels: list[str]
-    ) -> None:
-        """Write the datasheet anew after one subject's rows are gone."""
-        sheet = self._dataset_of(row).datasheet
-        left = Counter(sheet.label_counts)
-        left.subtract(label for label in labels if label)
-        changed = sheet.model_copy(
-            update={
-                "label_counts": {label: count for label, count in left.items() if count > 0},
-                "records": sheet.records - len(labels),
-                "subjects": sheet.subjects - 1,
-                "digest": digest_of(connection, row.id),
-            }
-        )
-        sealed = self.sealed_datasheet(row.id, row.name, row.version, changed)
-        connection.execute("UPDATE datasets SET datasheet = ? WHERE id = ?", (sealed, row.id))
 
     def _finish_erasures(self) -> None:
         """Destroy the keys of subjects who are marked erased and whose keys may still exist."""
@@ -423,38 +345,3 @@ class Vault:
     def _truncate_write_ahead_log(self) -> None:
         """Empty the -wal file, so that deleted rows do not linger in it as ciphertext."""
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def digest_of(connection: sqlite3.Connection, dataset_id: str) -> str:
-    """The digest of a dataset's rows as they are stored now."""
-    digest = sealing.DatasetDigest(dataset_id)
-    for position, subject, sealed in connection.execute(
-        "SELECT position, subject, sealed FROM records WHERE dataset = ? ORDER BY position",
-        (dataset_id,),
-    ):
-        digest.add(position, subject, sealed)
-    return digest.digest()
-
-
-def _configure(connection: sqlite3.Connection) -> None:
-    """Set what the guarantees rest on, and make the tables.
-
-    Raises:
-        VerificationFailed: When the file holds another format.
-    """
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "secure_delete = ON",
-        "foreign_keys = ON",
-        "temp_store = MEMORY",  # sorting must not write rows to a temporary file
-    ):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-    connection.executescript(SCHEMA)
-    connection.execute("INSERT OR IGNORE INTO vault_meta VALUES ('format', ?)", (FORMAT,))
-    (found,) = connection.execute("SELECT value FROM vault_meta WHERE name = 'format'").fetchone()
-    if found != FORMAT:
-        raise VerificationFailed(
-            f"the vault has format {found}, expected {FORMAT}",
-            fix="open it with the version that wrote it",
-        )
