@@ -35,7 +35,8 @@ REQUESTS: dict[Profile, dict[str, tuple[str, ...]]] = {
             "can I book a follow-up visit at the {clinic} clinic",
             "please cancel my {clinic} appointment on {date}, I will be away",
             "is there an earlier slot for my {exam}, the one on {date} is too late",
-            "I was told to arrange a check-up after my operation but nobody has rung me to fix a time",
+            "I was told to arrange a check-up after my operation but nobody has "
+            "rung me to fix a time",
             "what time should I arrive for the {exam} on {date}",
             "I cannot come on {date}, please offer me a new time",
             "I would rather have a telephone consultation than come in for the visit",
@@ -68,7 +69,8 @@ REQUESTS: dict[Profile, dict[str, tuple[str, ...]]] = {
             "does my insurance policy {policy} cover the {exam}",
             "my insurer says that you never sent the pre-authorisation for the {exam}",
             "is the {clinic} clinic within my plan's network",
-            "I changed insurers, the new policy number is {policy}, will it still pay for the treatment",
+            "I changed insurers, the new policy number is {policy}, will it "
+            "still pay for the treatment",
             "the claim for my {exam} was rejected by the insurance, what can I do",
             "who do I ask whether physiotherapy is covered by my health plan",
             "my employer's scheme ended, am I still insured for the operation on {date}",
@@ -240,9 +242,19 @@ SHARED_DETAILS = (
 )
 
 OPENINGS = (
-    "Hello,", "Hi,", "Dear Sir or Madam,", "Good morning,", "To whom it may concern,", "Hello again,",
-    "Dear team,", "", "", "", "Hi there,", "Dear {other},",
-)  # fmt: skip
+    "Hello,",
+    "Hello again,",
+    "Hi,",
+    "Hi there,",
+    "Good morning,",
+    "Dear team,",
+    "Dear Sir or Madam,",
+    "Dear {other},",
+    "To whom it may concern,",
+    "",
+    "",
+    "",
+)
 
 IDENTITIES: dict[Profile, tuple[str, ...]] = {
     Profile.HOSPITAL: (
@@ -268,25 +280,67 @@ IDENTITIES: dict[Profile, tuple[str, ...]] = {
 }
 
 CLOSINGS = (
-    "Regards, {name}", "Kind regards\n{name}\n{phone}", "Thanks, {given}", "You can reach me on {phone}.",
-    "Please call {phone} or write to {email}.", "Yours sincerely, {name}\n{street}\n{town} {postcode}",
-    "{name}, {address}", "Many thanks", "", "", "Best wishes, {given} {family}, {email}", "Cheers {given}",
-)  # fmt: skip
+    "Regards, {name}",
+    "Kind regards\n{name}\n{phone}",
+    "Best wishes, {given} {family}, {email}",
+    "Yours sincerely, {name}\n{street}\n{town} {postcode}",
+    "{name}, {address}",
+    "Thanks, {given}",
+    "Cheers {given}",
+    "Many thanks",
+    "You can reach me on {phone}.",
+    "Please call {phone} or write to {email}.",
+    "",
+    "",
+)
 
 NOTES: dict[Profile, str] = {
-    Profile.HOSPITAL: "Pt {name} ({record_number}) rang {date}: {request}. Call back {phone}. Taken by {other}.",
-    Profile.BANK: "Customer {name}, no. {record_number}, called on {date}: {request}. Tel {phone}. Agent {other}.",
+    Profile.HOSPITAL: (
+        "Pt {name} ({record_number}) rang {date}: {request}. Call back {phone}. Taken by {other}."
+    ),
+    Profile.BANK: (
+        "Customer {name}, no. {record_number}, called on {date}: {request}. Tel {phone}. "
+        "Agent {other}."
+    ),
 }
 """How a clerk writes down a call."""
 
 CLINICS = (
-    "cardiology dermatology eye orthopaedic maternity neurology diabetes physiotherapy oncology dental"
-).split()
+    "cardiology",
+    "dermatology",
+    "eye",
+    "orthopaedic",
+    "maternity",
+    "neurology",
+    "diabetes",
+    "physiotherapy",
+    "oncology",
+    "dental",
+)
 EXAMS = (
-    "blood test|MRI scan|X-ray|colonoscopy|ultrasound|biopsy|hearing test|ECG|CT scan|allergy test"
-).split("|")
+    "blood test",
+    "MRI scan",
+    "X-ray",
+    "colonoscopy",
+    "ultrasound",
+    "biopsy",
+    "hearing test",
+    "ECG",
+    "CT scan",
+    "allergy test",
+)
 DRUGS = (
-    "metformin lisinopril atorvastatin levothyroxine omeprazole amlodipine salbutamol sertraline "
-    "warfarin insulin ramipril bisoprolol"
-).split()
-DOSES = "5 mg|10 mg|20 mg|40 mg|500 mg|50 micrograms".split("|")
+    "metformin",
+    "lisinopril",
+    "atorvastatin",
+    "levothyroxine",
+    "omeprazole",
+    "amlodipine",
+    "salbutamol",
+    "sertraline",
+    "warfarin",
+    "insulin",
+    "ramipril",
+    "bisoprolol",
+)
+DOSES = ("5 mg", "10 mg", "20 mg", "40 mg", "500 mg", "50 micrograms")

@@ -1,7 +1,7 @@
 """People who do not exist, with everything that identifies a person to a hospital or a bank.
 
-Numbers come from ranges that nobody is given where such ranges exist (Ofcom's drama numbers, 555-01xx,
-`example` domains), and are otherwise random.
+Numbers come from ranges that nobody is given where such ranges exist (Ofcom's drama numbers,
+555-01xx, `example` domains), and are otherwise random.
 """
 
 from __future__ import annotations
@@ -11,48 +11,59 @@ import random
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-_GIVEN_NAMES = (
-    "Abena Adriana Agnieszka Aidan Aisling Alasdair Amadou Ananya Anouk Anton Aoife Ayesha Beatriz "
-    "Bernadette Bronwyn Callum Camille Chidi Chiyo Clementine Connor Dagmar Dalisay Dariusz Declan "
-    "Deirdre Demetrius Eamon Ebony Eleni Eluned Emeka Esperanza Ewan Farida Femi Fergus Fiona "
-    "Florence Gareth Ghislaine Giulia Gwendolyn Hamish Hannelore Harriet Hiroshi Imogen Ines Ingrid "
-    "Isobel Jamal Jerzy Joaquin Jolanta Kavita Keisha Kwame Lachlan Laszlo Leila Liesbeth Lorcan "
-    "Lourdes Magnus Mairead Malcolm Marguerite Mei-Ling Mireille Mohamed Morag Nadezhda Ngozi Niamh "
-    "Nikhil Nomvula Obinna Olufemi Oriana Padraig Pelagia Perpetua Priyanka Radoslaw Rhiannon "
-    "Rosalind Rukhsana Ruairi Saoirse Seamus Selwyn Shanelle Sigrun Siobhan Solange Stellan Svetlana "
-    "Tadeusz Tamika Thaddeus Theodora Tomasz Tremaine Uchenna Ursula Viggo Wilhelmina Xiomara Yasmin "
-    "Yolande Yusuf Zainab Zbigniew Zsofia"
-).split()
-_FAMILY_NAMES = (
-    "Abernethy|Achterberg|Adeyemi|Al-Rashid|Applegarth|Baczynski|Bainbridge|Banerjee|Bartholomew|"
-    "Bellweather|Blenkinsop|Brzezinski|Cadwallader|Campbell-Hart|Castellanos|Chatterjee|Cholmondeley|"
-    "Colquhoun|Crabtree|D'Amico|Dabrowska|de Groot|de la Cruz|Delacroix|Dimitriou|Dunwoody|Ebikeme|"
-    "Eichendorff|Etxeberria|Fairweather|Featherstone|Fitzwilliam|Fotheringham|Gallacher|Giannopoulos|"
-    "Goldsworthy|Grimshaw|Gudmundsson|Haddad|Halloran|Hargreaves|Hathersage|Heikkinen|Holloway|"
-    "Huckerby|Hussain|Igwe|Inchbald|Iwasaki|Jagger-Ross|Jankowiak|Kaminska|Kavanagh|Keogh|Kilpatrick|"
-    "Kowalczyk|Krishnamurthy|Lachapelle|Lagerkvist|Langstaff|Lindqvist|Lombardi|MacAllister|Maddox|"
-    "Mahlangu|Marchbanks|McGillicuddy|Merriweather|Mkhize|Montague|Mwangi|Nakagawa|Ndiaye|Nettleship|"
-    "Nkemelu|O'Shaughnessy|Oyelaran|Okonjo|Olofsdotter|Osei-Bonsu|Papadakis|Parrish|Pemberton|"
-    "Pfeiffer|Popovich|Quansah|Quigley|Quinones|Radcliffe|Ramirez-Ortega|Rasmusdottir|Ravenscroft|"
-    "Rhydderch|Rosenthal|Rutherglen|Sandoval|Satterthwaite|Seagrave|Shackleton|Sienkiewicz|"
-    "Sommerfeld|St. Clair|Stavropoulos|Strickland|Szczepanik|Takahashi|Thistlewood|Thorvaldsen|"
-    "Tremblay|Tuckwell|Uddin|Underhill|Urquhart|Valderrama|van den Heuvel|van Rensburg|Vandermeer|"
-    "Venkataraman|von Bulow|Waddington|Wanjiru|Weatherall|Whitcombe|Wigglesworth|Wolstenholme|"
-    "Wrzesniewski|Yarborough|Yamazaki|Zabludowicz|Zielinski|Zimmerli"
-).split("|")
-_STREETS = (
-    "Larch|Copper Beech|Station|Old Mill|St Cuthbert's|Harbour|Ladysmith|Quarry|Windmill|Elm Tree|"
-    "Kestrel|Priory|Millpond|Cathedral|Hawthorn|Jubilee|Sycamore|Market|Upper Brook|Nightingale|"
-    "Foundry|Rosebank|Marlborough|Spinney|Canal|Tannery|Weavers|Observatory|Orchard|Larkspur"
-).split("|")
-_STREET_KINDS = "Road|Street|Close|Lane|Avenue|Drive|Crescent|Terrace|Gardens|Court|Way".split("|")
-_TOWNS = (
-    "Harrowby|Kirkmere|Dunholme|Ashcombe|Wetherby|Port Ellery|Saltmarsh|Bramfield|Northwick|"
-    "Castle Rydal|Penmarric|Thornaby|Little Haddon|Westmarch|Ellesworth|Corriedale|Fallowfield|"
-    "Strathmore|Maplewood|Danbury"
-).split("|")
-_STATES = "MA OH TX OR PA NJ MN GA".split()
-_MAIL_HOSTS = "postbox.example|mailhaven.example|inbox.example.net|homemail.example.org".split("|")
+
+def _listed(words: str) -> tuple[str, ...]:
+    """The words of a text; "_" stands for a space within one."""
+    return tuple(word.replace("_", " ") for word in words.split())
+
+
+_GIVEN_NAMES = _listed(
+    "Abena Adriana Agnieszka Aidan Aisling Alasdair Amadou Ananya Anouk Anton Aoife Ayesha "
+    "Beatriz Bernadette Bronwyn Callum Camille Chidi Chiyo Clementine Connor Dagmar Dalisay "
+    "Dariusz Declan Deirdre Demetrius Eamon Ebony Eleni Eluned Emeka Esperanza Ewan Farida "
+    "Femi Fergus Fiona Florence Gareth Ghislaine Giulia Gwendolyn Hamish Hannelore Harriet "
+    "Hiroshi Imogen Ines Ingrid Isobel Jamal Jerzy Joaquin Jolanta Kavita Keisha Kwame "
+    "Lachlan Laszlo Leila Liesbeth Lorcan Lourdes Magnus Mairead Malcolm Marguerite Mei-Ling "
+    "Mireille Mohamed Morag Nadezhda Ngozi Niamh Nikhil Nomvula Obinna Olufemi Oriana Padraig "
+    "Pelagia Perpetua Priyanka Radoslaw Rhiannon Rosalind Rukhsana Ruairi Saoirse Seamus "
+    "Selwyn Shanelle Sigrun Siobhan Solange Stellan Svetlana Tadeusz Tamika Thaddeus Theodora "
+    "Tomasz Tremaine Uchenna Ursula Viggo Wilhelmina Xiomara Yasmin Yolande Yusuf Zainab "
+    "Zbigniew Zsofia"
+)
+_FAMILY_NAMES = _listed(
+    "Abernethy Achterberg Adeyemi Al-Rashid Applegarth Baczynski Bainbridge Banerjee "
+    "Bartholomew Bellweather Blenkinsop Brzezinski Cadwallader Campbell-Hart Castellanos "
+    "Chatterjee Cholmondeley Colquhoun Crabtree D'Amico Dabrowska de_Groot de_la_Cruz "
+    "Delacroix Dimitriou Dunwoody Ebikeme Eichendorff Etxeberria Fairweather Featherstone "
+    "Fitzwilliam Fotheringham Gallacher Giannopoulos Goldsworthy Grimshaw Gudmundsson "
+    "Haddad Halloran Hargreaves Hathersage Heikkinen Holloway Huckerby Hussain Igwe "
+    "Inchbald Iwasaki Jagger-Ross Jankowiak Kaminska Kavanagh Keogh Kilpatrick Kowalczyk "
+    "Krishnamurthy Lachapelle Lagerkvist Langstaff Lindqvist Lombardi MacAllister Maddox "
+    "Mahlangu Marchbanks McGillicuddy Merriweather Mkhize Montague Mwangi Nakagawa Ndiaye "
+    "Nettleship Nkemelu O'Shaughnessy Oyelaran Okonjo Olofsdotter Osei-Bonsu Papadakis "
+    "Parrish Pemberton Pfeiffer Popovich Quansah Quigley Quinones Radcliffe Ramirez-Ortega "
+    "Rasmusdottir Ravenscroft Rhydderch Rosenthal Rutherglen Sandoval Satterthwaite "
+    "Seagrave Shackleton Sienkiewicz Sommerfeld St._Clair Stavropoulos Strickland "
+    "Szczepanik Takahashi Thistlewood Thorvaldsen Tremblay Tuckwell Uddin Underhill "
+    "Urquhart Valderrama van_den_Heuvel van_Rensburg Vandermeer Venkataraman von_Bulow "
+    "Waddington Wanjiru Weatherall Whitcombe Wigglesworth Wolstenholme Wrzesniewski "
+    "Yarborough Yamazaki Zabludowicz Zielinski Zimmerli"
+)
+_STREETS = _listed(
+    "Larch Copper_Beech Station Old_Mill St_Cuthbert's Harbour Ladysmith Quarry Windmill "
+    "Elm_Tree Kestrel Priory Millpond Cathedral Hawthorn Jubilee Sycamore Market "
+    "Upper_Brook Nightingale Foundry Rosebank Marlborough Spinney Canal Tannery Weavers "
+    "Observatory Orchard Larkspur"
+)
+_STREET_KINDS = _listed("Road Street Close Lane Avenue Drive Crescent Terrace Gardens Court Way")
+_TOWNS = _listed(
+    "Harrowby Kirkmere Dunholme Ashcombe Wetherby Port_Ellery Saltmarsh Bramfield Northwick "
+    "Castle_Rydal Penmarric Thornaby Little_Haddon Westmarch Ellesworth Corriedale "
+    "Fallowfield Strathmore Maplewood Danbury"
+)
+_STATES = _listed("MA OH TX OR PA NJ MN GA")
+_MAIL_HOSTS = _listed("postbox.example mailhaven.example inbox.example.net homemail.example.org")
+_POST_AREAS = _listed("HB KM DN AC WE PE SM BR NW TH")
 _FIRST_BIRTH = date(1931, 1, 1)
 
 
@@ -170,7 +181,7 @@ def _address(source: random.Random) -> tuple[str, str, str]:
 
 
 def _uk_postcode(source: random.Random) -> str:
-    area = source.choice("HB KM DN AC WE PE SM BR NW TH".split())
+    area = source.choice(_POST_AREAS)
     letters = "".join(source.choice("ABDEFGHJLNPQRSTUWXYZ") for _ in range(2))
     return f"{area}{source.randrange(1, 20)} {source.randrange(1, 10)}{letters}"
 

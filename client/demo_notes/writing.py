@@ -12,6 +12,7 @@ import io
 import random
 import string
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -39,8 +40,10 @@ MORE_RECORDS_SHARE = 0.3
 
 MAX_RECORDS = 4
 
+_QUESTION_WORDS = ("can", "could", "is", "does", "do", "what", "why", "when", "who", "how", "am")
 _FIRST_DAY = date(2025, 1, 6)
-_DATE_FORMS = ("%d %B %Y", "%d/%m/%Y", "%Y-%m-%d", "%d %b", "%B %d, %Y", "%d.%m.%Y")
+_BIRTH_FORMS = ("%d %B %Y", "%d/%m/%Y", "%Y-%m-%d", "%B %d, %Y", "%d.%m.%Y")
+_DATE_FORMS = (*_BIRTH_FORMS, "%d %b")
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ class _Message:
                 parts = (self._value(part) for part in ("street", "town", "postcode"))
                 return ", ".join(parts)
             case "born":
-                return self._note("date-of-birth", self._date(person.born))
+                return self._note("date-of-birth", self._date(person.born, _BIRTH_FORMS))
             case "date":
                 day = _FIRST_DAY + timedelta(days=source.randrange(500))
-                return self._note("date", self._date(day))
+                return self._note("date", self._date(day, _DATE_FORMS))
             case "other":
                 name = other_person(source)
                 return self._note("other-person", name, name.partition(" ")[2])
@@ -108,8 +111,8 @@ class _Message:
             case _:
                 return source.choice(_VOCABULARY[slot])
 
-    def _date(self, day: date) -> str:
-        return day.strftime(self.source.choice(_DATE_FORMS))
+    def _date(self, day: date, forms: Sequence[str]) -> str:
+        return day.strftime(self.source.choice(forms))
 
     def _note(self, kind: str, value: str, family_name: str = "") -> str:
         identifier = PlantedIdentifier(kind=kind, value=value, family_name=family_name)
@@ -201,19 +204,7 @@ def _composed(message: _Message, label: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    asks = text.split()[0].lower() in (
-        "can",
-        "could",
-        "is",
-        "does",
-        "do",
-        "what",
-        "why",
-        "when",
-        "who",
-        "how",
-        "am",
-    )
+    asks = text.split()[0].lower() in _QUESTION_WORDS
     return text[0].upper() + text[1:] + ("?" if asks else ".")
 
 
