@@ -183,7 +183,6 @@ def train(
             plan,
             examples,
             None if seed is None else seed * len(SITES) + number,
-            micro_batch_records=32,
         )
         for number, examples in enumerate(dealt)
     ]

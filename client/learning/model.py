@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from audit.canonical import canonical_bytes
 from audit.errors import MalformedInput, VerificationFailed
 from client.learning.base_model import (
     EMBEDDED_MODEL,
@@ -60,11 +61,9 @@ class DocumentClassifier(nn.Module):
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Mean of the encoder's output over the tokens of each record, `(records, hidden)`."""
-        # One row of positions a record: Opacus needs the batch dimension on every input.
-        positions = torch.arange(input_ids.shape[1]).repeat(len(input_ids), 1)
-        hidden = self.encoder(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions
-        ).last_hidden_state
+        # Positions are left to the model, as in the release: they differ between architectures, and
+        # Opacus would need a row of them a record only if their embeddings were trained.
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
         pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1)
         return pooled
@@ -105,10 +104,17 @@ class ClassifierModel:
         encoder = getattr(inner, inner.base_model_prefix)
         self.network = DocumentClassifier(encoder, int(inner.config.hidden_size), len(plan.labels))
         self._lora = {
-            name.replace(".lora_B.default.weight", ".lora_B"): parameter
+            name.removesuffix(_LORA_SUFFIX): parameter
             for name, parameter in encoder.named_parameters()
-            if name.endswith(".lora_B.default.weight")
+            if name.endswith(".lora_B" + _LORA_SUFFIX)
         }
+        adapted = [name.removesuffix(".lora_B") for name in self._lora]
+        matrices = sum(1 for name, _ in encoder.named_parameters() if ".lora_" in name)
+        if matrices != 2 * len(adapted) or not all(
+            any(f".{name}".endswith(f".{target}") for name in adapted)
+            for target in plan.adapter.target_modules
+        ):
+            raise _bad_targets(plan)
 
     @classmethod
     def build(cls, plan: TrainingPlan, base_path: Path, seed: int | None = None) -> ClassifierModel:
@@ -135,13 +141,14 @@ class ClassifierModel:
         import transformers
 
         with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+            settings = transformers.AutoConfig.from_pretrained(
+                base_path, num_labels=len(plan.labels), local_files_only=True
+            )
+            for name, value in settings.to_dict().items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(settings, name, 0.0)
             base = transformers.AutoModelForTokenClassification.from_pretrained(
-                base_path,
-                num_labels=len(plan.labels),
-                use_safetensors=True,
-                local_files_only=True,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
+                base_path, config=settings, use_safetensors=True, local_files_only=True
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(base_path, local_files_only=True)
             config = peft.LoraConfig(
@@ -154,12 +161,8 @@ class ClassifierModel:
             try:
                 wrapped = peft.get_peft_model(base, config)
             except ValueError as error:
-                raise MalformedInput(
-                    f"adapter.target_modules {list(plan.adapter.target_modules)} "
-                    f"are not in base model {plan.base_model.name!r}",
-                    fix="name the model's attention projections, such as query and value",
-                ) from error
-        model = cls(plan, wrapped, tokenizer)
+                raise _bad_targets(plan) from error
+            model = cls(plan, wrapped, tokenizer)
         model._draw_projections(_adapter_seed(plan) if seed is None else str(seed).encode())
         model._start_from_labels()
         return model
@@ -167,7 +170,7 @@ class ClassifierModel:
     def _draw_projections(self, seed: bytes) -> None:
         keystream = Keystream(seed)
         for name, parameter in sorted(self.network.encoder.named_parameters()):
-            if name.endswith(".lora_A.default.weight"):
+            if name.endswith(".lora_A" + _LORA_SUFFIX):
                 bound = 1 / math.sqrt(parameter.shape[1])
                 values = (2 * keystream.uniform(parameter.numel()) - 1) * bound
                 with torch.no_grad():
@@ -276,7 +279,11 @@ class ClassifierModel:
         (folder / "README.md").unlink(missing_ok=True)  # the release brings its own model card
 
 
+MAX_WEIGHT = 1e6
+"""No weight of a working model comes near; a hostile one could overflow what is computed of it."""
+
 _INFERENCE_BATCH = 128
+_LORA_SUFFIX = ".default.weight"
 
 
 def check_state(state: Mapping[str, npt.NDArray[Any]], expected: State) -> None:
@@ -296,6 +303,8 @@ def check_state(state: Mapping[str, npt.NDArray[Any]], expected: State) -> None:
             raise _bad_state(f"{name!r}: expected float32, got {given.dtype}")
         if not np.isfinite(given).all():
             raise _bad_state(f"{name!r} holds a value that is not finite")
+        if given.size and np.abs(given).max() > MAX_WEIGHT:
+            raise _bad_state(f"{name!r} holds a value above {MAX_WEIGHT:g}")
 
 
 def _bad_state(reason: str) -> MalformedInput:
@@ -304,8 +313,16 @@ def _bad_state(reason: str) -> MalformedInput:
     )
 
 
+def _bad_targets(plan: TrainingPlan) -> MalformedInput:
+    return MalformedInput(
+        f"adapter.target_modules {list(plan.adapter.target_modules)} are not linear layers of "
+        f"base model {plan.base_model.name!r}",
+        fix="name the model's attention projections, such as query and value",
+    )
+
+
 def _adapter_seed(plan: TrainingPlan) -> bytes:
-    return hashlib.sha256(repr(sorted(plan.body().items())).encode()).digest()
+    return hashlib.sha256(canonical_bytes(plan.body())).digest()
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from audit.errors import MalformedInput
 from client.learning.data import Example, check_examples
 from client.learning.metrics import Confusion, confusion_matrix
 from client.learning.model import ClassifierModel, State
@@ -81,7 +80,7 @@ class SiteTrainer:
         examples: Sequence[Example],
         seed: int | None = None,
         *,
-        micro_batch_records: int = 128,
+        micro_batch_records: int = 32,
     ) -> None:
         check_examples(examples, len(plan.labels))
         self._model = model
@@ -224,6 +223,3 @@ def _whole(subjects: list[list[int]]) -> _MicroBatch:
         subject_count=len(subjects),
         finished=True,
     )
-
-
-__all__ = ["Progress", "RoundResult", "SiteTrainer", "MalformedInput"]

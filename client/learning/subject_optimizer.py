@@ -124,7 +124,11 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         return summed
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
-        """Noise and scale what `accumulate` summed. An empty sum is a step of noise alone."""
+        """Noise and scale what `accumulate` summed. An empty sum is a step of noise alone.
+
+        Raises:
+            ValueError: When a closure is given, or a subject's last records are missing.
+        """
         if closure is not None:
             raise ValueError("a closure would recompute gradients behind the clipping")
         if self._unfinished is not None:
@@ -135,6 +139,11 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         self.add_noise()
         self.steps += 1
         return True
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """One noisy step; raises as `pre_step` does."""
+        self.pre_step(closure)
+        self.original_optimizer.step()
 
     def add_noise(self) -> None:
         """Set each weight's `grad` to `(sum + sigma·C·Z) / D`; the addition is in float64."""

@@ -1,0 +1,103 @@
+"""What a user gets who states ε only, and the prior from label names."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+from decimal import Decimal
+
+import pytest
+import torch
+
+import client.learning
+from audit.errors import MalformedInput
+from client.learning.accounting import events_of, reported_epsilon
+from client.learning.public_prior import TEMPLATES, label_sentences, prior_from_features
+from client.learning.recipes import MAX_RATE_PER_LABEL, recommended_phases
+from compliance.statements import Phase
+
+DELTA = Decimal("0.00001")
+
+
+@pytest.mark.parametrize("epsilon", ["0.5", "3", "8"])
+@pytest.mark.parametrize("adapter_rounds", [0, 2])
+def test_recommended_phases_cost_what_was_asked(epsilon: str, adapter_rounds: int) -> None:
+    phases = recommended_phases(
+        Decimal(epsilon), DELTA, label_count=5, nominal_subjects=500, adapter_rounds=adapter_rounds
+    )
+    spent = reported_epsilon(events_of(phases), DELTA)
+    assert Decimal("0.97") * Decimal(epsilon) < spent <= Decimal(epsilon)
+    assert [phase.kind for phase in phases] == ["probe", "adapter"][: 1 + bool(adapter_rounds)]
+    assert sum(phase.rounds for phase in phases) == 30 + adapter_rounds
+    for phase in phases:  # each survives the statement's own checks
+        Phase.model_validate(phase.model_dump())
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 7, 200])
+def test_a_number_of_rounds_is_kept(rounds: int) -> None:
+    (probe,) = recommended_phases(Decimal(8), DELTA, rounds=rounds)
+    assert probe.rounds == rounds
+    assert probe.rounds * probe.steps_per_round >= 60
+
+
+def test_the_learning_rate_follows_public_numbers_and_stays_in_bounds() -> None:
+    def rate(**numbers: int) -> float:
+        (phase,) = recommended_phases(Decimal(1), DELTA, **numbers)
+        return float(phase.learning_rate)
+
+    assert rate(label_count=50, nominal_subjects=200) == pytest.approx(
+        rate(label_count=50, nominal_subjects=100) * 2, rel=0.01
+    )
+    assert rate(label_count=50, nominal_subjects=100, site_count=4) == pytest.approx(
+        rate(label_count=50, nominal_subjects=100) * 2, rel=0.01
+    )
+    assert rate(label_count=2, nominal_subjects=10**8) == 2 * MAX_RATE_PER_LABEL
+    assert rate(label_count=1000, nominal_subjects=10**9) == 1000
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"label_count": 1},
+        {"nominal_subjects": 0},
+        {"site_count": 0},
+        {"rounds": 0},
+        {"rounds": 2, "adapter_rounds": 2},
+        {"adapter_rounds": -1},
+    ],
+)
+def test_numbers_out_of_range_are_refused(numbers: dict[str, int]) -> None:
+    with pytest.raises(MalformedInput, match="must be at least"):
+        recommended_phases(Decimal(8), DELTA, **numbers)
+
+
+def test_label_sentences_come_template_by_template() -> None:
+    sentences = label_sentences(["card_lost", "HTTPError", "a/b-c", "__"])
+    assert len(sentences) == 4 * len(TEMPLATES)
+    assert sentences[:4] == ["card lost", "HTTPError", "a b c", "__"]
+
+
+def test_the_prior_centres_scales_and_points_at_the_labels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = torch.randn(3, 8, generator=generator)
+    features = torch.cat([names + 0.1 * i for i in range(len(TEMPLATES))]) + 7
+    prior = prior_from_features(features, 3)
+    assert prior.centre.tolist() == pytest.approx(features.mean(0).tolist())
+    logits = ((features - prior.centre) / prior.scale) @ prior.head_weight.T
+    assert logits.argmax(1).tolist() == [0, 1, 2] * len(TEMPLATES)
+
+
+def test_labels_that_all_sound_the_same_give_a_head_of_zeros() -> None:
+    prior = prior_from_features(torch.ones(8, 4), 2)
+    assert prior.scale == 1.0
+    assert not prior.head_weight.any()
+
+
+def test_examples_in_docstrings_are_true() -> None:
+    tried = 0
+    for module in pkgutil.iter_modules(client.learning.__path__, "client.learning."):
+        result = doctest.testmod(importlib.import_module(module.name))
+        assert result.failed == 0
+        tried += result.attempted
+    assert tried >= 5
