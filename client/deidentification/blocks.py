@@ -20,20 +20,13 @@ from client.deidentification.findings import (
     settle,
 )
 from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
+from client.deidentification.name_runs import LABEL_WORDS
 
 MAX_LINE_WORDS = 7
 """Longer lines are sentences."""
 
 MOSTLY = 0.5
 """Share of a line's letters and digits from which the line counts as found."""
-
-LABEL_WORDS = word_set(
-    "name address phone telephone tel mobile cell fax office home work email mail date birth dob "
-    "patient customer subject re from to cc when where who signed street city state zip postcode "
-    "country company job title position occupation contact number id account card note notes "
-    "client agent pt pts member holder cheers login user record reference policy"
-)
-"""What stands before a value in a form; never a name itself."""
 
 _NUMBER_BEFORE = re.compile(r"(?<![\w$£€¥₹.,:/-])(?:\d{1,4}[A-Za-z]?[ \t]+){1,2}$")
 _NUMBER_AFTER = re.compile(r"[ \t]+\d{1,5}[A-Za-z]?(?![\w%$£€¥₹]|[.,:/-]\d)")

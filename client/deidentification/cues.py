@@ -43,7 +43,7 @@ _BEFORE_CAPITALS = tuple(
 _TITLED = re.compile(r"\b(?:mr|mrs|ms|miss|mx|dr|prof)\b\.?[ \t]+", re.IGNORECASE)
 _W = r"[^\W\d_][\w'\u2019-]*"
 _SIGN_OFF = re.compile(
-    r"\b(?:thanks|thank\s+you|cheers|regards|wishes|sincerely|faithfully|yours|truly|love|best)"
+    r"\b(?:thanks|thank\s+you|thx|thnx|cheers|regards|wishes|sincerely|faithfully|yours|truly|love|best)"
     rf"[,.!\s-]{{1,4}}(?P<name>{_W}\.?(?:[ \t]+{_W}\.?){{0,3}})[ \t.!]*(?:\n|$)",
     re.IGNORECASE,
 )

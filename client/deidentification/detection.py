@@ -22,7 +22,7 @@ from presidio_analyzer.context_aware_enhancers import ContextAwareEnhancer
 from presidio_analyzer.nlp_engine import NlpArtifacts
 
 from client.deidentification.addresses import find_addresses
-from client.deidentification.blocks import LABEL_WORDS, grow_blocks
+from client.deidentification.blocks import grow_blocks
 from client.deidentification.casing import Casing, read_casing
 from client.deidentification.dates import find_ages, find_dates
 from client.deidentification.findings import (
@@ -45,6 +45,7 @@ from client.deidentification.language_model import (
     model_folder,
 )
 from client.deidentification.lexicon import WORD, load_lexicon, plain
+from client.deidentification.name_runs import LABEL_WORDS
 from client.deidentification.names import find_enumerated, find_names, grow_names
 
 BATCH_TEXTS = 64

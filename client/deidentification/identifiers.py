@@ -50,6 +50,11 @@ _SHORT_LABEL = re.compile(
     r"(?<![\w])(?:id|no|nr|num|number|\#)\s*[.:#]?\s*(?P<value>[A-Za-z]{0,5}-?\d{3,}[\dA-Za-z/-]*)",
     re.IGNORECASE,
 )
+_USER_NAME = re.compile(
+    r"\b(?:user\s?name|user\s?id|login(?:\s+name)?|screen\s+name)(?:\s+is|\s*[:=])\s*"
+    r"(?P<value>[\w.@+-]{3,64}(?<![.,]))",
+    re.IGNORECASE,
+)
 _HASH = re.compile(r"#\s?(?P<value>[A-Za-z]{0,4}-?\d[\dA-Za-z-]{2,})")
 _CODE = re.compile(
     r"(?<![\w@.])(?=[A-Za-z0-9]*[A-Za-z])(?=(?:[A-Za-z/-]*\d){3})"
@@ -118,6 +123,8 @@ def find_identifiers(text: str) -> Iterator[Finding]:
             value = match.group("value")
             if _is_identifier(value) and not _is_amount(text, match.start("value"), match.end()):
                 yield Finding(match.start("value"), match.end(), IDENTIFIER)
+    for match in _USER_NAME.finditer(text):
+        yield Finding(*match.span("value"), IDENTIFIER)
     for match in _CODE.finditer(text):
         if len(match.group()) >= MIN_DIGIT_RUN and not _MEASURED.fullmatch(match.group()):
             yield Finding(*match.span(), IDENTIFIER)

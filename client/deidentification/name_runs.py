@@ -18,6 +18,15 @@ PARTICLES = word_set(
 )
 """Words between the parts of a name that are written small."""
 
+LABEL_WORDS = word_set(
+    "name address phone telephone tel mobile cell fax office home work email mail date birth dob "
+    "patient customer subject re from to cc when where who signed street city state zip postcode "
+    "country company job title position occupation contact number id account card note notes "
+    "client agent pt pts member holder cheers login user record reference policy policyholder "
+    "hospital doctor nurse consultant caller owner manager"
+)
+"""What stands before a name or another value in a form; never a name itself."""
+
 _OPENING_PARTICLES = PARTICLES - word_set("do e y la le op ten las los")
 """Those that may open a name; the others are too common before one."""
 
@@ -82,19 +91,31 @@ def grown_left(text: str, start: int, lexicon: Lexicon) -> int:
     for _ in range(MAX_NAME_WORDS):
         window = max(0, start - _REACH)
         before = _WORD_BEFORE.search(text[window:start])
-        if before is None or not _belongs_before(before.group(1), lexicon):
+        if before is None:
             break
-        start = window + before.start(1)
+        at = window + before.start(1)
+        unexpected = before.group(1)[0].isupper() and not opens_sentence(text, at)
+        if not _belongs_before(before.group(1), lexicon, unexpected_capital=unexpected):
+            break
+        start = at
     return start
 
 
-def _belongs_before(word: str, lexicon: Lexicon) -> bool:
+def opens_sentence(text: str, start: int) -> bool:
+    """Whether a word stands where everybody writes a capital."""
+    before = text[max(0, start - 10) : start].rstrip(" \t\"'([*-")
+    return not before or before[-1] in ".!?:\n"
+
+
+def _belongs_before(word: str, lexicon: Lexicon, *, unexpected_capital: bool) -> bool:
     if re.fullmatch(r"[A-Z]\.?", word):
         return word not in ("I", "A")
     if is_particle(word) and word[0].islower():
         return plain(word) in _OPENING_PARTICLES
-    if not word[0].isupper() or lexicon.is_function_word(word):
+    if not word[0].isupper() or lexicon.is_function_word(word) or plain(word) in LABEL_WORDS:
         return False
+    if unexpected_capital and not word.isupper():
+        return True
     return lexicon.may_be_name(word) or lexicon.is_place(word) or not lexicon.is_everyday(word)
 
 

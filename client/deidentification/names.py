@@ -20,6 +20,7 @@ from client.deidentification.name_runs import (
     grown_left,
     grown_right,
     may_be_in_name,
+    opens_sentence,
     without_possessive,
 )
 
@@ -122,14 +123,9 @@ def _is_unknown(text: str, match: re.Match[str], lexicon: Lexicon, careless: boo
         return careless and is_unknown(word, lexicon)
     if word.isupper() and len(word) <= MAX_ACRONYM_LETTERS and word.isascii():
         return False
-    if _opens_sentence(text, start):
+    if opens_sentence(text, start):
         return is_unknown(word, lexicon)
     return not lexicon.is_everyday(word) and not lexicon.is_jargon(word)
-
-
-def _opens_sentence(text: str, start: int) -> bool:
-    before = text[max(0, start - 10) : start].rstrip(" \t\"'([*-")
-    return not before or before[-1] in ".!?:\n"
 
 
 def _places(text: str, lexicon: Lexicon) -> Iterator[Finding]:
