@@ -227,7 +227,8 @@ class SiteView(Answer):
     """One site, as the service knows it.
 
     `certificate_request` is the PKCS #10 request of the site's P-384 node key, `node_key` that key
-    as PEM, `enrolment` the digest of the enrolment statement (an admission names it).
+    as PEM, `enrolment` the digest of the enrolment `statement` (an admission names it), which the
+    site signed with its identity key.
     """
 
     name: Name
@@ -237,6 +238,7 @@ class SiteView(Answer):
     certificate_request: str
     certificate: str | None
     enrolment: Digest
+    statement: Envelope
     enrolled_at: Time
     enrolled_position: int
 

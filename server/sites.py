@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from audit.durable import write_durably
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
 from audit.keys import VerifyKey
-from audit.statement import sign_statement
+from audit.statement import sign_statement, verify_statement
 from client.kit import Kit, group_digits
 from compliance.api import ComplianceClient
 from compliance.resources import SiteView
@@ -32,6 +32,7 @@ from compliance.statements import (
     Document,
     Name,
     SiteAdmission,
+    SiteEnrolment,
     Time,
     first_problem,
     format_time,
@@ -218,7 +219,8 @@ def _certify(federation: Federation, view: SiteView, now: datetime) -> Admission
             "admitted it",
             fix="restore the folder `sites` from a backup, or revoke the site: server revoke SITE",
         )
-    request = authority.read_request(view.certificate_request, view.name)
+    enrolment = _signed_enrolment(federation, view)
+    request = authority.read_request(enrolment.certificate_request, view.name)
     if authority.public_pem(request).strip() != view.node_key.strip():
         raise VerificationFailed(
             f"the compliance service names another node key than the request of {view.name}",
@@ -227,14 +229,43 @@ def _certify(federation: Federation, view: SiteView, now: datetime) -> Admission
     certificate = authority.certify_site(
         view.name, request, federation.authority, federation.authority_key, now
     )
-    VerifyKey.parse(view.identity_key)
     return AdmissionRecord(
         site=view.name,
-        identity_key=view.identity_key,
+        identity_key=enrolment.identity_key,
         enrolment=view.enrolment,
         certificate=authority.certificate_pem(certificate).decode("ascii"),
         admitted_at=format_time(now),
     )
+
+
+def _signed_enrolment(federation: Federation, view: SiteView) -> SiteEnrolment:
+    """The enrolment as the site signed it; the register's own columns are not believed.
+
+    Raises:
+        VerificationFailed: When it is not signed by the site, or the register says something else.
+    """
+    body = verify_statement(view.statement, VerifyKey.parse(view.identity_key))
+    enrolment = SiteEnrolment.from_body(body)
+    said = (
+        view.statement.digest,
+        enrolment.federation,
+        enrolment.site,
+        enrolment.identity_key,
+        enrolment.certificate_request,
+    )
+    expected = (
+        view.enrolment,
+        federation.settings.name,
+        view.name,
+        view.identity_key,
+        view.certificate_request,
+    )
+    if said != expected:
+        raise VerificationFailed(
+            f"the compliance service's record of site {view.name} is not what the site signed",
+            fix="ask the site to enrol again with a new kit: server invite SITE",
+        )
+    return enrolment
 
 
 def require_site_name(site: str) -> str:

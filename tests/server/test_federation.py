@@ -364,6 +364,9 @@ def test_a_register_that_names_another_key_is_not_believed(world: World, tmp_pat
         for changes in (
             {"node_key": authority.public_pem(other)},
             {"state": "approved"},  # this coordinator never admitted it
+            {"identity_key": SigningKey.generate("x/identity").public.encoded()},
+            {"statement": sign_statement(view.statement.body, SigningKey.generate("x"))},
+            {"enrolment": "sha256:" + "0" * 64},
         ):
             with pytest.raises(VerificationFailed):
                 admit(world.federation, Tampered(**changes), "tampered")  # type: ignore[arg-type]

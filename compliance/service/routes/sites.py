@@ -33,6 +33,7 @@ from compliance.service.filing import (
     file_statement,
     find_filed,
     load_rows,
+    parse_envelope,
     read_statement,
     site_row,
 )
@@ -302,6 +303,7 @@ def _views(session: Session, rows: Sequence[SiteRow]) -> list[SiteView]:
             certificate_request=row.certificate_request,
             certificate=row.certificate,
             enrolment=row.enrolment,
+            statement=parse_envelope(enrolments[row.enrolment]),
             enrolled_at=enrolments[row.enrolment].filed_at,
             enrolled_position=enrolments[row.enrolment].position,
         )

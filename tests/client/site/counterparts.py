@@ -200,6 +200,7 @@ class FakeCompliance:
                     certificate_request=enrolment.certificate_request,
                     certificate=None,
                     enrolment=statement.digest,
+                    statement=statement,
                     enrolled_at=utc_now(),
                     enrolled_position=0,
                 ),
