@@ -29,8 +29,8 @@ from demo.processes import CommandFailed, Processes, free_ports
 HERE = Path(__file__).parent
 
 SITES = {"st-elm": "hospital", "lakeside": "hospital", "merchant-bank": "bank"}
-SUBJECTS_PER_SITE = 600
-NOMINAL_SUBJECTS = 600
+SUBJECTS_PER_SITE = 400
+NOMINAL_SUBJECTS = 400
 RUN_SECONDS = 240
 """How long the demo waits for the run before it calls it lost."""
 

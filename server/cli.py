@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from audit.errors import ExitCode
 from audit.terminal import err, out, print_json, run_app
 from server import screens
 from server.federation import (
@@ -26,23 +28,31 @@ from server.sites import DEFAULT_INVITATION_HOURS, admit, invite
 
 app = typer.Typer(
     name="server",
-    help="""Run a federation: invite sites, propose training plans, coordinate their rounds.
+    help="""
+Run a federation: invite sites, propose training plans, coordinate their rounds.
 
-    A first federation, on the coordinator's machine:
+Sites keep their records and their veto. A plan is approved by a compliance officer who did not
+write it, a round counts when its report is in the compliance service's log, and what sites send
+back is private already.
 
-    [bold]server init --compliance trust.json --token-file coordinator.token[/]
-    [bold]server invite st-elm[/]      hand the kit over, read the fingerprint out by telephone
-    [bold]server admit st-elm[/]       once the site has joined
-    [bold]server start[/]              serves sites and runs approved plans, until Ctrl-C
-    [bold]server submit plan.toml[/]   an officer approves it: compliance approve plan ID
-    [bold]server status[/]
+**A first federation**
 
-    The federation's folder is ./federation, or --dir, or $FIDUCIARY_FEDERATION.
+- `server init --compliance trust.json --token-file coordinator.token` makes the folder and its CA
+- `server start` serves sites and runs approved plans, until Ctrl-C
+- `server invite st-elm` writes a kit: hand it over, read its fingerprint out by telephone
+- `server admit st-elm`, once the site has joined
+- `server submit plan.toml`, then an officer: `compliance approve plan ID`
+- `server status` shows sites, rounds and what each site has spent
 
-    Exit codes: 0 done, 2 usage, 3 refused, 4 not found, 5 malformed input, 6 verification failed,
-    7 a service is unreachable, 8 unauthorised, 9 conflict.""",
+**Where.** `--dir`, else `FIDUCIARY_FEDERATION`, else `./federation`.
+
+**Exit codes.** 0 done · 2 wrong usage · 3 refused · 4 no such thing · 5 malformed input · 6 does
+not verify · 7 a service does not answer · 8 not accepted · 9 exists or used already ·
+130 interrupted
+""",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -186,6 +196,8 @@ def start(folder: FolderArgument = None, *, dir_option: Folder = None) -> None:
 
     Nothing starts without an approval from the compliance service. A run that was interrupted goes
     on from its last finished round.
+
+    Exit codes: 0 ended by SIGTERM, 9 a port is in use, 130 ended by Ctrl-C.
     """
     # Flower and torch take a second to load; the other commands need not wait for them.
     from server.progress import LineReporter, LiveReporter
@@ -195,8 +207,10 @@ def start(folder: FolderArgument = None, *, dir_option: Folder = None) -> None:
     federation = _open(folder or dir_option)
     console, stop = err(), threading.Event()
     live = LiveReporter(console) if console.is_terminal else None
-    with stopping_on_signals(stop), live or nullcontext():
+    with stopping_on_signals(stop) as signals, live or nullcontext():
         serve(federation, live or LineReporter(console), stop)
+    if signal.SIGINT in signals:
+        raise typer.Exit(ExitCode.INTERRUPTED)
 
 
 @app.command()
@@ -214,7 +228,7 @@ def submit(
     The noise is computed from the epsilon that you promise; the base model's digest is that of the
     model on this machine. A complete file:
 
-    \b
+    ```toml
     [plan]
     name = "message-routing"
     labels = ["billing", "clinical"]
@@ -223,11 +237,13 @@ def submit(
     legal_basis = "legitimate-interests"
     retention_days = 365
 
-    \b
     [privacy]
     epsilon = 8
     delta = 1e-5
     nominal_subjects = 1000
+    ```
+
+    Exit codes: 5 the file is not a plan, 7 the compliance service does not answer.
     """
     from server.submission import propose
 

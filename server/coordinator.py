@@ -261,7 +261,7 @@ def _released(state: RunState) -> bool:
 def _release_line(plan: TrainingPlan, release: Release, release_id: str) -> str:
     return (
         f"{plan.name}: released as {release_id} ({release.ciphertext_bytes / 1e6:.1f} MB, "
-        "encrypted); an officer decides about it: compliance approve release"
+        f"encrypted); next, by an officer: compliance approve release {release_id}"
     )
 
 

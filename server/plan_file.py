@@ -9,7 +9,7 @@ purpose = "message-routing"
 legal_basis = "legitimate-interests"
 retention_days = 365
 # optional: task, base_model, max_tokens, quorum, deadline_seconds, minimum_subjects,
-# held_out_share, rounds (with the recommended phases), author
+# held_out_share, author; rounds and adapter_rounds choose among the recommended phases
 
 [privacy]
 epsilon = 8                          # one site's whole part in the plan
@@ -81,6 +81,7 @@ class PlanSection(Document):
     legal_basis: str
     retention_days: int
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    adapter_rounds: Annotated[int, Field(ge=0, le=10_000)] = 0
 
 
 class PrivacySection(Document):
@@ -159,16 +160,24 @@ def make_plan(
             f"{path}: plan.sites: not an admitted site: {', '.join(unknown)}",
             fix="see `server sites`; admit them first: server admit SITE",
         )
-    if file.phases and section.rounds is not None:
+    if file.phases and (section.rounds is not None or section.adapter_rounds):
         raise MalformedPlanFile(
             f"{path}: plan.rounds: each phase states its own rounds",
-            fix="remove plan.rounds, or the phases",
+            fix="remove plan.rounds and plan.adapter_rounds, or the phases",
         )
     draft = _draft(file, path, federation)
     phases = (
         solve_noise_multipliers(draft.phases, draft.privacy.epsilon, draft.privacy.delta)
         if file.phases
-        else recommended_phases(draft.privacy.epsilon, draft.privacy.delta, rounds=section.rounds)
+        else recommended_phases(
+            draft.privacy.epsilon,
+            draft.privacy.delta,
+            label_count=len(draft.labels),
+            nominal_subjects=draft.privacy.nominal_subjects,
+            site_count=len(draft.sites),
+            rounds=section.rounds,
+            adapter_rounds=section.adapter_rounds,
+        )
     )
     # Noise can outgrow its range; the whole plan is checked once more.
     return _checked(path, {**draft.model_dump(), "phases": [p.model_dump() for p in phases]})
@@ -186,7 +195,7 @@ def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
         max_grad_norm=Decimal(1),
     )
     fields: dict[str, Any] = {
-        **section.model_dump(exclude={"base_model", "rounds"}),
+        **section.model_dump(exclude={"base_model", "rounds", "adapter_rounds"}),
         "federation": federation,
         "created_at": utc_now(),
         "base_model": {"name": section.base_model, "digest": f"sha256:{'0' * 64}"},

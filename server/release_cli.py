@@ -19,15 +19,17 @@ from server.federation import Federation, default_folder, read_token
 from server.fetch import fetch_release, find_release, generate_release_key, load_release_key
 
 release_app = typer.Typer(
-    help="""Releases: list them, and download one that was granted to you.
+    help="""
+Releases: list them, and download one that was granted to you.
 
-    A consumer makes a key, gives its public half to a compliance officer, and fetches:
+A consumer makes a key, gives its public half to a compliance officer, and fetches:
 
-    [bold]server release keygen consumer.key[/]
-    [bold]server release fetch RELEASE --out model --trust trust.json --token-file my.token \
---key consumer.key --coordinator-key KEY[/]""",
+- `server release keygen consumer.key`
+- `server release fetch RELEASE --out model --trust trust.json --token-file my.token
+  --key consumer.key --coordinator-key KEY`
+""",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 
 Folder = Annotated[

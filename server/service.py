@@ -89,17 +89,23 @@ def serve(federation: Federation, reporter: Reporter, stop: threading.Event) -> 
 
 
 @contextmanager
-def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` at the first SIGINT or SIGTERM; a second SIGINT interrupts at once."""
+def stopping_on_signals(stop: threading.Event) -> Iterator[list[int]]:
+    """Set `stop` at the first SIGINT or SIGTERM; a second SIGINT interrupts at once.
+
+    Yields:
+        The signals that came, filled as they come.
+    """
+    came: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
+        came.append(number)
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -200,7 +200,7 @@ def finished(desk: Desk) -> Finished:
 
 
 def test_ctrl_c_ends_cleanly(finished: Finished) -> None:
-    assert finished.exit_code == 0
+    assert finished.exit_code == 130
     assert "Traceback" not in finished.output
     assert finished.output.rstrip().endswith("stopped")
     assert not finished.desk.healthy()

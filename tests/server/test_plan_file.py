@@ -73,6 +73,18 @@ def test_the_number_of_rounds_can_be_chosen(tmp_path: Path) -> None:
     assert plan_from(tmp_path, text).rounds == 3
 
 
+def test_adapter_rounds_can_be_asked_for(tmp_path: Path) -> None:
+    asked = "retention_days = 365\nrounds = 5\nadapter_rounds = 2"
+    plan = plan_from(tmp_path, PLAN.replace("retention_days = 365", asked))
+    assert [(phase.kind, phase.rounds) for phase in plan.phases] == [("probe", 3), ("adapter", 2)]
+
+
+def test_recommended_phases_know_the_size_of_the_plan(tmp_path: Path) -> None:
+    small = plan_from(tmp_path, PLAN)
+    smaller = plan_from(tmp_path, PLAN.replace("nominal_subjects = 1000", "nominal_subjects = 20"))
+    assert smaller.phases[0].learning_rate < small.phases[0].learning_rate
+
+
 def test_phases_are_taken_and_their_noise_is_solved(tmp_path: Path) -> None:
     plan = plan_from(tmp_path, PLAN + PHASES)
     assert [(phase.kind, phase.rounds) for phase in plan.phases] == [("probe", 2), ("adapter", 3)]
