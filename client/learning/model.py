@@ -227,9 +227,18 @@ class ClassifierModel:
 
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Document logits of texts, `(texts, labels)`."""
+        return self.head_logits(self.features(self.encode(texts), adapted=True))
+
+    def head_logits(self, features: Tensor) -> Tensor:
+        """Document logits `(records, labels)` of what `features` gave."""
         with torch.no_grad():
-            logits: Tensor = self.network.head(self.features(self.encode(texts), adapted=True))
+            logits: Tensor = self.network.head(features)
         return logits
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether LoRA changes the encoder at all: its `B` start at zero, and then it does not."""
+        return any(bool(parameter.any()) for parameter in self._lora.values())
 
     def get_state(self) -> State:
         """Copies of the weights that training may change, in sorted order of names."""

@@ -95,6 +95,7 @@ class SiteTrainer:
             records_of.setdefault(example.subject, []).append(record)
         self._records_of = [np.array(records_of[subject]) for subject in sorted(records_of)]
         self._features: Tensor | None = None
+        self._evaluated: tuple[tuple[Example, ...], Tensor] | None = None
 
     def train_round(
         self,
@@ -211,8 +212,20 @@ class SiteTrainer:
         self._model.set_state(state)
         if not held_out:
             return np.zeros((labels, labels), dtype=np.int64)
-        predicted = self._model.logits([example.text for example in held_out]).argmax(1)
+        predicted = self._model.head_logits(self._held_out_features(held_out)).argmax(1)
         return confusion_matrix([example.label for example in held_out], predicted.numpy(), labels)
+
+    def _held_out_features(self, held_out: Sequence[Example]) -> Tensor:
+        """As the head sees them; computed once for as long as the encoder is as it was built."""
+        examples = tuple(held_out)
+        if self._model.is_adapted:
+            return self._model.features(
+                self._model.encode([e.text for e in examples]), adapted=True
+            )
+        if self._evaluated is None or self._evaluated[0] != examples:
+            tokens = self._model.encode([example.text for example in examples])
+            self._evaluated = (examples, self._model.features(tokens))
+        return self._evaluated[1]
 
 
 def _whole(subjects: list[list[int]]) -> _MicroBatch:

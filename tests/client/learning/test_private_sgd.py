@@ -354,6 +354,29 @@ def test_evaluation_counts_every_held_out_record_once(
     assert trainer.evaluate(model.get_state(), []).tolist() == np.zeros((3, 3)).tolist()
 
 
+def test_evaluation_follows_state_and_examples_whatever_it_has_cached(
+    model: ClassifierModel, make_plan: MakePlan
+) -> None:
+    trainer = SiteTrainer(model, make_plan(), people([1]))
+    examples, others = people([3, 2, 2]), people([1, 1])
+    rng = np.random.default_rng(0)
+    blank = model.get_state()
+    headed = {
+        name: rng.normal(size=array.shape).astype(np.float32) if "head" in name else array
+        for name, array in blank.items()
+    }
+    adapted = {
+        name: rng.normal(size=array.shape).astype(np.float32) for name, array in blank.items()
+    }
+    for state in (blank, headed, adapted, headed):
+        for held_out in (examples, others, examples):
+            model.set_state(state)
+            direct = model.logits([example.text for example in held_out]).argmax(1)
+            expected = np.zeros((3, 3), np.int64)
+            np.add.at(expected, ([e.label for e in held_out], direct.numpy()), 1)
+            assert trainer.evaluate(state, held_out).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_outside_the_plan_is_refused(
     model: ClassifierModel, make_plan: MakePlan, label: int
