@@ -16,18 +16,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from audit.errors import MalformedInput
 from audit.log import Entry
-from client.deidentification.pipeline import (
-    Deidentified,
-    Deidentifier,
-    Quarantined,
-    SourceRecord,
-)
+from client.deidentification.pipeline import Deidentified, Outcome, Quarantined, SourceRecord
 from client.tables import read_rows
 from client.vault import Dataset, Provenance, Record, Staging, Vault
 from compliance.statements import MAX_LABELS, Name, TrainingPlan
@@ -148,6 +143,19 @@ class IngestResult:
     interrupted_ingests_removed: int = 0
 
 
+class RecordDeidentifier(Protocol):
+    """The part of `client.deidentification.pipeline.Deidentifier` that an ingest uses."""
+
+    @property
+    def digest(self) -> str:
+        """Names the whole pipeline."""
+        ...
+
+    def deidentify(self, records: Sequence[SourceRecord]) -> list[Outcome]:
+        """One outcome for each record; all records of a subject come in one call."""
+        ...
+
+
 class Recorder:
     """Where an ingest says what it does: the site's journal."""
 
@@ -264,7 +272,7 @@ def ingest(
     source: SourceFile,
     intake: Intake,
     vault: Vault,
-    deidentifier: Deidentifier,
+    deidentifier: RecordDeidentifier,
     recorder: Recorder,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestResult:

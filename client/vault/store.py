@@ -42,6 +42,9 @@ from client.vault.erasing import describe_without, labels_by_dataset
 from client.vault.tables import ReadyDataset, configure, digest_of
 from compliance.statements import utc_now
 
+BUSY_TIMEOUT_SECONDS = 30
+"""A batch of an ingest takes a fraction of a second; longer means that something hangs."""
+
 
 class Vault:
     """One site's vault. Not safe for use from several threads; several processes may share it."""
@@ -60,15 +63,19 @@ class Vault:
 
         Raises:
             VerificationFailed: When the file is no vault, or one of another format.
+            Conflict: When another process keeps it locked.
         """
         path = paths.vault
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
         try:
             configure(connection)
             vault = cls(connection, keys, path)
             vault._finish_erasures()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            raise _busy(error) from error
         except sqlite3.DatabaseError as error:
             connection.close()
             raise VerificationFailed(
@@ -226,8 +233,15 @@ class Vault:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable write transaction; an exception rolls it back."""
-        self._connection.execute("BEGIN IMMEDIATE")
+        """One durable write transaction; an exception rolls it back.
+
+        Raises:
+            Conflict: When another process keeps the vault locked, or the disk is full.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise _busy(error) from error
         try:
             yield self._connection
         except BaseException:
@@ -345,3 +359,10 @@ class Vault:
     def _truncate_write_ahead_log(self) -> None:
         """Empty the -wal file, so that deleted rows do not linger in it as ciphertext."""
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _busy(error: sqlite3.OperationalError) -> Conflict:
+    return Conflict(
+        f"the vault cannot be used now: {error}",
+        fix="wait for other commands of this site to end, and check the disk's free space",
+    )

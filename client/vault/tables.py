@@ -73,11 +73,21 @@ def configure(connection: sqlite3.Connection) -> None:
         "temp_store = MEMORY",  # sorting must not write rows to a temporary file
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
-    connection.executescript(SCHEMA)
-    connection.execute("INSERT OR IGNORE INTO vault_meta VALUES ('format', ?)", (FORMAT,))
-    (found,) = connection.execute("SELECT value FROM vault_meta WHERE name = 'format'").fetchone()
+    found = _format_of(connection)
+    if found is None:  # opening an existing vault must not wait for a writer
+        connection.executescript(SCHEMA)
+        connection.execute("INSERT OR IGNORE INTO vault_meta VALUES ('format', ?)", (FORMAT,))
+        found = _format_of(connection)
     if found != FORMAT:
         raise VerificationFailed(
             f"the vault has format {found}, expected {FORMAT}",
             fix="open it with the version that wrote it",
         )
+
+
+def _format_of(connection: sqlite3.Connection) -> str | None:
+    made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'vault_meta'").fetchone()
+    row = (
+        made and connection.execute("SELECT value FROM vault_meta WHERE name = 'format'").fetchone()
+    )
+    return None if not row else str(row[0])

@@ -224,12 +224,15 @@ class SurrogateMaker:
         digits = re.search(r"\d+", original)
         if digits is None:
             return original
+        age = int(digits.group())
         choice = self._choice("age", subject, 0)
-        moved = int(digits.group()) + (1 + choice.below(3)) * (1 if choice.below(2) else -1)
-        if moved < 1:
-            moved = int(digits.group()) + 1
-        if moved > OLDEST_AGE:
-            moved = OLDEST_AGE - choice.below(3)
+        step, up = 1 + choice.below(3), bool(choice.below(2))
+        if age > OLDEST_AGE:
+            moved = OLDEST_AGE - step
+        elif up:
+            moved = age + step if age + step <= OLDEST_AGE else age - step
+        else:
+            moved = age - step if age > step else age + step
         return original[: digits.start()] + str(moved) + original[digits.end() :]
 
     def _choice(self, purpose: str, original: str, attempt: int) -> KeyedChoice:

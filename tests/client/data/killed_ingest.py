@@ -1,0 +1,109 @@
+"""A program that is killed at its Nth database statement, for `test_ingest_killed`.
+
+It forks a child for each N, in which every statement of vault, keyring and journal counts, and the
+child kills itself (SIGKILL) right before the Nth. Prints one JSON line for each N.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+from client.ingest import Intake
+from client.site import Site
+from client.vault import Vault
+from tests.client.data.records import ROWS, add, journalled
+
+OLD = (("P-1", "the old version", "old"), ("P-9", "of another person", "old"))
+
+
+def replace_dataset(site: Site, vault: Vault) -> None:
+    add(site, vault, *ROWS, intake=Intake(dataset="notes", replace=True))
+
+
+def erase_subject(_site: Site, vault: Vault) -> None:
+    vault.erase("P-1")
+
+
+SCENARIOS = {"ingest": replace_dataset, "erase": erase_subject}
+
+
+def count_statements(kill_at: int) -> None:
+    """Kill this process right before the Nth statement of any connection opened from now on."""
+    left = kill_at
+    connect = sqlite3.connect
+
+    def statement(_text: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **options)
+        connection.set_trace_callback(statement)
+        return connection
+
+    sqlite3.connect = counted  # type: ignore[assignment]
+
+
+def run_child(folder: Path, scenario: str, kill_at: int) -> bool:
+    """Whether the child came to its end."""
+    child = os.fork()
+    if child == 0:
+        count_statements(kill_at)
+        with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+            SCENARIOS[scenario](site, vault)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def look(folder: Path, scenario: str) -> dict[str, Any]:
+    """What a new process finds, and whether the work can be done again."""
+    with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+        datasets = vault.datasets()
+        found = {
+            "versions": [(dataset.name, dataset.version) for dataset in datasets],
+            "texts": [record.text for record in vault.examples("notes")],
+            "problems": list(vault.verify("notes").problems),
+            "erased": vault.is_erased("P-1"),
+            "journal": journalled(site).count("dataset-added"),
+            "keys": sum(name.startswith("subject:") for name in site.keyring.names()),
+        }
+        SCENARIOS[scenario](site, vault)
+        found["after"] = len(vault.examples("notes"))
+        found["problems_after"] = list(vault.verify("notes").problems)
+    with sqlite3.connect(folder / "vault.sqlite") as connection:
+        (building,) = connection.execute(
+            "SELECT count(*) FROM datasets WHERE state = 'building'"
+        ).fetchone()
+    return found | {"building_after": building}
+
+
+def main() -> None:
+    folder, scenario = Path(sys.argv[1]), sys.argv[2]
+    original = folder / "original"
+    with (
+        Site.create(original, name="north", federation="test") as site,
+        Vault.open(site.paths, site.keyring) as vault,
+    ):
+        add(site, vault, *OLD)
+    kill_at, ended = 0, False
+    while not ended:
+        kill_at += 1
+        copy = folder / "copy"
+        shutil.copytree(original, copy)
+        ended = run_child(copy, scenario, kill_at)
+        print(json.dumps(look(copy, scenario) | {"ended": ended}), flush=True)  # noqa: T201
+        shutil.rmtree(copy)
+
+
+if __name__ == "__main__":
+    main()

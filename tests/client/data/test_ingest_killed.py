@@ -1,0 +1,57 @@
+"""kill -9 before every single statement of an ingest and of an erasure: what must hold after it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.client.data.records import ROWS
+
+ROOT = Path(__file__).parents[3]
+OLD_TEXTS = ["the old version", "of another person"]
+NEW_TEXTS = [text for _, text, _ in ROWS]
+
+
+def run(folder: Path, scenario: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.client.data.killed_ingest", str(folder), scenario],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_killed_ingest_leaves_the_version_before(tmp_path: Path) -> None:
+    runs = run(tmp_path, "ingest")
+    for found in runs:
+        assert found["texts"] in (OLD_TEXTS, NEW_TEXTS), "half a dataset"
+        assert found["problems"] == []
+        visible = found["texts"] == NEW_TEXTS
+        assert found["versions"] == [["notes", 2 if visible else 1]]
+        # What is visible is in the journal; what is in the journal may have died before it showed.
+        assert found["journal"] >= (2 if visible else 1)
+        # The same ingest can be done again, and clears what the killed one left.
+        assert found["after"] == len(NEW_TEXTS)
+        assert found["problems_after"] == []
+        assert found["building_after"] == 0
+    assert runs[-1]["ended"]
+    assert {tuple(found["texts"]) for found in runs[:-1]} >= {tuple(OLD_TEXTS)}
+    assert len(runs) > 30, "the ingest has many statements to die at"
+
+
+def test_a_killed_erasure_is_not_begun_or_completed(tmp_path: Path) -> None:
+    runs = run(tmp_path, "erase")
+    for found in runs:
+        assert found["texts"] == (OLD_TEXTS[1:] if found["erased"] else OLD_TEXTS)
+        # Opening the vault completes an erasure that was begun: no key outlives its subject.
+        assert found["keys"] == (1 if found["erased"] else 2)
+        assert found["problems"] == []
+        assert found["after"] == 1
+    assert runs[-1]["ended"]
+    assert {found["erased"] for found in runs[:-1]} == {False, True}

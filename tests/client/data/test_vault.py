@@ -1,0 +1,315 @@
+"""What the vault promises: sealed rows, whole datasets, final erasures."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
+from audit.keyring import FileKeyring, KeyDestroyed
+from client.site import Site
+from client.vault import Provenance, Record, Staging, Vault
+from tests.client.data.records import PIPELINE, ROWS, stage
+
+
+def raw(site: Site) -> sqlite3.Connection:
+    return sqlite3.connect(site.paths.vault)
+
+
+class TestReading:
+    def test_examples_come_back_as_they_went_in(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        found = [(r.subject, r.text, r.label) for r in vault.examples("notes")]
+        assert found == [(vault.pseudonym(who), text, label) for who, text, label in ROWS]
+
+    def test_any_text_survives(self, vault: Vault) -> None:
+        texts = ["", " ", "ü€𝄞", 'quotes " and \\', "a\r\nb\tc", "x" * 100_000, "\u202e"]
+        stage(vault, *((f"s{n}", text, "l") for n, text in enumerate(texts)))
+        assert [record.text for record in vault.examples("notes")] == texts
+
+    def test_a_dataset_counts_subjects_records_and_labels(self, vault: Vault) -> None:
+        dataset = stage(vault, *ROWS)
+        assert (dataset.subjects, dataset.records, dataset.version) == (5, 10, 1)
+        assert dataset.labels == ("even", "odd")
+        assert dataset.datasheet.label_counts == {"even": 5, "odd": 5}
+        assert vault.datasets() == (dataset,) == (vault.dataset("notes"),)
+
+    def test_an_unknown_dataset_is_not_found(self, vault: Vault) -> None:
+        for ask in (vault.dataset, vault.examples, vault.verify, vault.remove):
+            with pytest.raises(NotFound, match="no dataset 'nothing'"):
+                ask("nothing")
+
+    def test_another_process_sees_the_same(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        with Vault.open(site.paths, site.keyring) as other:
+            assert other.examples("notes") == vault.examples("notes")
+
+
+class TestSecrecy:
+    def test_nothing_of_text_or_label_is_on_disk(self, site: Site, vault: Vault) -> None:
+        stage(vault, ("Jane Roe", "a most singular sentence", "peculiar-label"))
+        stored = b"".join(p.read_bytes() for p in site.paths.root.rglob("*") if p.is_file())
+        for secret in (b"singular", b"peculiar", b"Jane", b"Roe"):
+            assert secret not in stored
+        assert vault.pseudonym("Jane Roe").encode() in stored
+
+    def test_the_file_is_readable_by_its_owner_only(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        for path in site.paths.root.glob("vault.sqlite*"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+
+    def test_pseudonyms_differ_between_sites_and_forgive_space(
+        self, site: Site, vault: Vault, tmp_path: Path
+    ) -> None:
+        with (
+            Site.create(tmp_path / "south", name="south", federation="test") as south,
+            Vault.open(south.paths, south.keyring) as other,
+        ):
+            assert other.pseudonym("P-1") != vault.pseudonym("P-1")
+        assert vault.pseudonym(" P-1\n") == vault.pseudonym("P-1")
+        assert vault.pseudonym("e\u0301") == vault.pseudonym("\u00e9")
+        assert vault.pseudonym("p-1") != vault.pseudonym("P-1")
+        assert len(vault.pseudonym("P-1")) == 64
+
+    def test_an_empty_subject_is_refused(self, vault: Vault) -> None:
+        with pytest.raises(MalformedInput, match="empty"):
+            vault.pseudonym("  ")
+
+    def test_every_subject_has_a_key_of_its_own(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        keys = [name for name in site.keyring.names() if name.startswith("subject:")]
+        assert len(keys) == 5
+        assert len({site.keyring.data_key(name) for name in keys}) == 5
+
+
+class TestTampering:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE records SET sealed = zeroblob(length(sealed)) WHERE position = 3",
+            "UPDATE records SET sealed = x'00' WHERE position = 3",
+            "UPDATE records SET sealed = (SELECT sealed FROM records WHERE position = 2)"
+            " WHERE position = 3",
+            "UPDATE records SET subject = (SELECT subject FROM records WHERE position = 9)"
+            " WHERE position = 3",
+        ],
+    )
+    def test_an_altered_or_moved_row_does_not_open(
+        self, site: Site, vault: Vault, change: str
+    ) -> None:
+        stage(vault, *ROWS)
+        with raw(site) as connection:
+            assert connection.execute(change).rowcount == 1
+        assert vault.verify("notes").problems
+        with pytest.raises(VerificationFailed, match="record 3"):
+            vault.examples("notes")
+
+    def test_a_removed_row_is_noticed(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        assert vault.verify("notes").problems == ()
+        with raw(site) as connection:
+            connection.execute("DELETE FROM records WHERE position = 9")
+        problems = vault.verify("notes").problems
+        assert any("expected 10 records, got 9" in problem for problem in problems)
+        assert any("digest" in problem for problem in problems)
+
+    def test_an_altered_datasheet_does_not_open(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        with raw(site) as connection:
+            connection.execute("UPDATE datasets SET version = 7")
+        with pytest.raises(VerificationFailed, match="datasheet"):
+            vault.datasets()
+        assert vault.verify("notes").problems
+
+    def test_another_file_is_no_vault(self, site: Site) -> None:
+        site.paths.vault.write_bytes(b"not a database at all, not at all" * 100)
+        with pytest.raises(VerificationFailed, match="cannot be read"):
+            Vault.open(site.paths, site.keyring)
+
+    def test_another_format_is_refused(self, site: Site, vault: Vault) -> None:
+        with raw(site) as connection:
+            connection.execute("UPDATE vault_meta SET value = 'fiduciary.vault/2'")
+        with pytest.raises(VerificationFailed, match="format fiduciary"):
+            Vault.open(site.paths, site.keyring)
+
+
+class TestVersions:
+    def test_nobody_sees_a_dataset_before_it_is_published(self, site: Site, vault: Vault) -> None:
+        with Staging(vault, "notes") as staging:
+            staging.add([Record(vault.pseudonym("P"), "text", "label")])
+            with Vault.open(site.paths, site.keyring) as other:
+                assert other.datasets() == ()
+            staging.publish(Provenance(PIPELINE), lambda _dataset: None)
+        assert len(vault.examples("notes")) == 1
+
+    def test_leaving_without_publishing_leaves_nothing(self, site: Site, vault: Vault) -> None:
+        with Staging(vault, "notes") as staging:
+            staging.add([Record(vault.pseudonym("P"), "text", "label")])
+        assert vault.datasets() == ()
+        with raw(site) as connection:
+            assert connection.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+    def test_a_replacement_is_a_new_version(self, vault: Vault) -> None:
+        first = stage(vault, *ROWS)
+        second = stage(vault, ROWS[0])
+        assert (first.version, second.version) == (1, 2)
+        assert first.digest != second.digest
+        assert len(vault.examples("notes")) == 1
+
+    def test_the_same_name_twice_is_a_conflict(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        with pytest.raises(Conflict, match="holds a dataset 'notes'"):
+            Staging(vault, "notes").__enter__()
+        stage(vault, *ROWS)  # the lock is free again
+
+    def test_two_ingests_at_once_are_refused(self, site: Site, vault: Vault) -> None:
+        with (
+            Staging(vault, "notes"),
+            Vault.open(site.paths, site.keyring) as other,
+            pytest.raises(Conflict, match="another ingest"),
+        ):
+            Staging(other, "others").__enter__()
+
+    def test_when_the_announcement_fails_nothing_becomes_visible(self, vault: Vault) -> None:
+        def fails(_dataset: object) -> None:
+            raise OSError("disk full")
+
+        with Staging(vault, "notes") as staging:
+            staging.add([Record(vault.pseudonym("P"), "text", "label")])
+            with pytest.raises(OSError, match="disk full"):
+                staging.publish(Provenance(PIPELINE), fails)
+        assert vault.datasets() == ()
+
+    def test_an_empty_dataset_is_refused(self, vault: Vault) -> None:
+        with pytest.raises(Refused, match="no record is left"), Staging(vault, "notes") as staging:
+            staging.publish(Provenance(PIPELINE), lambda _dataset: None)
+
+    def test_a_removed_dataset_is_gone(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        assert vault.remove("notes").records == 10
+        assert vault.datasets() == ()
+
+
+class TestErasure:
+    def test_rows_and_key_are_gone_and_the_rest_stays(self, site: Site, vault: Vault) -> None:
+        before = stage(vault, *ROWS)
+        stage(vault, ("P-1", "elsewhere", "odd"), name="calls")
+        result = vault.erase("P-1")
+        pseudonym = vault.pseudonym("P-1")
+        assert result.pseudonym == pseudonym
+        assert (result.datasets, result.records_removed) == (("calls", "notes"), 3)
+        assert result.key_destroyed
+        assert pseudonym not in {record.subject for record in vault.examples("notes")}
+        after = vault.dataset("notes")
+        assert (after.records, after.subjects) == (8, 4)
+        assert after.datasheet.label_counts == {"even": 4, "odd": 4}
+        assert after.digest != before.digest
+        assert vault.verify("notes").problems == ()
+        with pytest.raises(KeyDestroyed):
+            site.keyring.data_key(f"subject:{pseudonym}")
+
+    def test_the_pages_of_erased_rows_are_overwritten(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        with raw(site) as connection:
+            query = "SELECT sealed FROM records WHERE subject = ?"
+            rows = connection.execute(query, (vault.pseudonym("P-1"),)).fetchall()
+        vault.erase("P-1")
+        stored = b"".join(path.read_bytes() for path in site.paths.root.glob("vault.sqlite*"))
+        assert rows
+        for (sealed,) in rows:
+            assert sealed not in stored
+
+    def test_a_copy_made_before_opens_no_more(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        with raw(site) as connection:
+            saved = connection.serialize()
+        vault.erase("P-1")
+        vault.close()
+        for path in site.paths.root.glob("vault.sqlite-*"):
+            path.unlink()
+        site.paths.vault.write_bytes(saved)
+        with Vault.open(site.paths, site.keyring) as restored:
+            assert restored.pseudonym("P-1") not in {r.subject for r in restored.examples("notes")}
+            assert len(restored.examples("notes")) == 8
+            assert "2 records can no longer be opened" in restored.verify("notes").problems[0]
+
+    def test_repeating_it_returns_the_first_result(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        assert vault.erase("P-1") == vault.erase("P-1 ")
+
+    def test_an_unknown_subject_is_not_found(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        with pytest.raises(NotFound, match="no record of this subject"):
+            vault.erase("P-99")
+        assert not vault.is_erased("P-99")
+
+    def test_a_subject_of_a_removed_dataset_can_be_erased(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        vault.remove("notes")
+        result = vault.erase("P-1")
+        assert (result.records_removed, result.key_destroyed) == (0, True)
+
+    def test_the_last_subject_leaves_an_empty_dataset(self, vault: Vault) -> None:
+        stage(vault, ("P", "text", "label"))
+        vault.erase("P")
+        assert vault.examples("notes") == []
+        assert vault.dataset("notes").labels == ()
+        assert vault.verify("notes").problems == ()
+
+    def test_an_erased_subject_does_not_come_back(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        vault.erase("P-1")
+        again = stage(vault, *ROWS)
+        assert again.datasheet.erased_rows_left_out == 2
+        assert vault.pseudonym("P-1") not in {r.subject for r in vault.examples("notes")}
+
+    def test_readmission_is_explicit_and_uses_a_new_key(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        vault.erase("P-1")
+        with pytest.raises(NotFound, match="not erased"):
+            vault.readmit("P-2")
+        vault.readmit("P-1")
+        stage(vault, *ROWS)
+        assert len(vault.examples("notes")) == 10
+        pseudonym = vault.pseudonym("P-1")
+        assert site.keyring.data_key(f"subject:{pseudonym}:2")
+        assert vault.erase("P-1").records_removed == 2
+        with pytest.raises(KeyDestroyed):
+            site.keyring.data_key(f"subject:{pseudonym}:2")
+
+    def test_erasing_during_an_ingest_keeps_the_subject_out(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        with Vault.open(site.paths, site.keyring) as other, Staging(vault, "more") as staging:
+            staging.add([Record(vault.pseudonym("P-1"), "before", "l")])
+            other.erase("P-1")
+            staging.add([Record(vault.pseudonym("P-1"), "after", "l")])
+            staging.add([Record(vault.pseudonym("P-2"), "stays", "l")])
+            dataset = staging.publish(Provenance(PIPELINE), lambda _dataset: None)
+        assert (dataset.records, dataset.datasheet.erased_rows_left_out) == (1, 1)
+        assert [record.text for record in vault.examples("more")] == ["stays"]
+        assert vault.verify("more").problems == ()
+
+
+class TestKeyring:
+    def test_without_the_keyring_nothing_opens(
+        self, site: Site, vault: Vault, tmp_path: Path
+    ) -> None:
+        stage(vault, *ROWS)
+        with (
+            FileKeyring.create(tmp_path / "stranger") as stranger,
+            Vault.open(site.paths, stranger) as robbed,
+        ):
+            with pytest.raises(VerificationFailed):
+                robbed.datasets()
+            assert robbed.pseudonym("P-1") != vault.pseudonym("P-1")
+
+    def test_rotating_the_key_encryption_key_changes_nothing(
+        self, site: Site, vault: Vault
+    ) -> None:
+        stage(vault, *ROWS)
+        before = vault.examples("notes")
+        site.keyring.rotate()
+        assert vault.examples("notes") == before
