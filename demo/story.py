@@ -315,7 +315,8 @@ class Story:
                 "audit", "verify", str(copy), "--key", self._log_key(), expect=code
             )
             self._results.tamper_detected = code != 0
-            self._results.tamper_message = str(found["problems"][0]["what"])
+            first = found["problems"][0]
+            self._results.tamper_message = f"entry {first['position']}: {first['what']}"
 
     def _tampered_copy(self, log: Path) -> Path:
         """Copy the log as a thief of the database would, and flip one bit of one old entry."""
