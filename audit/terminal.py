@@ -20,6 +20,8 @@ from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError
 
+_OWN_PACKAGES = frozenset({"audit", "client", "compliance", "server"})
+
 
 def out() -> Console:
     """A console on standard output, made on demand so that redirection is respected."""
@@ -44,18 +46,33 @@ def print_error(error: FiduciaryError) -> None:
         console.print(f"  [bold]fix:[/] {escape(error.fix)}")
 
 
-def run_app(app: typer.Typer) -> None:
+def run_app(app: typer.Typer, *, extra: str = "") -> None:
     """Run a Typer application and turn every outcome into its exit code.
+
+    Args:
+        app: The application.
+        extra: The extra of the distribution whose packages the commands need.
 
     Raises:
         SystemExit: Always, with a member of `ExitCode` or a code that the command chose.
     """
-    sys.exit(_exit_code_of(lambda: app(standalone_mode=False)))
+    sys.exit(_exit_code_of(lambda: app(standalone_mode=False), extra))
 
 
-def _exit_code_of(call: Callable[[], object]) -> int:
+def _exit_code_of(call: Callable[[], object], extra: str) -> int:
     try:
         result = call()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not extra or package in _OWN_PACKAGES:
+            raise
+        print_error(
+            FiduciaryError(
+                f"this command needs the package {package}, which is not installed",
+                fix=f"pip install 'fiduciary[{extra}]'",
+            )
+        )
+        return int(ExitCode.UNEXPECTED)
     except FiduciaryError as error:
         print_error(error)
         return int(error.exit_code)

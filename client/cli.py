@@ -339,4 +339,4 @@ def status(folder: FolderOption = None, json: Json = False) -> None:
 
 def main() -> None:
     """Entry point of the `client` command."""
-    run_app(app)
+    run_app(app, extra="site")

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from audit.errors import ExitCode, FiduciaryError
+from audit.errors import ExitCode
 from audit.terminal import err, out, print_json, run_app
 from compliance.commands import add_commands
 from compliance.commands.options import DEFAULT_FOLDER
@@ -136,7 +136,6 @@ def init(
 
     Example: `compliance init /srv/compliance --host 0.0.0.0 --public-host compliance.example`
     """
-    _require_service()
     from compliance.service.folder import NewService, create_folder
     from compliance.service.settings import DEFAULT_DATABASE_URL
 
@@ -190,7 +189,6 @@ def start(folder: FolderArgument = DEFAULT_FOLDER) -> None:
 
     Example: `compliance start /srv/compliance`
     """
-    _require_service()
     from compliance.service.folder import Folder, open_registry
     from compliance.service.listener import serve
     from compliance.service.settings import read_settings
@@ -221,19 +219,6 @@ def start(folder: FolderArgument = DEFAULT_FOLDER) -> None:
 add_commands(app)
 
 
-def _require_service() -> None:
-    """Say which extra is missing instead of failing on an import."""
-    try:
-        import fastapi  # noqa: F401
-        import sqlalchemy  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise FiduciaryError(
-            f"the service needs the package {error.name}",
-            fix="pip install 'fiduciary[compliance]'",
-        ) from error
-
-
 def main() -> None:
     """Entry point of the `compliance` command."""
-    run_app(app)
+    run_app(app, extra="compliance")

@@ -274,4 +274,4 @@ def status(folder: FolderArgument = None, *, dir_option: Folder = None, json: Js
 
 def main() -> None:
     """Entry point of the `server` command."""
-    run_app(app)
+    run_app(app, extra="coordinator")

@@ -10,7 +10,6 @@ from rich.table import Table
 from audit.terminal import out, print_json
 from client.kit import group_digits
 from server.federation import Federation
-from server.status import federation_status, live_state
 
 if TYPE_CHECKING:
     from server.fetch import Fetched
@@ -35,6 +34,8 @@ def federation_json(federation: Federation) -> dict[str, Any]:
 
 def show_sites(federation: Federation, *, as_json: bool) -> None:
     """Print the sites."""
+    from server.status import live_state
+
     with federation.compliance() as compliance:
         views = compliance.sites()
     live = live_state(federation)
@@ -152,6 +153,8 @@ def show_fetched(fetched: Fetched) -> None:
 
 def show_status(federation: Federation, *, as_json: bool) -> None:
     """Print the federation's status."""
+    from server.status import federation_status
+
     status = federation_status(federation)
     if as_json:
         print_json(status)

@@ -75,3 +75,21 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["command"])
     with pytest.raises(ZeroDivisionError):
         run_app(app_that(raising(ZeroDivisionError())))
+
+
+def test_a_missing_package_names_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["command"])
+    missing = ModuleNotFoundError("no", name="torch.nn")
+    with pytest.raises(SystemExit) as ended:
+        run_app(app_that(raising(missing)), extra="site")
+    assert ended.value.code == ExitCode.UNEXPECTED
+    assert "package torch" in (text := capsys.readouterr().err)
+    assert "pip install 'fiduciary[site]'" in text
+
+
+def test_a_missing_module_of_our_own_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["command"])
+    with pytest.raises(ModuleNotFoundError):
+        run_app(app_that(raising(ModuleNotFoundError("no", name="client.nothing"))), extra="site")
