@@ -73,7 +73,9 @@ def _quietened(sentence: str, lexicon: Lexicon) -> str:
 
     def quiet(match: re.Match[str]) -> str:
         word = match.group()
-        titled = bool(_TITLE_BEFORE.search(sentence[: match.start()]))
+        titled = not lexicon.is_function_word(word) and bool(
+            _TITLE_BEFORE.search(sentence[: match.start()])
+        )
         if word == "I" or (lexicon.is_everyday(word) and not titled):
             return word if word == "I" else _same_length(word, word.lower())
         return _same_length(word, word.title())

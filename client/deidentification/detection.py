@@ -32,6 +32,7 @@ from client.deidentification.findings import (
     IBAN_CODE,
     IDENTIFIER,
     IP_ADDRESS,
+    NUMBER,
     PERSON,
     PHONE_NUMBER,
     URL,
@@ -60,8 +61,8 @@ _NOT_IDENTIFYING = ("NRP", DATE_TIME)
 """Nationalities and durations that the model finds; `client.deidentification.dates` finds dates."""
 
 _RULES: tuple[tuple[str, tuple[str, ...], Callable[[str], Iterable[Finding]]], ...] = (
-    ("identifiers", (IDENTIFIER, IBAN_CODE), find_identifiers),
-    ("phones", (PHONE_NUMBER, IDENTIFIER), find_phones),
+    ("identifiers", (IDENTIFIER, NUMBER, IBAN_CODE), find_identifiers),
+    ("phones", (PHONE_NUMBER, NUMBER), find_phones),
     ("online", (EMAIL_ADDRESS, URL, IP_ADDRESS), find_online),
     ("dates", (DATE_TIME,), find_dates),
     ("ages", (AGE,), find_ages),

@@ -20,11 +20,14 @@ IBAN_CODE = "IBAN_CODE"
 IDENTIFIER = "IDENTIFIER"
 """Record, account, customer, insurance and every other number given to one person or thing."""
 
+NUMBER = "NUMBER"
+"""A run of digits or a code that nothing announces, too long to be a quantity."""
+
 _STRUCTURED = (
-    EMAIL_ADDRESS, URL, IP_ADDRESS, IBAN_CODE, CREDIT_CARD, "US_SSN", DATE_TIME, PHONE_NUMBER,
-    IDENTIFIER, AGE,
+    EMAIL_ADDRESS, URL, IP_ADDRESS, IBAN_CODE, CREDIT_CARD, "US_SSN", DATE_TIME, IDENTIFIER,
+    PHONE_NUMBER, NUMBER, AGE,
 )  # fmt: skip
-_NAMED = (PERSON, ADDRESS, ORGANIZATION, LOCATION)
+_NAMED = (ORGANIZATION, PERSON, ADDRESS, LOCATION)
 _RANK = {kind: rank for rank, kind in enumerate(_STRUCTURED)} | dict.fromkeys(_NAMED, 100)
 _TIE = {kind: rank for rank, kind in enumerate(_NAMED)}
 

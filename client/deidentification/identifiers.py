@@ -17,6 +17,7 @@ from client.deidentification.findings import (
     IBAN_CODE,
     IDENTIFIER,
     IP_ADDRESS,
+    NUMBER,
     PHONE_NUMBER,
     URL,
     Finding,
@@ -37,13 +38,14 @@ _LABEL = r"""
     dea|ehic|hic|nhi|chi|crn|tin|itin|ein|pan|aadhaar|cpf|nif|dni|bsn|vin|vehicle|chassis|registration|
     plate|number\s+plate|license\s+plate|serial|device|imei|model|invoice|receipt|booking|reservation|
     ticket|reference|ref|confirmation|transaction|transfer|payment|routing|sort|swift|bic|iban|loan|
-    mortgage|contract|application|request|complaint|tracking|card|cvv|cvc|pin|fax|phone|pager|extension)
+    mortgage|contract|application|request|complaint|tracking|card|cvv|cvc|pin)
 """
 _LABELLED = re.compile(
     rf"""(?<![\w]){_LABEL}
     (?:\s+(?:number|no|num|nr|id|code|ref(?:erence)?|key|card))?\.?
     (?:\s*(?:\#|:|=|-|\u2013|\()|\s+(?:is|was|of|being|ending|ending\s+in|number|no\.?|nr\.?|id|code))*\s*
-    (?P<value>[A-Za-z]{{0,5}}[-/.\#]?\d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*)""",
+    (?P<value>[A-Za-z]{{0,5}}[-/.\#]?\d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*
+    (?:-[A-Za-z]{{1,3}}(?!\w))?)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _SHORT_LABEL = re.compile(
@@ -127,10 +129,10 @@ def find_identifiers(text: str) -> Iterator[Finding]:
         yield Finding(*match.span("value"), IDENTIFIER)
     for match in _CODE.finditer(text):
         if len(match.group()) >= MIN_DIGIT_RUN and not _MEASURED.fullmatch(match.group()):
-            yield Finding(*match.span(), IDENTIFIER)
+            yield Finding(*match.span(), NUMBER)
     for match in _RUN.finditer(text):
         if not _is_amount(text, *match.span()):
-            yield Finding(*match.span(), IDENTIFIER)
+            yield Finding(*match.span(), NUMBER)
     for pattern in (_NATIONAL_INSURANCE, _PLATE, _DEVICE):
         for match in pattern.finditer(text):
             yield Finding(*match.span(), IDENTIFIER)
@@ -143,7 +145,7 @@ def find_phones(text: str) -> Iterator[Finding]:
     """Telephone-like runs: groups of digits, country codes, extensions."""
     for match in _SEPARATED.finditer(text):
         if _is_separated_number(match.group()) and not _is_amount(text, *match.span()):
-            kind = IDENTIFIER if "/" in match.group() else PHONE_NUMBER
+            kind = NUMBER if "/" in match.group() else PHONE_NUMBER
             end = match.end() - (match.group().count(")") > match.group().count("("))
             extension = _EXTENSION.match(text, end)
             yield Finding(match.start(), extension.end() if extension else end, kind)

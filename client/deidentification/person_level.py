@@ -119,14 +119,17 @@ class SubjectSearch:
 
     def _add_name(self, identifier: Identifier) -> None:
         words = tuple(map(_folded, _LETTERS.findall(identifier.value)))
+        if all(self._lexicon.is_function_word(word) for word in words):
+            return
         kind = identifier.kind
         if len(words) > 1 or (kind != PERSON and words and len(words[0]) > 1):
             self._seek(words, kind)
         if kind == PERSON:
             for word in words:
-                if len(word) < MIN_NAME_LETTERS or self._lexicon.is_function_word(word):
-                    continue
-                if not self._lexicon.is_everyday(word) or self._lexicon.may_be_name(word):
+                everyday = self._lexicon.is_everyday(word)
+                if len(word) >= MIN_NAME_LETTERS and (
+                    not everyday or self._lexicon.may_be_name(word)
+                ):
                     self._seek((word,), kind)
 
     def _add_number(self, identifier: Identifier) -> None:
@@ -139,7 +142,7 @@ class SubjectSearch:
                     self._seek((word,), LOCATION)
 
     def _seek(self, words: tuple[str, ...], kind: str) -> None:
-        everyday = all(self._lexicon.is_everyday(word) for word in words)
+        everyday = len(words) == 1 and self._lexicon.is_everyday(words[0])
         self._by_first_word[words[0]].add(_Sought(words, kind, everyday))
 
     def _names(self, text: str) -> Iterator[Finding]:

@@ -136,8 +136,8 @@ class Staging:
             ).fetchall()
             if not rows:
                 raise Refused(
-                    f"no record is left for dataset {self.name!r}",
-                    fix="see the reasons above; nothing was stored",
+                    f"no record is left for {self.name!r}: {self._reasons(provenance)}",
+                    fix="mend the file and add it again; nothing was stored",
                 )
             labels: Counter[str] = Counter()
             for subject, _ in rows:
@@ -169,6 +169,13 @@ class Staging:
             )
         self._published = True
         return dataset
+
+    def _reasons(self, provenance: Provenance) -> str:
+        """Why rows were kept out, counted."""
+        reasons = [f"{count} {why}" for why, count in sorted(provenance.quarantined.items())]
+        if self.erased_rows_left_out:
+            reasons.append(f"{self.erased_rows_left_out} of erased subjects")
+        return ", ".join(reasons) or "none was given"
 
     def _begin(self) -> None:
         with self._vault.transaction() as connection:

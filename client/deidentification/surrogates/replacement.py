@@ -101,12 +101,12 @@ class SurrogateMaker:
 
     def _is_generic(self, kind: str, original: str) -> bool:
         """Whether a finding is only a form word, cut off from what it belongs to ("Flat", "Dr")."""
-        kept = {PERSON: _TITLES | PARTICLES, ADDRESS: _KEPT_IN_ADDRESSES}.get(kind)
-        if kind == LOCATION:
-            words = WORD.findall(original)
-            return bool(words) and all(self._lexicon.is_function_word(word) for word in words)
-        pieces = re.findall(r"\w+", original)
-        return kept is not None and all(plain(piece) in kept for piece in pieces)
+        kept = {
+            PERSON: _TITLES | PARTICLES,
+            ADDRESS: _KEPT_IN_ADDRESSES,
+            LOCATION: self._lexicon.function_words,
+        }.get(kind, frozenset())
+        return all(plain(piece) in kept for piece in re.findall(r"\w+", original))
 
     # --- names ----------------------------------------------------------------------------------
 

@@ -25,10 +25,13 @@ from tests.client.data.records import ROWS, WordForWord, add, journalled, source
 COLUMNS = Columns("who", "what", "kind")
 
 
-def read(tmp_path: Path, content: str, **intake: bool) -> SourceFile:
+def read(
+    tmp_path: Path, content: str, *, drop_duplicates: bool = False, drop_empty: bool = False
+) -> SourceFile:
     path = tmp_path / "notes.csv"
     path.write_text(content, encoding="utf-8")
-    return read_source(path, COLUMNS, Intake(dataset="notes", **intake))
+    intake = Intake(dataset="notes", drop_duplicates=drop_duplicates, drop_empty=drop_empty)
+    return read_source(path, COLUMNS, intake)
 
 
 class TestReading:
