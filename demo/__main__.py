@@ -1,4 +1,4 @@
-"""Run the demo: `python -m demo [--keep-running] [--folder .demo]`."""
+"""Run the demo: `python -m demo [--folder .demo] [--subjects 400]`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from rich.markup import escape
 
 from demo.processes import CommandFailed
 from demo.results import print_results, write_reports
-from demo.story import FINDINGS_THAT_MUST_HOLD, Story
+from demo.story import FINDINGS_THAT_MUST_HOLD, SUBJECTS_PER_SITE, Story
 
 
 def main() -> int:
     """Run every chapter, print the page of results, and say whether all of it held."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".demo"), help="where it all lives")
-    folder: Path = parser.parse_args().folder
+    parser.add_argument(
+        "--subjects", type=int, default=SUBJECTS_PER_SITE, help="synthetic people a site (>= 100)"
+    )
+    options = parser.parse_args()
+    folder: Path = options.folder
     console = Console()
     try:
-        results = Story(folder.resolve(), console).run()
+        results = Story(folder.resolve(), console, options.subjects).run()
     except CommandFailed as error:
         console.print(f"[bold red]The demo stopped:[/] {escape(str(error))}")
         console.print(f"Logs of every process are in {folder / 'logs'}.")

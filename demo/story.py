@@ -30,7 +30,6 @@ HERE = Path(__file__).parent
 
 SITES = {"st-elm": "hospital", "lakeside": "hospital", "merchant-bank": "bank"}
 SUBJECTS_PER_SITE = 400
-NOMINAL_SUBJECTS = 400
 RUN_SECONDS = 240
 """How long the demo waits for the run before it calls it lost."""
 
@@ -74,11 +73,15 @@ class Story:
     Args:
         folder: Absolute path; everything that the demo writes lies under it.
         console: Where progress is shown.
+        subjects_per_site: Synthetic people a site; the plan wants at least 100.
     """
 
-    def __init__(self, folder: Path, console: Console) -> None:
+    def __init__(
+        self, folder: Path, console: Console, subjects_per_site: int = SUBJECTS_PER_SITE
+    ) -> None:
         self._folder = folder
         self._console = console
+        self._subjects = subjects_per_site
         self._results = Results()
         self._said: list[str] = []
 
@@ -147,7 +150,7 @@ class Story:
                 self._processes.run(
                     "client", "data", "demo", f"notes/{site}",
                     "--profile", profile, "--site", site,
-                    "--subjects", str(SUBJECTS_PER_SITE), "--seed", str(number),
+                    "--subjects", str(self._subjects), "--seed", str(number),
                 )  # fmt: skip
                 self._write_policy(site)
             for site in SITES:
@@ -187,7 +190,7 @@ class Story:
                 template.render(
                     labels=json.dumps(labels),
                     sites=json.dumps(list(SITES)),
-                    nominal_subjects=NOMINAL_SUBJECTS,
+                    nominal_subjects=self._subjects,
                 ),
                 encoding="utf-8",
             )
