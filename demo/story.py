@@ -7,6 +7,7 @@ processes over TLS on loopback; each figure of the results is read from what a c
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import shutil
 import sqlite3
@@ -289,8 +290,11 @@ class Story:
 
     def _erasure(self) -> None:
         with self._chapter("A person asks st-elm to be forgotten"):
-            planted = json.loads((self._folder / "notes/st-elm/planted.json").read_text("utf-8"))
-            subject = min(planted["subjects"])
+            with (self._folder / "notes/st-elm/notes.csv").open(
+                encoding="utf-8", newline=""
+            ) as file:
+                records = Counter(row["subject_id"] for row in csv.DictReader(file))
+            subject, _ = records.most_common(1)[0]
             erased = self._processes.json("client", "erase", subject, "--dir", "st-elm", "--yes")
             removed = int(erased["erased"]["records_removed"])
             self._results.erased_records = removed
