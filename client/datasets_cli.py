@@ -469,8 +469,7 @@ def _print_added(result: IngestResult, source: SourceFile) -> None:
     notes = [f"{replaced} identifiers replaced by stand-ins"]
     if result.subjects_with_several_records:
         notes.append(
-            f"{result.subjects_with_several_records} subjects have several records: they count as"
-            " one person each"
+            f"subjects with several records, each one person: {result.subjects_with_several_records}"
         )
     if source.duplicates_dropped:
         notes.append(f"{source.duplicates_dropped} repeated rows left out")

@@ -75,7 +75,7 @@ def test_records_are_added_shown_verified_and_removed(typed: Any, notes: Path, s
     )  # fmt: skip
     assert code == ExitCode.OK
     assert "3 records of 2 subjects in 3 classes" in out
-    assert "1 subjects have several records" in out
+    assert "several records, each one person: 1" in out
     code, out, _ = typed("list", "--json")
     (listed,) = json.loads(out)
     assert (listed["name"], listed["purposes"]) == ("calls", ["triage"])
