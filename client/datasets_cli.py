@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from audit.errors import ExitCode, MalformedInput, NotFound
 from audit.terminal import err, out, print_json
+from client.dataset_views import (
+    described,
+    print_added,
+    print_dataset,
+    print_datasets,
+    print_leaks,
+    progress,
+    source_counts,
+)
 from client.policy_cli import FolderOption, Json
 from client.site import Site
-
-if TYPE_CHECKING:  # so that `client --help` does not wait for the language model
-    from client.ingest import IngestResult, SourceFile
-    from client.leaks import LeakCount
-    from client.vault import Dataset
 
 app = typer.Typer(
     name="data",
@@ -150,12 +144,12 @@ def add(
         with Vault.open(site.paths, site.keyring) as vault:
             deidentifier = Deidentifier(site.keyring.secret("surrogates"))
             recorder = Recorder(site.journal.record, site.principal)
-            with _progress(f"de-identifying {file.name}", len(source.records)) as advance:
+            with progress(f"de-identifying {file.name}", len(source.records)) as advance:
                 result = ingest(source, intake, vault, deidentifier, recorder, advance)
     if json:
-        print_json(_described(result.dataset) | {"source": _source_counts(source)})
+        print_json(described(result.dataset) | {"source": source_counts(source)})
     else:
-        _print_added(result, source)
+        print_added(result, source)
 
 
 @app.command("list")
@@ -169,24 +163,12 @@ def list_datasets(folder: FolderOption = None, json: Json = False) -> None:
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         datasets = vault.datasets()
     if json:
-        print_json([_described(dataset) for dataset in datasets])
+        print_json([described(dataset) for dataset in datasets])
         return
     if not datasets:
         out().print("the vault is empty; `client data add FILE` stores records", highlight=False)
         return
-    table = Table("dataset", "version", "subjects", "records", "labels", "purposes", box=None)
-    for dataset in datasets:
-        sheet = dataset.datasheet
-        purposes = ", ".join(sheet.purposes) or "none stated"
-        table.add_row(
-            dataset.name,
-            str(dataset.version),
-            str(dataset.subjects),
-            str(dataset.records),
-            str(len(dataset.labels)),
-            purposes,
-        )
-    out().print(table)
+    print_datasets(datasets)
 
 
 @app.command()
@@ -202,9 +184,9 @@ def show(name: Name, folder: FolderOption = None, json: Json = False) -> None:
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         dataset = vault.dataset(name)
     if json:
-        print_json(_described(dataset))
+        print_json(described(dataset))
     else:
-        _print_dataset(dataset)
+        print_dataset(dataset)
 
 
 @app.command()
@@ -359,7 +341,7 @@ def check_leaks(
             }
         )
     else:
-        _print_leaks(found)
+        print_leaks(found)
 
 
 @app.command()
@@ -394,7 +376,7 @@ def demo(
     if profile not in tuple(Profile):
         raise MalformedInput(f"unknown profile {profile!r}", fix=f"one of {', '.join(Profile)}")
     written = write_notes(folder, Profile(profile), site=site, subjects=subjects, seed=seed)
-    described: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "notes": str(written.notes),
         "planted": str(written.planted),
         "subjects": subjects,
@@ -403,119 +385,10 @@ def demo(
         "labels": list(written.labels),
     }
     if json:
-        print_json(described)
+        print_json(summary)
     else:
         out().print(
             f"{written.records} messages of {subjects} people in {written.notes}\n"
             f"{written.identifiers} identifiers stand in them: {written.planted}",
             highlight=False,
         )
-
-
-def _described(dataset: Dataset) -> dict[str, Any]:
-    sheet = dataset.datasheet.model_dump(mode="json", exclude={"format", "digest"})
-    return {
-        "name": dataset.name,
-        "version": dataset.version,
-        "digest": dataset.digest,
-        "labels": list(dataset.labels),
-        **sheet,
-    }
-
-
-def _source_counts(source: SourceFile) -> dict[str, int]:
-    return {
-        "records": len(source.records),
-        "duplicates_dropped": source.duplicates_dropped,
-        "empty_dropped": source.empty_dropped,
-        "subjects_with_several_records": source.subjects_with_several_records,
-    }
-
-
-@contextmanager
-def _progress(description: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and remaining time on a terminal; nothing elsewhere."""
-    console = err()
-    if not console.is_terminal:
-        yield lambda _done, _total: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(description, total=total, rate="")
-
-        def advance(done: int, _total: int) -> None:
-            speed = progress.tasks[bar].speed
-            rate = "" if speed is None else f"{speed:.0f} records/s"
-            progress.update(bar, completed=done, rate=rate)
-
-        yield advance
-
-
-def _print_added(result: IngestResult, source: SourceFile) -> None:
-    dataset, sheet = result.dataset, result.dataset.datasheet
-    say = out().print
-    say(
-        f"[green]stored[/] {dataset.name}, version {dataset.version}: {dataset.records} records of"
-        f" {dataset.subjects} subjects in {len(dataset.labels)} classes",
-        highlight=False,
-    )
-    replaced = sum(sheet.replacements.values())
-    notes = [f"{replaced} identifiers replaced by stand-ins"]
-    if result.subjects_with_several_records:
-        notes.append(
-            f"subjects with several records, each one person: {result.subjects_with_several_records}"
-        )
-    if source.duplicates_dropped:
-        notes.append(f"{source.duplicates_dropped} repeated rows left out")
-    if source.empty_dropped:
-        notes.append(f"{source.empty_dropped} incomplete rows left out")
-    if sheet.erased_rows_left_out:
-        notes.append(f"{sheet.erased_rows_left_out} rows of erased subjects left out")
-    for reason, count in sorted(sheet.quarantined.items()):
-        notes.append(f"{count} rows kept out: {reason}")
-    if result.interrupted_ingests_removed:
-        notes.append("what an interrupted ingest had left was removed")
-    if not sheet.purposes:
-        notes.append("no purpose was stated, so no plan may use it: --purpose")
-    for note in notes:
-        say(f"  {note}", highlight=False)
-
-
-def _print_dataset(dataset: Dataset) -> None:
-    sheet = dataset.datasheet
-    table = Table("", "", box=None, show_header=False)
-    rows = [
-        ("dataset", f"{dataset.name}, version {dataset.version}, added {sheet.created_at}"),
-        ("purposes", ", ".join(sheet.purposes) or "none stated"),
-        ("legal basis", sheet.legal_basis or "not stated"),
-        ("subjects", str(dataset.subjects)),
-        ("records", str(dataset.records)),
-        ("labels", ", ".join(f"{label} ({n})" for label, n in sorted(sheet.label_counts.items()))),
-        ("replaced", ", ".join(f"{kind} {n}" for kind, n in sorted(sheet.replacements.items()))),
-        ("kept out", ", ".join(f"{why} {n}" for why, n in sorted(sheet.quarantined.items()))),
-        ("repeated rows", str(sheet.duplicates_dropped)),
-        ("incomplete rows", str(sheet.empty_dropped)),
-        ("digest", dataset.digest),
-        ("de-identification", sheet.deidentification_digest),
-    ]
-    for name, value in rows:
-        table.add_row(name, escape(value) or "nothing")
-    out().print(table)
-
-
-def _print_leaks(found: LeakCount) -> None:
-    table = Table("kind", "planted", "left", box=None)
-    for kind, count in found.planted_by_kind.items():
-        table.add_row(kind, str(count), str(found.left_by_kind.get(kind, 0)))
-    table.add_row("all", str(found.planted), str(found.left), style="bold")
-    out().print(table)
-    out().print(
-        f"searched {found.records} records; something is left of {found.subjects_with_leak} people",
-        highlight=False,
-    )

@@ -56,7 +56,7 @@ class KeyedChoice:
         return "".join(self._like(char) for char in text)
 
     def _like(self, char: str) -> str:
-        if char.isdigit():
+        if char.isdecimal():
             return string.digits[self.below(10)]
         if char.isalpha():
             letter = string.ascii_lowercase[self.below(26)]

@@ -98,4 +98,4 @@ def mail_domain(choice: KeyedChoice) -> str:
 def _laid_out(original: str, digits: str) -> str:
     """The digits where the original has digits, everything else as in the original."""
     left = iter(digits)
-    return "".join(next(left) if char.isdigit() else char for char in original)
+    return "".join(next(left) if char.isdecimal() else char for char in original)

@@ -131,7 +131,12 @@ def test_ages_stay_near_and_none_is_above_89(maker: SurrogateMaker) -> None:
             assert age > 89 or abs(made - age) <= 3
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+def test_digits_of_other_scripts_are_digits(maker: SurrogateMaker) -> None:
+    assert re.fullmatch(r"9\d{3}", maker.surrogate(CREDIT_CARD, "\u0661\u0662\u0663\u0664", "P"))
+    assert maker.surrogate(PHONE_NUMBER, "07700 900\u00b2", "P").endswith("\u00b2")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
 @given(kind=st.sampled_from(KINDS), original=st.text(min_size=1, max_size=30))
 def test_a_stand_in_is_never_its_original(maker: SurrogateMaker, kind: str, original: str) -> None:
     if not any(char.isalnum() for char in original):

@@ -1,0 +1,151 @@
+"""How `client data` shows datasets, ingests and leak counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from audit.terminal import err, out
+
+if TYPE_CHECKING:  # so that `client --help` does not wait for the language model
+    from client.ingest import IngestResult, SourceFile
+    from client.leaks import LeakCount
+    from client.vault import Dataset
+
+
+def print_datasets(datasets: Iterable[Dataset]) -> None:
+    """One line for each dataset."""
+    table = Table("dataset", "version", "subjects", "records", "labels", "purposes", box=None)
+    for dataset in datasets:
+        table.add_row(
+            dataset.name,
+            str(dataset.version),
+            str(dataset.subjects),
+            str(dataset.records),
+            str(len(dataset.labels)),
+            ", ".join(dataset.datasheet.purposes) or "none stated",
+        )
+    out().print(table)
+
+
+def described(dataset: Dataset) -> dict[str, Any]:
+    """A dataset as JSON."""
+    sheet = dataset.datasheet.model_dump(mode="json", exclude={"format", "digest"})
+    return {
+        "name": dataset.name,
+        "version": dataset.version,
+        "digest": dataset.digest,
+        "labels": list(dataset.labels),
+        **sheet,
+    }
+
+
+def source_counts(source: SourceFile) -> dict[str, int]:
+    """A file as JSON: counts only."""
+    return {
+        "records": len(source.records),
+        "duplicates_dropped": source.duplicates_dropped,
+        "empty_dropped": source.empty_dropped,
+        "subjects_with_several_records": source.subjects_with_several_records,
+    }
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and remaining time on a terminal; nothing elsewhere."""
+    console = err()
+    if not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(description, total=total, rate="")
+
+        def advance(done: int, _total: int) -> None:
+            speed = progress.tasks[bar].speed
+            rate = "" if speed is None else f"{speed:.0f} records/s"
+            progress.update(bar, completed=done, rate=rate)
+
+        yield advance
+
+
+def print_added(result: IngestResult, source: SourceFile) -> None:
+    """What an ingest did, and what the operator should know of it."""
+    dataset, sheet = result.dataset, result.dataset.datasheet
+    say = out().print
+    say(
+        f"[green]stored[/] {dataset.name}, version {dataset.version}: {dataset.records} records of"
+        f" {dataset.subjects} subjects in {len(dataset.labels)} classes",
+        highlight=False,
+    )
+    replaced = sum(sheet.replacements.values())
+    notes = [f"{replaced} identifiers replaced by stand-ins"]
+    if several := result.subjects_with_several_records:
+        notes.append(f"subjects with several records, each one person: {several}")
+    if source.duplicates_dropped:
+        notes.append(f"{source.duplicates_dropped} repeated rows left out")
+    if source.empty_dropped:
+        notes.append(f"{source.empty_dropped} incomplete rows left out")
+    if sheet.erased_rows_left_out:
+        notes.append(f"{sheet.erased_rows_left_out} rows of erased subjects left out")
+    for reason, count in sorted(sheet.quarantined.items()):
+        notes.append(f"{count} rows kept out: {reason}")
+    if result.interrupted_ingests_removed:
+        notes.append("what an interrupted ingest had left was removed")
+    if not sheet.purposes:
+        notes.append("no purpose was stated, so no plan may use it: --purpose")
+    for note in notes:
+        say(f"  {note}", highlight=False)
+
+
+def print_dataset(dataset: Dataset) -> None:
+    """What is known of a dataset."""
+    sheet = dataset.datasheet
+    table = Table("", "", box=None, show_header=False)
+    rows = [
+        ("dataset", f"{dataset.name}, version {dataset.version}, added {sheet.created_at}"),
+        ("purposes", ", ".join(sheet.purposes) or "none stated"),
+        ("legal basis", sheet.legal_basis or "not stated"),
+        ("subjects", str(dataset.subjects)),
+        ("records", str(dataset.records)),
+        ("labels", ", ".join(f"{label} ({n})" for label, n in sorted(sheet.label_counts.items()))),
+        ("replaced", ", ".join(f"{kind} {n}" for kind, n in sorted(sheet.replacements.items()))),
+        ("kept out", ", ".join(f"{why} {n}" for why, n in sorted(sheet.quarantined.items()))),
+        ("repeated rows", str(sheet.duplicates_dropped)),
+        ("incomplete rows", str(sheet.empty_dropped)),
+        ("digest", dataset.digest),
+        ("de-identification", sheet.deidentification_digest),
+    ]
+    for name, value in rows:
+        table.add_row(name, escape(value) or "nothing")
+    out().print(table)
+
+
+def print_leaks(found: LeakCount) -> None:
+    """How many planted identifiers are left, by kind."""
+    table = Table("kind", "planted", "left", box=None)
+    for kind, count in found.planted_by_kind.items():
+        table.add_row(kind, str(count), str(found.left_by_kind.get(kind, 0)))
+    table.add_row("all", str(found.planted), str(found.left), style="bold")
+    out().print(table)
+    out().print(
+        f"searched {found.records} records; something is left of {found.subjects_with_leak} people",
+        highlight=False,
+    )
