@@ -110,7 +110,7 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
     def _per_subject(self, p: Tensor, subject_of_record: Tensor, subject_count: int) -> Tensor:
         per_record: Tensor = self._get_flat_grad_sample(p).to(p.dtype)
         p.grad_sample = None  # type: ignore[attr-defined]
-        p.grad = None  # what autograd summed without clipping must never reach the weights
+        p.grad = None  # autograd's own sum is not clipped; `add_noise` sets another
         if len(per_record) != len(subject_of_record):
             raise ValueError(
                 f"expected gradients of {len(subject_of_record)} records, got {len(per_record)}"
@@ -170,8 +170,8 @@ def clip_and_sum(per_subject: list[Tensor], max_grad_norm: float) -> list[Tensor
     Returns:
         One `shape` tensor a weight. The edge cases are in the module's table.
     """
-    squared = sum(g.flatten(1).pow(2).sum(1) for g in per_subject)
-    norms = torch.as_tensor(squared).sqrt()
+    squares = [torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in per_subject]
+    norms = torch.stack(squares).sum(0).sqrt()
     usable = torch.isfinite(norms)
     factors = (max_grad_norm / (norms + _NORM_FLOOR)).clamp(max=1.0)
     if not bool(usable.all()):
