@@ -57,7 +57,6 @@ site did, refused and erased is in its own journal, which anybody can verify.
 )
 app.add_typer(datasets_cli.app, name="data")
 app.add_typer(policy_cli.app, name="policy")
-app.command()(erasure_cli.erase)
 
 FolderOption = Annotated[
     Path | None,
@@ -335,6 +334,9 @@ def status(folder: FolderOption = None, json: Json = False) -> None:
         print_json(found)
     else:
         print_status(found)
+
+
+app.command()(erasure_cli.erase)
 
 
 def main() -> None:
