@@ -2,7 +2,8 @@
 
 **Formal guarantees.** Every choice is a function of HMAC-SHA256(site secret, purpose, original).
 Without the secret nobody can test a guess of the original against a stand-in; two sites with
-different secrets choose independently. A stand-in never equals its original.
+different secrets choose independently. A stand-in never equals its original; a finding that is
+nothing but form words gets none and stays (`SurrogateMaker.form_words`).
 """
 
 from __future__ import annotations

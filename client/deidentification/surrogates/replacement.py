@@ -101,12 +101,16 @@ class SurrogateMaker:
 
     def _is_generic(self, kind: str, original: str) -> bool:
         """Whether a finding is only a form word, cut off from what it belongs to ("Flat", "Dr")."""
-        kept = {
+        kept = self.form_words(kind)
+        return all(plain(piece) in kept for piece in re.findall(r"\w+", original))
+
+    def form_words(self, kind: str) -> frozenset[str]:
+        """Words that identify nobody: a finding of nothing but these stays as it is."""
+        return {
             PERSON: _TITLES | PARTICLES,
             ADDRESS: _KEPT_IN_ADDRESSES,
             LOCATION: self._lexicon.function_words,
         }.get(kind, frozenset())
-        return all(plain(piece) in kept for piece in re.findall(r"\w+", original))
 
     # --- names ----------------------------------------------------------------------------------
 
