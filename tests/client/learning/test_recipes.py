@@ -21,30 +21,47 @@ DELTA = Decimal("0.00001")
 
 
 @pytest.mark.parametrize("epsilon", ["0.5", "3", "8"])
-@pytest.mark.parametrize("adapter_rounds", [0, 2])
-def test_recommended_phases_cost_what_was_asked(epsilon: str, adapter_rounds: int) -> None:
+@pytest.mark.parametrize(("asked", "adapting"), [(None, 2), (0, 0), (5, 5)])
+def test_recommended_phases_cost_what_was_asked(
+    epsilon: str, asked: int | None, adapting: int
+) -> None:
     phases = recommended_phases(
-        Decimal(epsilon), DELTA, label_count=5, nominal_subjects=500, adapter_rounds=adapter_rounds
+        Decimal(epsilon), DELTA, label_count=5, nominal_subjects=500, adapter_rounds=asked
     )
     spent = reported_epsilon(events_of(phases), DELTA)
     assert Decimal("0.97") * Decimal(epsilon) < spent <= Decimal(epsilon)
-    assert [phase.kind for phase in phases] == ["probe", "adapter"][: 1 + bool(adapter_rounds)]
-    assert sum(phase.rounds for phase in phases) == 40 + adapter_rounds
+    rounds = {phase.kind: phase.rounds for phase in phases}
+    assert rounds == {"probe": 40} | ({"adapter": adapting} if adapting else {})
     for phase in phases:  # each survives the statement's own checks
         Phase.model_validate(phase.model_dump())
 
 
-@pytest.mark.parametrize("rounds", [1, 4, 7, 200])
-def test_a_number_of_rounds_is_kept(rounds: int) -> None:
-    (probe,) = recommended_phases(Decimal(8), DELTA, rounds=rounds)
-    assert probe.rounds == rounds
-    assert probe.rounds * probe.steps_per_round >= 40
+@pytest.mark.parametrize("epsilon", ["0.5", "8"])
+def test_nearly_all_of_the_budget_goes_to_the_probe(epsilon: str) -> None:
+    phases = recommended_phases(Decimal(epsilon), DELTA)
+    probe = reported_epsilon(events_of(phases[:1]), DELTA)
+    assert probe > Decimal("0.97") * Decimal(epsilon)
+
+
+@pytest.mark.parametrize(("rounds", "adapting"), [(1, 0), (4, 0), (7, 1), (20, 2), (200, 2)])
+def test_a_number_of_rounds_is_kept(rounds: int, adapting: int) -> None:
+    phases = recommended_phases(Decimal(8), DELTA, rounds=rounds)
+    assert sum(phase.rounds for phase in phases) == rounds
+    assert sum(phase.rounds for phase in phases[1:]) == adapting
+    assert phases[0].rounds * phases[0].steps_per_round >= 40
+
+
+def test_small_sites_adapt_less_so_that_noise_stays_without_effect() -> None:
+    rates = [
+        recommended_phases(Decimal(1), DELTA, nominal_subjects=subjects)[1].learning_rate
+        for subjects in (10, 100, 100_000)
+    ]
+    assert 0 < rates[0] < rates[1] < rates[2] == 1
 
 
 def test_the_learning_rate_follows_public_numbers_and_stays_in_bounds() -> None:
     def rate(**numbers: int) -> float:
-        (phase,) = recommended_phases(Decimal(1), DELTA, **numbers)
-        return float(phase.learning_rate)
+        return float(recommended_phases(Decimal(1), DELTA, **numbers)[0].learning_rate)
 
     assert rate(label_count=50, nominal_subjects=200) == pytest.approx(
         rate(label_count=50, nominal_subjects=100) * 2, rel=0.01
