@@ -81,7 +81,7 @@ class PlanSection(Document):
     legal_basis: str
     retention_days: int
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    adapter_rounds: Annotated[int, Field(ge=0, le=10_000)] = 0
+    adapter_rounds: Annotated[int, Field(ge=0, le=10_000)] | None = None
 
 
 class PrivacySection(Document):
@@ -160,7 +160,7 @@ def make_plan(
             f"{path}: plan.sites: not an admitted site: {', '.join(unknown)}",
             fix="see `server sites`; admit them first: server admit SITE",
         )
-    if file.phases and (section.rounds is not None or section.adapter_rounds):
+    if file.phases and (section.rounds, section.adapter_rounds) != (None, None):
         raise MalformedPlanFile(
             f"{path}: plan.rounds: each phase states its own rounds",
             fix="remove plan.rounds and plan.adapter_rounds, or the phases",

@@ -79,6 +79,14 @@ def test_adapter_rounds_can_be_asked_for(tmp_path: Path) -> None:
     assert [(phase.kind, phase.rounds) for phase in plan.phases] == [("probe", 3), ("adapter", 2)]
 
 
+def test_no_adapter_rounds_can_be_asked_for(tmp_path: Path) -> None:
+    asked = "retention_days = 365\nadapter_rounds = 0"
+    plan = plan_from(tmp_path, PLAN.replace("retention_days = 365", asked))
+    assert [phase.kind for phase in plan.phases] == ["probe"]
+    by_default = plan_from(tmp_path, PLAN)
+    assert [phase.kind for phase in by_default.phases] == ["probe", "adapter"]
+
+
 def test_recommended_phases_know_the_size_of_the_plan(tmp_path: Path) -> None:
     small = plan_from(tmp_path, PLAN)
     smaller = plan_from(tmp_path, PLAN.replace("nominal_subjects = 1000", "nominal_subjects = 20"))
