@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,7 @@ from audit.search import EntryFilter, find_position, payload_or_forgotten, store
 from audit.snapshot import open_snapshot
 from audit.sqlite_log import SqliteLogStorage
 from audit.storage import META_KEY, META_ORIGIN, prove_entry
-from audit.terminal import err, out, print_json, run_app
+from audit.terminal import VersionOption, err, print_json, run_app
 from audit.verifier import verify_log
 
 app = typer.Typer(
@@ -90,19 +89,8 @@ RequiredKey = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        out().print(f"fiduciary {version('fiduciary')}", highlight=False)
-        raise typer.Exit
-
-
 @app.callback()
-def _root(
-    _: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
+def _root(_: VersionOption = False) -> None:
     pass
 
 

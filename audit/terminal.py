@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import click
 import typer
@@ -31,6 +32,19 @@ def out() -> Console:
 def err() -> Console:
     """A console on standard error, for progress and messages."""
     return Console(stderr=True, soft_wrap=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out().print(f"fiduciary {version('fiduciary')}", highlight=False)
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+"""The `--version` of a command's callback."""
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from audit.errors import MalformedInput, NotFound, Refused
-from client.learning.model import base_model_digest, resolve_base_model
+from client.learning.model import base_model_digest, quiet_transformers, resolve_base_model
 from client.policy import EMBEDDED_PREFIX
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
@@ -70,17 +70,13 @@ def load_base_model(folder: Path) -> str:
     import transformers  # slow to import, and needed here only
 
     options = {"local_files_only": True, "trust_remote_code": False}
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        transformers.AutoModel.from_pretrained(folder, use_safetensors=True, **options)
-        transformers.AutoTokenizer.from_pretrained(folder, **options)
+        with quiet_transformers():
+            transformers.AutoModel.from_pretrained(folder, use_safetensors=True, **options)
+            transformers.AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise MalformedInput(
             f"the base model in {folder.name} does not load: {type(error).__name__}",
             fix="install it again",
         ) from error
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     return found

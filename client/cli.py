@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError, NotFound, Unauthorised, Unreachable
-from audit.terminal import err, out, print_error, print_json, run_app
+from audit.terminal import VersionOption, err, print_error, print_json, run_app
 from client import datasets_cli, erasure_cli, policy_cli
 from client.kit import group_digits
 from client.presentation import print_budget, print_checks, say
@@ -71,19 +70,8 @@ FolderOption = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        out().print(f"fiduciary {version('fiduciary')}", highlight=False)
-        raise typer.Exit
-
-
 @app.callback()
-def _root(
-    _: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
+def _root(_: VersionOption = False) -> None:
     pass
 
 

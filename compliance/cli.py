@@ -6,7 +6,6 @@ import logging
 import secrets
 import signal
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from audit.errors import ExitCode
-from audit.terminal import err, out, print_json, run_app
+from audit.terminal import VersionOption, err, print_json, run_app
 from compliance.commands import add_commands
 from compliance.commands.options import DEFAULT_FOLDER
 from compliance.presentation import print_fields, say
@@ -73,19 +72,8 @@ FolderArgument = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        out().print(f"fiduciary {version('fiduciary')}", highlight=False)
-        raise typer.Exit
-
-
 @app.callback()
-def _root(
-    _: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
+def _root(_: VersionOption = False) -> None:
     pass
 
 

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from audit.errors import ExitCode
-from audit.terminal import err, out, print_json, run_app
+from audit.terminal import VersionOption, err, out, print_json, run_app
 from server import screens
 from server.federation import (
     CONTROL_HOST,
@@ -57,6 +57,12 @@ not verify · 7 a service does not answer · 8 not accepted · 9 exists or used 
     add_completion=False,
 )
 app.add_typer(release_app, name="release")
+
+
+@app.callback()
+def _root(_: VersionOption = False) -> None:
+    pass
+
 
 Folder = Annotated[
     Path | None,

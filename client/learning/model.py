@@ -140,7 +140,7 @@ class ClassifierModel:
         import peft
         import transformers
 
-        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
             settings = transformers.AutoConfig.from_pretrained(
                 base_path, num_labels=len(plan.labels), local_files_only=True
             )
@@ -335,7 +335,7 @@ def _adapter_seed(plan: TrainingPlan) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars and no advice on a freshly initialised head, which is what we want."""
     from transformers.utils import logging
 
