@@ -44,6 +44,7 @@ from client.flower import IncomingTask
 from client.guard import Allowed, Refused
 from client.lessons import Lessons, Material
 from client.policy import read_policy
+from client.presentation import short
 from client.progress import ActivityFile, Reporter
 from client.review import Review
 from client.site import Site
@@ -228,7 +229,7 @@ class Worker:
 
     def _settle(self, plan_id: str, state: str) -> None:
         released = self._ledger.settle(plan_id)
-        self._say(f"plan {_short(plan_id)} {state}; {released} rounds given back to the budget")
+        self._say(f"plan {short(plan_id)} {state}; {released} rounds given back to the budget")
         self._lessons.forget()
         self._last = None
         if self._once:
@@ -272,7 +273,7 @@ class Worker:
         material = self._prepare(task, allowed)
         self._ledger.start_round(task.plan_id, task.round)
         self._begin("training", task, plan)
-        label = f"round {task.round + 1} of {plan.rounds}, plan {_short(task.plan_id)}"
+        label = f"round {task.round + 1} of {plan.rounds}, plan {short(task.plan_id)}"
         with self._reporter.steps(label, phase.steps_per_round) as shown:
 
             def progress(done: int, total: int) -> None:
@@ -305,7 +306,7 @@ class Worker:
         answer = arrays_digest({"confusion": confusion})
         report = self._report(task, plan, material, steps=0, answer=answer)
         self._reply(lambda: fleet.reply_confusion(task, confusion, report))
-        self._say(f"evaluated round {task.round + 1} of plan {_short(task.plan_id)}")
+        self._say(f"evaluated round {task.round + 1} of plan {short(task.plan_id)}")
 
     def _allowed(self, task: IncomingTask) -> Allowed:
         if not _PLAN_ID.fullmatch(task.plan_id):
@@ -361,7 +362,7 @@ class Worker:
         reason = str(no)[:MAX_REASON]
         statement = self._answers.refusal(f"plan:{about}", no.code, reason).to_json()
         advice = f" ({no.fix})" if no.fix else ""
-        self._say(f"refused plan {_short(about)}: {no.code}: {reason}{advice}", problem=True)
+        self._say(f"refused plan {short(about)}: {no.code}: {reason}{advice}", problem=True)
         self._reply(lambda: fleet.reply_refusal(task, no.code, reason, statement))
         if self._once and no.whole_plan:
             self._ending = Ending.REFUSED
@@ -380,7 +381,3 @@ class Worker:
 
     def _say(self, message: str, *, problem: bool = False) -> None:
         self._reporter.say(message, problem=problem)
-
-
-def _short(plan_id: str) -> str:
-    return plan_id.removeprefix("sha256:")[:12]
