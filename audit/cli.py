@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from audit.durable import write_durably
 from audit.errors import ExitCode, MalformedInput, NotFound
-from audit.keyring import FileKeyring
+from audit.keyring import Keyring
 from audit.keys import VerifyKey
 from audit.leaf import Leaf
 from audit.presentation import (
@@ -255,7 +255,7 @@ def show(
 
     Example: `audit show journal.sqlite --action plan. --limit 20`
     """
-    keys = FileKeyring.open(keyring) if keyring else None
+    keys = Keyring.open(keyring) if keyring else None
     with open_snapshot(log) as connection:
         storage = SqliteLogStorage(connection)
         if checkpoint:

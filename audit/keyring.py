@@ -6,7 +6,7 @@
   so nothing is sealed later under a key that somebody believes gone.
 * A key is durable before `generate_data_key` returns: no payload outlives its key by a crash.
 * `secret` holds named 32-byte HMAC secrets (pseudonyms, surrogates) in the same way.
-* `audit.wrapping` says what the log needs of a keyring, and a keyring of a key-management service.
+* `audit.key_manager` says what the log needs of a keyring.
 
 **What destroying guarantees.** When `destroy` returns, no file of the keyring holds the wrapped key
 (SQLite's secure delete overwrites it and the rollback journal is gone). Copies that were made
@@ -34,11 +34,11 @@ from audit.durable import (
     sync_directory,
     write_durably,
 )
-from audit.envelope import KEY_BYTES
-from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
-from audit.wrapping import KeyDestroyed, KeyManager, KeyWrapper, LocalWrapper
+from audit.envelope import KEY_BYTES, NONCE_BYTES, Envelope, seal, unseal
+from audit.errors import Conflict, MalformedInput, NotFound
+from audit.key_manager import KeyDestroyed, KeyringUnavailable
 
-__all__ = ["FileKeyring", "KeyDestroyed", "KeyManager", "KeyringUnavailable"]
+__all__ = ["KeyDestroyed", "Keyring", "KeyringUnavailable"]
 
 MAX_KEY_NAME_LENGTH: Final = 300
 
@@ -61,13 +61,7 @@ CREATE TABLE keyring_keys (
 """
 
 
-class KeyringUnavailable(FiduciaryError):
-    """The keyring's files cannot be read or written."""
-
-    code = "keyring-unavailable"
-
-
-class FileKeyring:
+class Keyring:
     """A keyring in one directory: `keyring.sqlite` and the key-encryption key, all 0600.
 
     Safe under threads and processes. Keys are read from the file at each use, so a key that another
@@ -79,10 +73,10 @@ class FileKeyring:
         self._directory = directory
         self._connection = connection
         self._lock = threading.RLock()
-        self._wrappers: dict[str, KeyWrapper] = {}
+        self._wrappers: dict[str, LocalWrapper] = {}
 
     @classmethod
-    def create(cls, directory: Path) -> FileKeyring:
+    def create(cls, directory: Path) -> Keyring:
         """Make a new, empty keyring.
 
         Args:
@@ -111,7 +105,7 @@ class FileKeyring:
         return cls.open(directory)
 
     @classmethod
-    def open(cls, directory: Path) -> FileKeyring:
+    def open(cls, directory: Path) -> Keyring:
         """Open a keyring.
 
         Raises:
@@ -144,7 +138,7 @@ class FileKeyring:
             self._wrappers.clear()
             self._connection.close()
 
-    def __enter__(self) -> FileKeyring:
+    def __enter__(self) -> Keyring:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -281,14 +275,14 @@ class FileKeyring:
             )
         return bool(existing and existing[0])
 
-    def _wrapper(self, identifier: str) -> KeyWrapper:
+    def _wrapper(self, identifier: str) -> LocalWrapper:
         with self._lock:
             if identifier not in self._wrappers:
                 key = (self._directory / identifier).read_bytes()
                 self._wrappers[identifier] = LocalWrapper(identifier, key)
             return self._wrappers[identifier]
 
-    def _new_wrapper(self) -> KeyWrapper:
+    def _new_wrapper(self) -> LocalWrapper:
         """A new key-encryption key on disk. Call it inside a transaction, see below."""
         identifier = f"kek-{secrets.token_hex(8)}.key"
         key = secrets.token_bytes(KEY_BYTES)
@@ -336,6 +330,33 @@ class FileKeyring:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+class LocalWrapper:
+    """A key-encryption key in memory, read from a 32-byte file with mode 0600."""
+
+    def __init__(self, identifier: str, key: bytes) -> None:
+        self._identifier = identifier
+        self._key = key
+
+    @property
+    def identifier(self) -> str:
+        """Name of the file that holds the key."""
+        return self._identifier
+
+    def wrap(self, key: bytes, context: bytes) -> bytes:
+        """Nonce, ciphertext and tag of AES-256-GCM."""
+        envelope = seal(self._key, key, context)
+        return envelope.nonce + envelope.ciphertext
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """The key that `wrap` was given.
+
+        Raises:
+            VerificationFailed: When wrapped key or context differ.
+        """
+        envelope = Envelope(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:])
+        return unseal(self._key, envelope, context)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

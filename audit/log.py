@@ -24,7 +24,7 @@ from audit.canonical import canonical_bytes, parse_canonical_object
 from audit.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from audit.envelope import Envelope, seal, unseal
 from audit.errors import Conflict, MalformedInput, NotFound
-from audit.keyring import KeyManager
+from audit.key_manager import DataKeys
 from audit.keys import SigningKey, VerifyKey
 from audit.leaf import Leaf, check_clear_fields, format_time
 from audit.merkle import Frontier, Node, consistency_proof, hash_leaf
@@ -120,7 +120,7 @@ class AuditLog:
         self,
         origin: str,
         signer: SigningKey,
-        keys: KeyManager,
+        keys: DataKeys,
         clock: Callable[[], datetime] = utc_clock,
     ) -> None:
         """A log by its name and keys.
@@ -333,7 +333,7 @@ def data_key_name(entry: Entry, time: str) -> str:
     return subject_key_name(entry.subject)
 
 
-def open_payload(leaf: Leaf, origin: str, keys: KeyManager) -> dict[str, Any]:
+def open_payload(leaf: Leaf, origin: str, keys: DataKeys) -> dict[str, Any]:
     """The payload of a leaf of the log `origin`.
 
     Raises:

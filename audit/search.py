@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from audit.errors import Conflict, NotFound
-from audit.keyring import KeyDestroyed, KeyManager
+from audit.key_manager import DataKeys, KeyDestroyed
 from audit.leaf import Leaf
 from audit.log import open_payload
 from audit.storage import LogStorage, read_leaf
@@ -91,7 +91,7 @@ def find_position(storage: LogStorage, entry: str) -> int:
     return positions[0]
 
 
-def payload_or_forgotten(leaf: Leaf, origin: str, keys: KeyManager) -> dict[str, Any] | str:
+def payload_or_forgotten(leaf: Leaf, origin: str, keys: DataKeys) -> dict[str, Any] | str:
     """The payload, or `FORGOTTEN` when its key was destroyed."""
     try:
         return open_payload(leaf, origin, keys)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from audit.durable import private_temporary, publish_durably
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
-from audit.keyring import KeyManager
+from audit.key_manager import DataKeys
 from audit.keys import SigningKey, VerifyKey
 from audit.leaf import Leaf
 from audit.log import Appended, AuditLog, Entry, utc_clock
@@ -127,7 +127,7 @@ class Journal:
         path: Path,
         origin: str,
         signer: SigningKey,
-        keys: KeyManager,
+        keys: DataKeys,
         clock: Callable[[], datetime] = utc_clock,
     ) -> Journal:
         """Begin a new journal.
@@ -161,7 +161,7 @@ class Journal:
         cls,
         path: Path,
         signer: SigningKey,
-        keys: KeyManager,
+        keys: DataKeys,
         clock: Callable[[], datetime] = utc_clock,
     ) -> Journal:
         """Open a journal and check that its head is what was signed.

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from audit.durable import sync_directory, write_durably
 from audit.errors import Conflict, MalformedInput, NotFound
-from audit.keyring import FileKeyring
+from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import Entry
 from audit.sqlite_log import Journal
@@ -153,9 +153,9 @@ class Site:
         return SigningKey.load(self.paths.identity)
 
     @cached_property
-    def keyring(self) -> FileKeyring:
+    def keyring(self) -> Keyring:
         """Wraps the data keys of vault and journal."""
-        return FileKeyring.open(self.paths.keyring)
+        return Keyring.open(self.paths.keyring)
 
     @cached_property
     def journal(self) -> Journal:
@@ -295,7 +295,7 @@ def _build(paths: SitePaths, config: SiteConfig) -> None:
     identity.save(paths.identity)
     write_durably(paths.node_key, generate_node_key(), replace=False)
     Ledger.create(paths.ledger)
-    keyring = FileKeyring.create(paths.keyring)
+    keyring = Keyring.create(paths.keyring)
     journal = Journal.create(paths.journal, origin, identity, keyring)
     try:
         journal.record(

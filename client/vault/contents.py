@@ -26,7 +26,7 @@ class VaultPaths(Protocol):
 
 
 class KeyStore(Protocol):
-    """The part of `audit.keyring.KeyManager` that the vault uses."""
+    """The part of `audit.key_manager.DataKeys` that the vault uses."""
 
     def generate_data_key(self, name: str, /) -> bytes:
         """The 32-byte key of that name, made durably if there was none.

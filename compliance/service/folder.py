@@ -49,7 +49,7 @@ from audit.errors import (
     Refused,
     VerificationFailed,
 )
-from audit.keyring import FileKeyring
+from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import AuditLog
 from compliance.resources import Role
@@ -206,7 +206,7 @@ def _build(folder: Folder, new: NewService, clock: Callable[[], datetime]) -> No
     )
     trust.save(folder.trust)
     write_durably(folder.settings, settings.to_toml().encode("utf-8"))
-    keyring = FileKeyring.create(folder.keyring)
+    keyring = Keyring.create(folder.keyring)
     registry = Registry(
         trust=trust,
         database=Database(settings.database_url, folder.path),
@@ -273,7 +273,7 @@ def open_registry(
         raise _foreign_key(folder.release_key)
     if folder.certificate.read_text("utf-8") != trust.certificate:
         raise _foreign_key(folder.certificate)
-    keyring = FileKeyring.open(folder.keyring)
+    keyring = Keyring.open(folder.keyring)
     registry = Registry(
         trust=trust,
         database=Database(settings.database_url, folder.path),

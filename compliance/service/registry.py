@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from audit.errors import FiduciaryError
-from audit.keyring import FileKeyring
+from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import AuditLog, Entry, LogStorage
 from compliance import rules
@@ -67,7 +67,7 @@ class Registry:
     log: AuditLog
     signer: SigningKey
     release_key: X25519PrivateKey
-    keyring: FileKeyring
+    keyring: Keyring
     content: ContentFolder
     clock: Callable[[], datetime]
     storage: Callable[[Session], LogStorage] = SqlLogStorage

@@ -7,7 +7,7 @@ acknowledged.
 import sys
 from pathlib import Path
 
-from audit.keyring import FileKeyring
+from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.sqlite_log import Journal
 from tests.audit.logs import entry
@@ -15,7 +15,7 @@ from tests.audit.logs import entry
 
 def main() -> None:
     folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    keyring = FileKeyring.open(folder / "keyring")
+    keyring = Keyring.open(folder / "keyring")
     journal = Journal.open(folder / "journal.sqlite", SigningKey.load(folder / "key.pem"), keyring)
     for number in range(count):
         appended = journal.record(entry(number, actor=name, payload={"number": number}))

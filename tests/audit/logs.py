@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from audit.keyring import FileKeyring
+from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import Entry
 from audit.sqlite_log import Journal
@@ -35,7 +35,7 @@ class Site:
         self.folder = folder
         self.path = folder / "journal.sqlite"
         self.signer = SigningKey.generate(ORIGIN)
-        self.keyring = FileKeyring.create(folder / "keyring")
+        self.keyring = Keyring.create(folder / "keyring")
         self.journal = Journal.create(self.path, ORIGIN, self.signer, self.keyring, Clock())
 
     @property

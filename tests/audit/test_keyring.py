@@ -13,21 +13,20 @@ import pytest
 
 from audit.envelope import Envelope, seal, unseal
 from audit.errors import Conflict, MalformedInput, NotFound, VerificationFailed
-from audit.keyring import FileKeyring, KeyDestroyed, KeyringUnavailable
-from audit.wrapping import LocalWrapper
+from audit.keyring import KeyDestroyed, Keyring, KeyringUnavailable, LocalWrapper
 
 
 @pytest.fixture
-def keyring(tmp_path: Path) -> FileKeyring:
-    return FileKeyring.create(tmp_path / "keyring")
+def keyring(tmp_path: Path) -> Keyring:
+    return Keyring.create(tmp_path / "keyring")
 
 
-def reopened(keyring: FileKeyring, tmp_path: Path) -> FileKeyring:
+def reopened(keyring: Keyring, tmp_path: Path) -> Keyring:
     keyring.close()
-    return FileKeyring.open(tmp_path / "keyring")
+    return Keyring.open(tmp_path / "keyring")
 
 
-def test_keys_last_and_differ(keyring: FileKeyring, tmp_path: Path) -> None:
+def test_keys_last_and_differ(keyring: Keyring, tmp_path: Path) -> None:
     first = keyring.generate_data_key("subject:a")
     assert len(first) == 32
     assert keyring.generate_data_key("subject:a") == first
@@ -40,30 +39,30 @@ def test_keys_last_and_differ(keyring: FileKeyring, tmp_path: Path) -> None:
     assert list(again.names()) == ["subject:a", "subject:b"]
 
 
-def test_there_is_no_key_by_default(keyring: FileKeyring) -> None:
+def test_there_is_no_key_by_default(keyring: Keyring) -> None:
     with pytest.raises(NotFound) as caught:
         keyring.data_key("subject:a")
     assert not isinstance(caught.value, KeyDestroyed)
 
 
-def test_destroyed_is_for_ever(keyring: FileKeyring, tmp_path: Path) -> None:
+def test_destroyed_is_for_ever(keyring: Keyring, tmp_path: Path) -> None:
     keyring.generate_data_key("subject:a")
     assert keyring.destroy("subject:a") is True
     assert keyring.destroy("subject:a") is False
-    for ring in (keyring, FileKeyring.open(tmp_path / "keyring")):
+    for ring in (keyring, Keyring.open(tmp_path / "keyring")):
         with pytest.raises(KeyDestroyed):
             ring.data_key("subject:a")
         with pytest.raises(KeyDestroyed):
             ring.generate_data_key("subject:a")
 
 
-def test_a_name_can_be_destroyed_before_it_has_a_key(keyring: FileKeyring) -> None:
+def test_a_name_can_be_destroyed_before_it_has_a_key(keyring: Keyring) -> None:
     assert keyring.destroy("subject:never") is False
     with pytest.raises(KeyDestroyed):
         keyring.generate_data_key("subject:never")
 
 
-def test_a_secret_can_be_destroyed(keyring: FileKeyring) -> None:
+def test_a_secret_can_be_destroyed(keyring: Keyring) -> None:
     keyring.generate_data_key("pseudonyms")
     keyring.secret("pseudonyms")
     assert keyring.destroy_secret("pseudonyms") is True
@@ -72,7 +71,7 @@ def test_a_secret_can_be_destroyed(keyring: FileKeyring) -> None:
     keyring.data_key("pseudonyms")
 
 
-def test_no_file_keeps_a_destroyed_key(keyring: FileKeyring, tmp_path: Path) -> None:
+def test_no_file_keeps_a_destroyed_key(keyring: Keyring, tmp_path: Path) -> None:
     keyring.generate_data_key("subject:a")
     for number in range(50):
         keyring.generate_data_key(f"subject:other-{number}")
@@ -88,7 +87,7 @@ def test_no_file_keeps_a_destroyed_key(keyring: FileKeyring, tmp_path: Path) -> 
         assert wrapped not in path.read_bytes()
 
 
-def test_keys_are_stored_wrapped_and_private(keyring: FileKeyring, tmp_path: Path) -> None:
+def test_keys_are_stored_wrapped_and_private(keyring: Keyring, tmp_path: Path) -> None:
     key = keyring.generate_data_key("subject:a")
     secret = keyring.secret("pseudonyms")
     for path in (tmp_path / "keyring").iterdir():
@@ -98,7 +97,7 @@ def test_keys_are_stored_wrapped_and_private(keyring: FileKeyring, tmp_path: Pat
     assert (tmp_path / "keyring").stat().st_mode & 0o777 == 0o700
 
 
-def test_rotation_keeps_every_key(keyring: FileKeyring, tmp_path: Path) -> None:
+def test_rotation_keeps_every_key(keyring: Keyring, tmp_path: Path) -> None:
     keys = {name: keyring.generate_data_key(name) for name in ("a", "b", "c")}
     secret = keyring.secret("s")
     keyring.destroy("c")
@@ -107,7 +106,7 @@ def test_rotation_keeps_every_key(keyring: FileKeyring, tmp_path: Path) -> None:
     after = {path.name for path in (tmp_path / "keyring").glob("kek-*")}
     assert len(after) == 1
     assert not before & after
-    for ring in (keyring, FileKeyring.open(tmp_path / "keyring")):
+    for ring in (keyring, Keyring.open(tmp_path / "keyring")):
         assert ring.data_key("a") == keys["a"]
         assert ring.data_key("b") == keys["b"]
         assert ring.secret("s") == secret
@@ -116,7 +115,7 @@ def test_rotation_keeps_every_key(keyring: FileKeyring, tmp_path: Path) -> None:
 
 
 def test_rotation_makes_old_copies_of_the_database_useless(
-    keyring: FileKeyring, tmp_path: Path
+    keyring: Keyring, tmp_path: Path
 ) -> None:
     keyring.generate_data_key("subject:a")
     stolen = tmp_path / "stolen"
@@ -126,16 +125,16 @@ def test_rotation_makes_old_copies_of_the_database_useless(
     keyring.rotate()
     for path in (tmp_path / "keyring").glob("kek-*"):
         shutil.copyfile(path, stolen / path.name)
-    with FileKeyring.open(stolen) as copy, pytest.raises(KeyringUnavailable):
+    with Keyring.open(stolen) as copy, pytest.raises(KeyringUnavailable):
         copy.data_key("subject:a")
 
 
-def test_another_process_rotates_and_destroys(keyring: FileKeyring, tmp_path: Path) -> None:
+def test_another_process_rotates_and_destroys(keyring: Keyring, tmp_path: Path) -> None:
     kept = keyring.generate_data_key("kept")
     keyring.generate_data_key("gone")
     script = (
-        "import sys, pathlib; from audit.keyring import FileKeyring;"
-        "ring = FileKeyring.open(pathlib.Path(sys.argv[1]));"
+        "import sys, pathlib; from audit.keyring import Keyring;"
+        "ring = Keyring.open(pathlib.Path(sys.argv[1]));"
         "ring.rotate(); ring.destroy('gone'); ring.generate_data_key('new')"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "keyring")], check=True)
@@ -146,7 +145,7 @@ def test_another_process_rotates_and_destroys(keyring: FileKeyring, tmp_path: Pa
 
 
 def test_interrupted_rotation_loses_nothing(
-    keyring: FileKeyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = {str(n): keyring.generate_data_key(str(n)) for n in range(5)}
 
@@ -172,12 +171,12 @@ def test_interrupted_rotation_loses_nothing(
     assert len(list((tmp_path / "keyring").glob("kek-*"))) == 1
 
 
-def test_threads_agree_on_one_key(keyring: FileKeyring, tmp_path: Path) -> None:
-    other = FileKeyring.open(tmp_path / "keyring")
+def test_threads_agree_on_one_key(keyring: Keyring, tmp_path: Path) -> None:
+    other = Keyring.open(tmp_path / "keyring")
     made: list[bytes] = []
     start = threading.Barrier(8)
 
-    def make(ring: FileKeyring) -> None:
+    def make(ring: Keyring) -> None:
         start.wait()
         made.append(ring.generate_data_key("contested"))
 
@@ -190,7 +189,7 @@ def test_threads_agree_on_one_key(keyring: FileKeyring, tmp_path: Path) -> None:
     assert len(set(made)) == 1
 
 
-def test_wrapped_keys_cannot_be_exchanged(keyring: FileKeyring, tmp_path: Path) -> None:
+def test_wrapped_keys_cannot_be_exchanged(keyring: Keyring, tmp_path: Path) -> None:
     keyring.generate_data_key("a")
     keyring.generate_data_key("b")
     connection = sqlite3.connect(tmp_path / "keyring" / "keyring.sqlite")
@@ -204,26 +203,26 @@ def test_wrapped_keys_cannot_be_exchanged(keyring: FileKeyring, tmp_path: Path) 
         keyring.data_key("a")
 
 
-def test_create_and_open_refuse(keyring: FileKeyring, tmp_path: Path) -> None:
+def test_create_and_open_refuse(keyring: Keyring, tmp_path: Path) -> None:
     key = keyring.generate_data_key("a")
     with pytest.raises(Conflict):
-        FileKeyring.create(tmp_path / "keyring")
+        Keyring.create(tmp_path / "keyring")
     assert reopened(keyring, tmp_path).data_key("a") == key
     assert len(list((tmp_path / "keyring").iterdir())) == 2
     with pytest.raises(NotFound):
-        FileKeyring.open(tmp_path / "nothing")
+        Keyring.open(tmp_path / "nothing")
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "keyring.sqlite").write_bytes(b"junk" * 1000)
     with pytest.raises(MalformedInput):
-        FileKeyring.open(tmp_path / "junk")
+        Keyring.open(tmp_path / "junk")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "keyring.sqlite").touch()
     with pytest.raises(MalformedInput):
-        FileKeyring.open(tmp_path / "empty")
+        Keyring.open(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "\u00e9", "x" * 301, "a\n"])
-def test_names_are_visible_ascii(keyring: FileKeyring, name: str) -> None:
+def test_names_are_visible_ascii(keyring: Keyring, name: str) -> None:
     with pytest.raises(MalformedInput):
         keyring.generate_data_key(name)
     with pytest.raises(MalformedInput):

@@ -12,7 +12,7 @@ import pytest
 
 from audit.checkpoint import read_checkpoint
 from audit.errors import Conflict, MalformedInput, NotFound, VerificationFailed
-from audit.keyring import FileKeyring, KeyDestroyed
+from audit.keyring import KeyDestroyed, Keyring
 from audit.keys import SigningKey
 from audit.leaf import Leaf
 from audit.log import (
@@ -51,7 +51,7 @@ class Service:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "service.sqlite"
-        self.keyring = FileKeyring.create(folder / "keyring")
+        self.keyring = Keyring.create(folder / "keyring")
         self.signer = SigningKey.generate(ORIGIN)
         self.connection = connect(self.path)
         self.storage = SqliteLogStorage(self.connection)

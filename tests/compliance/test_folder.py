@@ -22,7 +22,7 @@ from audit.errors import (
     Refused,
     VerificationFailed,
 )
-from audit.keyring import FileKeyring
+from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.sqlite_log import SCHEMA
 from audit.verifier import verify_log
@@ -119,7 +119,7 @@ def _steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
         raise OSError(28, "No space left on device")
 
     yield lambda: monkeypatch.setattr(SigningKey, "save", broken)
-    yield lambda: monkeypatch.setattr(FileKeyring, "create", broken)
+    yield lambda: monkeypatch.setattr(Keyring, "create", broken)
     yield lambda: monkeypatch.setattr(Trust, "save", broken)
     yield lambda: monkeypatch.setattr(folder_module, "_found", broken)
     yield lambda: monkeypatch.setattr(Path, "replace", broken)

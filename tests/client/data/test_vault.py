@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
-from audit.keyring import FileKeyring, KeyDestroyed
+from audit.keyring import KeyDestroyed, Keyring
 from client.site import Site
 from client.vault import Provenance, Record, Staging, Vault
 from tests.client.data.records import PIPELINE, ROWS, stage
@@ -299,7 +299,7 @@ class TestKeyring:
     ) -> None:
         stage(vault, *ROWS)
         with (
-            FileKeyring.create(tmp_path / "stranger") as stranger,
+            Keyring.create(tmp_path / "stranger") as stranger,
             Vault.open(site.paths, stranger) as robbed,
         ):
             with pytest.raises(VerificationFailed):

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from audit.errors import Conflict, FiduciaryError, NotFound
-from audit.keyring import FileKeyring
+from audit.keyring import Keyring
 from audit.keys import SigningKey, VerifyKey
 from audit.log import Entry
 from audit.proof import Proof
@@ -146,7 +146,7 @@ class FakeCompliance:
         self.coordinator = coordinator
         self.log_key = SigningKey.generate(ORIGIN)
         self.log = Journal.create(
-            folder / "log.sqlite", ORIGIN, self.log_key, FileKeyring.create(folder / "keyring")
+            folder / "log.sqlite", ORIGIN, self.log_key, Keyring.create(folder / "keyring")
         )
         key = ec.generate_private_key(ec.SECP384R1())
         self.trust = Trust(
