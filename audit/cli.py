@@ -25,7 +25,7 @@ from audit.proof import MAX_PROOF_BYTES, Proof, verify_proof
 from audit.receipt import MAX_RECEIPT_BYTES, Receipt, verify_receipt
 from audit.search import EntryFilter, find_position, payload_or_forgotten, stored_leaves
 from audit.snapshot import open_snapshot
-from audit.sqlite_log import SqliteLogStorage
+from audit.sql_log import SqlLogStorage
 from audit.storage import META_KEY, META_ORIGIN, prove_entry
 from audit.terminal import VersionOption, err, print_json, run_app
 from audit.verifier import verify_log
@@ -162,7 +162,7 @@ def prove(
     Example: `audit prove 17 --log compliance.sqlite -o entry-17.tlog-proof`
     """
     with open_snapshot(log) as connection:
-        storage = SqliteLogStorage(connection)
+        storage = SqlLogStorage(connection)
         position = find_position(storage, entry)
         proof = prove_entry(storage, position, with_leaf=True)
         stated = VerifyKey.parse(storage.read_meta(META_KEY) or "")
@@ -257,7 +257,7 @@ def show(
     """
     keys = Keyring.open(keyring) if keyring else None
     with open_snapshot(log) as connection:
-        storage = SqliteLogStorage(connection)
+        storage = SqlLogStorage(connection)
         if checkpoint:
             note = storage.latest_checkpoint() or ""
             print_json({"checkpoint": note}) if json else write_text(note)

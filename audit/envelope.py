@@ -47,7 +47,7 @@ def seal(key: bytes, plaintext: bytes, associated_data: bytes) -> Envelope:
         MalformedInput: When the key does not have 32 bytes.
     """
     nonce = os.urandom(NONCE_BYTES)
-    return Envelope(nonce, _cipher(key).encrypt(nonce, plaintext, associated_data))
+    return Envelope(nonce, make_cipher(key).encrypt(nonce, plaintext, associated_data))
 
 
 def unseal(key: bytes, envelope: Envelope, associated_data: bytes) -> bytes:
@@ -61,14 +61,19 @@ def unseal(key: bytes, envelope: Envelope, associated_data: bytes) -> bytes:
     if len(envelope.nonce) != NONCE_BYTES:
         raise MalformedInput(f"malformed envelope: nonce of {len(envelope.nonce)} bytes")
     try:
-        return _cipher(key).decrypt(envelope.nonce, envelope.ciphertext, associated_data)
+        return make_cipher(key).decrypt(envelope.nonce, envelope.ciphertext, associated_data)
     except InvalidTag as error:
         raise VerificationFailed(
             "envelope does not open: its ciphertext, its place or its key was changed"
         ) from error
 
 
-def _cipher(key: bytes) -> AESGCM:
+def make_cipher(key: bytes) -> AESGCM:
+    """The cipher of a key, for whoever seals many payloads under it.
+
+    Raises:
+        MalformedInput: When the key does not have 32 bytes.
+    """
     if len(key) != KEY_BYTES:
         raise MalformedInput(f"malformed key: expected {KEY_BYTES} bytes, got {len(key)}")
     return AESGCM(key)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from json.encoder import encode_basestring
+from typing import Any, Final, NamedTuple
 
-from audit.canonical import MAX_INTEGER, canonical_bytes, parse_canonical_object
+from audit.canonical import MAX_INTEGER, parse_canonical_object
 from audit.encoding import decode_base64, encode_base64
 from audit.envelope import NONCE_BYTES, TAG_BYTES, Envelope
 from audit.errors import MalformedInput
@@ -63,6 +64,47 @@ class MalformedLeaf(MalformedInput):
     code = "malformed-log-entry"
 
 
+class ClearFields(NamedTuple):
+    """The clear fields of an entry, spelled out: an append is dominated by writing these bytes.
+
+    Both texts are what `audit.canonical` makes of the same fields, key by key in its order.
+    """
+
+    position: int
+    time: str
+    actor: str
+    action: str
+    object: str
+    subject: str | None
+    key: str
+
+    def associated_data(self, origin: str) -> bytes:
+        """What an envelope is bound to in the log `origin`: the clear fields and the origin."""
+        return (
+            f'{{"action":{_quoted(self.action)},"actor":{_quoted(self.actor)},'
+            f'"format":"{LEAF_FORMAT}","key":{_quoted(self.key)},'
+            f'"object":{_quoted(self.object)},"origin":{_quoted(origin)},'
+            f'"position":{self.position},"subject":{self._subject()},"time":"{self.time}"}}'
+        ).encode()
+
+    def leaf(self, nonce: bytes, ciphertext: bytes) -> bytes:
+        """The leaf with a sealed payload."""
+        return (
+            f'{{"action":{_quoted(self.action)},"actor":{_quoted(self.actor)},'
+            f'"ciphertext":"{encode_base64(ciphertext)}",'
+            f'"format":"{LEAF_FORMAT}","key":{_quoted(self.key)},"nonce":"{encode_base64(nonce)}",'
+            f'"object":{_quoted(self.object)},'
+            f'"position":{self.position},"subject":{self._subject()},"time":"{self.time}"}}'
+        ).encode()
+
+    def _subject(self) -> str:
+        return "null" if self.subject is None else _quoted(self.subject)
+
+
+def _quoted(text: str) -> str:
+    return encode_basestring(text)
+
+
 @dataclass(frozen=True)
 class Leaf:
     """The clear fields of an entry, and its sealed payload.
@@ -102,17 +144,22 @@ class Leaf:
 
     def encoded(self) -> bytes:
         """The bytes that are stored and hashed."""
-        return canonical_bytes(
-            self.clear()
-            | {
-                "nonce": encode_base64(self.envelope.nonce),
-                "ciphertext": encode_base64(self.envelope.ciphertext),
-            }
-        )
+        return self._fields().leaf(self.envelope.nonce, self.envelope.ciphertext)
 
     def associated_data(self, origin: str) -> bytes:
         """What the payload's envelope is bound to in the log `origin`."""
-        return canonical_bytes(self.clear() | {"origin": origin})
+        return self._fields().associated_data(origin)
+
+    def _fields(self) -> ClearFields:
+        return ClearFields(
+            self.position,
+            self.time,
+            self.actor,
+            self.action,
+            self.object,
+            self.subject,
+            self.key,
+        )
 
     @classmethod
     def parse(cls, data: bytes) -> Leaf:

@@ -15,19 +15,22 @@ Decision record: docs/adr/0003-log-format.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from audit.canonical import canonical_bytes, parse_canonical_object
 from audit.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
-from audit.envelope import Envelope, seal, unseal
-from audit.errors import Conflict, MalformedInput, NotFound
+from audit.envelope import NONCE_BYTES, make_cipher, unseal
+from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.key_manager import DataKeys
 from audit.keys import SigningKey, VerifyKey
-from audit.leaf import Leaf, check_clear_fields, format_time
-from audit.merkle import Frontier, Node, consistency_proof, hash_leaf
+from audit.leaf import ClearFields, Leaf, check_clear_fields, format_time
+from audit.merkle import Frontier, consistency_proof, hash_leaf
 from audit.storage import (
     META_FORMAT,
     META_KEY,
@@ -75,6 +78,7 @@ class Entry:
         payload: Details, sealed; canonical JSON must be able to hold them.
         outlives_subject: Seals the payload under the action's key although there is a subject. For
             the evidence that a subject was erased, which must stay readable when the key is gone.
+        subject_generation: Which of the subject's keys; counts up when an erased subject returns.
     """
 
     actor: str
@@ -83,6 +87,7 @@ class Entry:
     subject: str | None
     payload: Mapping[str, Any]
     outlives_subject: bool = False
+    subject_generation: int = 1
 
     def __post_init__(self) -> None:
         check_clear_fields(self.actor, self.action, self.object, self.subject)
@@ -197,25 +202,42 @@ class AuditLog:
             LogTampered: As `append`.
             MalformedInput: As `append`.
         """
+        (appended,) = self.append_each(storage, [tuple(entries)])
+        if isinstance(appended, FiduciaryError):
+            raise appended
+        return appended
+
+    def append_each(
+        self, storage: LogStorage, groups: Sequence[Sequence[Entry]]
+    ) -> list[list[Appended] | FiduciaryError]:
+        """Append groups of entries in order under one new tree head, in the caller's transaction.
+
+        Each group is there whole or not at all. A group that cannot be recorded (see `append`) is
+        left out and its error returned in its place: it does not hold up the others.
+
+        Returns:
+            For each group its entries, or why it was left out.
+
+        Raises:
+            LogTampered: When the stored log is not the one that was signed last.
+        """
         storage.lock()
-        frontier = before = self._verified_head(storage)
-        time = format_time(self._clock())
-        data_keys: dict[str, bytes] = {}
-        nodes: list[Node] = []
-        appended = []
-        for entry in entries:
-            leaf = self._seal(entry, frontier.size, time, data_keys).encoded()
-            storage.write_leaf(frontier.size, leaf)
-            leaf_hash = hash_leaf(leaf)
-            appended.append(Appended(frontier.size, leaf_hash, time, leaf))
-            frontier, completed = frontier.append(leaf_hash)
-            nodes.extend(completed)
-        if appended:
+        before = self._verified_head(storage)
+        sealing = _Sealing(self.origin, self._keys, format_time(self._clock()), before.size)
+        results: list[list[Appended] | FiduciaryError] = []
+        for group in groups:
+            try:
+                results.append(sealing.seal(group))
+            except FiduciaryError as error:
+                results.append(error)
+        if sealing.leaves:
+            frontier, nodes = before.extend(sealing.hashes)
+            storage.write_leaves(before.size, sealing.leaves)
             storage.write_hashes(nodes)
             self._sign(storage, frontier)
             if before.size // CHECKPOINT_BLOCK == frontier.size // CHECKPOINT_BLOCK:
                 storage.delete_checkpoint(before.size)
-        return appended
+        return results
 
     def read(self, storage: LogStorage, position: int) -> tuple[Leaf, dict[str, Any]]:
         """An entry and its payload.
@@ -294,31 +316,60 @@ class AuditLog:
         storage.write_checkpoint(frontier.size, note)
         self._head = (note, frontier)
 
-    def _seal(self, entry: Entry, position: int, time: str, data_keys: dict[str, bytes]) -> Leaf:
-        payload = canonical_bytes(dict(entry.payload))
+
+class _Sealing:
+    """Entries on their way into one transaction: sealed, encoded and hashed, not yet stored."""
+
+    def __init__(self, origin: str, keys: DataKeys, time: str, size: int) -> None:
+        self._origin = origin
+        self._keys = keys
+        self._time = time
+        self._size = size
+        self._ciphers: dict[str, AESGCM] = {}
+        self.leaves: list[bytes] = []
+        self.hashes: list[bytes] = []
+
+    def seal(self, entries: Sequence[Entry]) -> list[Appended]:
+        """Take in a group of entries, all of it or nothing.
+
+        Raises:
+            FiduciaryError: As `AuditLog.append`.
+        """
+        first = self._size + len(self.leaves)
+        leaves = [self._leaf(entry, first + number) for number, entry in enumerate(entries)]
+        hashes = [hash_leaf(leaf) for leaf in leaves]
+        self.leaves += leaves
+        self.hashes += hashes
+        return [
+            Appended(first + number, leaf_hash, self._time, leaf)
+            for number, (leaf_hash, leaf) in enumerate(zip(hashes, leaves, strict=True))
+        ]
+
+    def _leaf(self, entry: Entry, position: int) -> bytes:
+        payload = canonical_bytes(entry.payload)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise MalformedInput(f"malformed log entry: payload over {MAX_PAYLOAD_BYTES} bytes")
-        name = data_key_name(entry, time)
-        key = data_keys.get(name)
-        if key is None:
-            key = data_keys[name] = self._keys.generate_data_key(name)
-        blank = Leaf(
-            position,
-            time,
-            entry.actor,
-            entry.action,
-            entry.object,
-            entry.subject,
-            name,
-            Envelope(b"", b""),
+        name = data_key_name(entry, self._time)
+        cipher = self._ciphers.get(name)
+        if cipher is None:
+            cipher = self._ciphers[name] = make_cipher(self._keys.generate_data_key(name))
+        clear = ClearFields(
+            position, self._time, entry.actor, entry.action, entry.object, entry.subject, name
         )
-        sealed = seal(key, payload, blank.associated_data(self.origin))
-        return replace(blank, envelope=sealed)
+        nonce = os.urandom(NONCE_BYTES)
+        data = clear.associated_data(self._origin)
+        return clear.leaf(nonce, cipher.encrypt(nonce, payload, data))
 
 
-def subject_key_name(subject: str) -> str:
-    """Name of the data key of a subject: destroying it forgets what the log says of them."""
-    return f"subject:{subject}"
+def subject_key_name(subject: str, generation: int = 1) -> str:
+    """Name of the data key of a subject: destroying it forgets what the log says of them.
+
+    A destroyed name never gets a key again; a subject who comes back gets the next generation.
+
+    >>> subject_key_name("ab"), subject_key_name("ab", 2)
+    ('subject:ab', 'subject:ab:2')
+    """
+    return f"subject:{subject}" if generation == 1 else f"subject:{subject}:{generation}"
 
 
 def action_key_name(action: str, month: str) -> str:
@@ -330,7 +381,7 @@ def data_key_name(entry: Entry, time: str) -> str:
     """Name of the data key that seals an entry recorded at `time`."""
     if entry.subject is None or entry.outlives_subject:
         return action_key_name(entry.action, time[:7])
-    return subject_key_name(entry.subject)
+    return subject_key_name(entry.subject, entry.subject_generation)
 
 
 def open_payload(leaf: Leaf, origin: str, keys: DataKeys) -> dict[str, Any]:

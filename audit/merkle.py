@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -59,16 +59,22 @@ class Frontier:
 
     def append(self, leaf_hash: bytes) -> tuple[Frontier, list[Node]]:
         """The frontier with one more leaf, and the nodes that this completed."""
-        nodes: list[Node] = [(0, self.size, leaf_hash)]
-        peaks = list(self.peaks)
-        index, level, current = self.size, 0, leaf_hash
-        while index & 1:
-            current = hash_children(peaks.pop(), current)
-            index >>= 1
-            level += 1
-            nodes.append((level, index, current))
-        peaks.append(current)
-        return Frontier(self.size + 1, tuple(peaks)), nodes
+        return self.extend((leaf_hash,))
+
+    def extend(self, leaf_hashes: Iterable[bytes]) -> tuple[Frontier, list[Node]]:
+        """The frontier with more leaves, and the nodes that they completed, in that order."""
+        size, peaks, nodes = self.size, list(self.peaks), []
+        for leaf_hash in leaf_hashes:
+            nodes.append((0, size, leaf_hash))
+            index, level, current = size, 0, leaf_hash
+            while index & 1:
+                current = hash_children(peaks.pop(), current)
+                index >>= 1
+                level += 1
+                nodes.append((level, index, current))
+            peaks.append(current)
+            size += 1
+        return Frontier(size, tuple(peaks)), nodes
 
     def root(self) -> bytes:
         """Root hash of the tree."""

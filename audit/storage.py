@@ -1,17 +1,20 @@
 """What a log asks of its storage, and what can be read and proven from storage without a key.
 
-* `LogStorage` is one transaction's view of four tables (`audit.sqlite_log.SCHEMA`). It never
-  begins, commits or rolls back, so that a service can change its own state and the log together.
-* A new database is supported by implementing it; nothing else knows of SQL.
+* `LogStorage` is one transaction's view of a log. It never begins, commits or rolls back, so that a
+  service can change its own state and the log together.
+* `LogStore` is a log that has its own transactions: SQLite (`audit.sqlite_log`), PostgreSQL
+  (`audit.postgresql_log`) and plain files (`audit.file_log`). One contract suite runs against all.
+* A new store is supported by implementing the two; nothing else knows of SQL or files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple, Protocol
 
 from audit.checkpoint import read_checkpoint
-from audit.errors import MalformedInput, NotFound, VerificationFailed
+from audit.errors import FiduciaryError, MalformedInput, NotFound, VerificationFailed
 from audit.leaf import Leaf
 from audit.merkle import HASH_BYTES, HashReader, Node, inclusion_proof
 from audit.proof import Proof
@@ -27,11 +30,25 @@ class LogTampered(VerificationFailed):
     code = "log-tampered"
 
 
+class LogUnavailable(FiduciaryError):
+    """The log cannot be read or written; what was to be recorded must not happen."""
+
+    code = "journal-unavailable"
+
+
+class StoredCosignature(NamedTuple):
+    """A witness's word for a tree head: its name, the size, and the note with its signature."""
+
+    witness: str
+    size: int
+    note: str
+
+
 class LogStorage(Protocol):
     """One transaction's view of a stored log. It never begins, commits or rolls back.
 
-    Tables: see `audit.sqlite_log.SCHEMA`. Every method may raise the database's own errors; the
-    caller then rolls back and nothing has happened.
+    Every method may raise the store's own errors; the caller then rolls back and nothing has
+    happened.
     """
 
     def lock(self) -> None:
@@ -46,8 +63,8 @@ class LogStorage(Protocol):
         """The entry at `position`, None when there is none."""
         ...
 
-    def write_leaf(self, position: int, leaf: bytes) -> None:
-        """Insert an entry. Fails when the position is taken."""
+    def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
+        """Insert entries at `first` and the positions after it. Fails when one is taken."""
         ...
 
     def read_hash(self, level: int, index: int) -> bytes | None:
@@ -70,12 +87,49 @@ class LogStorage(Protocol):
         """Remove the checkpoint of that size, if there is one."""
         ...
 
+    def cosignatures(self) -> list[StoredCosignature]:
+        """What witnesses have signed, smallest size first."""
+        ...
+
+    def write_cosignature(self, witness: str, size: int, note: str) -> None:
+        """Insert what a witness signed at that size, or replace it."""
+        ...
+
+    def delete_cosignature(self, witness: str, size: int) -> None:
+        """Remove what a witness signed at that size, if there is something."""
+        ...
+
     def read_meta(self, name: str) -> str | None:
         """A fact about the log: `format`, `origin` or `key`."""
         ...
 
     def write_meta(self, name: str, value: str) -> None:
         """Insert a fact about the log."""
+        ...
+
+
+class LogStore(Protocol):
+    """A log with transactions of its own."""
+
+    def reading(self) -> AbstractContextManager[LogStorage]:
+        """One moment's view: a proof must not mix two states of the log.
+
+        Raises:
+            LogUnavailable: When the store cannot be read.
+        """
+        ...
+
+    def writing(self) -> AbstractContextManager[LogStorage]:
+        """A transaction, durable when the block was left normally, without trace otherwise.
+
+        Raises:
+            LogUnavailable: When it could not begin or commit. After a failed commit either may be
+                true; `audit.journal` finds out.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release connections and files."""
         ...
 
 

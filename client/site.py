@@ -23,10 +23,10 @@ from pydantic import ValidationError
 
 from audit.durable import sync_directory, write_durably
 from audit.errors import Conflict, MalformedInput, NotFound
+from audit.journal import Journal
 from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import Entry
-from audit.sqlite_log import Journal
 from audit.statement import SignedStatement
 from client.certificates import generate_node_key
 from client.kit import Kit

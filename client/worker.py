@@ -35,7 +35,7 @@ from audit.errors import (
     Unauthorised,
     Unreachable,
 )
-from audit.sqlite_log import JournalUnavailable
+from audit.storage import LogUnavailable
 from client.answers import MAX_REASON, Answers
 from client.arrays import Arrays, arrays_digest
 from client.budget import AlreadyEvaluated, NoReservation, RoundAlreadyStarted
@@ -248,7 +248,7 @@ class Worker:
         except Stopped:
             self._refuse(fleet, task, _Declined("site-stopped", "the site's operator stopped it"))
             raise
-        except JournalUnavailable:
+        except LogUnavailable:
             # Without a journal nothing may happen here, not even a refusal.
             raise
         except FiduciaryError as error:

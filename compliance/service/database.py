@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from audit.errors import MalformedInput
+from audit.sql_log import POSTGRESQL_LOCK
 from compliance.service.tables import Base
 
 BUSY_TIMEOUT_MILLISECONDS: Final = 10_000
@@ -28,9 +29,6 @@ BUSY_TIMEOUT_MILLISECONDS: Final = 10_000
 
 POOL_SIZE: Final = 40
 """As many as the thread pool that runs the endpoints, so that no request waits for a connection."""
-
-_WRITERS_LOCK: Final = 0x6669_6475_6369_6172
-"""Advisory lock of all writers on PostgreSQL: the bytes "fiduciar"."""
 
 _WRITING: Final = "fiduciary_writing"
 
@@ -144,4 +142,4 @@ def _begin(connection: Connection) -> None:
 def lock_writers(connection: Connection) -> None:
     """Keep other writers out until the transaction ends. Safe to repeat."""
     if connection.dialect.name != "sqlite":  # there, BEGIN IMMEDIATE has done it
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS_LOCK})
+        connection.exec_driver_sql(POSTGRESQL_LOCK)

@@ -32,7 +32,7 @@ from compliance.resources import Role
 from compliance.service.content import ContentFolder
 from compliance.service.database import Database
 from compliance.service.errors import Denied, ServiceUnavailable, enforce
-from compliance.service.log_storage import SqlLogStorage
+from compliance.service.log_storage import session_log
 from compliance.service.tables import LogIndexRow, PrincipalRow
 from compliance.service.throttle import Throttle
 from compliance.statements import format_time
@@ -70,7 +70,7 @@ class Registry:
     keyring: Keyring
     content: ContentFolder
     clock: Callable[[], datetime]
-    storage: Callable[[Session], LogStorage] = SqlLogStorage
+    storage: Callable[[Session], LogStorage] = session_log
     throttle: Throttle = field(default_factory=Throttle)
 
     @contextmanager

@@ -1,9 +1,9 @@
 """The service's tables, for SQLite and PostgreSQL alike.
 
 * `statements` keeps every signed document as it came; the other tables say where things stand.
-* The four `log_*` tables are those of `audit.sqlite_log`, so `audit verify` reads the same file.
-* `log_index` repeats actor, action and object of each leaf so that they can be searched. It proves
-  nothing and can be rebuilt from the leaves.
+* The `log_*` tables are those of `audit.sqlite_log`, so `audit verify` reads the same file.
+* `log_index` repeats what each leaf is about so that it can be searched. It proves nothing and can be
+  rebuilt from the leaves.
 * Tokens and one-time tokens are stored as SHA-256 only. Times are RFC 3339 text in UTC with
   milliseconds, whose order is the order of time.
 """
@@ -19,6 +19,8 @@ _DIGEST: Final = String(71)
 _NAME: Final = String(70)
 _HASH: Final = String(64)
 _TIME: Final = String(30)
+# PostgreSQL compares text by the locale's rules, which skip dots; a prefix is a range of bytes.
+_ACTION: Final = String(60).with_variant(String(60, collation="C"), "postgresql")
 # SQLite assigns and compares 64-bit integers under the name INTEGER only.
 _POSITION: Final = BigInteger().with_variant(Integer, "sqlite")
 
@@ -206,6 +208,18 @@ class LogCheckpointRow(Base):
     note: Mapped[str] = mapped_column(Text)
 
 
+class LogCosignatureRow(Base):
+    """A witness's signature of a tree head, on the note that it signed."""
+
+    __tablename__ = "log_cosignatures"
+
+    witness: Mapped[str] = mapped_column(String(200), primary_key=True)
+    size: Mapped[int] = mapped_column(_POSITION, primary_key=True, autoincrement=False)
+    note: Mapped[str] = mapped_column(Text)
+
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+
 class LogMetaRow(Base):
     """Origin, verifier key and format of the log."""
 
@@ -216,19 +230,33 @@ class LogMetaRow(Base):
 
 
 class LogIndexRow(Base):
-    """What can be searched of a leaf."""
+    """What can be searched of a leaf (`compliance.service.log_index`).
+
+    `site`, `plan` and `release` are what the entry is about; the leaf may say so in its sealed
+    payload only.
+    """
 
     __tablename__ = "log_index"
 
     position: Mapped[int] = mapped_column(
         ForeignKey("log_entries.position"), primary_key=True, autoincrement=False
     )
+    time: Mapped[str] = mapped_column(_TIME)
     actor: Mapped[str] = mapped_column(_NAME)
-    action: Mapped[str] = mapped_column(String(60))
+    action: Mapped[str] = mapped_column(_ACTION)
     object: Mapped[str] = mapped_column(String(200))
+    subject: Mapped[str | None] = mapped_column(String(200))
+    site: Mapped[str | None] = mapped_column(_NAME)
+    plan: Mapped[str | None] = mapped_column(_DIGEST)
+    release: Mapped[str | None] = mapped_column(_DIGEST)
 
     __table_args__ = (
+        Index("log_index_by_time", "time", "position"),
         Index("log_index_by_actor", "actor", "position"),
         Index("log_index_by_action", "action", "position"),
         Index("log_index_by_object", "object", "position"),
+        Index("log_index_by_subject", "subject", "position"),
+        Index("log_index_by_site", "site", "position"),
+        Index("log_index_by_plan", "plan", "position"),
+        Index("log_index_by_release", "release", "position"),
     )

@@ -7,9 +7,9 @@ acknowledged.
 import sys
 from pathlib import Path
 
+from audit.journal import Journal
 from audit.keyring import Keyring
 from audit.keys import SigningKey
-from audit.sqlite_log import Journal
 from tests.audit.logs import entry
 
 

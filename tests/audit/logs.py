@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from audit.journal import Journal
 from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import Entry
-from audit.sqlite_log import Journal
 
 ORIGIN = "fiduciary.test/site/north"
 

@@ -19,17 +19,16 @@ class LogStorageContract:
         assert storage.read_meta("origin") is None
 
     def test_leaves(self, storage: LogStorage) -> None:
-        storage.write_leaf(0, b"first")
-        storage.write_leaf(1, b"\x00\xff")
+        storage.write_leaves(0, [b"first", b"\x00\xff"])
         assert storage.size() == 2
         assert storage.read_leaf(0) == b"first"
         assert storage.read_leaf(1) == b"\x00\xff"
         assert storage.read_leaf(2) is None
 
     def test_a_position_is_taken_once(self, storage: LogStorage) -> None:
-        storage.write_leaf(0, b"first")
+        storage.write_leaves(0, [b"first", b"next"])
         with pytest.raises(Exception, match=r"(?i)unique|primary|duplicate"):
-            storage.write_leaf(0, b"second")
+            storage.write_leaves(1, [b"second"])
 
     def test_hashes(self, storage: LogStorage) -> None:
         storage.write_hashes([(0, 0, b"a" * 32), (0, 1, b"b" * 32), (1, 0, b"c" * 32)])
@@ -57,3 +56,21 @@ class LogStorageContract:
         storage.write_meta("key", "k")
         assert storage.read_meta("origin") == "log.test/é"
         assert storage.read_meta("format") is None
+
+    def test_cosignatures(self, storage: LogStorage) -> None:
+        assert storage.cosignatures() == []
+        storage.write_cosignature("site/b", 9, "nine")
+        storage.write_cosignature("site/a", 10, "ten")
+        storage.write_cosignature("site/a", 9, "nine of a")
+        storage.write_cosignature("site/b", 9, "nine again")
+        assert storage.cosignatures() == [
+            ("site/a", 9, "nine of a"),
+            ("site/b", 9, "nine again"),
+            ("site/a", 10, "ten"),
+        ]
+        storage.delete_cosignature("site/a", 9)
+        storage.delete_cosignature("site/c", 9)
+        assert [(item.witness, item.size) for item in storage.cosignatures()] == [
+            ("site/b", 9),
+            ("site/a", 10),
+        ]

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, VerificationFailed
+from audit.journal import Journal
 from audit.keys import SigningKey
 from audit.proof import Proof, verify_proof
-from audit.sqlite_log import Journal, JournalUnavailable
+from audit.sqlite_log import SqliteStore
+from audit.storage import LogUnavailable
 from audit.verifier import verify_log
 from tests.audit.logs import ORIGIN, Site, entries, entry
 
@@ -30,6 +32,12 @@ def start_appender(site: Site, name: str, count: int) -> subprocess.Popen[str]:
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+
+
+def sqlite_connection(journal: Journal) -> sqlite3.Connection:
+    store = journal._store
+    assert isinstance(store, SqliteStore)
+    return store._connection
 
 
 @pytest.fixture
@@ -103,10 +111,10 @@ def test_a_failed_record_leaves_nothing(site: Site) -> None:
 
 def test_a_full_disk_is_said_and_survived(site: Site) -> None:
     site.fill(3)
-    connection = site.journal._connection
+    connection = sqlite_connection(site.journal)
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(JournalUnavailable, match="full"):
+    with pytest.raises(LogUnavailable, match="full"):
         site.journal.record(entry(payload={"x": "y" * 100_000}))
     assert site.journal.size() == 3
     connection.execute("PRAGMA max_page_count = 1000000")
@@ -116,7 +124,7 @@ def test_a_full_disk_is_said_and_survived(site: Site) -> None:
 
 def test_a_closed_journal_says_so(site: Site) -> None:
     site.journal.close()
-    with pytest.raises(JournalUnavailable):
+    with pytest.raises(LogUnavailable):
         site.journal.record(entry())
 
 
@@ -188,7 +196,7 @@ def test_a_proof_is_of_one_snapshot(shared: Site) -> None:
 
 def test_errors_of_the_database_are_ours(site: Site) -> None:
     site.fill(2)
-    site.journal._connection.execute("DROP TABLE log_hashes")
+    sqlite_connection(site.journal).execute("DROP TABLE log_hashes")
     with pytest.raises(FiduciaryError):
         site.journal.record(entry())
     with pytest.raises(FiduciaryError):

@@ -25,7 +25,8 @@ from audit.log import (
 )
 from audit.merkle import Node, verify_consistency
 from audit.proof import Proof, verify_proof
-from audit.sqlite_log import SCHEMA, SqliteLogStorage
+from audit.sql_log import SqlLogStorage
+from audit.sqlite_log import SCHEMA
 from audit.verifier import verify_log
 from tests.audit.logs import ORIGIN, Clock, entries, entry
 from tests.audit.storage_contract import LogStorageContract
@@ -37,12 +38,12 @@ def connect(path: Path) -> sqlite3.Connection:
 
 class TestSqliteStorage(LogStorageContract):
     @pytest.fixture
-    def storage(self, tmp_path: Path) -> Iterator[SqliteLogStorage]:
+    def storage(self, tmp_path: Path) -> Iterator[SqlLogStorage]:
         connection = connect(tmp_path / "log.sqlite")
         for statement in SCHEMA:
             connection.execute(statement)
         connection.execute("BEGIN")
-        yield SqliteLogStorage(connection)
+        yield SqlLogStorage(connection)
         connection.close()
 
 
@@ -54,7 +55,7 @@ class Service:
         self.keyring = Keyring.create(folder / "keyring")
         self.signer = SigningKey.generate(ORIGIN)
         self.connection = connect(self.path)
-        self.storage = SqliteLogStorage(self.connection)
+        self.storage = SqlLogStorage(self.connection)
         self.log = AuditLog(ORIGIN, self.signer, self.keyring, Clock())
         for statement in (*SCHEMA, "CREATE TABLE plans (name TEXT)"):
             self.connection.execute(statement)
@@ -126,7 +127,7 @@ class Fault(Exception):
     pass
 
 
-class FaultyStorage(SqliteLogStorage):
+class FaultyStorage(SqlLogStorage):
     """Fails the n-th write of an append, before it is done or after."""
 
     def __init__(self, connection: sqlite3.Connection, fail_at: int, after: bool) -> None:
@@ -142,17 +143,17 @@ class FaultyStorage(SqliteLogStorage):
         if self._countdown == 0:
             raise Fault
 
-    def write_leaf(self, position: int, leaf: bytes) -> None:
-        self._write(lambda: SqliteLogStorage.write_leaf(self, position, leaf))
+    def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
+        self._write(lambda: SqlLogStorage.write_leaves(self, first, leaves))
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
-        self._write(lambda: SqliteLogStorage.write_hashes(self, nodes))
+        self._write(lambda: SqlLogStorage.write_hashes(self, nodes))
 
     def write_checkpoint(self, size: int, note: str) -> None:
-        self._write(lambda: SqliteLogStorage.write_checkpoint(self, size, note))
+        self._write(lambda: SqlLogStorage.write_checkpoint(self, size, note))
 
     def delete_checkpoint(self, size: int) -> None:
-        self._write(lambda: SqliteLogStorage.delete_checkpoint(self, size))
+        self._write(lambda: SqlLogStorage.delete_checkpoint(self, size))
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -252,9 +253,9 @@ def test_create_twice_and_check(service: Service, tmp_path: Path) -> None:
     for statement in SCHEMA:
         empty.execute(statement)
     with pytest.raises(NotFound):
-        service.log.check(SqliteLogStorage(empty))
+        service.log.check(SqlLogStorage(empty))
     with pytest.raises(NotFound):
-        service.log.append(SqliteLogStorage(empty), entry())
+        service.log.append(SqlLogStorage(empty), entry())
     empty.close()
 
 

@@ -18,7 +18,8 @@ from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import SigningKey
 from audit.log import AuditLog
 from audit.merkle import Frontier, hash_leaf
-from audit.sqlite_log import SCHEMA, SqliteLogStorage
+from audit.sql_log import SqlLogStorage
+from audit.sqlite_log import SCHEMA
 from audit.verifier import Report, verify_log
 from tests.audit.logs import ORIGIN, Site, entries, entry, tamper
 
@@ -271,7 +272,7 @@ def test_a_history_rewritten_under_another_key(log: Path, filled: Site, tmp_path
     for statement in SCHEMA:
         connection.execute(statement)
     forger = AuditLog(ORIGIN, SigningKey.generate(ORIGIN), filled.keyring)
-    storage = SqliteLogStorage(connection)
+    storage = SqlLogStorage(connection)
     forger.create(storage)
     forger.append_many(storage, entries(21))
     connection.commit()
@@ -334,7 +335,7 @@ def test_a_history_rewritten_with_the_stolen_key(grown: tuple[Site, str, Path]) 
     site, kept, short = grown
     connection = sqlite3.connect(short)
     thief = AuditLog(ORIGIN, site.signer, site.keyring)
-    thief.append_many(SqliteLogStorage(connection), entries(8))
+    thief.append_many(SqlLogStorage(connection), entries(8))
     connection.commit()
     connection.close()
     assert verify_log(short, site.signer.public).ok
@@ -353,8 +354,8 @@ def test_a_kept_checkpoint_of_something_else(grown: tuple[Site, str, Path]) -> N
     connection = sqlite3.connect(":memory:")
     for statement in SCHEMA:
         connection.execute(statement)
-    other.create(SqliteLogStorage(connection))
-    note = other.checkpoint(SqliteLogStorage(connection))
+    other.create(SqlLogStorage(connection))
+    note = other.checkpoint(SqlLogStorage(connection))
     connection.close()
     assert read_checkpoint(note).size == 0
     with pytest.raises(VerificationFailed):

@@ -20,10 +20,11 @@ from sqlalchemy.orm import Session
 
 from audit.log import LogStorage
 from audit.merkle import Node
+from audit.storage import StoredCosignature
 from compliance.api import ComplianceClient
 from compliance.service.folder import Folder, NewService, create_folder, open_registry
 from compliance.service.listener import Listener, open_socket
-from compliance.service.log_storage import SqlLogStorage
+from compliance.service.log_storage import session_log
 from compliance.service.registry import Registry
 from compliance.trust import Trust
 
@@ -78,8 +79,8 @@ class FaultyStorage:
     def read_leaf(self, position: int) -> bytes | None:
         return self._storage.read_leaf(position)
 
-    def write_leaf(self, position: int, leaf: bytes) -> None:
-        self._storage.write_leaf(position, leaf)
+    def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
+        self._storage.write_leaves(first, leaves)
 
     def read_hash(self, level: int, index: int) -> bytes | None:
         return self._storage.read_hash(level, index)
@@ -98,6 +99,15 @@ class FaultyStorage:
 
     def delete_checkpoint(self, size: int) -> None:
         self._storage.delete_checkpoint(size)
+
+    def cosignatures(self) -> list[StoredCosignature]:
+        return self._storage.cosignatures()
+
+    def write_cosignature(self, witness: str, size: int, note: str) -> None:
+        self._storage.write_cosignature(witness, size, note)
+
+    def delete_cosignature(self, witness: str, size: int) -> None:
+        self._storage.delete_cosignature(witness, size)
 
     def read_meta(self, name: str) -> str | None:
         return self._storage.read_meta(name)
@@ -121,7 +131,7 @@ class RunningService:
         self.registry: Registry = dataclasses.replace(
             opened,
             trust=self.trust,
-            storage=lambda session: FaultyStorage(SqlLogStorage(session), self.faults),
+            storage=lambda session: FaultyStorage(session_log(session), self.faults),
         )
         self._inject_commit_faults()
         self._clients: list[ComplianceClient | httpx.Client] = []

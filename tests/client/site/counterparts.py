@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from audit.errors import Conflict, FiduciaryError, NotFound
+from audit.journal import Journal
 from audit.keyring import Keyring
 from audit.keys import SigningKey, VerifyKey
 from audit.log import Entry
 from audit.proof import Proof
 from audit.receipt import Receipt
-from audit.sqlite_log import Journal
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from client.kit import Kit
 from compliance.resources import (

@@ -18,8 +18,9 @@ from audit.errors import (
     Unauthorised,
     Unreachable,
 )
+from audit.journal import Journal
 from audit.receipt import Receipt, verify_receipt
-from audit.sqlite_log import Journal, JournalUnavailable
+from audit.storage import LogUnavailable
 from client.erasure import Erased, erase_subject, unfinished
 from client.ledger import Ledger
 from client.outbox import REJECTED, Outbox
@@ -226,11 +227,11 @@ def test_a_crash_between_erasure_and_receipt_is_noticed_and_finished(
     joined: Site, vault: Vault, erase: Erase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise JournalUnavailable("disk full")
+        raise LogUnavailable("disk full")
 
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "record", fail)
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(LogUnavailable):
             erase()
     assert vault.is_erased(SUBJECT), "nothing may keep what was to be erased"
     assert unfinished(joined) == [vault.pseudonym(SUBJECT)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from audit.errors import BudgetExhausted, Conflict, NotFound, Refused, VerificationFailed
 from audit.log import Entry
-from audit.sqlite_log import JournalUnavailable
+from audit.storage import LogUnavailable
 from client.budget import (
     AlreadyEvaluated,
     NoReservation,
@@ -273,10 +273,10 @@ class _Faulty:
     def record(self, entry: Entry) -> None:
         self._left -= 1
         if self._left == 0 and not self._written:
-            raise JournalUnavailable("disk full")
+            raise LogUnavailable("disk full")
         self._site.journal.record(entry)
         if self._left == 0:
-            raise JournalUnavailable("connection lost")
+            raise LogUnavailable("connection lost")
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["not-persisted", "persisted-but-errored"])
@@ -297,7 +297,7 @@ def test_a_journal_that_fails_stops_the_work_and_loses_nothing(
             try:
                 step()
                 done.append(True)
-            except JournalUnavailable:
+            except LogUnavailable:
                 break
     assert len(done) == fail_at - 1
     with local.ledger() as ledger:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit.errors import Conflict, MalformedInput, NotFound
-from audit.sqlite_log import Journal
+from audit.journal import Journal
 from client.site import SITE_ENVIRONMENT, Site, default_folder, read_config
 
 

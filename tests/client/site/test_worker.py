@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from audit.errors import Conflict, Unauthorised, Unreachable
-from audit.sqlite_log import Journal, JournalUnavailable
+from audit.journal import Journal
 from audit.statement import verify_statement
+from audit.storage import LogUnavailable
 from client import lessons, worker
 from client.erasure import erase_subject
 from client.learning.data import Example
@@ -416,12 +417,12 @@ def test_an_unexpected_error_tells_nothing_of_its_text(
 
 def test_without_a_journal_the_worker_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise JournalUnavailable("disk full")
+        raise LogUnavailable("disk full")
 
     world.train(0)
     world.fleet.tasks.append(lambda: monkeypatch.setattr(Journal, "record", full))
     world.train(1)
-    with pytest.raises(JournalUnavailable):
+    with pytest.raises(LogUnavailable):
         world.run()
     monkeypatch.undo()
     assert len(world.fleet.replies) == 1

@@ -1,0 +1,148 @@
+"""A log in SQL tables: the statements that SQLite and PostgreSQL share.
+
+* `SqlLogStorage` is `audit.storage.LogStorage` over a connection whose transaction the caller owns.
+* Two databases differ in how an appender keeps others out (`lock`), and in how a driver spells a
+  parameter, which the connection's adapter translates from `?`.
+* Primary keys refuse a position, a node or a fact that is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from audit.merkle import Node
+from audit.storage import LogTampered, StoredCosignature
+
+SQLITE_LOCK: Final = "DELETE FROM log_checkpoints WHERE size < 0"
+"""Matches no row and writes no page, but is a write: SQLite takes the write lock for it."""
+
+POSTGRESQL_LOCK: Final = f"SELECT pg_advisory_xact_lock({0x6669_6475_6369_6172})"
+"""A lock that ends with the transaction; its number is the bytes "fiduciar"."""
+
+TABLES: Final = ("log_checkpoints", "log_cosignatures", "log_entries", "log_hashes", "log_meta")
+
+
+class SqlCursor(Protocol):
+    """What a statement answers (PEP 249)."""
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+        ...
+
+    def fetchall(self) -> Sequence[Any]:
+        """All rows that are left."""
+        ...
+
+
+class SqlConnection(Protocol):
+    """What `SqlLogStorage` needs of a driver; `sqlite3.Connection` has it."""
+
+    def execute(self, query: str, parameters: Sequence[Any] = ..., /) -> SqlCursor:
+        """Run one statement with `?` parameters."""
+        ...
+
+    def executemany(self, query: str, rows: Sequence[Sequence[Any]], /) -> object:
+        """Run one statement for each row."""
+        ...
+
+
+class SqlLogStorage:
+    """`LogStorage` over a connection. The caller begins and ends the transaction.
+
+    Args:
+        connection: Inside a transaction.
+        lock: Statement that keeps other appenders out until the transaction ends.
+    """
+
+    def __init__(self, connection: SqlConnection, lock: str = SQLITE_LOCK) -> None:
+        self._connection = connection
+        self._lock = lock
+
+    def lock(self) -> None:
+        """Keep other appenders out; harmless when the caller's transaction does already."""
+        self._connection.execute(self._lock)
+
+    def size(self) -> int:
+        """Number of entries."""
+        return int(self._one("SELECT coalesce(max(position), -1) + 1 FROM log_entries"))
+
+    def read_leaf(self, position: int) -> bytes | None:
+        """The entry at `position`."""
+        value = self._one("SELECT leaf FROM log_entries WHERE position = ?", position)
+        if value is not None and not isinstance(value, bytes):
+            raise LogTampered(f"entry {position} is not stored as bytes", fix="run: audit verify")
+        return value
+
+    def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
+        """Insert entries; the primary key refuses a position that is taken."""
+        self._connection.executemany(
+            "INSERT INTO log_entries (position, leaf) VALUES (?, ?)",
+            list(enumerate(leaves, start=first)),
+        )
+
+    def read_hash(self, level: int, index: int) -> bytes | None:
+        """The hash of node `(level, index)`."""
+        value = self._one(
+            "SELECT hash FROM log_hashes WHERE level = ? AND position = ?", level, index
+        )
+        return value if isinstance(value, bytes) else None
+
+    def write_hashes(self, nodes: Sequence[Node]) -> None:
+        """Insert nodes; the primary key refuses one that exists."""
+        self._connection.executemany(
+            "INSERT INTO log_hashes (level, position, hash) VALUES (?, ?, ?)", nodes
+        )
+
+    def latest_checkpoint(self) -> str | None:
+        """The checkpoint note of the largest size."""
+        return self._text("SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1")
+
+    def write_checkpoint(self, size: int, note: str) -> None:
+        """Insert or replace the checkpoint of that size."""
+        self._connection.execute(
+            "INSERT INTO log_checkpoints (size, note) VALUES (?, ?)"
+            " ON CONFLICT (size) DO UPDATE SET note = excluded.note",
+            (size, note),
+        )
+
+    def delete_checkpoint(self, size: int) -> None:
+        """Remove the checkpoint of that size."""
+        self._connection.execute("DELETE FROM log_checkpoints WHERE size = ?", (size,))
+
+    def cosignatures(self) -> list[StoredCosignature]:
+        """What witnesses have signed, smallest size first."""
+        rows = self._connection.execute(
+            "SELECT witness, size, note FROM log_cosignatures ORDER BY size, witness"
+        ).fetchall()
+        return [StoredCosignature(*row) for row in rows]
+
+    def write_cosignature(self, witness: str, size: int, note: str) -> None:
+        """Insert or replace what a witness signed at that size."""
+        self._connection.execute(
+            "INSERT INTO log_cosignatures (witness, size, note) VALUES (?, ?, ?)"
+            " ON CONFLICT (witness, size) DO UPDATE SET note = excluded.note",
+            (witness, size, note),
+        )
+
+    def delete_cosignature(self, witness: str, size: int) -> None:
+        """Remove what a witness signed at that size."""
+        self._connection.execute(
+            "DELETE FROM log_cosignatures WHERE witness = ? AND size = ?", (witness, size)
+        )
+
+    def read_meta(self, name: str) -> str | None:
+        """A fact about the log."""
+        return self._text("SELECT value FROM log_meta WHERE name = ?", name)
+
+    def write_meta(self, name: str, value: str) -> None:
+        """Insert a fact about the log."""
+        self._connection.execute("INSERT INTO log_meta (name, value) VALUES (?, ?)", (name, value))
+
+    def _one(self, query: str, *parameters: object) -> Any:
+        row = self._connection.execute(query, parameters).fetchone()
+        return None if row is None else row[0]
+
+    def _text(self, query: str, *parameters: object) -> str | None:
+        value = self._one(query, *parameters)
+        return value if isinstance(value, str) else None
