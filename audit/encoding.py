@@ -14,7 +14,7 @@ from audit.errors import MalformedInput
 
 def encode_base64(data: bytes) -> str:
     """Standard alphabet, padded, no line breaks."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def decode_base64(text: str, what: str = "base64") -> bytes:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from json.encoder import encode_basestring
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from audit.canonical import MAX_INTEGER, parse_canonical_object
 from audit.encoding import decode_base64, encode_base64
@@ -64,45 +64,42 @@ class MalformedLeaf(MalformedInput):
     code = "malformed-log-entry"
 
 
-class ClearFields(NamedTuple):
+class LeafWriter:
     """The clear fields of an entry, spelled out: an append is dominated by writing these bytes.
 
     Both texts are what `audit.canonical` makes of the same fields, key by key in its order.
     """
 
-    position: int
-    time: str
-    actor: str
-    action: str
-    object: str
-    subject: str | None
-    key: str
+    __slots__ = ("_actor", "_key", "_object", "_rest")
 
-    def associated_data(self, origin: str) -> bytes:
-        """What an envelope is bound to in the log `origin`: the clear fields and the origin."""
+    def __init__(
+        self,
+        position: int,
+        time: str,
+        actor: str,
+        action: str,
+        object_name: str,
+        subject: str | None,
+        key: str,
+    ) -> None:
+        self._actor = f'{{"action":{encode_basestring(action)},"actor":{encode_basestring(actor)}'
+        self._key = f'"format":"{LEAF_FORMAT}","key":{encode_basestring(key)}'
+        self._object = f'"object":{encode_basestring(object_name)}'
+        about = "null" if subject is None else encode_basestring(subject)
+        self._rest = f'"position":{position},"subject":{about},"time":"{time}"}}'
+
+    def associated_data(self, quoted_origin: str) -> bytes:
+        """What an envelope is bound to: the clear fields and the origin, given as JSON text."""
         return (
-            f'{{"action":{_quoted(self.action)},"actor":{_quoted(self.actor)},'
-            f'"format":"{LEAF_FORMAT}","key":{_quoted(self.key)},'
-            f'"object":{_quoted(self.object)},"origin":{_quoted(origin)},'
-            f'"position":{self.position},"subject":{self._subject()},"time":"{self.time}"}}'
+            f'{self._actor},{self._key},{self._object},"origin":{quoted_origin},{self._rest}'
         ).encode()
 
     def leaf(self, nonce: bytes, ciphertext: bytes) -> bytes:
         """The leaf with a sealed payload."""
         return (
-            f'{{"action":{_quoted(self.action)},"actor":{_quoted(self.actor)},'
-            f'"ciphertext":"{encode_base64(ciphertext)}",'
-            f'"format":"{LEAF_FORMAT}","key":{_quoted(self.key)},"nonce":"{encode_base64(nonce)}",'
-            f'"object":{_quoted(self.object)},'
-            f'"position":{self.position},"subject":{self._subject()},"time":"{self.time}"}}'
+            f'{self._actor},"ciphertext":"{encode_base64(ciphertext)}",{self._key},'
+            f'"nonce":"{encode_base64(nonce)}",{self._object},{self._rest}'
         ).encode()
-
-    def _subject(self) -> str:
-        return "null" if self.subject is None else _quoted(self.subject)
-
-
-def _quoted(text: str) -> str:
-    return encode_basestring(text)
 
 
 @dataclass(frozen=True)
@@ -144,14 +141,14 @@ class Leaf:
 
     def encoded(self) -> bytes:
         """The bytes that are stored and hashed."""
-        return self._fields().leaf(self.envelope.nonce, self.envelope.ciphertext)
+        return self._writer().leaf(self.envelope.nonce, self.envelope.ciphertext)
 
     def associated_data(self, origin: str) -> bytes:
         """What the payload's envelope is bound to in the log `origin`."""
-        return self._fields().associated_data(origin)
+        return self._writer().associated_data(encode_basestring(origin))
 
-    def _fields(self) -> ClearFields:
-        return ClearFields(
+    def _writer(self) -> LeafWriter:
+        return LeafWriter(
             self.position,
             self.time,
             self.actor,

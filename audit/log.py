@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -29,7 +30,7 @@ from audit.envelope import NONCE_BYTES, make_cipher, unseal
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.key_manager import DataKeys
 from audit.keys import SigningKey, VerifyKey
-from audit.leaf import ClearFields, Leaf, check_clear_fields, format_time
+from audit.leaf import Leaf, LeafWriter, check_clear_fields, format_time
 from audit.merkle import Frontier, consistency_proof, hash_leaf
 from audit.storage import (
     META_FORMAT,
@@ -321,7 +322,7 @@ class _Sealing:
     """Entries on their way into one transaction: sealed, encoded and hashed, not yet stored."""
 
     def __init__(self, origin: str, keys: DataKeys, time: str, size: int) -> None:
-        self._origin = origin
+        self._origin = encode_basestring(origin)
         self._keys = keys
         self._time = time
         self._size = size
@@ -353,12 +354,12 @@ class _Sealing:
         cipher = self._ciphers.get(name)
         if cipher is None:
             cipher = self._ciphers[name] = make_cipher(self._keys.generate_data_key(name))
-        clear = ClearFields(
+        writer = LeafWriter(
             position, self._time, entry.actor, entry.action, entry.object, entry.subject, name
         )
         nonce = os.urandom(NONCE_BYTES)
-        data = clear.associated_data(self._origin)
-        return clear.leaf(nonce, cipher.encrypt(nonce, payload, data))
+        data = writer.associated_data(self._origin)
+        return writer.leaf(nonce, cipher.encrypt(nonce, payload, data))
 
 
 def subject_key_name(subject: str, generation: int = 1) -> str:
