@@ -54,15 +54,32 @@ def file_statement(
     action: str,
     *,
     plan_id: str | None = None,
+    release_id: str | None = None,
+    site: str | None = None,
     subject: str | None = None,
 ) -> int:
     """Record a checked statement and keep it.
+
+    Args:
+        transaction: The change that it belongs to.
+        signed: The statement.
+        action: What was done, `noun.participle`.
+        plan_id: The plan that it is about.
+        release_id: The release that it is about, if it is not that release's manifest.
+        site: The site that it is about, if another than the one that acts.
+        subject: The data subject's pseudonym, when it is about one.
 
     Returns:
         Position of its log entry.
     """
     position = transaction.record(
-        action, signed.log_object, {"statement": signed.to_json()}, subject=subject
+        action,
+        signed.log_object,
+        {"statement": signed.to_json()},
+        subject=subject,
+        site=site,
+        plan_id=plan_id,
+        release_id=release_id,
     )
     transaction.session.add(
         StatementRow(
@@ -104,6 +121,7 @@ def sign_decision(
     reason: str,
     *,
     plan_id: str,
+    release_id: str | None = None,
 ) -> tuple[SignedStatement, int]:
     """An officer's decision, signed by the service and recorded.
 
@@ -119,7 +137,10 @@ def sign_decision(
     )
     signed = sign_statement(decision.body(), transaction.registry.signer)
     kind = object.partition(":")[0]
-    return signed, file_statement(transaction, signed, f"{kind}.{verdict}", plan_id=plan_id)
+    position = file_statement(
+        transaction, signed, f"{kind}.{verdict}", plan_id=plan_id, release_id=release_id
+    )
+    return signed, position
 
 
 def load_statement(session: Session, digest: str) -> SignedStatement:

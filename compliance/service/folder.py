@@ -58,6 +58,7 @@ from compliance.service.content import ContentFolder
 from compliance.service.database import Database
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.registry import Registry, hash_token, new_token
+from compliance.service.schema import bring_up_to_date
 from compliance.service.settings import DEFAULT_DATABASE_URL, make_settings, read_settings
 from compliance.service.tables import PrincipalRow
 from compliance.trust import Trust
@@ -260,6 +261,7 @@ def open_registry(
         Refused: When a secret file may be read by others.
         MalformedInput: When a file is not what it should be.
         VerificationFailed: When the log is not the one that was signed, or keys do not belong.
+        Conflict: When the database is of a version that this one does not know.
     """
     settings = read_settings(folder.settings)
     wrapping_keys = sorted(folder.keyring.glob("*.key"))
@@ -287,6 +289,7 @@ def open_registry(
     try:
         with registry.reading() as session:
             registry.log.check(registry.storage(session))
+        bring_up_to_date(registry)
         registry.content.remove_partial()
     except BaseException:
         registry.close()

@@ -36,6 +36,7 @@ from compliance.service.errors import (
     classify,
     enforce,
 )
+from compliance.service.log_index import topics_of_path
 from compliance.service.registry import Registry
 from compliance.service.request import MAX_JSON_BYTES, StrictRequest
 from compliance.service.throttle import Verdict
@@ -295,7 +296,15 @@ def _record_refusal(request: Request, status: HTTPStatus, reason: str, detail: s
     with registry.writing(actor) as transaction:
         limited = verdict is Verdict.LIMIT_AND_LOG
         action = "attempts.limited" if limited else "request.refused"
-        transaction.record(action, f"operation:{operation_of(request)}", payload)
+        about = topics_of_path(_template_of(request), request.path_params)
+        transaction.record(
+            action,
+            f"operation:{operation_of(request)}",
+            payload,
+            site=about.site,
+            plan_id=about.plan,
+            release_id=about.release,
+        )
     if limited:
         raise _too_many()
 
@@ -308,8 +317,11 @@ def _too_many() -> TooManyAttempts:
 
 def operation_of(request: Request) -> str:
     """Method and path template, which hold no identifiers."""
-    route = request.scope.get("route")
-    return f"{request.method} {getattr(route, 'path', '(none)')}"
+    return f"{request.method} {_template_of(request)}"
+
+
+def _template_of(request: Request) -> str:
+    return str(getattr(request.scope.get("route"), "path", "(none)"))
 
 
 def _report(request: Request, error: Exception) -> str:

@@ -32,8 +32,9 @@ from compliance.resources import Role
 from compliance.service.content import ContentFolder
 from compliance.service.database import Database
 from compliance.service.errors import Denied, ServiceUnavailable, enforce
+from compliance.service.log_index import Topics, index_fields
 from compliance.service.log_storage import session_log
-from compliance.service.tables import LogIndexRow, PrincipalRow
+from compliance.service.tables import LogIndexRow, PrincipalRow, ReleaseRow
 from compliance.service.throttle import Throttle
 from compliance.statements import format_time
 from compliance.trust import Trust
@@ -165,6 +166,9 @@ class Transaction:
         payload: Mapping[str, Any],
         *,
         subject: str | None = None,
+        site: str | None = None,
+        plan_id: str | None = None,
+        release_id: str | None = None,
     ) -> int:
         """Append an entry to the log.
 
@@ -173,6 +177,9 @@ class Transaction:
             object: What it was done to, `<kind>:<id>`.
             payload: Details as canonical JSON can hold them; encrypted in the log.
             subject: The data subject's pseudonym, when the entry is about one.
+            site: The site that it is about; that of actor or object need not be said.
+            plan_id: The plan that it is about, if that is not the object; a release's is known.
+            release_id: The release that it is about, if that is not the object.
 
         Returns:
             The entry's position.
@@ -196,9 +203,12 @@ class Transaction:
             raise ServiceUnavailable(
                 "the audit entry could not be written, so nothing was done", fix=_RETRY
             ) from error
-        self.session.add(
-            LogIndexRow(position=appended.position, actor=self.actor, action=action, object=object)
-        )
+        topics = Topics(site, plan_id, release_id)
+        fields = index_fields(entry, appended.position, appended.time, topics)
+        if fields["release"] is not None and fields["plan"] is None:
+            release = self.session.get(ReleaseRow, fields["release"])
+            fields["plan"] = None if release is None else release.plan_id
+        self.session.add(LogIndexRow(**fields))
         self._recorded = True
         return appended.position
 

@@ -2,8 +2,8 @@
 
 * `statements` keeps every signed document as it came; the other tables say where things stand.
 * The `log_*` tables are those of `audit.sqlite_log`, so `audit verify` reads the same file.
-* `log_index` repeats what each leaf is about so that it can be searched. It proves nothing and can be
-  rebuilt from the leaves.
+* `log_index` repeats what each leaf is about so that it can be searched. It proves nothing and can
+  be rebuilt from the leaves.
 * Tokens and one-time tokens are stored as SHA-256 only. Times are RFC 3339 text in UTC with
   milliseconds, whose order is the order of time.
 """

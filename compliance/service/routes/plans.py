@@ -35,6 +35,7 @@ from compliance.service.filing import (
     site_row,
 )
 from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.log_index import topics_of_clear_fields
 from compliance.service.registry import Registry, Transaction
 from compliance.service.tables import PlanRow, PlanSiteRow, SiteRow, StatementRow
 from compliance.statements import (
@@ -176,7 +177,16 @@ def report_refusal(body: StatementBody, office: Office, caller: Caller) -> Recor
         else:
             refusal = read_statement(Refusal, body.statement, site_key(session, caller))
             enforce(rules.may_speak_for(caller, refusal.refused_by.removeprefix("site:")))
-        return Recorded(position=file_statement(transaction, body.statement, "refusal.reported"))
+        about = topics_of_clear_fields(refusal.refused_by, refusal.object)
+        position = file_statement(
+            transaction,
+            body.statement,
+            "refusal.reported",
+            site=about.site,
+            plan_id=about.plan,
+            release_id=about.release,
+        )
+        return Recorded(position=position)
 
 
 def plan_row(session: Session, plan_id: str) -> PlanRow:

@@ -207,7 +207,12 @@ def _decide(
             )
         )
         signed, _ = sign_decision(
-            transaction, f"release:{release_id}", verdict, reason, plan_id=row.plan_id
+            transaction,
+            f"release:{release_id}",
+            verdict,
+            reason,
+            plan_id=row.plan_id,
+            release_id=release_id,
         )
         row.state = verdict
         row.decision = signed.digest

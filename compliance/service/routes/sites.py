@@ -196,7 +196,7 @@ def admit(name: str, body: StatementBody, office: Office, caller: Caller) -> Sit
                     certificate_matches=certifies(admission.certificate, site.node_key),
                 )
             )
-            file_statement(transaction, body.statement, "site.admitted")
+            file_statement(transaction, body.statement, "site.admitted", site=site.name)
             site.state = "approved"
             site.certificate = admission.certificate
             site.admission = body.statement.digest

@@ -69,6 +69,7 @@ def file_request(body: SubjectRequestBody, office: Office, caller: Caller) -> Su
                 "sealed_digest": None if body.sealed is None else digest(body.sealed),
             },
             subject=body.subject,
+            site=body.site,
         )
         row = SubjectRequestRow(
             request_id=request_id,
