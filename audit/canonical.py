@@ -30,6 +30,9 @@ MAX_INTEGER: Final = 2**53 - 1
 MAX_DEPTH: Final = 64
 """Deeper than any document of ours; keeps hostile input from exhausting the stack."""
 
+MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
+"""The largest document is a log entry with the largest payload in base64: 11 MiB."""
+
 
 class MalformedCanonical(MalformedInput):
     """Bytes or a value that canonical JSON cannot hold."""
@@ -60,13 +63,15 @@ def parse_canonical(data: bytes) -> JsonValue:
     """Read canonical bytes, and only canonical bytes.
 
     Raises:
-        MalformedCanonical: When `data` is not JSON, holds what canonical JSON does not allow, or is
-            not the canonical encoding of what it says (white space, key order, duplicate keys,
-            needless escapes).
+        MalformedCanonical: When `data` is too long, is not JSON, holds what canonical JSON does
+            not allow, or is not the canonical encoding of what it says (white space, key order,
+            duplicate keys, needless escapes).
 
     >>> parse_canonical(b'{"a":1}')
     {'a': 1}
     """
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise MalformedCanonical(f"malformed canonical JSON: more than {MAX_DOCUMENT_BYTES} bytes")
     try:
         value: JsonValue = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:

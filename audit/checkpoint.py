@@ -19,7 +19,7 @@ from audit.note import Note, sign_note
 MAX_SIZE: Final = 2**53 - 1
 """Positions are integers of canonical JSON."""
 
-_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+_DECIMAL: Final = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 
 
 class MalformedCheckpoint(MalformedInput):
@@ -77,8 +77,10 @@ def parse_decimal(text: str, what: str) -> int:
     Raises:
         MalformedCheckpoint: For anything else.
     """
-    if not _DECIMAL.fullmatch(text) or int(text) > MAX_SIZE:
+    if not _DECIMAL.fullmatch(text):
         raise MalformedCheckpoint(f"malformed {what}: {text[:20]!r} is no decimal number")
+    if len(text) > len(str(MAX_SIZE)) or int(text) > MAX_SIZE:
+        raise MalformedCheckpoint(f"malformed {what}: {text[:20]} is beyond 2**53 - 1")
     return int(text)
 
 

@@ -33,6 +33,9 @@ ED25519_NOTE_TYPE: Final = b"\x01"
 MAX_NAME_LENGTH: Final = 200
 """Longer than any host name and path that a key is named after."""
 
+MAX_VERIFIER_KEY_LENGTH: Final = 1000
+"""Several times a verifier key of the longest name; bounds what is decoded before it is refused."""
+
 _NAME_HEADER: Final = "Key-Name: "
 _PEM_BEGIN: Final = "-----BEGIN "
 
@@ -95,9 +98,13 @@ class VerifyKey:
         """Read `name+hash+base64`.
 
         Raises:
-            MalformedInput: When a part is missing, the hash is not the key's, or the algorithm is
-                not Ed25519.
+            MalformedInput: When it is too long, a part is missing, the hash is not the key's, or
+                the algorithm is not Ed25519.
         """
+        if len(text) > MAX_VERIFIER_KEY_LENGTH:
+            raise MalformedInput(
+                f"malformed verifier key: more than {MAX_VERIFIER_KEY_LENGTH} characters"
+            )
         name, plus, rest = text.strip().partition("+")
         hash_text, second_plus, key_text = rest.partition("+")
         if not plus or not second_plus:

@@ -15,7 +15,7 @@ from datetime import datetime
 from json.encoder import encode_basestring
 from typing import Any, Final
 
-from audit.canonical import MAX_INTEGER, parse_canonical_object
+from audit.canonical import MAX_DOCUMENT_BYTES, MAX_INTEGER, parse_canonical_object
 from audit.encoding import decode_base64, encode_base64
 from audit.envelope import NONCE_BYTES, TAG_BYTES, Envelope
 from audit.errors import MalformedInput
@@ -231,7 +231,7 @@ def check_leaf(data: bytes) -> int:
         MalformedInput: As `Leaf.parse`.
     """
     match = _COMMON.fullmatch(data)
-    if match is not None:
+    if match is not None and len(data) <= MAX_DOCUMENT_BYTES:
         ciphertext, position, time = match.groups()
         if len(ciphertext) % 4 == 0 and is_time(time.decode("ascii")):
             return int(position)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,7 @@ MAX_SIGNATURES: Final = 100
 """The limit of Go's reference implementation; the specification asks for at least 16."""
 
 _SIGNATURE_PREFIX: Final = "\u2014 "
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 
 class MalformedNote(MalformedInput):
@@ -110,17 +112,21 @@ def sign_note(text: str, *keys: SigningKey) -> str:
 
     Args:
         text: Valid UTF-8 that ends in a newline, without other control characters.
-        keys: At least one signer.
+        keys: 1 to `MAX_SIGNATURES` signers.
 
     Raises:
-        MalformedNote: When a note cannot hold the text.
+        MalformedNote: When a note cannot hold the text or its signatures.
     """
-    if not text.endswith("\n") or not keys:
-        raise MalformedNote("malformed note: its text must end in a newline and have a signer")
+    if not text.endswith("\n"):
+        raise MalformedNote("malformed note: its text does not end in a newline")
+    if not 1 <= len(keys) <= MAX_SIGNATURES:
+        raise MalformedNote(f"malformed note: expected 1 to {MAX_SIGNATURES} signers")
     _check_characters(text)
     data = text.encode("utf-8")
     signatures = tuple(NoteSignature(key.name, key.public.note_id, key.sign(data)) for key in keys)
-    return Note(text, signatures).encoded()
+    note = Note(text, signatures).encoded()
+    _check_characters(note)  # with its signatures, it may be too long for anybody to read
+    return note
 
 
 def _signature(line: str) -> NoteSignature:
@@ -146,5 +152,5 @@ def _check_characters(text: str) -> None:
         raise MalformedNote("malformed note: lone surrogate") from error
     if size > MAX_NOTE_BYTES:
         raise MalformedNote(f"malformed note: more than {MAX_NOTE_BYTES} bytes")
-    if any(character < " " and character != "\n" for character in text):
+    if _CONTROL.search(text):
         raise MalformedNote("malformed note: control character")

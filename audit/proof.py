@@ -68,7 +68,7 @@ class Proof:
         head, separator, checkpoint = text.partition("\n\n")
         if not separator:
             raise MalformedProof("malformed proof: no empty line before the checkpoint")
-        lines = head.split("\n")
+        lines = head.split("\n", MAX_PATH + 4)  # a line that is too many, and not a million
         if lines.pop(0) != PROOF_HEADER:
             raise MalformedProof(f"malformed proof: the first line is not {PROOF_HEADER}")
         extra = None
@@ -76,7 +76,10 @@ class Proof:
             extra = _decode(lines.pop(0).removeprefix("extra "), "extra data")
         if not lines or not lines[0].startswith("index "):
             raise MalformedProof("malformed proof: no index line")
-        index = parse_decimal(lines.pop(0).removeprefix("index "), "proof index")
+        try:
+            index = parse_decimal(lines.pop(0).removeprefix("index "), "index")
+        except MalformedInput as error:
+            raise MalformedProof(f"malformed proof: {error}") from error
         if len(lines) > MAX_PATH:
             raise MalformedProof(f"malformed proof: more than {MAX_PATH} hashes")
         path = tuple(_decode(line, "hash") for line in lines)
@@ -115,4 +118,4 @@ def _decode(text: str, what: str) -> bytes:
     try:
         return decode_base64(text, what)
     except MalformedInput as error:
-        raise MalformedProof(f"malformed proof: {what} is not base64") from error
+        raise MalformedProof(f"malformed proof: {error}") from error

@@ -91,9 +91,9 @@ class Receipt:
         if len(data) > MAX_RECEIPT_BYTES:
             raise MalformedReceipt(f"malformed receipt: more than {MAX_RECEIPT_BYTES} bytes")
         try:
-            value = json.loads(data)
+            value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
-            raise MalformedReceipt("malformed receipt: not JSON") from error
+            raise MalformedReceipt("malformed receipt: not JSON in UTF-8") from error
         return cls.from_json(value)
 
 
@@ -152,3 +152,11 @@ def verify_receipt(
             f"the log entry says that it is entry {leaf.position}, the proof is of {proof.index}"
         )
     return VerifiedReceipt(body, leaf, checkpoint, signer)
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose keys comes twice: readers differ in which one they would believe."""
+    value = dict(members)
+    if len(value) != len(members):
+        raise MalformedReceipt("malformed receipt: an object has a key twice")
+    return value
