@@ -24,6 +24,7 @@ from audit.keys import VerifyKey
 from audit.statement import SignedStatement
 from compliance.resources import (
     CoordinatorKeyBody,
+    CosignatureBody,
     DecisionBody,
     Enrolled,
     EnrolmentBody,
@@ -54,6 +55,7 @@ from compliance.resources import (
     SubjectRequestView,
     SubmittedPlan,
     SubmittedRelease,
+    WitnessView,
 )
 from compliance.session import (
     PROBLEM_PREFIX,
@@ -373,7 +375,7 @@ class ComplianceClient:
     # --- the log ---------------------------------------------------------------------------
 
     def checkpoint(self) -> str:
-        """The newest signed checkpoint, C2SP tlog-checkpoint text."""
+        """The newest signed checkpoint with its cosignatures, C2SP tlog-checkpoint text."""
         return str(self._session.fetch_object("GET", "/v1/log/checkpoint")["checkpoint"])
 
     def log_entries(
@@ -406,6 +408,19 @@ class ComplianceClient:
         return self._session.fetch(
             "/v1/log/consistency", LogConsistency, first=first, second=second
         )
+
+    def cosign(self, note: str) -> WitnessView:
+        """Hand in a head of the log that this site cosigned (the site itself).
+
+        Args:
+            note: The checkpoint with the log's line and the site's (`audit.cosignature`).
+        """
+        body = make_body(CosignatureBody, note=note)
+        return self._session.send("POST", "/v1/log/cosignatures", body, WitnessView)
+
+    def witnesses(self) -> tuple[WitnessView, ...]:
+        """Every site that ever cosigned, with its newest cosignature."""
+        return self._session.fetch_list("/v1/log/witnesses", "witnesses", WitnessView)
 
     # --- how a call is made ----------------------------------------------------------------
 

@@ -45,6 +45,7 @@ from compliance.wire import (
 __all__ = [
     "ASSIGNABLE_ROLES",
     "CoordinatorKeyBody",
+    "CosignatureBody",
     "DecisionBody",
     "Enrolled",
     "EnrolmentBody",
@@ -85,6 +86,7 @@ __all__ = [
     "SubmittedPlan",
     "SubmittedRelease",
     "TokenHash",
+    "WitnessView",
 ]
 
 
@@ -175,6 +177,12 @@ class PrincipalBody(RequestBody):
     name: Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._@-]{0,62}[a-z0-9])?$")]
     roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=len(ASSIGNABLE_ROLES))]
     expires_at: Time | None = None
+
+
+class CosignatureBody(RequestBody):
+    """A head of the log with the site's cosignature: a C2SP tlog-checkpoint note."""
+
+    note: Annotated[str, Field(max_length=16_384)]
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -381,6 +389,24 @@ class LogProof(Answer):
 
     leaf: Octets
     proof: str
+
+
+class WitnessView(Answer):
+    """One witness of the log, and the newest head that it vouched for.
+
+    Attributes:
+        witness: Key name of the witness, `<federation>/site/<name>`.
+        vkey: Its verifier key; compare it with the one that the site itself publishes.
+        size: Entries of the newest head that it cosigned.
+        cosigned_at: When it did so.
+        note: That head, signed by the log and by the witness.
+    """
+
+    witness: str
+    vkey: str
+    size: int
+    cosigned_at: Time
+    note: str
 
 
 class LogConsistency(Answer):

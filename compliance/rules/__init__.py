@@ -60,6 +60,11 @@ from compliance.rules.sites import (
 from compliance.rules.subjects import (
     may_record_erasure,
 )
+from compliance.rules.witnesses import (
+    MAX_CLOCK_AHEAD,
+    is_witnessed,
+    may_witness,
+)
 
 __all__ = [
     "ALLOWED",
@@ -67,6 +72,7 @@ __all__ = [
     "Bearer",
     "Grant",
     "Invitation",
+    "MAX_CLOCK_AHEAD",
     "MAX_GRANT",
     "MAX_INVITATION",
     "MAX_RELEASE_BYTES",
@@ -79,6 +85,7 @@ __all__ = [
     "UNKNOWN_TOKEN",
     "UNSAFE_SUFFIXES",
     "content_matches",
+    "is_witnessed",
     "may_act_as_site",
     "may_add_principal",
     "may_admit",
@@ -98,4 +105,5 @@ __all__ = [
     "may_submit_plan",
     "may_upload",
     "may_use_token",
+    "may_witness",
 ]

@@ -33,9 +33,9 @@ def kill_at(step: int) -> None:
 
     sync = os.fsync
 
-    def counted_sync(descriptor: Any) -> None:
+    def counted_sync(fd: Any) -> None:
         count("open")
-        sync(descriptor)
+        sync(fd)
         count("open")
 
     os.fsync = counted_sync  # fsync raises no audit event

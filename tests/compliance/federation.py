@@ -97,7 +97,7 @@ class Site:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.identity = SigningKey.generate(f"site/{name}")
+        self.identity = SigningKey.generate(f"hospitals/site/{name}")
         self.node_key = generate_private_key(SECP384R1())
         self.token: str | None = None
 

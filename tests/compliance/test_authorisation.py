@@ -63,6 +63,8 @@ MATRIX: dict[str, set[str]] = {
     "GET /v1/log/entries": {O, A},
     "GET /v1/log/proofs/{position}": ANY,
     "GET /v1/log/consistency": ANY,
+    "GET /v1/log/witnesses": ANY,
+    "POST /v1/log/cosignatures": {S},
 }
 """Roles that may call each operation; none for what needs no token."""
 
