@@ -22,6 +22,8 @@ import httpx
 
 from audit.keys import VerifyKey
 from audit.statement import SignedStatement
+from compliance.log_access import Progress, VerifiedPage, fetch_page, fetch_pages, save_export
+from compliance.log_views import LogEntryView, LogExport, LogQuery, Order
 from compliance.resources import (
     CoordinatorKeyBody,
     CosignatureBody,
@@ -34,7 +36,6 @@ from compliance.resources import (
     GrantView,
     InvitationBody,
     LogConsistency,
-    LogEntryView,
     LogProof,
     NewPrincipal,
     PlanEvidence,
@@ -379,25 +380,40 @@ class ComplianceClient:
         return str(self._session.fetch_object("GET", "/v1/log/checkpoint")["checkpoint"])
 
     def log_entries(
-        self,
-        *,
-        after: int = -1,
-        limit: int = 100,
-        actor: str | None = None,
-        action: str | None = None,
-        object: str | None = None,  # noqa: A002  the log's own word
+        self, *, order: Order = "newest", limit: int = 100, **filters: str | int | None
     ) -> tuple[LogEntryView, ...]:
-        """Entries after a position, decrypted, oldest first (officer, auditor)."""
-        return self._session.fetch_list(
-            "/v1/log/entries",
-            "entries",
-            LogEntryView,
-            after=after,
-            limit=limit,
-            actor=actor,
-            action=action,
-            object=object,
-        )
+        """Entries that meet all filters, decrypted and verified (officer, auditor).
+
+        Args:
+            order: Newest or oldest first.
+            limit: At most so many.
+            filters: Conditions by the names of `compliance.log_views.LogFilter`.
+        """
+        query = make_body(LogQuery, order=order, limit=limit, **filters)
+        return fetch_page(self._session, self.trust, query).entries
+
+    def log_pages(self, query: LogQuery) -> Iterator[VerifiedPage]:
+        """Every page of an answer, each verified and of the same log (officer, auditor).
+
+        Raises:
+            VerificationFailed: When the service shows what the log does not hold.
+        """
+        return fetch_pages(self._session, self.trust, query)
+
+    def export_log(
+        self, wanted: LogExport, destination: Path, progress: Progress | None = None
+    ) -> int:
+        """Write all entries that meet the filters to a file, whole or not at all.
+
+        A JSON Lines file is verified before it appears; a CSV file carries no proofs.
+
+        Returns:
+            The number of entries.
+
+        Raises:
+            VerificationFailed: When the service sends what the log does not hold.
+        """
+        return save_export(self._session, self.trust, wanted, destination, progress)
 
     def log_proof(self, position: int) -> LogProof:
         """A leaf with its inclusion proof and checkpoint."""

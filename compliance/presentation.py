@@ -13,9 +13,9 @@ from rich.text import Text
 
 from audit.statement import SignedStatement
 from audit.terminal import out
+from compliance.log_views import LogEntryView
 from compliance.resources import (
     GrantView,
-    LogEntryView,
     PlanView,
     PrincipalView,
     ReleaseView,

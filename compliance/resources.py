@@ -56,7 +56,6 @@ __all__ = [
     "GrantView",
     "InvitationBody",
     "LogConsistency",
-    "LogEntryView",
     "LogProof",
     "NewPrincipal",
     "Octets",
@@ -370,18 +369,6 @@ class NewPrincipal(PrincipalView):
 
     position: int
     token: str
-
-
-class LogEntryView(Answer):
-    """One entry of the log, decrypted. `payload` is null once its key has been destroyed."""
-
-    position: int
-    time: Time
-    actor: str
-    action: str
-    object: str
-    subject: str | None
-    payload: dict[str, Any] | None
 
 
 class LogProof(Answer):

@@ -120,9 +120,9 @@ class ComplianceSession:
             return response
         raise _problem(response)
 
-    def stream(self, path: str) -> Streaming:
+    def stream(self, path: str, **query: str | int | None) -> Streaming:
         """Begin a download."""
-        return Streaming(self._http, path)
+        return Streaming(self._http, path, _present(query))
 
     def unreachable(self, error: httpx.HTTPError) -> Unreachable:
         """What a failure of the network means to the operator."""
@@ -141,8 +141,8 @@ class ComplianceSession:
 class Streaming:
     """A GET whose body is read as it comes; an error answer is raised on entry."""
 
-    def __init__(self, http: httpx.Client, path: str) -> None:
-        self._context = http.stream("GET", path)
+    def __init__(self, http: httpx.Client, path: str, query: dict[str, str | int]) -> None:
+        self._context = http.stream("GET", path, params=query)
 
     def __enter__(self) -> httpx.Response:
         response = self._context.__enter__()

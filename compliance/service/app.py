@@ -11,8 +11,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compliance.service.gate import install_error_handlers
 from compliance.service.registry import Registry
-from compliance.service.routes import grants, log, plans, principals, releases, service, sites
+from compliance.service.routes import (
+    grants,
+    log,
+    log_entries,
+    plans,
+    principals,
+    releases,
+    service,
+    sites,
+)
 from compliance.service.routes import subjects as subject_routes
+from compliance.service.routes import witnesses as witness_routes
 
 TITLE: Final = "Fiduciary compliance service"
 VERSION: Final = "0.1.0"
@@ -38,7 +48,18 @@ def create_app(registry: Registry) -> FastAPI:
     )
     app.state.registry = registry
     app.state.routes = []
-    for module in (service, sites, plans, releases, grants, subject_routes, principals, log):
+    for module in (
+        service,
+        sites,
+        plans,
+        releases,
+        grants,
+        subject_routes,
+        principals,
+        log,
+        log_entries,
+        witness_routes,
+    ):
         app.include_router(module.router)
         app.state.routes.extend(module.router.routes)
     install_error_handlers(app)

@@ -2,6 +2,7 @@
 
 * An operation declares its access (`@requires(...)`, `@public`); one that declares none cannot be
   registered. Identity and role are checked before one octet of the body is read.
+* A query parameter that the operation does not know, or that comes twice, is refused by name.
 * A refusal of a declared operation is itself a log entry, made before the refusal is answered; if
   it cannot be made the answer is 503. Reads refused as 404 or 422 are not written down: they were
   no attempt at anything.
@@ -20,9 +21,11 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -125,6 +128,7 @@ class GatedRoute(APIRoute):
         """The operation, behind identity, role and body limits."""
         operation = super().get_route_handler()
         access = access_of(self.endpoint)
+        parameters = _query_parameters(self.dependant)
 
         async def pass_gate(request: Request) -> Response:
             if access.roles:
@@ -132,6 +136,7 @@ class GatedRoute(APIRoute):
                 bearer = await run_in_threadpool(registry.identify, _bearer_token(request))
                 request.state.bearer = bearer
                 enforce(rules.may_call(bearer, access.roles))
+            _check_query(request, parameters)
             strict = StrictRequest(request, access.max_body_bytes)
             if not access.streams and request.method != "GET":
                 await strict.load()
@@ -166,6 +171,35 @@ def caller_of(request: Request) -> rules.Bearer:
 
 Office = Annotated[Registry, Depends(registry_of)]
 Caller = Annotated[rules.Bearer, Depends(caller_of)]
+
+
+def _query_parameters(dependant: Dependant) -> frozenset[str]:
+    """The names that an operation's query may have."""
+    names: set[str] = set()
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names.update(kind.model_fields)
+        else:
+            names.add(field.alias)
+    return frozenset(names).union(*map(_query_parameters, dependant.dependencies))
+
+
+def _check_query(request: Request, known: frozenset[str]) -> None:
+    """Refuse a query that would be understood in part: a filter that is ignored shows too much.
+
+    Raises:
+        MalformedInput: With the name of the parameter that is unknown or given twice.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    takes = f"this takes {', '.join(sorted(known)) or 'no parameters'}"
+    for name in names:
+        if name not in known:
+            raise MalformedInput(
+                f"malformed request: query.{name[:40]}: unknown parameter", fix=takes
+            )
+        if names.count(name) > 1:
+            raise MalformedInput(f"malformed request: query.{name}: given twice", fix=takes)
 
 
 def _bearer_token(request: Request) -> str | None:

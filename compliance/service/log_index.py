@@ -2,7 +2,7 @@
 
 * A row is written with its entry, in one transaction; `rebuild_index` makes all of them again from
   the leaves, and from their payloads where those are not forgotten.
-* `site`, `plan` and `release` are each the one that an entry is about. Whoever records it says so; a
+* `site`, `plan`, `release` are each the one that an entry is about. Whoever records it says so; a
   site that acts, and a site, plan or release that is the entry's object, are known anyway.
 * An entry that names several sites (a plan, a round, an erasure's plans) is found by what it is
   about, not by each name in it.

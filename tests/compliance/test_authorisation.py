@@ -61,6 +61,7 @@ MATRIX: dict[str, set[str]] = {
     "DELETE /v1/principals/{name}": {O},
     "GET /v1/log/checkpoint": ANY,
     "GET /v1/log/entries": {O, A},
+    "GET /v1/log/export": {O, A},
     "GET /v1/log/proofs/{position}": ANY,
     "GET /v1/log/consistency": ANY,
     "GET /v1/log/witnesses": ANY,

@@ -119,8 +119,10 @@ def test_an_officers_day(
     assert "plan.approved" in out
     code, out, _ = officer("log", "--checkpoint")
     assert out == service.as_("officer").checkpoint()
-    code, out, _ = officer("log", "--limit", "5", "--after", "2", "--json")
-    assert [entry["position"] for entry in json.loads(out)] == [3, 4, 5, 6, 7]
+    code, out, _ = officer("log", "--limit", "5", "--after", "2", "--order", "oldest", "--json")
+    shown = json.loads(out)
+    assert [entry["position"] for entry in shown["entries"]] == [3, 4, 5, 6, 7]
+    assert (shown["verified"], shown["more"]) == (True, True)
 
 
 @pytest.mark.parametrize(

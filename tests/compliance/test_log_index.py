@@ -59,6 +59,8 @@ ABOUT: dict[str, set[str]] = {
     "subject.erased": {"site", "subject"},
     "request.refused": set(),  # about what its path names: see below
     "attempts.limited": set(),
+    "log.queried": set(),  # who looked is not what was looked at
+    "log.exported": set(),
 }
 """What the index must know of an entry of each action that the service records."""
 
@@ -94,6 +96,8 @@ def busy(service: RunningService, tmp_path: Path) -> RunningService:
     officer = service.http(service.token("officer"))
     for path in _refused_paths(service):
         assert officer.post(path, json={}).status_code in (403, 409, 422)
+    officer.get("/v1/log/entries", params={"site": "north"}).raise_for_status()
+    officer.get("/v1/log/export", params={"site": "north"}).raise_for_status()
     stranger = service.http("wrong")
     for _ in range(32):
         stranger.get("/v1/plans")

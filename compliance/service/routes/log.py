@@ -1,61 +1,27 @@
-"""The audit log as callers see it: checkpoint, entries, proofs."""
+"""The audit log as every caller sees it: checkpoint and proofs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
-from audit.keyring import KeyDestroyed
-from audit.log import LogStorage, read_leaf
-from compliance.resources import LogConsistency, LogEntryView, LogProof
+from compliance.resources import LogConsistency, LogProof
 from compliance.service.gate import ANY_ROLE, GatedRoute, Office, requires
 from compliance.service.registry import Registry
-from compliance.service.tables import LogIndexRow
+from compliance.service.witnessing import cosigned
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/log", tags=["log"])
-
-MAX_ENTRIES: Final = 1000
-"""In one answer; the next one begins after the last position."""
-
-_Position = Annotated[int, Query(ge=-1, le=2**53 - 1)]
-_Filter = Annotated[str | None, Query(min_length=1, max_length=200)]
 
 
 @router.get("/checkpoint")
 @requires(*ANY_ROLE)
 def checkpoint(office: Office) -> dict[str, str]:
-    """The newest signed checkpoint."""
+    """The newest signed checkpoint, with the lines of the witnesses that cosigned it."""
     with office.reading() as session:
-        return {"checkpoint": office.log.checkpoint(office.storage(session))}
-
-
-@router.get("/entries")
-@requires("officer", "auditor")
-def list_entries(
-    office: Office,
-    after: _Position = -1,
-    limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100,
-    actor: _Filter = None,
-    action: _Filter = None,
-    object: _Filter = None,  # noqa: A002  the log's own word
-) -> dict[str, list[LogEntryView]]:
-    """Entries after a position, decrypted, oldest first."""
-    query = select(LogIndexRow.position).where(LogIndexRow.position > after)
-    for column, wanted in (
-        (LogIndexRow.actor, actor),
-        (LogIndexRow.action, action),
-        (LogIndexRow.object, object),
-    ):
-        if wanted is not None:
-            query = query.where(column == wanted)
-    with office.reading() as session:
-        positions = session.scalars(query.order_by(LogIndexRow.position).limit(limit)).all()
-        storage = office.storage(session)
-        return {"entries": [_entry(office, storage, position) for position in positions]}
+        return {"checkpoint": cosigned(session, office.log.checkpoint(office.storage(session)))}
 
 
 @router.get("/proofs/{position}")
@@ -88,21 +54,3 @@ def _leaf(session: Session, office: Registry, position: int) -> bytes:
     if leaf is None:
         raise NotFound("the log has no entry at this position")
     return leaf
-
-
-def _entry(office: Registry, storage: LogStorage, position: int) -> LogEntryView:
-    leaf = read_leaf(storage, position)
-    payload: dict[str, Any] | None
-    try:
-        payload = office.log.open(leaf)
-    except KeyDestroyed:
-        payload = None
-    return LogEntryView(
-        position=leaf.position,
-        time=leaf.time,
-        actor=leaf.actor,
-        action=leaf.action,
-        object=leaf.object,
-        subject=leaf.subject,
-        payload=payload,
-    )

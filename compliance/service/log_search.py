@@ -1,0 +1,258 @@
+"""Answers to questions about the log: found by the index, read from the leaves, each proven.
+
+* An answer is about the log of one size. That tree never changes again, so all that is read about
+  it, in however many transactions, is one snapshot: later entries change no leaf and no path.
+* Pages follow each other by position, never by offset: what is appended between two pages moves
+  nothing, and a question does not find the entries that it leaves behind itself.
+* A cursor holds no secret and grants nothing: who alters one gets another page of what the same
+  caller may ask for anyway. It is checked so that a mistake is said, not answered.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session
+
+from audit.canonical import canonical_bytes, parse_canonical_object
+from audit.checkpoint import Checkpoint, read_checkpoint
+from audit.errors import MalformedInput, NotFound
+from audit.keyring import KeyDestroyed
+from audit.leaf import Leaf
+from audit.merkle import hash_leaf, inclusion_proof
+from audit.storage import LogStorage, LogTampered, hash_reader, latest_note
+from compliance.log_views import LogEntryView, LogFilter, LogPage, LogQuery, Order
+from compliance.service.registry import Registry
+from compliance.service.tables import LogIndexRow
+from compliance.service.witnessing import cosigned
+
+_CACHED_HASHES: Final = 65_536
+"""Neighbours share most of their paths; 64 Ki hashes are 2 MB."""
+
+_BEGIN_AGAIN: Final = "begin again without a cursor"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The log that an answer is about.
+
+    Attributes:
+        note: Its signed checkpoint, with the witnesses' cosignatures of it.
+        checkpoint: What the note says.
+    """
+
+    note: str
+    checkpoint: Checkpoint
+
+
+def read_head(session: Session, storage: LogStorage) -> Head:
+    """The log as it is now."""
+    note = cosigned(session, latest_note(storage))
+    return Head(note, read_checkpoint(note))
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where the next page begins.
+
+    Attributes:
+        last: Position of the last entry that was shown.
+        size: Size of the log when the first page was made; later entries are on no page.
+        identity: Digest of order and filters.
+    """
+
+    last: int
+    size: int
+    identity: str
+
+    def encoded(self) -> str:
+        """One word, safe in a URL."""
+        document = {"last": self.last, "size": self.size, "query": self.identity}
+        return base64.urlsafe_b64encode(canonical_bytes(document)).decode("ascii").rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Read a cursor.
+
+        Raises:
+            MalformedInput: When it is none.
+        """
+        try:
+            data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+            document = parse_canonical_object(data)
+        except (binascii.Error, ValueError, MalformedInput) as error:
+            raise MalformedInput(
+                "malformed cursor: not one of this service", fix=_BEGIN_AGAIN
+            ) from (error)
+        match document:
+            case {"last": int(last), "size": int(size), "query": str(identity)} if (
+                0 <= last < size and len(document) == 3
+            ):
+                return cls(last, size, identity)
+        raise MalformedInput("malformed cursor: not one of this service", fix=_BEGIN_AGAIN)
+
+
+def read_page(office: Registry, session: Session, query: LogQuery) -> LogPage:
+    """One page of an answer.
+
+    Raises:
+        MalformedInput: When the cursor is none, or of another question or log.
+    """
+    storage = office.storage(session)
+    head = read_head(session, storage)
+    size, last = head.checkpoint.size, None
+    if query.cursor is not None:
+        cursor = Cursor.parse(query.cursor)
+        _check_cursor(cursor, query, size)
+        size, last = cursor.size, cursor.last
+    wanted = select_positions(query, size, query.order, last).limit(query.limit + 1)
+    positions = session.scalars(wanted).all()
+    shown = positions[: query.limit]
+    following = None
+    if len(positions) > query.limit:
+        following = Cursor(shown[-1], size, query.identity()).encoded()
+    reader = EntryReader(office, head.checkpoint)
+    entries = tuple(reader.read(session, shown))
+    return LogPage(checkpoint=head.note, size=size, entries=entries, next=following)
+
+
+def select_positions(
+    wanted: LogFilter, size: int, order: Order, last: int | None = None
+) -> Select[int]:
+    """Positions of the entries that a question finds in the log of `size` entries, in order.
+
+    Args:
+        wanted: The conditions.
+        size: Entries from here on are not looked at.
+        order: Newest or oldest first.
+        last: Behind this one, in that order.
+    """
+    position = LogIndexRow.position
+    query = select(position).where(*_conditions(wanted), position < size)
+    if order == "newest":
+        query = query if last is None else query.where(position < last)
+        return query.order_by(position.desc())
+    query = query if last is None else query.where(position > last)
+    return query.order_by(position)
+
+
+def count_entries(session: Session, wanted: LogFilter, size: int) -> int:
+    """How many entries a question finds in the log of `size` entries."""
+    query = select(func.count()).select_from(LogIndexRow)
+    found = session.scalar(query.where(*_conditions(wanted), LogIndexRow.position < size))
+    return found or 0
+
+
+class EntryReader:
+    """Reads entries and proves each against one checkpoint.
+
+    Args:
+        office: The service.
+        checkpoint: The tree that every path leads to the root of.
+    """
+
+    def __init__(self, office: Registry, checkpoint: Checkpoint) -> None:
+        self._office = office
+        self._size = checkpoint.size
+        self._storage: LogStorage | None = None
+        self._read_hash = functools.lru_cache(_CACHED_HASHES)(self._stored_hash)
+
+    def read(self, session: Session, positions: Sequence[int]) -> Iterator[LogEntryView]:
+        """The entries at some positions, in that order.
+
+        Raises:
+            LogTampered: When an entry or a hash is not what it should be.
+        """
+        self._storage = storage = self._office.storage(session)
+        rows = select(LogIndexRow).where(LogIndexRow.position.in_(positions))
+        topics = {row.position: row for row in session.scalars(rows)}
+        for position in positions:
+            data = storage.read_leaf(position)
+            if data is None:
+                raise NotFound(f"the log has no entry {position}")
+            yield self._view(position, data, topics[position])
+        session.expunge_all()
+
+    def _view(self, position: int, data: bytes, row: LogIndexRow) -> LogEntryView:
+        leaf = _parse(position, data)
+        return LogEntryView(
+            position=leaf.position,
+            time=leaf.time,
+            actor=leaf.actor,
+            action=leaf.action,
+            object=leaf.object,
+            subject=leaf.subject,
+            site=row.site,
+            plan=row.plan,
+            release=row.release,
+            payload=self._payload(leaf),
+            leaf=data,
+            leaf_hash=hash_leaf(data).hex(),
+            path=inclusion_proof(self._read_hash, position, self._size),
+        )
+
+    def _payload(self, leaf: Leaf) -> dict[str, Any] | None:
+        try:
+            return self._office.log.open(leaf)
+        except KeyDestroyed:
+            return None
+
+    def _stored_hash(self, level: int, index: int) -> bytes:
+        if self._storage is None:
+            raise NotFound("the log is not being read")
+        return hash_reader(self._storage)(level, index)
+
+
+def _parse(position: int, data: bytes) -> Leaf:
+    try:
+        leaf = Leaf.parse(data)
+    except MalformedInput as error:
+        raise LogTampered(f"entry {position}: {error}", fix="run: audit verify") from error
+    if leaf.position != position:
+        raise LogTampered(f"entry {position} says that it is entry {leaf.position}")
+    return leaf
+
+
+def _check_cursor(cursor: Cursor, query: LogQuery, size: int) -> None:
+    if cursor.identity != query.identity():
+        raise MalformedInput(
+            "the cursor belongs to a question with other filters or another order",
+            fix=f"repeat those of the first page, or {_BEGIN_AGAIN}",
+        )
+    if cursor.size > size:
+        raise MalformedInput(
+            f"the cursor is of a log of {cursor.size} entries, this one has {size}",
+            fix=f"{_BEGIN_AGAIN}; if the log is the same, it was cut off: run `audit verify`",
+        )
+
+
+def _conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:
+    row = LogIndexRow
+    for column, value in (
+        (row.actor, wanted.actor),
+        (row.object, wanted.object),
+        (row.subject, wanted.subject),
+        (row.site, wanted.site),
+        (row.plan, wanted.plan),
+        (row.release, wanted.release),
+    ):
+        if value is not None:
+            yield column == value
+    if wanted.action is not None and wanted.action.endswith("."):
+        # All words with this prefix: those from it up to the one after its last octet.
+        yield row.action >= wanted.action
+        yield row.action < wanted.action[:-1] + "/"
+    elif wanted.action is not None:
+        yield row.action == wanted.action
+    if wanted.since is not None:
+        yield row.time >= wanted.since
+    if wanted.until is not None:
+        yield row.time < wanted.until
+    if wanted.after is not None:
+        yield row.position > wanted.after
