@@ -9,10 +9,14 @@ import typer
 from rich.markup import escape
 
 from audit.durable import write_durably
-from audit.errors import ExitCode, MalformedInput, NotFound
+from audit.errors import ExitCode, MalformedInput
+from audit.export_cli import export
+from audit.export_file_cli import verify_export_command
+from audit.exporting import verify_any
 from audit.keyring import Keyring
 from audit.keys import VerifyKey
 from audit.leaf import Leaf
+from audit.options import Json, Log, WitnessOption, read_bytes, read_text, witness_keys
 from audit.presentation import (
     print_entries,
     print_fields,
@@ -23,12 +27,11 @@ from audit.presentation import (
 )
 from audit.proof import MAX_PROOF_BYTES, Proof, verify_proof
 from audit.receipt import MAX_RECEIPT_BYTES, Receipt, verify_receipt
-from audit.search import EntryFilter, find_position, payload_or_forgotten, stored_leaves
-from audit.snapshot import open_snapshot
-from audit.sql_log import SqlLogStorage
+from audit.search import EntryFilter, find_position, payload_or_forgotten, streamed_leaves
+from audit.source import open_source
 from audit.storage import META_KEY, META_ORIGIN, prove_entry
 from audit.terminal import VersionOption, err, print_json, run_app
-from audit.verifier import verify_log
+from audit.verifier import UNWITNESSED_HOURS
 
 app = typer.Typer(
     name="audit",
@@ -40,7 +43,8 @@ Check the evidence that a Fiduciary federation leaves behind.
 
 A log is an append-only Merkle tree (RFC 6962) of encrypted entries whose head is signed. The
 compliance service keeps one in its database, every site keeps a journal of the same kind. These
-commands **need no secret and no network**: they work on a copy of the file, on any machine.
+commands **need no secret and no network**: they work on a copy, on any machine. A log is an SQLite
+file, a folder, a PostgreSQL database (`postgresql://…`) or a bundle that `audit export` wrote.
 
 **Verifier keys.** A log's public key is one line, `name+hash+base64`. The compliance service
 publishes its own as `log_key` in `trust.json`. Get it from its owner and give it with `--key`:
@@ -49,6 +53,8 @@ without it, a log is checked only against the key that the log itself states.
 **Examples**
 
 - `audit verify compliance.sqlite --key "$(jq -r .log_key trust.json)"`
+- `audit verify compliance.sqlite --key "$LOG_KEY" --witnesses 2 --witness sites.vkey`
+- `audit export compliance.sqlite -o evidence.zip`
 - `audit prove 17 --log compliance.sqlite -o entry-17.tlog-proof`
 - `audit verify-proof entry-17.tlog-proof --key "$LOG_KEY"`
 - `audit verify-receipt receipt.json --key "$LOG_KEY" --site-key "$SITE_KEY"`
@@ -58,15 +64,6 @@ it should be · 6 **verification failed** · 9 the file changed meanwhile, or th
 """,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-LogFile = Annotated[
-    Path,
-    typer.Argument(
-        metavar="LOG",
-        help="SQLite file of a log: a site's journal, the compliance database, or a copy.",
-        show_default=False,
-    ),
-]
 KeyOption = Annotated[
     str | None,
     typer.Option(
@@ -96,7 +93,7 @@ def _root(_: VersionOption = False) -> None:
 
 @app.command()
 def verify(
-    log: LogFile,
+    log: Log,
     key: KeyOption = None,
     checkpoint: Annotated[
         Path | None,
@@ -107,26 +104,56 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    witness: WitnessOption = None,
+    witnesses: Annotated[
+        int,
+        typer.Option(
+            "--witnesses", metavar="N", min=0, help="So many of them must vouch for the log."
+        ),
+    ] = 0,
+    unwitnessed_hours: Annotated[
+        int,
+        typer.Option(min=0, metavar="HOURS", help="How long entries may wait for their witnesses."),
+    ] = UNWITNESSED_HOURS,
     json: Json = False,
 ) -> None:
     """Recompute a whole log and say what, if anything, is wrong with it.
 
     Checks every entry (canonical form, position, hash), every stored interior hash, and the root
-    under every signed checkpoint. The file is only read, also while a service is using it.
+    under every signed checkpoint. The log is only read, also while a service is using it.
 
     - With `--key` the log is the one that the key's owner signed. Without it, the log is only
       consistent with itself.
     - With `--checkpoint` nothing that this checkpoint covered was removed or changed since. Only
       this notices a log that was cut off *together with* its own checkpoints. Keep one each time:
       `audit show LOG --checkpoint > kept.txt`.
+    - With `--witnesses N` at least N of the given witnesses cosigned this very history: a log that
+      its own operator rewrote, with its own key, does not pass.
+
+    A bundle of chosen entries (`audit export`) is checked proof by proof.
 
     Exit codes: 0 verified, 6 not; then the first bad entry and what is wrong are named.
 
     Example: `audit verify compliance.sqlite --key "$LOG_KEY" --checkpoint kept.txt`
     """
-    known = _read_text(checkpoint, MAX_PROOF_BYTES) if checkpoint else None
+    known = read_text(checkpoint, MAX_PROOF_BYTES) if checkpoint else None
+    keys = witness_keys(witness)
+    if witnesses > len(keys):
+        raise typer.BadParameter(
+            f"{witnesses} witnesses are demanded and {len(keys)} keys are given: name each with"
+            " --witness",
+            param_hint="--witnesses",
+        )
     with progress_bar("verifying", quiet=json) as progress:
-        report = verify_log(log, _parse_key(key), known=known, progress=progress)
+        report = verify_any(
+            log,
+            _parse_key(key),
+            known=known,
+            witnesses=keys,
+            required_witnesses=witnesses,
+            unwitnessed_hours=unwitnessed_hours,
+            progress=progress,
+        )
     if json:
         print_json(report.to_json())
     else:
@@ -146,7 +173,7 @@ def prove(
             show_default=False,
         ),
     ],
-    log: Annotated[Path, typer.Option("--log", metavar="LOG", help="SQLite file of the log.")],
+    log: Annotated[str, typer.Option("--log", metavar="LOG", help="Where the log is; see above.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write here instead of to the screen."),
@@ -161,11 +188,11 @@ def prove(
 
     Example: `audit prove 17 --log compliance.sqlite -o entry-17.tlog-proof`
     """
-    with open_snapshot(log) as connection:
-        storage = SqlLogStorage(connection)
-        position = find_position(storage, entry)
-        proof = prove_entry(storage, position, with_leaf=True)
-        stated = VerifyKey.parse(storage.read_meta(META_KEY) or "")
+    with open_source(log) as source:
+        reader = source.reader()
+        position = find_position(source, entry)
+        proof = prove_entry(reader, position, with_leaf=True)
+        stated = VerifyKey.parse(reader.read_meta(META_KEY) or "")
     verify_proof(proof, stated)  # a damaged log must not issue a proof that nobody can verify
     text = proof.encoded()
     if output is not None:
@@ -198,8 +225,8 @@ def verify_proof_command(
 
     Example: `audit verify-proof entry-17.tlog-proof --key "$LOG_KEY"`
     """
-    proof = Proof.parse(_read_text(proof_file, MAX_PROOF_BYTES))
-    data = _read_bytes(leaf, MAX_PROOF_BYTES) if leaf else proof.extra
+    proof = Proof.parse(read_text(proof_file, MAX_PROOF_BYTES))
+    data = read_bytes(leaf, MAX_PROOF_BYTES) if leaf else proof.extra
     checkpoint = verify_proof(proof, _required_key(key), leaf=data)
     entry = Leaf.parse(data or b"")
     if entry.position != proof.index:
@@ -225,7 +252,7 @@ def verify_proof_command(
 
 @app.command()
 def show(
-    log: LogFile,
+    log: Log,
     keyring: Annotated[
         Path | None,
         typer.Option(
@@ -256,16 +283,15 @@ def show(
     Example: `audit show journal.sqlite --action plan. --limit 20`
     """
     keys = Keyring.open(keyring) if keyring else None
-    with open_snapshot(log) as connection:
-        storage = SqlLogStorage(connection)
+    with open_source(log) as source:
         if checkpoint:
-            note = storage.latest_checkpoint() or ""
+            note = source.reader().latest_checkpoint() or ""
             print_json({"checkpoint": note}) if json else write_text(note)
             return
-        origin = storage.read_meta(META_ORIGIN) or ""
+        origin = source.meta().get(META_ORIGIN, "")
         wanted = EntryFilter(actor, action, object_, subject)
         shown: list[dict[str, Any]] = []
-        for leaf in stored_leaves(storage, after):
+        for leaf in streamed_leaves(source, after):
             if wanted.accepts(leaf):
                 fields = leaf.clear()
                 if keys is not None:
@@ -306,7 +332,7 @@ def verify_receipt_command(
 
     Example: `audit verify-receipt erasure.json --key "$LOG_KEY" --site-key "$SITE_KEY"`
     """
-    receipt = Receipt.parse(_read_bytes(receipt_file, MAX_RECEIPT_BYTES))
+    receipt = Receipt.parse(read_bytes(receipt_file, MAX_RECEIPT_BYTES))
     verified = verify_receipt(receipt, _required_key(key), _parse_key(site_key))
     if json:
         print_json(
@@ -331,6 +357,12 @@ def verify_receipt_command(
     print_fields({"time": verified.leaf.time} | verified.body)
 
 
+app.command("verify-export")(verify_export_command)
+
+
+app.command()(export)
+
+
 def main() -> None:
     """Entry point of the `audit` command."""
     run_app(app)
@@ -342,20 +374,5 @@ def _parse_key(text: str | None) -> VerifyKey | None:
 
 def _required_key(text: str) -> VerifyKey:
     if "+" not in text and Path(text).is_file():
-        text = _read_text(Path(text), 10_000)
+        text = read_text(Path(text), 10_000)
     return VerifyKey.parse(text)
-
-
-def _read_bytes(path: Path, limit: int) -> bytes:
-    if not path.is_file():
-        raise NotFound(f"no file {path}")
-    if path.stat().st_size > limit:
-        raise MalformedInput(f"{path} is larger than {limit} bytes")
-    return path.read_bytes()
-
-
-def _read_text(path: Path, limit: int) -> str:
-    try:
-        return _read_bytes(path, limit).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedInput(f"{path} is not UTF-8 text") from error

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from audit.report import Report, WitnessReport
 from audit.terminal import err, out
-from audit.verifier import Report
 
 ENTRY_COLUMNS: Final = ("position", "time", "actor", "action", "object", "subject")
 
@@ -49,15 +49,17 @@ def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], Non
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def print_report(path: Path, report: Report) -> None:
+def print_report(log: str, report: Report) -> None:
     """The verdict, what is wrong, what was checked, and against whose key."""
+    what = "chosen entries, each proven" if report.selection else "entries"
     if report.ok:
-        say(f"[bold green]verified[/] {escape(str(path))}: {report.entries} entries")
+        say(f"[bold green]verified[/] {escape(log)}: {report.entries} {what}")
     else:
-        say(f"[bold red]NOT VERIFIED[/] {escape(str(path))}")
+        say(f"[bold red]NOT VERIFIED[/] {escape(log)}")
         for problem in report.problems:
             say(f"  [red]{escape(str(problem))}[/]")
     known = None if report.known_entries is None else f"{report.known_entries} entries, contained"
+    witnessed = report.witnessed_entries
     print_fields(
         {
             "log": report.origin,
@@ -65,15 +67,40 @@ def print_report(path: Path, report: Report) -> None:
             "root": report.root,
             "signed": f"{report.signed_entries} entries, {report.checkpoints} checkpoints",
             "kept checkpoint": known,
+            "witnessed": None if witnessed is None else f"{witnessed} of {report.entries} entries",
+            "payloads": _payloads(report),
             "key": report.key,
         }
     )
+    for witness in report.witnesses:
+        say(f"witness {escape(witness.name)}: {_vouches(witness)}")
+    if report.unchecked_cosignatures:
+        say(
+            f"[yellow]{report.unchecked_cosignatures} cosignatures were not checked.[/]"
+            " Give the witnesses' keys with --witness."
+        )
     if not report.key_pinned:
         say(
             "[yellow]The key is the one that the log itself states.[/] This shows that the log is"
             " intact under that key, not whose key it is.\nGet the key from its owner and give it"
             " with --key."
         )
+
+
+def _vouches(witness: WitnessReport) -> str:
+    if witness.time is None:
+        return "[red]does not vouch for this log[/]"
+    moment = datetime.fromtimestamp(witness.time, UTC)
+    return f"vouches for the first {witness.entries} entries, at {moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _payloads(report: Report) -> str | None:
+    if not report.payloads_proven + report.payloads_stated:
+        return None
+    return (
+        f"{report.payloads_proven} proven by their entry, {report.payloads_stated} on the"
+        " exporter's word"
+    )
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ from audit.errors import Conflict, NotFound
 from audit.key_manager import DataKeys, KeyDestroyed
 from audit.leaf import Leaf
 from audit.log import open_payload
-from audit.storage import LogStorage, read_leaf
+from audit.source import LogSource
+from audit.storage import LogReader, LogTampered, parse_stored, read_leaf
 
 FORGOTTEN: Final = "forgotten"
 """Stands for a payload whose key was destroyed."""
@@ -53,22 +54,35 @@ def is_about(leaf: Leaf, object_id: str) -> bool:
     return leaf.object == object_id or leaf.object.endswith(f":{object_id}")
 
 
-def stored_leaves(storage: LogStorage, after: int = -1) -> Iterator[Leaf]:
-    """The entries that follow position `after`, in order.
+def stored_leaves(reader: LogReader, after: int = -1) -> Iterator[Leaf]:
+    """The entries that follow position `after`, in order, read one by one.
 
     Raises:
         NotFound: At a position that is missing.
         VerificationFailed: At an entry that is not what it should be.
     """
-    for position in range(after + 1, storage.size()):
-        yield read_leaf(storage, position)
+    for position in range(after + 1, reader.size()):
+        yield read_leaf(reader, position)
 
 
-def find_position(storage: LogStorage, entry: str) -> int:
+def streamed_leaves(source: LogSource, after: int = -1) -> Iterator[Leaf]:
+    """The entries that follow position `after`, in order, read in one go.
+
+    Raises:
+        VerificationFailed: At a position that is missing, or an entry that is not what it should
+            be.
+    """
+    for expected, (position, data) in enumerate(source.leaves(after), start=after + 1):
+        if position != expected:
+            raise LogTampered(f"entry {expected} is missing", fix="run: audit verify")
+        yield parse_stored(position, data)
+
+
+def find_position(source: LogSource, entry: str) -> int:
     """The position that a person means.
 
     Args:
-        storage: The log.
+        source: The log.
         entry: A position in decimal, or the id of what exactly one entry is about.
 
     Raises:
@@ -77,7 +91,7 @@ def find_position(storage: LogStorage, entry: str) -> int:
     """
     if entry.isascii() and entry.isdigit() and len(entry) < 16:
         return int(entry)
-    positions = [leaf.position for leaf in stored_leaves(storage) if is_about(leaf, entry)]
+    positions = [leaf.position for leaf in streamed_leaves(source) if is_about(leaf, entry)]
     if not positions:
         raise NotFound(
             f"no entry of the log is about {entry}", fix="list what there is: audit show LOG"

@@ -44,7 +44,35 @@ class StoredCosignature(NamedTuple):
     note: str
 
 
-class LogStorage(Protocol):
+class LogReader(Protocol):
+    """One moment's view of a stored log."""
+
+    def size(self) -> int:
+        """Number of entries: the highest position plus one, or 0."""
+        ...
+
+    def read_leaf(self, position: int) -> bytes | None:
+        """The entry at `position`, None when there is none."""
+        ...
+
+    def read_hash(self, level: int, index: int) -> bytes | None:
+        """The hash of node `(level, index)`, None when there is none."""
+        ...
+
+    def latest_checkpoint(self) -> str | None:
+        """The checkpoint note of the largest size, None when there is none."""
+        ...
+
+    def cosignatures(self) -> list[StoredCosignature]:
+        """What witnesses have signed, smallest size first."""
+        ...
+
+    def read_meta(self, name: str) -> str | None:
+        """A fact about the log: `format`, `origin` or `key`."""
+        ...
+
+
+class LogStorage(LogReader, Protocol):
     """One transaction's view of a stored log. It never begins, commits or rolls back.
 
     Every method may raise the store's own errors; the caller then rolls back and nothing has
@@ -55,28 +83,12 @@ class LogStorage(Protocol):
         """Keep every other appender out until this transaction ends."""
         ...
 
-    def size(self) -> int:
-        """Number of entries: the highest position plus one, or 0."""
-        ...
-
-    def read_leaf(self, position: int) -> bytes | None:
-        """The entry at `position`, None when there is none."""
-        ...
-
     def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
         """Insert entries at `first` and the positions after it. Fails when one is taken."""
         ...
 
-    def read_hash(self, level: int, index: int) -> bytes | None:
-        """The hash of node `(level, index)`, None when there is none."""
-        ...
-
     def write_hashes(self, nodes: Sequence[Node]) -> None:
         """Insert nodes. Fails when one exists."""
-        ...
-
-    def latest_checkpoint(self) -> str | None:
-        """The checkpoint note of the largest size, None when there is none."""
         ...
 
     def write_checkpoint(self, size: int, note: str) -> None:
@@ -87,20 +99,12 @@ class LogStorage(Protocol):
         """Remove the checkpoint of that size, if there is one."""
         ...
 
-    def cosignatures(self) -> list[StoredCosignature]:
-        """What witnesses have signed, smallest size first."""
-        ...
-
     def write_cosignature(self, witness: str, size: int, note: str) -> None:
         """Insert what a witness signed at that size, or replace it."""
         ...
 
     def delete_cosignature(self, witness: str, size: int) -> None:
         """Remove what a witness signed at that size, if there is something."""
-        ...
-
-    def read_meta(self, name: str) -> str | None:
-        """A fact about the log: `format`, `origin` or `key`."""
         ...
 
     def write_meta(self, name: str, value: str) -> None:
@@ -133,7 +137,7 @@ class LogStore(Protocol):
         ...
 
 
-def read_leaf(storage: LogStorage, position: int) -> Leaf:
+def read_leaf(storage: LogReader, position: int) -> Leaf:
     """The clear fields and the sealed payload of an entry.
 
     Raises:
@@ -143,6 +147,17 @@ def read_leaf(storage: LogStorage, position: int) -> Leaf:
     data = storage.read_leaf(position)
     if data is None:
         raise NotFound(f"the log has no entry {position}")
+    return parse_stored(position, data)
+
+
+def parse_stored(position: int, data: object) -> Leaf:
+    """The entry in bytes that a log holds at a position.
+
+    Raises:
+        LogTampered: When they are no entry, or are those of another one.
+    """
+    if not isinstance(data, bytes):
+        raise LogTampered(f"entry {position} is not stored as bytes", fix="run: audit verify")
     try:
         leaf = Leaf.parse(data)
     except MalformedInput as error:
@@ -152,19 +167,22 @@ def read_leaf(storage: LogStorage, position: int) -> Leaf:
     return leaf
 
 
-def prove_entry(storage: LogStorage, position: int, *, with_leaf: bool) -> Proof:
-    """Prove an entry from the stored hashes, against the latest stored checkpoint. Needs no key.
+def prove_entry(
+    storage: LogReader, position: int, *, with_leaf: bool, note: str | None = None
+) -> Proof:
+    """Prove an entry from the stored hashes. Needs no key.
 
     Args:
         storage: The log.
         position: The entry.
         with_leaf: Put the entry's bytes into the proof's extra line.
+        note: The log's checkpoint to prove it against; by default the latest stored one.
 
     Raises:
         NotFound: When there is no such entry.
         LogTampered: When a stored hash is missing.
     """
-    note = latest_note(storage)
+    note = latest_note(storage) if note is None else note
     size = read_checkpoint(note).size
     leaf = storage.read_leaf(position)
     if leaf is None:
@@ -173,7 +191,7 @@ def prove_entry(storage: LogStorage, position: int, *, with_leaf: bool) -> Proof
     return Proof(position, path, note, leaf if with_leaf else None)
 
 
-def latest_note(storage: LogStorage) -> str:
+def latest_note(storage: LogReader) -> str:
     """The checkpoint note of the whole log.
 
     Raises:
@@ -185,7 +203,7 @@ def latest_note(storage: LogStorage) -> str:
     return note
 
 
-def hash_reader(storage: LogStorage) -> HashReader:
+def hash_reader(storage: LogReader) -> HashReader:
     """Reads stored hashes for `audit.merkle`; one that is missing or short raises LogTampered."""
 
     def read_hash(level: int, index: int) -> bytes:

@@ -1,36 +1,45 @@
 """Checks a stored log from its bytes alone. Needs no secret and no network.
 
 * Everything is recomputed: each entry's canonical form, position and hash, every stored interior
-  hash, and the root under every stored checkpoint, whose signature is checked.
-* It reads each table once, in order, and holds one hash per tree level: memory is flat.
+  hash, and the root under every stored checkpoint and every cosignature, whose signatures are
+  checked.
+* It reads each part once, in order, and holds one hash per tree level: memory is flat.
 * It names the first entry that is wrong, and goes on, to tell a changed entry (no signed root
   matches) from a damaged stored hash (the signed root still matches the entries).
 
-**What it cannot notice.** A log whose last entries were removed *together with* the checkpoints
-that covered them is a shorter log that verifies; so is one that was rewritten with the log's own
-signing key. Both need something from outside: an earlier checkpoint (`known`), which must be
-consistent with the log, and the log's key from its owner (`key`). Without `key` the key that the
-file states is used, and the report says so.
+**What it cannot notice alone.** A log whose last entries were removed *together with* the
+checkpoints that covered them is a shorter log that verifies; so is one that was rewritten with the
+log's own signing key. Both need something from outside: the keys of witnesses (`witnesses`), an
+earlier checkpoint (`known`), and the log's key from its owner (`key`). Without `key` the key that
+the log states is used, and the report says so.
+
+**Witnesses.** A cosignature of size `s` vouches for the first `s` entries, so for every shorter log
+too. With `required_witnesses = n`, the log is vouched for up to the n-th largest size among the
+known witnesses, each counted with the largest size at which its signed root is the recomputed one.
+What follows is not yet witnessed; that is an error once it is older than `unwitnessed_hours` when
+the last entry was made. See docs/adr/0011-witnesses.md.
 """
 
 from __future__ import annotations
 
 import heapq
-import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from audit.checkpoint import Checkpoint, verify_checkpoint
+from audit.checkpoint import verify_checkpoint
+from audit.cosignature import WitnessKey, verify_cosignature
 from audit.encoding import encode_base64
 from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import VerifyKey
-from audit.leaf import check_leaf
+from audit.leaf import Leaf, check_leaf
 from audit.log import LOG_FORMAT
 from audit.merkle import Frontier
-from audit.snapshot import DatabaseDamage, open_snapshot
+from audit.report import Problem, Report, WitnessReport
+from audit.source import LogDamaged, LogSource, open_source
 from audit.storage import META_FORMAT, META_KEY, META_ORIGIN
 
 Progress = Callable[[int, int], None]
@@ -39,124 +48,104 @@ Progress = Callable[[int, int], None]
 PROGRESS_INTERVAL: Final = 5000
 """Entries between two calls of `Progress`: about twenty a second."""
 
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong with a log.
-
-    Attributes:
-        position: The first entry concerned; None when it is not about an entry.
-        what: What is wrong, as a sentence.
-    """
-
-    position: int | None
-    what: str
-
-    def __str__(self) -> str:
-        return self.what if self.position is None else f"entry {self.position}: {self.what}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What verification found.
-
-    Attributes:
-        origin: Name of the log, as its metadata state it.
-        key: Verifier key that the checkpoints were checked with; empty if there was none.
-        key_pinned: Whether the caller gave that key. If not, the log's own word was taken for it.
-        entries: Number of entries read.
-        root: Base64 RFC 6962 root over them, as a checkpoint would write it.
-        signed_entries: Size of the largest checkpoint that verifies.
-        checkpoints: Number of checkpoints that verify.
-        known_entries: Size of the earlier checkpoint that the caller gave and the log contains.
-        problems: What is wrong, the first entry first. Empty for a sound log.
-    """
-
-    origin: str
-    key: str
-    key_pinned: bool
-    entries: int
-    root: str
-    signed_entries: int
-    checkpoints: int
-    known_entries: int | None
-    problems: tuple[Problem, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-    @property
-    def first_bad_entry(self) -> int | None:
-        """Position of the first entry that is wrong, if the problem is about an entry."""
-        return min((p.position for p in self.problems if p.position is not None), default=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report for scripts."""
-        return {
-            "verified": self.ok,
-            "origin": self.origin,
-            "key": self.key,
-            "key_pinned": self.key_pinned,
-            "entries": self.entries,
-            "root": self.root,
-            "signed_entries": self.signed_entries,
-            "checkpoints": self.checkpoints,
-            "known_entries": self.known_entries,
-            "first_bad_entry": self.first_bad_entry,
-            "problems": [{"position": p.position, "what": p.what} for p in self.problems],
-        }
+UNWITNESSED_HOURS: Final = 24
+"""Sites witness every minute while they run; a federation may rest for a night."""
 
 
 def verify_log(
-    path: Path,
+    log: Path | str,
     key: VerifyKey | None = None,
     *,
     known: str | None = None,
+    witnesses: Sequence[WitnessKey] = (),
+    required_witnesses: int = 0,
+    unwitnessed_hours: int = UNWITNESSED_HOURS,
     progress: Progress | None = None,
 ) -> Report:
-    """Verify the log in an SQLite file.
+    """Verify a stored log.
 
     Args:
-        path: A journal, a compliance database, or a copy of either, also while it is in use.
-        key: The log's verifier key, from its owner. None takes the one in the file.
+        log: Whatever `audit.source.open_source` opens, also while it is in use.
+        key: The log's verifier key, from its owner. None takes the one that the log states.
         known: A checkpoint note of this log from earlier; the log must still contain that history.
+        witnesses: Keys of witnesses, from their owners.
+        required_witnesses: So many of them must vouch for the log.
+        unwitnessed_hours: How long entries may lack that many cosignatures.
         progress: Called now and then.
 
     Raises:
-        NotFound: When there is no such file.
+        NotFound: When there is no such log.
         MalformedInput: When it is no log, or `known` is no checkpoint.
         VerificationFailed: When `known` is not signed by the key, or is of another log.
         Conflict: When the file changed while it was read.
     """
-    with open_snapshot(path) as connection:
-        return _Verification(connection, key, known, progress).run()
+    with open_source(log) as source:
+        demand = _Demand(
+            tuple({(witness.name, witness.raw): witness for witness in witnesses}.values()),
+            required_witnesses,
+            unwitnessed_hours,
+        )
+        return _Verification(source, key, known, demand, progress).run()
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """Who must vouch for the log."""
+
+    witnesses: tuple[WitnessKey, ...]
+    required: int
+    unwitnessed_hours: int
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A tree head that somebody signed, to be compared with the recomputed tree.
+
+    Attributes:
+        size: Number of entries.
+        root: Their root.
+        name: Whose word it is, as a problem calls it.
+        stored: Whether it is one of the log's own checkpoints.
+        witness: The witness that cosigned it.
+        time: When.
+    """
+
+    size: int
+    root: bytes
+    name: str = "the signed checkpoint"
+    stored: bool = True
+    witness: WitnessKey | None = None
+    time: int = 0
 
 
 @dataclass
 class _Verification:
-    """One pass over entries, hashes and checkpoints, all in order of position."""
+    """One pass over entries, hashes and heads, all in order of position."""
 
-    connection: sqlite3.Connection
+    source: LogSource
     pinned: VerifyKey | None
     known_note: str | None
+    demand: _Demand
     progress: Progress | None
 
     key: VerifyKey | None = None
     origin: str = ""
-    known: Checkpoint | None = None
+    known: _Head | None = None
 
     entries: int = 0
     frontier: Frontier = field(default_factory=Frontier)
     checkpoints: int = 0
     signed: int = 0  # the largest size at which the recomputed root is a signed one
     known_matches: bool = False
+    vouched: dict[WitnessKey, _Head] = field(default_factory=dict)
+    unchecked: int = 0
+    times: dict[int, str] = field(default_factory=dict)  # of entries that follow a cosigned head
+    last_leaf: bytes = b""
 
     problems: list[Problem] = field(default_factory=list)
     bad_leaf: Problem | None = None
     bad_hash: Problem | None = None
-    bad_head: tuple[int, Checkpoint] | None = None  # with the last size that was fine before it
+    bad_head: tuple[int, _Head] | None = None  # with the last size that was fine before it
     gap: bool = False
 
     def run(self) -> Report:
@@ -164,10 +153,12 @@ class _Verification:
             self._read_identity()
             self._read_known()
             self._check_tree()
-        except DatabaseDamage as error:
-            # SQLite's driver reads one row ahead of the one it returns.
-            self._add(self.entries, f"the database is damaged at this entry or the next: {error}")
+        except LogDamaged as error:
+            # A database's driver reads one row ahead of the one it returns.
+            self._add(self.entries, f"at this entry or the next, {error}")
         self._conclude()
+        witnessed = self._witnessed() if self.demand.required else None
+        self.problems.sort(key=lambda p: (p.position is None, p.position or 0))
         return Report(
             origin=self.origin,
             key=self.key.encoded() if self.key else "",
@@ -178,21 +169,24 @@ class _Verification:
             checkpoints=self.checkpoints,
             known_entries=self.known.size if self.known and self.known_matches else None,
             problems=tuple(self.problems),
+            witnesses=tuple(self._witness_reports()),
+            witnessed_entries=witnessed,
+            unchecked_cosignatures=self.unchecked,
         )
 
     def _add(self, position: int | None, what: str) -> None:
         self.problems.append(Problem(position, what))
 
     def _read_identity(self) -> None:
-        meta = dict(self.connection.execute("SELECT name, value FROM log_meta").fetchall())
+        meta = self.source.meta()
         if meta.keys() != {META_FORMAT, META_ORIGIN, META_KEY}:
-            self._add(None, f"the log's metadata are {sorted(map(str, meta))}")
+            self._add(None, f"the log's metadata are {sorted(meta)}")
         if meta.get(META_FORMAT) != LOG_FORMAT:
             self._add(None, f"the log's format is {meta.get(META_FORMAT)!r}, not {LOG_FORMAT}")
-        self.origin = str(meta.get(META_ORIGIN, ""))
+        self.origin = meta.get(META_ORIGIN, "")
         stated = None
         try:
-            stated = VerifyKey.parse(str(meta.get(META_KEY, "")))
+            stated = VerifyKey.parse(meta.get(META_KEY, ""))
         except MalformedInput as error:
             self._add(None, f"the key that the log states is unreadable: {error}")
         self.key = self.pinned or stated
@@ -202,23 +196,26 @@ class _Verification:
     def _read_known(self) -> None:
         if self.known_note is None or self.key is None:
             return
-        self.known = verify_checkpoint(self.known_note, self.key)
-        if self.known.origin != self.origin:
+        known = verify_checkpoint(self.known_note, self.key)
+        if known.origin != self.origin:
             raise VerificationFailed(
-                f"the given checkpoint is of the log {self.known.origin}, not {self.origin}",
+                f"the given checkpoint is of the log {known.origin}, not {self.origin}",
                 fix="give a checkpoint of this log",
             )
+        self.known = _Head(known.size, known.root, "the given checkpoint", stored=False)
 
     def _check_tree(self) -> None:
-        total = self._expected_entries()
+        total = self.source.expected_entries()
         heads = heapq.merge(
-            self._stored_heads(), [self.known] if self.known else [], key=lambda head: head.size
+            self._stored_heads(),
+            self._cosigned_heads(),
+            [self.known] if self.known else [],
+            key=lambda head: head.size,
         )
         head = self._compare_heads(next(heads, None), heads)
-        hashes = _StoredHashes(self.connection)
-        for position, leaf in self.connection.execute(
-            "SELECT position, leaf FROM log_entries ORDER BY position"
-        ):
+        hashes = _StoredHashes(self.source) if self.source.stores_hashes else None
+        leaf = b""
+        for position, leaf in self.source.leaves():
             if position != self.entries or not isinstance(leaf, bytes):
                 what = "not stored as bytes" if position == self.entries else "missing"
                 self._add(self.entries, what)
@@ -226,8 +223,10 @@ class _Verification:
                 break
             if self.bad_leaf is None:
                 self.bad_leaf = _leaf_problem(position, leaf)
+            if position in self.times:
+                self.times[position] = _time_of(leaf)
             self.frontier, nodes = self.frontier.append(sha256(b"\x00" + leaf).digest())
-            if self.bad_hash is None:
+            if self.bad_hash is None and hashes is not None:
                 self.bad_hash = hashes.mismatch(nodes)
             self.entries += 1
             if head is not None and head.size == self.entries:
@@ -238,21 +237,16 @@ class _Verification:
             self.progress(self.entries, self.entries)
         if self.gap:
             return
-        if self.bad_hash is None:
+        self.last_leaf = leaf
+        if self.bad_hash is None and hashes is not None:
             self.bad_hash = hashes.surplus()
         self._check_cut([head, *heads] if head else [])
 
-    def _expected_entries(self) -> int:
-        highest = self.connection.execute("SELECT max(position) FROM log_entries").fetchone()[0]
-        return highest + 1 if isinstance(highest, int) else 0
-
-    def _stored_heads(self) -> Iterator[Checkpoint]:
+    def _stored_heads(self) -> Iterator[_Head]:
         """Stored checkpoints whose signature verifies, smallest first."""
         if self.key is None:
             return
-        for size, note in self.connection.execute(
-            "SELECT size, note FROM log_checkpoints ORDER BY size"
-        ):
+        for size, note in self.source.checkpoints():
             try:
                 head = verify_checkpoint(str(note), self.key, self.origin)
             except FiduciaryError as error:
@@ -262,30 +256,90 @@ class _Verification:
                 self._add(None, f"checkpoint of {size} entries: it signs {head.size}")
                 continue
             self.checkpoints += 1
-            yield head
+            yield _Head(head.size, head.root)
 
-    def _compare_heads(
-        self, head: Checkpoint | None, heads: Iterator[Checkpoint]
-    ) -> Checkpoint | None:
+    def _cosigned_heads(self) -> Iterator[_Head]:
+        """Heads that witnesses cosigned, smallest first; without their keys, only the log's word.
+
+        A head counts for a witness when the log signed it too: nobody else's head is this log's.
+        """
+        if self.key is None:
+            return
+        known = {witness.name: witness for witness in self.demand.witnesses}
+        heads = []
+        for name, size, note in self.source.cosignatures():
+            try:
+                witness = known.get(str(name))
+                head = verify_checkpoint(str(note), self.key, self.origin)
+                time = verify_cosignature(str(note), witness)[1] if witness else 0
+            except FiduciaryError as error:
+                self._add(None, f"cosignature of {size} entries by {name}: {error}")
+                continue
+            if head.size != size:
+                self._add(None, f"cosignature of {size} entries by {name}: it signs {head.size}")
+                continue
+            if witness is None:
+                self.unchecked += 1
+            else:
+                self.times[head.size] = ""
+            named = f"what {name} cosigned" if witness else f"the checkpoint filed for {name}"
+            heads.append(_Head(head.size, head.root, named, False, witness, time))
+        yield from sorted(heads, key=lambda head: head.size)
+
+    def _compare_heads(self, head: _Head | None, heads: Iterator[_Head]) -> _Head | None:
         """Compare the tree so far with every head of its size; return the next larger one."""
         while head is not None and head.size == self.entries:
-            if head.root == self.frontier.root():
+            if head.root != self.frontier.root():
+                if self.bad_head is None:
+                    self.bad_head = (self.signed, head)
+            else:
                 self.signed = head.size
                 self.known_matches = self.known_matches or head is self.known
-            elif self.bad_head is None:
-                self.bad_head = (self.signed, head)
+                if head.witness is not None:
+                    self.vouched[head.witness] = head
             head = next(heads, None)
         return head
 
-    def _check_cut(self, heads: list[Checkpoint]) -> None:
+    def _check_cut(self, heads: list[_Head]) -> None:
         """Heads that are left over at the end sign entries that are not there."""
         if heads:
-            name = "the given checkpoint" if heads[0] is self.known else "a signed checkpoint"
+            name = "a signed checkpoint" if heads[0].stored else heads[0].name
             self._add(
                 self.entries,
                 f"missing; {name} covers {heads[0].size} entries and {self.entries} are there: the"
                 " end of the log was cut off",
             )
+
+    def _witness_reports(self) -> Iterator[WitnessReport]:
+        for witness in self.demand.witnesses:
+            head = self.vouched.get(witness)
+            yield WitnessReport(
+                witness.name,
+                witness.encoded(),
+                head.size if head else 0,
+                head.time if head else None,
+            )
+
+    def _witnessed(self) -> int:
+        """For how many entries as many witnesses as demanded vouch."""
+        sizes = sorted((head.size for head in self.vouched.values()), reverse=True)
+        if len(sizes) < self.demand.required:
+            self._add(
+                None,
+                f"{len(sizes)} of the given witnesses vouch for this log,"
+                f" {self.demand.required} are demanded",
+            )
+            return 0
+        size = sizes[self.demand.required - 1]
+        if size < self.entries and not self.gap and self.bad_leaf is None:
+            waited = _hours_between(self.times.get(size, ""), _time_of(self.last_leaf))
+            if waited > self.demand.unwitnessed_hours:
+                self._add(
+                    size,
+                    f"from here on fewer than {self.demand.required} witnesses vouch for the log;"
+                    f" entries waited {waited} hours, {self.demand.unwitnessed_hours} are allowed",
+                )
+        return size
 
     def _conclude(self) -> None:
         """Put the findings together, so that one cause is one problem."""
@@ -301,17 +355,15 @@ class _Verification:
         if self.bad_head is not None:
             start, head = self.bad_head
             if not any(p.position is not None and p.position < head.size for p in self.problems):
-                name = "the given checkpoint" if head is self.known else "the signed checkpoint"
                 self._add(
                     start,
-                    f"entries {start} to {head.size - 1} are not those of {name} of {head.size}"
-                    " entries: they were rewritten together with their stored hashes",
+                    f"entries {start} to {head.size - 1} are not those of {head.name} of"
+                    f" {head.size} entries: they were rewritten together with their stored hashes",
                 )
         if self.signed < self.entries and not self.problems:
             self._add(self.signed, "from here on no signed checkpoint covers the log")
         if self.checkpoints == 0 and not self.problems:
             self._add(None, "there is no signed checkpoint")
-        self.problems.sort(key=lambda p: (p.position is None, p.position or 0))
 
 
 def _leaf_problem(position: int, leaf: bytes) -> Problem | None:
@@ -324,28 +376,36 @@ def _leaf_problem(position: int, leaf: bytes) -> Problem | None:
     return None
 
 
+def _time_of(leaf: bytes) -> str:
+    """When an entry says that it was made; empty when it does not."""
+    try:
+        return Leaf.parse(leaf).time
+    except MalformedInput:
+        return ""
+
+
+def _hours_between(earlier: str, later: str) -> int:
+    """Whole hours; 0 when either is unknown."""
+    if not earlier or not later:
+        return 0
+    span = datetime.fromisoformat(later) - datetime.fromisoformat(earlier)
+    return max(0, int(span.total_seconds() // 3600))
+
+
 class _StoredHashes:
     """The stored interior hashes, read level by level alongside the recomputed ones."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._levels: list[sqlite3.Cursor] = []
+    def __init__(self, source: LogSource) -> None:
+        self._source = source
+        self._levels: list[Iterator[tuple[Any, Any, Any]]] = []
         self._matched = 0
 
     def mismatch(self, nodes: list[tuple[int, int, bytes]]) -> Problem | None:
         """The first of the nodes that is not stored as it should be."""
         for level, index, expected in nodes:
             if level == len(self._levels):
-                self._levels.append(
-                    self._connection.execute(
-                        # The level is read back: in a damaged index a row can be found under a
-                        # level that it does not have.
-                        "SELECT level, position, hash FROM log_hashes WHERE level = ?"
-                        " ORDER BY position",
-                        (level,),
-                    )
-                )
-            if self._levels[level].fetchone() != (level, index, expected):
+                self._levels.append(self._source.hashes(level))
+            if next(self._levels[level], None) != (level, index, expected):
                 if level == 0:
                     return Problem(index, "it does not have the hash that is stored for it")
                 first, last = index << level, ((index + 1) << level) - 1
@@ -357,7 +417,7 @@ class _StoredHashes:
 
     def surplus(self) -> Problem | None:
         """Hashes that belong to no entry."""
-        stored = self._connection.execute("SELECT count(*) FROM log_hashes").fetchone()[0]
+        stored = self._source.count_hashes()
         if stored == self._matched:
             return None
         return Problem(None, f"{stored - self._matched} stored hashes belong to no entry")

@@ -88,6 +88,12 @@ def test_verify_json(audit: Audit, log: Path, site: Site) -> None:
         "known_entries": None,
         "first_bad_entry": None,
         "problems": [],
+        "witnesses": [],
+        "witnessed_entries": None,
+        "unchecked_cosignatures": 0,
+        "selection": False,
+        "payloads_proven": 0,
+        "payloads_stated": 0,
     }
     assert done.err == ""
 

@@ -6,6 +6,7 @@ import itertools
 import sqlite3
 import tracemalloc
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit.checkpoint import read_checkpoint
+from audit.cosignature import WitnessKey, cosign, with_lines
 from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
+from audit.journal import Journal
 from audit.keys import SigningKey
 from audit.log import AuditLog
 from audit.merkle import Frontier, hash_leaf
+from audit.report import Report
 from audit.sql_log import SqlLogStorage
 from audit.sqlite_log import SCHEMA
-from audit.verifier import Report, verify_log
-from tests.audit.logs import ORIGIN, Site, entries, entry, tamper
+from audit.verifier import verify_log
+from tests.audit.logs import ORIGIN, Clock, Site, entries, entry, tamper
 
 TABLES = ("log_entries", "log_hashes", "log_checkpoints", "log_meta")
 
@@ -367,3 +371,137 @@ def test_a_report_of_nothing_is_not_ok() -> None:
     report = Report("", "", False, 0, "", 0, 0, None, ())
     assert report.ok
     assert report.to_json()["first_bad_entry"] is None
+
+
+# --- witnesses ------------------------------------------------------------------------------------
+
+WITNESSES = tuple(SigningKey.generate(f"fed/site/{name}") for name in ("north", "south", "east"))
+WITNESS_KEYS = tuple(WitnessKey.of(key.public) for key in WITNESSES)
+
+
+def cosign_head(journal: Journal, *witnesses: SigningKey) -> None:
+    note, size = journal.checkpoint(), journal.size()
+    with journal._store.writing() as storage:
+        for witness in witnesses:
+            signed = with_lines(note, [cosign(note, witness, 1_770_000_000)])
+            storage.write_cosignature(witness.name, size, signed)
+
+
+@pytest.fixture
+def witnessed(site: Site) -> Site:
+    """Ten entries; north saw 10, south saw 7, east saw 4."""
+    for count, witness in ((4, WITNESSES[2]), (3, WITNESSES[1]), (3, WITNESSES[0])):
+        site.fill(count)
+        cosign_head(site.journal, witness)
+    return site
+
+
+def judge(site: Site, path: Path, required: int, **options: Any) -> Report:
+    return verify_log(
+        path, site.signer.public, witnesses=WITNESS_KEYS, required_witnesses=required, **options
+    )
+
+
+def test_the_nth_largest_size_is_what_n_witnesses_vouch_for(witnessed: Site) -> None:
+    for required, entries_vouched in ((1, 10), (2, 7), (3, 4)):
+        report = judge(witnessed, witnessed.path, required)
+        assert report.ok, report.problems
+        assert report.witnessed_entries == entries_vouched
+    assert [item.entries for item in report.witnesses] == [10, 7, 4]
+    assert {item.time for item in report.witnesses} == {1_770_000_000}
+
+
+def test_too_few_witnesses(witnessed: Site) -> None:
+    stranger = WitnessKey.of(SigningKey.generate("fed/site/west").public)
+    report = verify_log(
+        witnessed.path,
+        witnessed.signer.public,
+        witnesses=[WITNESS_KEYS[0], WITNESS_KEYS[0], stranger],
+        required_witnesses=2,
+    )
+    assert "1 of the given witnesses vouch" in str(report.problems[0])
+    assert report.unchecked_cosignatures == 2
+    assert report.witnessed_entries == 0
+
+
+def test_entries_that_waited_too_long_for_their_witnesses(witnessed: Site) -> None:
+    """The clock of these logs goes on by a second at each transaction."""
+    assert judge(witnessed, witnessed.path, 3, unwitnessed_hours=0).ok
+    late = Journal.open(
+        witnessed.path,
+        witnessed.signer,
+        witnessed.keyring,
+        lambda: datetime(2026, 2, 1, 13, 30, tzinfo=UTC),
+    )
+    late.record(entry())
+    late.close()
+    report = judge(witnessed, witnessed.path, 3)
+    assert report.first_bad_entry == 4
+    assert "fewer than 3 witnesses" in str(report.problems[0])
+    assert judge(witnessed, witnessed.path, 3, unwitnessed_hours=25).ok
+
+
+def test_the_log_keys_thief_cannot_have_the_witnesses_sign(witnessed: Site) -> None:
+    """The log's own operator rewrites an entry and everything over it, with its own key."""
+    stolen = witnessed.folder / "stolen"
+    stolen.mkdir()
+    thief = Journal.create(
+        stolen / "journal.sqlite", ORIGIN, witnessed.signer, witnessed.keyring, Clock()
+    )
+    genuine = [witnessed.journal.read(position)[0] for position in range(10)]
+    for leaf in genuine:
+        actor = "site:innocent" if leaf.position == 5 else leaf.actor
+        thief.record(entry(leaf.position, actor=actor, subject=leaf.subject))
+    thief.close()
+    path = stolen / "journal.sqlite"
+    assert verify_log(path, witnessed.signer.public).ok  # without witnesses nobody would notice
+    assert "0 of the given witnesses" in str(judge(witnessed, path, 1).problems[0])
+    with sqlite3.connect(path) as forged, sqlite3.connect(witnessed.path) as honest:
+        rows = honest.execute("SELECT * FROM log_cosignatures").fetchall()
+        forged.executemany("INSERT INTO log_cosignatures VALUES (?, ?, ?)", rows)
+    forged.close()
+    honest.close()
+    report = judge(witnessed, path, 1)
+    assert not report.ok
+    assert "what fed/site/east cosigned of 4 entries" in str(report.problems[0])
+
+
+def test_a_log_cut_off_behind_its_witnesses(witnessed: Site) -> None:
+    """Everything after the third entry is gone, checkpoints included; cosignatures are left."""
+    short = Site(witnessed.folder / "short")
+    short.signer = witnessed.signer
+    path = witnessed.copy("cut.sqlite")
+    connection = sqlite3.connect(path)
+    connection.execute("DELETE FROM log_entries WHERE position >= 7")
+    connection.execute("DELETE FROM log_hashes WHERE (position + 1) << level > 7")
+    connection.execute("DELETE FROM log_checkpoints WHERE size > 7")
+    connection.commit()
+    connection.close()
+    report = judge(witnessed, path, 1)
+    assert "covers 10 entries and 7 are there" in str(report.problems)
+    short.close()
+
+
+@pytest.mark.parametrize("column", ["witness", "size", "note"])
+def test_a_changed_cosignature(witnessed: Site, column: str) -> None:
+    path = tamper(
+        witnessed.copy(),
+        f"UPDATE log_cosignatures SET {column} = (SELECT {column} FROM log_cosignatures"  # noqa: S608
+        " WHERE size = 7) WHERE size = 10",
+    )
+    report = judge(witnessed, path, 1)
+    assert not report.ok
+    assert any("cosignature of" in str(problem) for problem in report.problems)
+
+
+def test_a_log_from_before_there_were_witnesses(site: Site) -> None:
+    site.fill(3)
+    path = site.copy()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE log_cosignatures")
+    connection.close()
+    assert verify_log(path, site.signer.public).ok
+    again = Journal.open(path, site.signer, site.keyring)
+    cosign_head(again, WITNESSES[0])
+    again.close()
+    assert judge(site, path, 1).witnessed_entries == 3
