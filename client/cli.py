@@ -14,7 +14,7 @@ from audit.errors import ExitCode, FiduciaryError, NotFound, Unauthorised, Unrea
 from audit.terminal import VersionOption, err, print_error, print_json, run_app
 from client import datasets_cli, erasure_cli, policy_cli
 from client.kit import group_digits
-from client.presentation import print_budget, print_checks, say
+from client.presentation import print_budget, print_checks, print_head, say
 from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 - `client policy check plan.toml` explains, rule by rule, what your site would say to a plan
 - `client erase SUBJECT` erases a data subject and keeps a signed receipt
 - `client status` shows what the site is doing
+- `client witness` checks the audit log and vouches for it, as `client start` does by itself
 - `audit verify site/journal.sqlite` verifies the site's journal
 
 **Where.** `--dir`, else `FIDUCIARY_SITE`, else `./site`.
@@ -210,11 +211,16 @@ def start(
     the audit log, then your policy, datasets, base model and budget. The whole plan's budget is
     reserved before the first gradient, and a round is never trained twice.
 
+    The site is a witness: at its start, before each round and every minute it checks that the
+    compliance service's audit log extends what it saw before, and cosigns it. When the log shrank,
+    forked, was rewritten or is signed by another key, the site trains nothing, journals the alarm,
+    keeps the evidence in `alarms/`, and ends.
+
     Ctrl-C and SIGTERM end it within seconds, at any point. A round that was being trained is spent.
 
     Exit codes: 0 ended by SIGTERM, or with `--once` the plan completed; 1 with `--once`, the run
-    failed; 3 with `--once`, this site refused the plan; 8 the coordinator does not know this site;
-    9 it is running already; 130 ended by Ctrl-C.
+    failed; 3 with `--once`, this site refused the plan; 6 the audit log misbehaved; 8 the
+    coordinator does not know this site; 9 it is running already; 130 ended by Ctrl-C.
 
     Examples: `client start` · `client start --once --dir /srv/fiduciary/north`
     """
@@ -322,6 +328,36 @@ def status(folder: FolderOption = None, json: Json = False) -> None:
         print_json(found)
     else:
         print_status(found)
+
+
+@app.command()
+def witness(folder: FolderOption = None, json: Json = False) -> None:
+    """Check the audit log once, and vouch for it with a cosignature.
+
+    `client start` does so by itself. Use this from cron at a site that does not train just now: the
+    more sites look, and the more often, the sooner a rewritten log is noticed, and by more.
+
+    The log's head must be signed by the log's key and extend the head that this site cosigned last
+    (C2SP tlog-cosignature). If it does, it is stored in `log-checkpoint` and handed to the service.
+    If it does not, the alarm is journalled, and both heads are kept in `alarms/`: they prove to
+    anybody that the log has two histories.
+
+    Exit codes: 0 checked and cosigned; 6 the log misbehaved, or `log-checkpoint` was altered; 7 the
+    service does not answer.
+
+    Examples: `client witness` · `*/5 * * * * client witness --dir /srv/fiduciary/north`
+    """
+    from client.network import open_service
+    from client.witnessing import Witnessing
+
+    with Site.open(folder) as site, open_service(site) as service:
+        found = Witnessing(site, service).round()
+    if found.problem is not None:
+        raise found.problem
+    if json:
+        print_json(found.to_json())
+        return
+    print_head(found.to_json())
 
 
 app.command()(erasure_cli.erase)

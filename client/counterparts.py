@@ -14,6 +14,7 @@ from client.arrays import Arrays
 from client.evidence import EvidenceService
 from client.flower import IncomingTask
 from client.outbox import StatementService
+from client.witnessing import WitnessService
 
 
 class Fleet(Protocol):
@@ -36,5 +37,5 @@ class Fleet(Protocol):
         """Say no to a task."""
 
 
-class Service(EvidenceService, StatementService, Protocol):
+class Service(EvidenceService, StatementService, WitnessService, Protocol):
     """The compliance service, as the worker sees it (`compliance.api.ComplianceClient`)."""

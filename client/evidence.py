@@ -1,24 +1,19 @@
-"""What the compliance service can prove of a plan, and what this site last saw of its log.
+"""What the compliance service can prove of a plan.
 
-* `fetch_evidence` only carries: nothing in `PlanEvidence` is believed before the guard verified it.
-* `SeenCheckpoint` is the site's memory as a witness: the largest tree head that it verified. A log
-  that later shows a smaller or inconsistent head has two histories, and the guard refuses.
+It only carries: nothing in `PlanEvidence` is believed before the witness (`client.witnessing`) has
+checked its heads, and the guard (`client.guard`) everything else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from audit.checkpoint import Checkpoint, read_checkpoint, verify_checkpoint
-from audit.durable import write_durably
-from audit.errors import FiduciaryError, VerificationFailed
-from audit.keys import VerifyKey
+from audit.checkpoint import read_checkpoint
+from audit.errors import MalformedInput
 from audit.proof import Proof
 from audit.statement import SignedStatement
 from compliance.resources import LogConsistency, LogProof, PlanView
-from compliance.trust import Trust
 
 
 class EvidenceService(Protocol):
@@ -95,6 +90,8 @@ def fetch_evidence(service: EvidenceService, plan_id: str, seen_size: int) -> Pl
     for size in sizes:
         if 0 < first < size:
             answer = service.log_consistency(first, size)
+            if (answer.first, answer.second) != (first, size):
+                raise MalformedInput(f"the service's proof is not from {first} to {size} entries")
             growth.append(TreeGrowth(answer.first, answer.second, answer.hashes))
         first = max(first, size)
     return PlanEvidence(
@@ -106,6 +103,16 @@ def fetch_evidence(service: EvidenceService, plan_id: str, seen_size: int) -> Pl
     )
 
 
+def heads_of(evidence: PlanEvidence) -> list[str]:
+    """The signed heads that the evidence rests on.
+
+    Raises:
+        MalformedInput: When a proof is none.
+    """
+    entries = (evidence.plan_entry, evidence.decision_entry)
+    return [Proof.parse(entry.proof).checkpoint for entry in entries if entry is not None]
+
+
 def _entry(service: EvidenceService, position: int) -> LogEvidence:
     answer = service.log_proof(position)
     return LogEvidence(answer.leaf, answer.proof)
@@ -113,42 +120,3 @@ def _entry(service: EvidenceService, position: int) -> LogEvidence:
 
 def _claimed_size(entry: LogEvidence) -> int:
     return read_checkpoint(Proof.parse(entry.proof).checkpoint).size
-
-
-class SeenCheckpoint:
-    """The largest verified tree head of the compliance log, in a file of the site.
-
-    Args:
-        path: The signed note, as the log wrote it.
-        trust: Names the log and its key.
-    """
-
-    def __init__(self, path: Path, trust: Trust) -> None:
-        self._path = path
-        self._key: VerifyKey = trust.log_key
-        self._origin = trust.origin
-
-    def read(self) -> Checkpoint | None:
-        """The head that was seen last, or None before the first.
-
-        Raises:
-            VerificationFailed: When the file was altered.
-        """
-        try:
-            note = self._path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        try:
-            return verify_checkpoint(note, self._key, self._origin)
-        except (FiduciaryError, UnicodeDecodeError) as error:
-            raise VerificationFailed(
-                f"{self._path.name} does not verify: {error}",
-                fix=f"find out who changed it; restore {self._path.name} from a backup",
-            ) from error
-
-    def advance(self, note: str) -> None:
-        """Remember a head that was verified to extend the present one."""
-        new = verify_checkpoint(note, self._key, self._origin)
-        present = self.read()
-        if present is None or new.size > present.size:
-            write_durably(self._path, note.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -99,6 +99,12 @@ def print_erasure(erased: Erased, *, delivered: bool) -> None:
     say(f"this site's receipt: {escape(str(erased.own_receipt))}")
     if delivered:
         say(f"the compliance service's receipt: {escape(str(erased.receipt_file))}")
+
+
+def print_head(head: dict[str, Any]) -> None:
+    """The head of the audit log that this site has cosigned."""
+    size, log, when = head["size"], head["log"], head["cosigned_at"]
+    say(f"[green]cosigned[/] {size} entries of {escape(log)}, {when}")
 
 
 def short(plan_id: str) -> str:

@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
-from audit.errors import FiduciaryError
+from audit.errors import FiduciaryError, MalformedInput
 from audit.keys import VerifyKey
+from audit.witness import WitnessMoved
 from client.base_models import installed_digest
-from client.evidence import EvidenceService, SeenCheckpoint, fetch_evidence
+from client.evidence import EvidenceService, fetch_evidence
 from client.findings import Finding
 from client.guard import (
     DatasetFacts,
@@ -29,6 +31,7 @@ from client.ledger import Ledger
 from client.policy import Policy, read_policy
 from client.site import Site
 from client.vault.store import Vault
+from client.witnessing import ATTEMPTS, LogWatch
 from compliance.statements import TrainingPlan
 
 
@@ -47,7 +50,7 @@ class Review:
         self._vault = vault
         self._ledger = ledger
         self._service = service
-        self._seen = SeenCheckpoint(site.paths.log_checkpoint, site.trust)
+        self._watch = LogWatch(site)
         self._proven: dict[str, tuple[tuple[Finding, ...], Witnessed]] = {}
 
     def of(self, plan_id: str) -> Verdict:
@@ -56,6 +59,7 @@ class Review:
         Raises:
             Unreachable: When the compliance service does not answer.
             NotFound: When it knows no such plan.
+            LogAlarm: When its log is not the one that this site cosigned.
             FiduciaryError: When the site's own files cannot be read.
         """
         findings, witnessed = self._prove(plan_id)
@@ -93,13 +97,28 @@ class Review:
         known = self._proven.get(plan_id)
         if known is not None:
             return known
-        seen = self._seen.read()
-        evidence = fetch_evidence(self._service, plan_id, 0 if seen is None else seen.size)
-        findings, witnessed = check_evidence(plan_id, evidence, membership_of(self._site), seen)
+        for attempt in range(ATTEMPTS):
+            try:
+                findings, witnessed = self._check(plan_id)
+                break
+            except WitnessMoved:
+                if attempt == ATTEMPTS - 1:
+                    raise
         if witnessed is not None:
-            self._seen.advance(witnessed.checkpoint)
             self._proven[plan_id] = (findings, witnessed)
         return findings, witnessed
+
+    def _check(self, plan_id: str) -> tuple[tuple[Finding, ...], Witnessed | None]:
+        """Fetch the evidence, accept its heads as a witness does, and let the guard see the rest.
+
+        What is proven of a log that misbehaves is worth nothing, so the heads come first.
+        """
+        held = self._watch.held()
+        seen = None if held is None else held.checkpoint
+        evidence = fetch_evidence(self._service, plan_id, 0 if seen is None else seen.size)
+        with suppress(MalformedInput):  # the guard says which proof is none, and refuses
+            self._watch.accept_evidence(held, evidence)
+        return check_evidence(plan_id, evidence, membership_of(self._site), seen)
 
     def _read_policy(self) -> Policy | Finding:
         try:

@@ -18,7 +18,8 @@ site/
 ├── models/              base models that are neither embedded nor in the hub's cache
 ├── outbox/              signed statements that the compliance service has not taken yet
 ├── receipts/            signed erasure receipts
-├── log-checkpoint       the compliance log's head that this site verified last
+├── log-checkpoint       the compliance log's head that this site cosigned last (and its .lock)
+├── alarms/              evidence of a compliance log that misbehaved (`client.alarms`)
 ├── worker.lock          held by `client start`
 └── worker.json          what `client start` is doing
 ```
@@ -123,8 +124,13 @@ class SitePaths:
 
     @property
     def log_checkpoint(self) -> Path:
-        """The head of the compliance log that this site verified last, a signed note."""
+        """The head of the compliance log that this site cosigned last, a signed note."""
         return self.root / "log-checkpoint"
+
+    @property
+    def alarms(self) -> Path:
+        """Folder of alarms about the compliance log; absent until the first."""
+        return self.root / "alarms"
 
     @property
     def worker_lock(self) -> Path:

@@ -15,6 +15,7 @@ from client.presentation import say, short
 from client.progress import read_activity
 from client.site import Site
 from client.vault.store import Vault
+from client.witnessing import describe_witness
 from client.worker_lock import is_worker_running
 
 
@@ -32,6 +33,7 @@ def read_status(site: Site) -> dict[str, Any]:
         "policy": _policy(site),
         "budget": _budget(site),
         "journal_entries": site.journal.size(),
+        "witness": _witness(site),
         "waiting_statements": len(Outbox(site).files()),
         "unfinished_erasures": unfinished(site),
     }
@@ -64,6 +66,7 @@ def print_status(found: dict[str, Any]) -> None:
             "spent or reserved"
         )
     say(f"journal: {found['journal_entries']} entries")
+    _print_witness(found["witness"])
     if found["waiting_statements"]:
         say(
             f"[yellow]{found['waiting_statements']} statements wait for the compliance service[/]: "
@@ -73,10 +76,35 @@ def print_status(found: dict[str, Any]) -> None:
         say(f"[red]an erasure was interrupted[/] ({pseudonym[:12]}…): run `client erase` again")
 
 
+def _print_witness(found: dict[str, Any] | None) -> None:
+    if found is None:
+        return
+    if "problem" in found:
+        say(f"witness: [red]{escape(found['problem'])}[/]")
+    elif found["size"] is None:
+        say("witness: has not seen the audit log yet")
+    else:
+        when = found["cosigned_at"] or "seen, not cosigned yet"
+        say(f"witness: {found['size']} entries of {escape(found['log'])}, {when}")
+    for alarm in found["alarms"]:
+        say(
+            f"[bold red]ALARM[/] {alarm['raised_at'] or ''}: the audit log misbehaved "
+            f"([red]{alarm['reason'] or 'unknown'}[/]): {escape(alarm['detail'])}"
+        )
+        say(
+            f"  train nothing; show {escape(alarm['file'])} to the compliance officer and to the "
+            "other sites; move it away when the matter is settled"
+        )
+
+
 def _stage(site: Site) -> str:
     if site.paths.certificate.exists():
         return "admitted"
     return "pending" if site.paths.token.exists() else "local"
+
+
+def _witness(site: Site) -> dict[str, Any] | None:
+    return describe_witness(site) if site.paths.kit.exists() else None
 
 
 def _worker(site: Site) -> dict[str, Any]:

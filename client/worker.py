@@ -14,6 +14,8 @@ One `train` task, in order; a crash between any two steps leaves the ledger righ
   name of a file.
 * What a task may make this site say is bounded: reasons come from the guard's and the ledger's own
   words, and a repeated refusal is journalled and reported once.
+* The site witnesses the compliance service's log from its first second: at the start, before each
+  round and on a timer. A log that misbehaves ends the run (`client.witnessing`).
 * The worker dials out, and dials again with growing pauses when a connection is lost.
 """
 
@@ -36,6 +38,7 @@ from audit.errors import (
     Unreachable,
 )
 from audit.storage import LogUnavailable
+from client.alarms import LogAlarm
 from client.answers import MAX_REASON, Answers
 from client.arrays import Arrays, arrays_digest
 from client.budget import AlreadyEvaluated, NoReservation, RoundAlreadyStarted
@@ -50,6 +53,7 @@ from client.review import Review
 from client.site import Site
 from client.stopping import Stopped, StopSignal
 from client.vault.store import Vault
+from client.witnessing import Witnessing
 from client.worker_lock import hold_worker_lock
 from compliance.statements import SiteReport, TrainingPlan, utc_now
 
@@ -58,6 +62,9 @@ POLL_SECONDS = 1.0
 
 TEND_SECONDS = 2.0
 """How often ended plans are settled and waiting statements are sent."""
+
+WITNESS_SECONDS = 60.0
+"""How often the audit log's head is looked at and cosigned; before each round in any case."""
 
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 30.0
@@ -136,6 +143,8 @@ class Worker:
         self._last: _Answered | None = None
         self._ending: Ending | None = None
         self._tended = float("-inf")
+        self._watched = float("-inf")
+        self._witnessing = Witnessing(site, service, network=stop.interruptible)
 
     def run(self) -> Ending:
         """Serve until stopped, or, with `once`, until a plan has ended.
@@ -143,6 +152,7 @@ class Worker:
         Raises:
             Conflict: When another worker runs for this site.
             Unauthorised: When the coordinator does not know this site, or not any more.
+            LogAlarm: When the compliance service's log is not the one that this site cosigned.
             FiduciaryError: When the site's own files cannot be used.
         """
         with (
@@ -166,6 +176,7 @@ class Worker:
         pause = self._pause
         refused_since: float | None = None
         while True:
+            self._watch()
             try:
                 self._activity.update(doing="connecting")
                 with ExitStack() as stack:
@@ -194,6 +205,7 @@ class Worker:
 
     def _serve(self, fleet: Fleet) -> Ending:
         while True:
+            self._watch()
             self._tend()
             if self._ending is not None:
                 return self._ending
@@ -227,6 +239,17 @@ class Worker:
             # The coordinator may still have work; the next round tries again.
             self._activity.update(last_problem=str(error)[:MAX_REASON])
 
+    def _watch(self, *, now: bool = False) -> None:
+        """Look at the audit log and cosign what extends it, when it is time to."""
+        if not now and time.monotonic() - self._watched < WITNESS_SECONDS:
+            return
+        self._watched = time.monotonic()
+        problem = self._witnessing.round().problem
+        if problem is not None:
+            # The log may still be right; the next round asks again.
+            self._activity.update(last_problem=str(problem)[:MAX_REASON])
+            self._say(f"the audit log could not be witnessed: {problem}", problem=True)
+
     def _settle(self, plan_id: str, state: str) -> None:
         released = self._ledger.settle(plan_id)
         self._say(f"plan {short(plan_id)} {state}; {released} rounds given back to the budget")
@@ -248,6 +271,9 @@ class Worker:
         except Stopped:
             self._refuse(fleet, task, _Declined("site-stopped", "the site's operator stopped it"))
             raise
+        except LogAlarm as alarm:
+            self._refuse(fleet, task, _Declined(alarm.code, str(alarm)))
+            raise
         except LogUnavailable:
             # Without a journal nothing may happen here, not even a refusal.
             raise
@@ -267,6 +293,7 @@ class Worker:
             last = self._last
             self._reply(lambda: fleet.reply_update(task, last.update, last.report))
             return
+        self._watch(now=True)
         allowed = self._allowed(task)
         plan, phase = allowed.plan, allowed.plan.phase_of(task.round)
         self._ledger.reserve(allowed.terms.reservation, allowed.terms.limits)

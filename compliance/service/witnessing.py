@@ -123,8 +123,11 @@ def cosigned(session: Session, note: str) -> str:
         .where(LogCosignatureRow.size == head.size)
         .order_by(LogCosignatureRow.witness)
     )
-    lines = [line for row in rows for line in Note.parse(row).signatures]
-    return with_lines(note, lines)
+    # Lines of another head of the same size would make a note that nobody can verify, and so hide
+    # from the witnesses that the log has two.
+    text = Note.parse(note).text
+    words = [word for word in map(Note.parse, rows) if word.text == text]
+    return with_lines(note, [line for word in words for line in word.signatures])
 
 
 def witness_key(site: SiteRow) -> WitnessKey:

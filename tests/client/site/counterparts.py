@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from audit.checkpoint import verify_checkpoint
+from audit.cosignature import WitnessKey, verify_cosignature
 from audit.errors import Conflict, FiduciaryError, NotFound
 from audit.journal import Journal
 from audit.keyring import Keyring
@@ -40,6 +42,7 @@ from compliance.resources import (
     PlanView,
     Recorded,
     SiteView,
+    WitnessView,
 )
 from compliance.statements import (
     Decision,
@@ -164,6 +167,11 @@ class FakeCompliance:
         self.reports: list[SignedStatement] = []
         self.refusals: list[SignedStatement] = []
         self.erasures: list[SignedStatement] = []
+        self.head: str | None = None
+        """What `checkpoint` shows instead of the log's own head."""
+        self.consistency: LogConsistency | None = None
+        """What `log_consistency` shows instead of the log's own proof."""
+        self.cosigned: list[str] = []
         self.polls_until_admitted: int | None = None
         self.certify: Callable[[Any, str], str] = coordinator.certify
 
@@ -287,8 +295,31 @@ class FakeCompliance:
 
     def log_consistency(self, first: int, second: int) -> LogConsistency:
         with self._faults("log_consistency"):
+            if self.consistency is not None:
+                return self.consistency
             hashes_ = self.log.consistency(first, second)
             return LogConsistency(first=first, second=second, hashes=hashes_)
+
+    # --- WitnessService -------------------------------------------------------------------------
+
+    def checkpoint(self) -> str:
+        with self._faults("checkpoint"):
+            return self.log.checkpoint() if self.head is None else self.head
+
+    def cosign(self, note: str) -> WitnessView:
+        with self._faults("cosign"):
+            key = WitnessKey.parse(self.views[SITE].identity_key)
+            head, seconds = verify_cosignature(note, key)
+            assert verify_checkpoint(note, self.log_key.public, ORIGIN) == head
+            self.cosigned.append(note)
+            moment = format_time(datetime.fromtimestamp(seconds, UTC))
+            return WitnessView(
+                witness=key.name,
+                vkey=key.encoded(),
+                size=head.size,
+                cosigned_at=moment,
+                note=note,
+            )
 
     # --- StatementService -----------------------------------------------------------------------
 

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from audit.checkpoint import Checkpoint, sign_checkpoint
+from audit.cosignature import WitnessKey
 from audit.errors import Unreachable
+from audit.log import Entry
 from audit.receipt import Receipt
 from client import erasure_cli, network, policy_cli, preflight
 from client.budget import Reservation
@@ -87,7 +90,8 @@ def folder(joined: Site) -> Path:
 def test_help_explains_itself(run: Run) -> None:
     done = run("--help")
     assert done.code == 0
-    for command in ("join", "check", "start", "budget", "erase", "status", "policy", "data"):
+    commands = ("join", "check", "start", "budget", "witness", "erase", "status", "policy", "data")
+    for command in commands:
         assert command in done.out
     assert run("--version").out.startswith("fiduciary ")
 
@@ -352,6 +356,45 @@ def test_status_of_a_fresh_site(run: Run, local: Site) -> None:
     assert found["budget"]["problem"]
     shown = run("status", "--dir", local.paths.root).out
     assert "no dataset yet" in shown
+
+
+def test_witness_vouches_for_the_log_and_status_says_how_far(
+    run: Run, folder: Path, compliance: FakeCompliance
+) -> None:
+    assert "has not seen the audit log yet" in run("status", "--dir", folder).out
+    compliance.log.record(Entry("test", "noise", "thing:1", None, {}))
+    found = run("witness", "--dir", folder, "--json").json
+    assert set(found) == {"log", "size", "cosigned_at", "delivered"}
+    assert (found["log"], found["size"], found["delivered"]) == (compliance.trust.origin, 1, True)
+    assert run("witness", "--dir", folder).out.startswith("cosigned 1 entries of compliance.test")
+    shown = run("status", "--dir", folder, "--json").json["witness"]
+    assert shown["alarms"] == []
+    assert (shown["size"], shown["cosigned_at"]) == (1, found["cosigned_at"])
+    assert WitnessKey.parse(shown["vkey"]).name == "hospitals/site/north"
+    assert "witness: 1 entries of compliance.test/log" in run("status", "--dir", folder).out
+    compliance.fail["checkpoint"] = Unreachable("away", fix="start it")
+    assert run("witness", "--dir", folder).code == 7
+
+
+def test_an_alarm_is_exit_code_6_and_stays_in_status(
+    run: Run, folder: Path, compliance: FakeCompliance
+) -> None:
+    run("witness", "--dir", folder)
+    compliance.head = sign_checkpoint(
+        Checkpoint(compliance.trust.origin, 0, bytes(32)), compliance.log_key
+    )
+    done = run("witness", "--dir", folder)
+    assert done.code == 6
+    assert "error: the audit log of the compliance service misbehaved (forked)" in done.err
+    compliance.head = None
+    assert run("witness", "--dir", folder).code == 0
+    (alarm,) = run("status", "--dir", folder, "--json").json["witness"]["alarms"]
+    assert alarm["reason"] == "forked"
+    shown = run("status", "--dir", folder).out
+    assert "ALARM" in shown
+    assert alarm["file"] in shown
+    Path(alarm["file"]).write_text("damaged")
+    assert "it cannot be read" in run("status", "--dir", folder).out
 
 
 def test_status_names_an_interrupted_erasure(run: Run, folder: Path) -> None:

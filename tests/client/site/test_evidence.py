@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from audit.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
-from audit.errors import VerificationFailed
+from audit.errors import MalformedInput
 from audit.keys import SigningKey
 from audit.log import Entry
 from audit.proof import Proof
 from audit.statement import sign_statement
-from client.evidence import LogEvidence, PlanEvidence, SeenCheckpoint, fetch_evidence
+from client.evidence import LogEvidence, PlanEvidence, fetch_evidence
 from client.guard import (
     Membership,
     check_evidence,
 )
+from compliance.resources import LogConsistency
 from tests.client.site.counterparts import (
     ORIGIN,
     Coordinator,
@@ -294,24 +295,10 @@ def test_a_missing_proof_of_growth_is_refused(
     assert failures(findings) == ["log-consistent"]
 
 
-def test_the_seen_head_only_advances(tmp_path: Path, compliance: FakeCompliance) -> None:
-    memory = SeenCheckpoint(tmp_path / "log-checkpoint", compliance.trust)
-    assert memory.read() is None
-    grow(compliance, 2)
-    early = compliance.log.checkpoint()
-    grow(compliance, 2)
-    memory.advance(compliance.log.checkpoint())
-    memory.advance(early)
-    seen = memory.read()
-    assert seen is not None
-    assert seen.size == 4
-
-
-def test_an_altered_memory_is_noticed(tmp_path: Path, compliance: FakeCompliance) -> None:
-    memory = SeenCheckpoint(tmp_path / "log-checkpoint", compliance.trust)
-    grow(compliance, 2)
-    memory.advance(compliance.log.checkpoint())
-    path = tmp_path / "log-checkpoint"
-    path.write_text(path.read_text().replace("\n2\n", "\n1\n"))
-    with pytest.raises(VerificationFailed, match="log-checkpoint does not verify"):
-        memory.read()
+def test_a_proof_of_other_sizes_than_asked_for_is_malformed(compliance: FakeCompliance) -> None:
+    grow(compliance, 3)
+    seen = head_of(compliance)
+    plan_id = submit(compliance)
+    compliance.consistency = LogConsistency(first=0, second=1, hashes=())
+    with pytest.raises(MalformedInput, match="not from 3 to"):
+        fetch_evidence(compliance, plan_id, seen.size)
