@@ -86,6 +86,20 @@ def test_a_cosignature_is_kept_listed_and_merged_into_the_head(
     assert [item.size for item in service.as_("officer").witnesses()] == [size, size]
 
 
+def test_a_word_for_another_head_of_the_same_size_is_not_merged(
+    service: RunningService, north: Site
+) -> None:
+    """A log that was rewritten keeps rows of its past; mixed in, they would hide the fork."""
+    head = read_checkpoint(head_of(service))
+    past = sign_checkpoint(Checkpoint(head.origin, head.size, bytes(32)), service.registry.signer)
+    with witnessing(service.registry, _bearer()) as session:
+        storage = service.registry.storage(session)
+        key = WitnessKey.of(north.identity.public)
+        keep_cosignature(session, storage, key, cosigned(service, north, past))
+    assert service.as_("officer").checkpoint() == head_of(service)
+    assert verify_checkpoint(service.as_("officer").checkpoint(), service.trust.log_key) == head
+
+
 def test_the_newest_is_kept_and_the_last_of_each_block(
     service: RunningService, coordinator: Coordinator, north: Site
 ) -> None:

@@ -1,7 +1,7 @@
 """Attacks on the log of the real compliance service, over TLS, as the sites notice them.
 
-Each attack is what an operator with the database can do, or one with the log's signing key as well;
-`audit verify` without a witness is content with the result of every one of them.
+Each attack is what an operator with the database can do, or one with the log's signing key as well,
+and leaves a log in which everything fits: `audit verify` without a witness is content with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from audit.cosignature import WitnessKey, verify_cosignature
 from audit.errors import ExitCode, MalformedInput
 from audit.leaf import Leaf
 from audit.merkle import Frontier, Node, hash_leaf
+from audit.report import Report
 from audit.statement import SignedStatement
+from audit.verifier import verify_log
 from client.alarms import LogAlarm, alarms
 from client.cli import main
 from client.enrolment import Waiting, join
@@ -116,11 +118,25 @@ class Stage:
                 "UPDATE log_entries SET leaf = ? WHERE position = ?", (leaves[position], position)
             )
             connection.execute("DELETE FROM log_checkpoints")
+            connection.execute("DELETE FROM log_cosignatures")
             connection.execute(
                 "INSERT INTO log_checkpoints VALUES (?, ?)",
                 (frontier.size, sign_checkpoint(head, signer)),
             )
         connection.close()
+
+    def verify(self, site: Site | None) -> Report:
+        """`audit verify` with the log's key, and with what a site holds when one is given."""
+        key = self.service.trust.log_key
+        if site is None:
+            return verify_log(self.database, key)
+        return verify_log(
+            self.database,
+            key,
+            known=site.paths.log_checkpoint.read_text(),
+            witnesses=[WitnessKey.of(site.identity.public)],
+            required_witnesses=1,
+        )
 
     def _move(self, site: Site) -> None:
         write_kit(site.paths.kit, make_kit(self.coordinator, self.service.trust))
@@ -163,6 +179,9 @@ def test_an_honest_log_is_cosigned_as_it_grows(stage: Stage, site: Site) -> None
     key = WitnessKey.of(site.identity.public)
     assert (view.witness, view.vkey, view.size) == (site.origin, key.encoded(), first + 3)
     assert verify_cosignature(auditor.checkpoint(), key)[0].size == first + 3
+    verdict = stage.verify(site)
+    assert (verdict.problems, verdict.witnessed_entries) == ((), first + 3)
+    assert stage.verify(None).problems == ()
     # A restart of the service is no event.
     stage.restart_with(site, lambda: None)
     assert look(site) == first + 3
@@ -245,6 +264,9 @@ def test_an_attacked_log_is_refused_and_the_site_ends_with_6(
     assert leaf.action == "log-alarm"
     assert (payload["held"], payload["shown"]) == (kept.alarm.held, kept.alarm.shown)
     assert describe_witness(site)["size"] == size
+    # Who asks no witness sees nothing; who asks one does, and so does who has its file.
+    assert stage.verify(None).problems == ()
+    assert stage.verify(site).problems
     # Nobody can have this site's word for the other history.
     for view in stage.service.as_("auditor").witnesses():
         assert verify_cosignature(view.note, WitnessKey.of(site.identity.public))[0].size <= size
