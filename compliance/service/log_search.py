@@ -133,8 +133,12 @@ def select_positions(
         order: Newest or oldest first.
         last: Behind this one, in that order.
     """
-    position = LogIndexRow.position
-    query = select(position).where(*_conditions(wanted), position < size)
+    position: ColumnElement[int] = LogIndexRow.position
+    if not _has_exact_condition(wanted) and (wanted.action or wanted.since or wanted.until):
+        # A span of time or of actions has an index of its own. A planner would rather walk along
+        # the positions, past all that lies outside of the span; of a sum it has no order to walk.
+        position = LogIndexRow.position + 0
+    query = select(LogIndexRow.position).where(*_conditions(wanted), position < size)
     if order == "newest":
         query = query if last is None else query.where(position < last)
         return query.order_by(position.desc())
@@ -232,10 +236,16 @@ def _check_cursor(cursor: Cursor, query: LogQuery, size: int) -> None:
         )
 
 
-def _conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:
+def _has_exact_condition(wanted: LogFilter) -> bool:
+    return any(True for _ in _exact_conditions(wanted))
+
+
+def _exact_conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:
     row = LogIndexRow
+    prefixed = wanted.action is not None and wanted.action.endswith(".")
     for column, value in (
         (row.actor, wanted.actor),
+        (row.action, None if prefixed else wanted.action),
         (row.object, wanted.object),
         (row.subject, wanted.subject),
         (row.site, wanted.site),
@@ -244,12 +254,15 @@ def _conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:
     ):
         if value is not None:
             yield column == value
+
+
+def _conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:
+    row = LogIndexRow
+    yield from _exact_conditions(wanted)
     if wanted.action is not None and wanted.action.endswith("."):
         # All words with this prefix: those from it up to the one after its last octet.
         yield row.action >= wanted.action
         yield row.action < wanted.action[:-1] + "/"
-    elif wanted.action is not None:
-        yield row.action == wanted.action
     if wanted.since is not None:
         yield row.time >= wanted.since
     if wanted.until is not None:
