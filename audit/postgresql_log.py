@@ -18,6 +18,7 @@ from itertools import count
 from typing import Any, Final, Self
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
+from audit.merkle import Node
 from audit.source import LogDamaged, LogSource, SqlSource
 from audit.sql_log import POSTGRESQL_LOCK, SqlCursor, SqlLogStorage
 from audit.storage import META_ORIGIN, LogStorage, LogUnavailable
@@ -25,6 +26,7 @@ from audit.storage import META_ORIGIN, LogStorage, LogUnavailable
 try:
     import psycopg
     from psycopg import sql
+    from psycopg.types.numeric import Int4, Int8
 except ModuleNotFoundError as error:
     raise FiduciaryError(
         "a log in PostgreSQL needs the package psycopg, which is not installed",
@@ -64,6 +66,31 @@ class _Connection:
         with self._connection.cursor() as cursor:
             cursor.executemany(_spelled(query), rows)
         return None
+
+
+class _PostgresLogStorage(SqlLogStorage):
+    """Whole batches in one statement each, as arrays: a turn is a handful of round trips."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        super().__init__(_Connection(connection), POSTGRESQL_LOCK)
+        self._driver = connection
+
+    def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
+        """Insert entries; the primary key refuses a position that is taken."""
+        self._driver.execute(
+            b"INSERT INTO log_entries (position, leaf) SELECT %b + number - 1, leaf"
+            b" FROM unnest(%b::bytea[]) WITH ORDINALITY AS leaves (leaf, number)",
+            (Int8(first), list(leaves)),
+        )
+
+    def write_hashes(self, nodes: Sequence[Node]) -> None:
+        """Insert nodes; the primary key refuses one that exists."""
+        levels, indices, hashes = zip(*nodes, strict=True) if nodes else ((), (), ())
+        self._driver.execute(
+            b"INSERT INTO log_hashes (level, position, hash)"
+            b" SELECT * FROM unnest(%b::int4[], %b::int8[], %b::bytea[])",
+            ([Int4(n) for n in levels], [Int8(n) for n in indices], list(hashes)),
+        )
 
 
 class PostgresStore:
@@ -134,13 +161,13 @@ class PostgresStore:
     def reading(self) -> Iterator[LogStorage]:
         """One moment's view."""
         with self._transaction(writing=False) as connection:
-            yield SqlLogStorage(_Connection(connection), POSTGRESQL_LOCK)
+            yield _PostgresLogStorage(connection)
 
     @contextmanager
     def writing(self) -> Iterator[LogStorage]:
         """A transaction that begins with the appenders' lock."""
         with self._transaction(writing=True) as connection:
-            storage = SqlLogStorage(_Connection(connection), POSTGRESQL_LOCK)
+            storage = _PostgresLogStorage(connection)
             storage.lock()
             yield storage
 
@@ -224,13 +251,13 @@ def open_postgresql_source(address: str) -> Iterator[LogSource]:
                 name = f"fiduciary_{next(numbers)}"
                 try:
                     with connection.cursor(name, binary=True) as cursor:
-                        cursor.itersize = _STREAM_ROWS
                         cursor.execute(_spelled(query), parameters)
-                        yield from cursor
+                        while rows := cursor.fetchmany(_STREAM_ROWS):
+                            yield from rows
                 except psycopg.errors.DataError as error:
                     raise LogDamaged(f"the database is damaged: {_first_line(error)}") from error
 
-            yield SqlSource(stream, SqlLogStorage(_Connection(connection), POSTGRESQL_LOCK))
+            yield SqlSource(stream, _PostgresLogStorage(connection))
             connection.rollback()
     except psycopg.Error as error:
         raise LogUnavailable(

@@ -172,7 +172,9 @@ def open_source(log: Path | str) -> Iterator[LogSource]:
 
         def stream(query: str, parameters: tuple[Any, ...]) -> Iterator[Any]:
             try:
-                yield from connection.execute(query, parameters)
+                cursor = connection.execute(query, parameters)
+                # Not the cursor itself: `yield from` would close it, perhaps after its connection.
+                yield from iter(cursor.__next__, None)
             except DatabaseDamage as error:
                 raise LogDamaged(f"the database is damaged: {error}") from error
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import VerifyKey
 from audit.leaf import Leaf, check_leaf
 from audit.log import LOG_FORMAT
-from audit.merkle import Frontier
+from audit.merkle import Frontier, Node
 from audit.report import Problem, Report, WitnessReport
 from audit.source import LogDamaged, LogSource, open_source
 from audit.storage import META_FORMAT, META_KEY, META_ORIGIN
@@ -47,6 +48,9 @@ Progress = Callable[[int, int], None]
 
 PROGRESS_INTERVAL: Final = 5000
 """Entries between two calls of `Progress`: about twenty a second."""
+
+CHUNK: Final = 500
+"""Entries that are read and hashed together: half a megabyte in memory."""
 
 UNWITNESSED_HOURS: Final = 24
 """Sites witness every minute while they run; a federation may rest for a night."""
@@ -141,6 +145,7 @@ class _Verification:
     unchecked: int = 0
     times: dict[int, str] = field(default_factory=dict)  # of entries that follow a cosigned head
     last_leaf: bytes = b""
+    hashes: _StoredHashes | None = None
 
     problems: list[Problem] = field(default_factory=list)
     bad_leaf: Problem | None = None
@@ -213,34 +218,57 @@ class _Verification:
             key=lambda head: head.size,
         )
         head = self._compare_heads(next(heads, None), heads)
-        hashes = _StoredHashes(self.source) if self.source.stores_hashes else None
-        leaf = b""
-        for position, leaf in self.source.leaves():
-            if position != self.entries or not isinstance(leaf, bytes):
-                what = "not stored as bytes" if position == self.entries else "missing"
-                self._add(self.entries, what)
-                self.gap = True
-                break
-            if self.bad_leaf is None:
-                self.bad_leaf = _leaf_problem(position, leaf)
-            if position in self.times:
-                self.times[position] = _time_of(leaf)
-            self.frontier, nodes = self.frontier.append(sha256(b"\x00" + leaf).digest())
-            if self.bad_hash is None and hashes is not None:
-                self.bad_hash = hashes.mismatch(nodes)
-            self.entries += 1
+        self.hashes = _StoredHashes(self.source) if self.source.stores_hashes else None
+        leaves = self.source.leaves()
+        while not self.gap:
+            until_head = CHUNK if head is None else head.size - self.entries
+            rows: list[tuple[int, Any]] = []
+            damage: LogDamaged | None = None
+            try:
+                rows.extend(islice(leaves, min(CHUNK, until_head)))
+            except LogDamaged as error:  # what was read before it is in the list
+                damage = error
+            before = self.entries
+            self._check_chunk(rows)
             if head is not None and head.size == self.entries:
                 head = self._compare_heads(head, heads)
-            if self.progress and self.entries % PROGRESS_INTERVAL == 0:
+            if self.progress and self.entries // PROGRESS_INTERVAL > before // PROGRESS_INTERVAL:
                 self.progress(self.entries, total)
+            if damage is not None:
+                raise damage
+            if not rows:
+                break
         if self.progress:
             self.progress(self.entries, self.entries)
         if self.gap:
             return
-        self.last_leaf = leaf
-        if self.bad_hash is None and hashes is not None:
-            self.bad_hash = hashes.surplus()
+        if self.bad_hash is None and self.hashes is not None:
+            self.bad_hash = self.hashes.surplus()
         self._check_cut([head, *heads] if head else [])
+
+    def _check_chunk(self, rows: list[tuple[int, Any]]) -> None:
+        """Take in the entries that follow, up to the first that is not there."""
+        leaves: list[bytes] = []
+        for position, leaf in rows:
+            if position != self.entries + len(leaves) or not isinstance(leaf, bytes):
+                expected = self.entries + len(leaves)
+                what = "not stored as bytes" if position == expected else "missing"
+                self._add(expected, what)
+                self.gap = True
+                break
+            if self.bad_leaf is None:
+                self.bad_leaf = _leaf_problem(position, leaf)
+            leaves.append(leaf)
+        if not leaves:
+            return
+        if self.entries in self.times:  # chunks end where heads are
+            self.times[self.entries] = _time_of(leaves[0])
+        hashes = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
+        self.frontier, nodes = self.frontier.extend(hashes)
+        if self.bad_hash is None and self.hashes is not None:
+            self.bad_hash = self.hashes.mismatch(nodes)
+        self.entries += len(leaves)
+        self.last_leaf = leaves[-1]
 
     def _stored_heads(self) -> Iterator[_Head]:
         """Stored checkpoints whose signature verifies, smallest first."""
@@ -400,20 +428,32 @@ class _StoredHashes:
         self._levels: list[Iterator[tuple[Any, Any, Any]]] = []
         self._matched = 0
 
-    def mismatch(self, nodes: list[tuple[int, int, bytes]]) -> Problem | None:
-        """The first of the nodes that is not stored as it should be."""
-        for level, index, expected in nodes:
+    def mismatch(self, nodes: list[Node]) -> Problem | None:
+        """The first of the nodes, in the order of their completion, that is not as it is stored."""
+        levels: dict[int, list[Node]] = {}
+        for node in nodes:
+            levels.setdefault(node[0], []).append(node)
+        first: tuple[int, int, int] | None = None
+        for level, expected in levels.items():
             if level == len(self._levels):
                 self._levels.append(self._source.hashes(level))
-            if next(self._levels[level], None) != (level, index, expected):
-                if level == 0:
-                    return Problem(index, "it does not have the hash that is stored for it")
-                first, last = index << level, ((index + 1) << level) - 1
-                return Problem(
-                    first, f"entries {first} to {last} do not have the hash stored for them"
+            stored = list(islice(self._levels[level], len(expected)))
+            if stored != expected:
+                index = next(
+                    node[1] for node, found in zip_longest(expected, stored) if found != node
                 )
-            self._matched += 1
-        return None
+                found_at = (((index + 1) << level) - 1, level, index)
+                first = found_at if first is None else min(first, found_at)
+        self._matched += len(nodes)
+        if first is None:
+            return None
+        last, level, index = first
+        if level == 0:
+            return Problem(index, "it does not have the hash that is stored for it")
+        return Problem(
+            index << level,
+            f"entries {index << level} to {last} do not have the hash stored for them",
+        )
 
     def surplus(self) -> Problem | None:
         """Hashes that belong to no entry."""
