@@ -38,6 +38,8 @@ EXPORT_FORMAT: Final = "fiduciary.log-export/1"
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
 """The largest payload as JSON, and once more in base64 within its leaf."""
 
+_CSV: Final = "a CSV file carries no proofs; export again with --format jsonl"
+
 _HEADER_FIELDS: Final = frozenset({"format", "origin", "checkpoint", "filters", "count"})
 _ENTRY_FIELDS: Final = frozenset({*CLEAR_FIELDS, "payload", "index", "leaf", "leaf_hash", "path"})
 
@@ -213,11 +215,10 @@ def _read_header(line: bytes) -> _Header:
     try:
         fields = parse_canonical_object(line)
     except FiduciaryError as error:
-        raise MalformedExport(f"malformed export: line 1: {error}") from error
+        raise MalformedExport(f"malformed export: line 1: {error}", fix=_CSV) from error
     if fields.get("format") != EXPORT_FORMAT or fields.keys() != _HEADER_FIELDS:
         raise MalformedExport(
-            f"malformed export: line 1 is no header of format {EXPORT_FORMAT}",
-            fix="CSV files carry no proofs; export with --format jsonl",
+            f"malformed export: line 1 is no header of format {EXPORT_FORMAT}", fix=_CSV
         )
     match fields:
         case {

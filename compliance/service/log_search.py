@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, func, select
 from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes, parse_canonical_object
@@ -133,7 +133,7 @@ def select_positions(
         order: Newest or oldest first.
         last: Behind this one, in that order.
     """
-    position: ColumnElement[int] = LogIndexRow.position
+    position: SQLColumnExpression[int] = LogIndexRow.position
     if not _has_exact_condition(wanted) and (wanted.action or wanted.since or wanted.until):
         # A span of time or of actions has an index of its own. A planner would rather walk along
         # the positions, past all that lies outside of the span; of a sum it has no order to walk.

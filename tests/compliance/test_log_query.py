@@ -567,7 +567,7 @@ def large_index() -> Iterator[Engine]:
 
 DIGEST = "sha256:" + "0" * 64
 
-QUESTIONS: list[tuple[Row, str, bool]] = [
+QUESTIONS: list[tuple[Row, str, bool | None]] = [
     ({}, "PRIMARY KEY", True),
     ({"after": 50_000}, "PRIMARY KEY", True),
     ({"actor": "actor-3"}, "log_index_by_actor", True),
