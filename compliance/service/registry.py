@@ -1,8 +1,9 @@
 """The office behind the counter: keys, database, log, and the one way to change anything.
 
 * `writing()` is the only way to change state, and it refuses to commit a change that recorded no
-  log entry. Only cosignatures of the log's heads come another way (`service.witnessing`), which can
-  change nothing else. State and entry are in one transaction: both are durable, or neither happened.
+  log entry. State and entry are in one transaction: both are durable, or neither happened.
+* Only cosignatures of the log's heads come another way (`service.witnessing`), which can change
+  nothing else.
 * Whoever writes is looked up again inside the transaction: a token that was revoked while a request
   waited changes nothing.
 * A clock, a log storage and a database are passed in, so that tests can fail each of them.
