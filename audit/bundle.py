@@ -356,9 +356,9 @@ class _BundleReader:
             return None
         return next((bytes(leaf) for _, leaf in self._source.leaves(position - 1)), None)
 
-    def read_hash(self, level: int, index: int) -> bytes | None:
-        """The hash of a node."""
-        return self._hashes.get((level, index))
+    def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """The hashes of nodes."""
+        return [self._hashes.get(node) for node in nodes]
 
     def latest_checkpoint(self) -> str | None:
         """The newest checkpoint."""

@@ -188,8 +188,7 @@ class Journal:
         results: list[_Appended | FiduciaryError] = []
         try:
             with self._store.writing() as storage:
-                results = self._log.append_each(storage, turn)
-                signed = self._log.checkpoint(storage)
+                results, signed = self._log.append_each(storage, turn)
         except LogUnavailable as error:
             if signed is None or not self._is_stored(signed, error):
                 raise

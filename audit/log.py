@@ -38,10 +38,10 @@ from audit.storage import (
     META_ORIGIN,
     LogStorage,
     LogTampered,
-    hash_reader,
     latest_note,
     prove_entry,
     read_leaf,
+    with_hashes,
 )
 
 __all__ = [
@@ -203,27 +203,27 @@ class AuditLog:
             LogTampered: As `append`.
             MalformedInput: As `append`.
         """
-        (appended,) = self.append_each(storage, [tuple(entries)])
+        (appended,), _ = self.append_each(storage, [tuple(entries)])
         if isinstance(appended, FiduciaryError):
             raise appended
         return appended
 
     def append_each(
         self, storage: LogStorage, groups: Sequence[Sequence[Entry]]
-    ) -> list[list[Appended] | FiduciaryError]:
+    ) -> tuple[list[list[Appended] | FiduciaryError], str]:
         """Append groups of entries in order under one new tree head, in the caller's transaction.
 
         Each group is there whole or not at all. A group that cannot be recorded (see `append`) is
         left out and its error returned in its place: it does not hold up the others.
 
         Returns:
-            For each group its entries, or why it was left out.
+            For each group its entries, or why it was left out; and the checkpoint over all of them.
 
         Raises:
             LogTampered: When the stored log is not the one that was signed last.
         """
         storage.lock()
-        before = self._verified_head(storage)
+        note, before = self._verified_head(storage)
         sealing = _Sealing(self.origin, self._keys, format_time(self._clock()), before.size)
         results: list[list[Appended] | FiduciaryError] = []
         for group in groups:
@@ -235,10 +235,10 @@ class AuditLog:
             frontier, nodes = before.extend(sealing.hashes)
             storage.write_leaves(before.size, sealing.leaves)
             storage.write_hashes(nodes)
-            self._sign(storage, frontier)
+            note = self._sign(storage, frontier)
             if before.size // CHECKPOINT_BLOCK == frontier.size // CHECKPOINT_BLOCK:
                 storage.delete_checkpoint(before.size)
-        return results
+        return results, note
 
     def read(self, storage: LogStorage, position: int) -> tuple[Leaf, dict[str, Any]]:
         """An entry and its payload.
@@ -280,9 +280,9 @@ class AuditLog:
         """
         if second > storage.size():
             raise NotFound(f"the log has fewer than {second} entries")
-        return consistency_proof(hash_reader(storage), first, second)
+        return with_hashes(storage, lambda read: consistency_proof(read, first, second))
 
-    def _verified_head(self, storage: LogStorage) -> Frontier:
+    def _verified_head(self, storage: LogStorage) -> tuple[str, Frontier]:
         """The stored tree's right edge, known to be the one that was signed last.
 
         The last head is remembered. It is the stored one exactly when the note is: another process
@@ -297,7 +297,7 @@ class AuditLog:
             checkpoint = verify_checkpoint(note, self.key, self.origin)
             frontier = Frontier(checkpoint.size)
             if checkpoint.size <= size:
-                frontier = Frontier.load(hash_reader(storage), checkpoint.size)
+                frontier = with_hashes(storage, lambda read: Frontier.load(read, checkpoint.size))
                 if frontier.root() != checkpoint.root:
                     raise LogTampered(
                         f"the stored tree of {size} entries is not the one that was signed",
@@ -309,13 +309,14 @@ class AuditLog:
                 fix="stop, keep the database as it is, and run: audit verify",
             )
         self._head = (note, frontier)
-        return frontier
+        return self._head
 
-    def _sign(self, storage: LogStorage, frontier: Frontier) -> None:
+    def _sign(self, storage: LogStorage, frontier: Frontier) -> str:
         head = Checkpoint(self.origin, frontier.size, frontier.root())
         note = sign_checkpoint(head, self._signer)
         storage.write_checkpoint(frontier.size, note)
         self._head = (note, frontier)
+        return note
 
 
 class _Sealing:

@@ -197,7 +197,9 @@ class PostgresStore:
                 )
                 connection.read_only = not writing
                 try:
-                    yield connection
+                    # Statements whose answer nobody reads do not wait for the server's.
+                    with connection.pipeline():
+                        yield connection
                     connection.commit()
                 except BaseException:
                     if not connection.closed:

@@ -81,12 +81,20 @@ class SqlLogStorage:
             list(enumerate(leaves, start=first)),
         )
 
-    def read_hash(self, level: int, index: int) -> bytes | None:
-        """The hash of node `(level, index)`."""
-        value = self._one(
-            "SELECT hash FROM log_hashes WHERE level = ? AND position = ?", level, index
+    def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """The hashes of nodes, in their order."""
+        if not nodes:
+            return []
+        # A join, because not every database looks rows up by a list of pairs.
+        query = (
+            f"WITH wanted (level, position) AS (VALUES {', '.join(['(?, ?)'] * len(nodes))})"  # noqa: S608
+            " SELECT h.level, h.position, h.hash"
+            " FROM wanted JOIN log_hashes h USING (level, position)"
         )
-        return value if isinstance(value, bytes) else None
+        rows = self._connection.execute(query, [part for node in nodes for part in node]).fetchall()
+        found = {(level, index): value for level, index, value in rows}
+        values = (found.get(node) for node in nodes)
+        return [value if isinstance(value, bytes) else None for value in values]
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
         """Insert nodes; the primary key refuses one that exists."""

@@ -9,19 +9,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from audit.checkpoint import read_checkpoint
 from audit.errors import FiduciaryError, MalformedInput, NotFound, VerificationFailed
 from audit.leaf import Leaf
-from audit.merkle import HASH_BYTES, HashReader, Node, inclusion_proof
+from audit.merkle import EMPTY_ROOT, HASH_BYTES, HashReader, Node, inclusion_proof
 from audit.proof import Proof
 
 META_FORMAT: Final = "format"
 META_ORIGIN: Final = "origin"
 META_KEY: Final = "key"
+
+
+_Computed = TypeVar("_Computed")
 
 
 class LogTampered(VerificationFailed):
@@ -55,8 +58,11 @@ class LogReader(Protocol):
         """The entry at `position`, None when there is none."""
         ...
 
-    def read_hash(self, level: int, index: int) -> bytes | None:
-        """The hash of node `(level, index)`, None when there is none."""
+    def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """The hashes of nodes `(level, index)` in their order, None where there is none.
+
+        A proof asks for all of its nodes at once: each question to a database is a round trip.
+        """
         ...
 
     def latest_checkpoint(self) -> str | None:
@@ -187,7 +193,7 @@ def prove_entry(
     leaf = storage.read_leaf(position)
     if leaf is None:
         raise NotFound(f"the log has no entry {position}")
-    path = inclusion_proof(hash_reader(storage), position, size)
+    path = with_hashes(storage, lambda read_hash: inclusion_proof(read_hash, position, size))
     return Proof(position, path, note, leaf if with_leaf else None)
 
 
@@ -203,13 +209,40 @@ def latest_note(storage: LogReader) -> str:
     return note
 
 
+def with_hashes(storage: LogReader, compute: Callable[[HashReader], _Computed]) -> _Computed:
+    """What `compute` makes of stored hashes, all of which are read in one go.
+
+    Args:
+        storage: The log.
+        compute: Reads hashes and computes with them. It is called twice: which ones it reads must
+            not depend on what they are.
+
+    Raises:
+        LogTampered: When a hash is missing or short.
+    """
+    wanted: dict[tuple[int, int], bytes] = {}
+
+    def note(level: int, index: int) -> bytes:
+        wanted[level, index] = EMPTY_ROOT
+        return EMPTY_ROOT
+
+    compute(note)
+    for node, value in zip(wanted, storage.read_hashes(list(wanted)), strict=True):
+        wanted[node] = _checked(node, value)
+    return compute(lambda level, index: wanted[level, index])
+
+
 def hash_reader(storage: LogReader) -> HashReader:
-    """Reads stored hashes for `audit.merkle`; one that is missing or short raises LogTampered."""
+    """Reads stored hashes one by one; one that is missing or short raises LogTampered."""
 
     def read_hash(level: int, index: int) -> bytes:
-        value = storage.read_hash(level, index)
-        if not isinstance(value, bytes) or len(value) != HASH_BYTES:
-            raise LogTampered(f"the stored hash of level {level}, index {index} is missing")
-        return value
+        (value,) = storage.read_hashes([(level, index)])
+        return _checked((level, index), value)
 
     return read_hash
+
+
+def _checked(node: tuple[int, int], value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) != HASH_BYTES:
+        raise LogTampered(f"the stored hash of level {node[0]}, index {node[1]} is missing")
+    return value

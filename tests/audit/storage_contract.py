@@ -14,7 +14,8 @@ class LogStorageContract:
         storage.lock()
         assert storage.size() == 0
         assert storage.read_leaf(0) is None
-        assert storage.read_hash(0, 0) is None
+        assert storage.read_hashes([(0, 0)]) == [None]
+        assert storage.read_hashes([]) == []
         assert storage.latest_checkpoint() is None
         assert storage.read_meta("origin") is None
 
@@ -32,9 +33,8 @@ class LogStorageContract:
 
     def test_hashes(self, storage: LogStorage) -> None:
         storage.write_hashes([(0, 0, b"a" * 32), (0, 1, b"b" * 32), (1, 0, b"c" * 32)])
-        assert storage.read_hash(0, 1) == b"b" * 32
-        assert storage.read_hash(1, 0) == b"c" * 32
-        assert storage.read_hash(1, 1) is None
+        nodes = [(1, 0), (1, 1), (0, 1), (1, 0)]
+        assert storage.read_hashes(nodes) == [b"c" * 32, None, b"b" * 32, b"c" * 32]
 
     def test_a_hash_is_written_once(self, storage: LogStorage) -> None:
         storage.write_hashes([(0, 0, b"a" * 32)])

@@ -82,8 +82,8 @@ class FaultyStorage:
     def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
         self._storage.write_leaves(first, leaves)
 
-    def read_hash(self, level: int, index: int) -> bytes | None:
-        return self._storage.read_hash(level, index)
+    def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        return self._storage.read_hashes(nodes)
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
         self._storage.write_hashes(nodes)

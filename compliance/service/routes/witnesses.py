@@ -11,7 +11,7 @@ from audit.checkpoint import verify_checkpoint
 from audit.cosignature import only_lines_of, verify_cosignature
 from audit.errors import NotFound
 from audit.merkle import root
-from audit.storage import LogStorage, hash_reader
+from audit.storage import LogStorage, with_hashes
 from compliance import rules
 from compliance.resources import CosignatureBody, SiteState, WitnessView
 from compliance.service.errors import enforce
@@ -77,4 +77,6 @@ def list_witnesses(office: Office) -> dict[str, list[WitnessView]]:
 
 def _root_of(storage: LogStorage, size: int) -> bytes | None:
     """Root of the first `size` entries as they are stored now, None when there are fewer."""
-    return root(hash_reader(storage), size) if size <= storage.size() else None
+    if size > storage.size():
+        return None
+    return with_hashes(storage, lambda read_hash: root(read_hash, size))
