@@ -30,7 +30,7 @@ from typing import Final
 from audit.checkpoint import Checkpoint
 from audit.encoding import decode_base64, encode_base64
 from audit.errors import MalformedInput, VerificationFailed
-from audit.keys import SigningKey, VerifyKey, check_key_name
+from audit.keys import MAX_VERIFIER_KEY_LENGTH, SigningKey, VerifyKey, check_key_name
 from audit.note import MAX_SIGNATURES, Note, NoteSignature
 
 COSIGNATURE_NOTE_TYPE: Final = b"\x04"
@@ -78,9 +78,13 @@ class WitnessKey:
         """Read a witness's verifier key, or a site's identity key (type 0x01), of which it is made.
 
         Raises:
-            MalformedInput: When a part is missing, the hash is not the key's, or the algorithm is
-                neither.
+            MalformedInput: When it is too long, a part is missing, the hash is not the key's, or
+                the algorithm is neither.
         """
+        if len(text) > MAX_VERIFIER_KEY_LENGTH:
+            raise MalformedInput(
+                f"malformed witness key: more than {MAX_VERIFIER_KEY_LENGTH} characters"
+            )
         name, _, rest = text.strip().partition("+")
         hash_text, plus, key_text = rest.partition("+")
         if not plus:

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
@@ -189,7 +189,7 @@ class SigningKey:
             )
         try:
             private = serialization.load_pem_private_key((begin + block).encode(), password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise MalformedInput(f"malformed signing key {path.name}: not PKCS #8 PEM") from error
         if not isinstance(private, Ed25519PrivateKey):
             raise MalformedInput(f"malformed signing key {path.name}: not Ed25519")

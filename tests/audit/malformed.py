@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +15,17 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
+from audit.bundle import (
+    COSIGNATURES,
+    ENTRIES,
+    MANIFEST,
+    MAX_LINE_BYTES,
+    MAX_SMALL_BYTES,
+    MalformedBundle,
+    Manifest,
+    open_bundle,
+    open_bundle_source,
+)
 from audit.canonical import (
     MAX_DEPTH,
     MAX_DOCUMENT_BYTES,
@@ -50,6 +63,7 @@ PROOF = Proof(0, (), NOTE, LEAF.encoded())
 RECEIPT = Receipt(STATEMENT, LEAF.encoded(), PROOF.encoded())
 COSIGNED = NOTE + cosign(NOTE, SIGNER, 1769860800).line()
 WITNESS = WitnessKey.of(SIGNER.public)
+MANIFEST_OF_ONE = Manifest("whole", "log.test/a", LOG.public.encoded(), "fiduciary.log/1", 1, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,45 @@ def key_file(name: str, data: bytes, message: str) -> Malformed:
     return Malformed(read, f"malformed signing key {name}: {message}")
 
 
+def manifest(message: str, **changes: object) -> Malformed:
+    fields = json.loads(MANIFEST_OF_ONE.encoded()) | changes
+    return Malformed(
+        lambda _: Manifest.parse(canonical_bytes(fields)), f"malformed bundle: {message}"
+    )
+
+
+def bundle(message: str, read: Callable[[Any], object], *members: tuple[str, bytes]) -> Malformed:
+    """A bundle of a manifest and some members; `read` is given the open bundle."""
+
+    def opened(folder: Path) -> object:
+        with warnings.catch_warnings(), zipfile.ZipFile(folder / "bundle.zip", "w") as archive:
+            warnings.simplefilter("ignore", UserWarning)  # of a member that appears twice
+            for name, data in ((MANIFEST, MANIFEST_OF_ONE.encoded()), *members):
+                archive.writestr(name, data, zipfile.ZIP_DEFLATED)
+        with open_bundle(folder / "bundle.zip") as made:
+            return read(made)
+
+    return Malformed(opened, f"malformed bundle: {message}")
+
+
+def no_archive(folder: Path) -> None:
+    (folder / "bundle.zip").write_bytes(b"PK")
+    with open_bundle(folder / "bundle.zip"):
+        pass
+
+
+def chosen_entries(folder: Path) -> None:
+    path = folder / "bundle.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(MANIFEST, replace(MANIFEST_OF_ONE, kind="selection").encoded())
+    try:
+        with open_bundle_source(path):
+            pass
+    except MalformedBundle as error:
+        error.args = (str(error).replace(str(folder), "FOLDER"),)
+        raise
+
+
 def _p256() -> bytes:
     return generate_private_key(SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
@@ -176,6 +229,13 @@ RULES: tuple[Malformed, ...] = (
     key_file("bytes.pem", b"\xff\xfe", "not PEM text"),
     key_file("nameless.pem", b"-----BEGIN PRIVATE KEY-----\n", "no 'Key-Name:' line"),
     key_file("junk.pem", b"Key-Name: a\n-----BEGIN PRIVATE KEY-----\n", "not PKCS #8 PEM"),
+    key_file(  # Ed25519's object identifier with one bit changed: an algorithm that nobody knows
+        "unknown.pem",
+        b"Key-Name: a\n-----BEGIN PRIVATE KEY-----\n"
+        b"MC4CAQAwBQYD/2VwBCIEIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB\n"
+        b"-----END PRIVATE KEY-----\n",
+        "not PKCS #8 PEM",
+    ),
     key_file("p256.pem", b"Key-Name: a\n" + _p256(), "not Ed25519"),
     # notes
     note("\n\n", "\n", "malformed note: no empty line between text and signatures"),
@@ -219,6 +279,7 @@ RULES: tuple[Malformed, ...] = (
     ),
     # cosignatures
     Malformed(lambda _: cosign(NOTE, SIGNER, 0), "malformed cosignature time: 0"),
+    witness(" " * 1001, "malformed witness key: more than 1000 characters"),
     witness("name+00000000", "malformed witness key: expected name+hash+base64"),
     witness(
         "name+00000000+" + b64(b"\x04" + bytes(31)),
@@ -324,4 +385,46 @@ RULES: tuple[Malformed, ...] = (
     ),
     receipt("malformed receipt: format is not fiduciary.receipt/1", format="fiduciary.receipt/2"),
     receipt("malformed receipt: leaf and proof must be text", proof=None),
+    # bundles
+    Malformed(no_archive, "malformed bundle: not a ZIP archive: File is not a zip file"),
+    Malformed(chosen_entries, "FOLDER/bundle.zip holds 1 chosen entries, not the whole log"),
+    Malformed(
+        lambda _: Manifest.parse(b"{"),
+        "malformed bundle: manifest.json: malformed canonical JSON: Expecting property name"
+        " enclosed in double quotes: line 1 column 2 (char 1)",
+    ),
+    manifest("missing or unknown fields ['odd']", odd=1),
+    manifest("format is not fiduciary.bundle/1", format="fiduciary.bundle/2"),
+    manifest("entries is not what it should be", entries=-1),
+    manifest("kind is neither whole nor selection", kind="half"),
+    bundle("a member appears twice", lambda _: None, (MANIFEST, b"{}")),
+    bundle("it has no checkpoint", lambda made: made.text("checkpoint")),
+    bundle(
+        "checkpoint is not UTF-8", lambda made: made.text("checkpoint"), ("checkpoint", b"\xff")
+    ),
+    bundle(
+        f"checkpoint is larger than {MAX_SMALL_BYTES} bytes",
+        lambda made: made.text("checkpoint"),
+        ("checkpoint", bytes(MAX_SMALL_BYTES + 1)),
+    ),
+    bundle(
+        f"{ENTRIES} has more than the 1 lines that are stated",
+        lambda made: list(made.lines(ENTRIES, 1)),
+        (ENTRIES, b"a\nb\n"),
+    ),
+    bundle(
+        f"line 1 of {ENTRIES} does not end, or has more than {MAX_LINE_BYTES} bytes",
+        lambda made: list(made.lines(ENTRIES, 1)),
+        (ENTRIES, bytes(MAX_LINE_BYTES + 1)),
+    ),
+    bundle(
+        f"{COSIGNATURES}: expected the fields ['note', 'size', 'witness']",
+        lambda made: made.cosignatures(),
+        (COSIGNATURES, b"{}\n"),
+    ),
+    bundle(
+        f"{COSIGNATURES}: size is not what it should be",
+        lambda made: made.cosignatures(),
+        (COSIGNATURES, b'{"note":"","size":"","witness":""}\n'),
+    ),
 )

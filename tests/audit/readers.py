@@ -23,12 +23,21 @@ from audit.note import Note
 from audit.proof import Proof
 from audit.receipt import Receipt
 from audit.statement import SignedStatement
-from tests.audit.malformed import COSIGNED, LEAF, LOG, NOTE, PROOF, RECEIPT, STATEMENT, WITNESS
+from tests.audit.malformed import (
+    COSIGNED,
+    LEAF,
+    LOG,
+    MANIFEST_OF_ONE,
+    NOTE,
+    PROOF,
+    RECEIPT,
+    STATEMENT,
+    WITNESS,
+)
 from tests.audit.vectors import GO_KEY, GO_TWO_SIGNATURES, JCS_FILES, SUMDB_CHECKPOINT, SUMDB_KEY
 
 LONG_PROOF = Proof(5, tuple(bytes([n]) * 32 for n in range(7)), COSIGNED, LEAF.encoded())
 BARE_PROOF = Proof(0, (), NOTE)
-MANIFEST = Manifest("whole", "log.test/a", LOG.public.encoded(), "fiduciary.log/1", 1, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -144,5 +153,5 @@ READERS: dict[str, Reader] = {
     "log entry, checked": Reader((LEAF.encoded(),), _checked_leaf),
     "statement": Reader(_samples(json.dumps(STATEMENT.to_json())), _statement),
     "receipt": Reader(_samples(json.dumps(RECEIPT.to_json(), ensure_ascii=False)), _receipt),
-    "bundle manifest": Reader((MANIFEST.encoded(),), _manifest),
+    "bundle manifest": Reader((MANIFEST_OF_ONE.encoded(),), _manifest),
 }

@@ -70,6 +70,60 @@ def test_noise_is_read_exactly_or_is_malformed(name: str, noise: bytes) -> None:
     assert got == expected
 
 
+ENTRY: dict[str, Any] = json.loads(LEAF.encoded())
+NEAR_MISSES = (
+    "2026-02-30T12:00:00.000Z",
+    "2026-01-31T24:00:00.000Z",
+    "2026-01-31T12:00:00.000z",
+    "0000-01-31T12:00:00.000Z",
+    "A" * 21 + "B==",
+    "A" * 22 + "B=",
+    "A" * 22 + "==",
+    "A" * 23 + "=",
+    "A" * 24,
+    "A" * 20 + "=AAA",
+    "A" * 25,
+    "A" * 20,
+    "A" * 16,
+    "A" * 15 + "B",
+    "A" * 14 + "==",
+    "a" * (MAX_TEXT + 1),
+    "",
+)
+"""Times, base64 and names that are right in form and wrong in fact, or nearly right in form."""
+
+
+def the_short_check_agrees(entry: bytes) -> bool:
+    """Whether `check_leaf` says of an entry what `Leaf.parse` says."""
+    try:
+        expected = Leaf.parse(entry).position
+    except MalformedInput:
+        with pytest.raises(MalformedInput):
+            check_leaf(entry)
+        return True
+    return check_leaf(entry) == expected
+
+
+@pytest.mark.parametrize("name", sorted(ENTRY))
+def test_the_short_check_of_an_entry_is_fooled_by_no_near_miss(name: str) -> None:
+    for value in NEAR_MISSES:
+        assert the_short_check_agrees(canonical_bytes(ENTRY | {name: value}))
+
+
+@fuzzed
+@given(st.sampled_from(sorted(ENTRY)), st.data())
+def test_the_short_check_of_an_entry_agrees_with_the_long_one(
+    name: str, data: st.DataObject
+) -> None:
+    """One field is damaged, so that the others do not give the entry away first."""
+    value = data.draw(damaged([str(ENTRY[name])]) | st.text(max_size=40))
+    try:
+        entry = canonical_bytes(ENTRY | {name: int(value) if name == "position" else value})
+    except (ValueError, MalformedInput):
+        return  # a position that is no number, or text that JSON cannot hold
+    assert the_short_check_agrees(entry)
+
+
 @fuzzed
 @given(data=st.data())
 def test_a_damaged_key_file_is_the_same_key_or_malformed(

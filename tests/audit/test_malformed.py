@@ -14,6 +14,7 @@ from audit.errors import ExitCode, MalformedInput
 from tests.audit.malformed import RULES, Malformed
 
 MODULES = (
+    "bundle",
     "canonical",
     "checkpoint",
     "cosignature",
