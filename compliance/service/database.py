@@ -3,6 +3,7 @@
 * A writing transaction begins as one: writers queue at its start and never deadlock half-way. On
   SQLite that is `BEGIN IMMEDIATE`; on PostgreSQL a transaction-level advisory lock. The log has one
   tail, so writers are serial whatever the database offers (docs/adr/0004).
+* Writers that come while one commits share the next commit (`shared_transaction`).
 * It is durable when `writing()` is left without an exception, and has left no trace otherwise.
 * SQLite runs with a write-ahead log and `synchronous=FULL`: a commit survives a power failure.
 * Parameters never appear in SQLAlchemy's errors or logs.
@@ -10,9 +11,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from audit.errors import MalformedInput
 from audit.sql_log import POSTGRESQL_LOCK
+from compliance.service.shared_transaction import SharedTransactions
 from compliance.service.tables import Base
 
 BUSY_TIMEOUT_MILLISECONDS: Final = 10_000
@@ -54,18 +55,20 @@ class Database:
                 fix="write it as SQLAlchemy does, and install its driver, for example psycopg",
             ) from error
         options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True}
-        self._writers: threading.Lock | None = None
-        if address.get_backend_name() == "sqlite":
+        self._sqlite = address.get_backend_name() == "sqlite"
+        if self._sqlite:
             path = Path(address.database or "compliance.sqlite")
             address = address.set(database=str(path if path.is_absolute() else folder / path))
-            # Threads of one process queue here, in order; SQLite's own wait is a polling loop.
-            self._writers = threading.Lock()
         self._engine = create_engine(
             address, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, **options
         )
-        if self._writers is not None:
-            event.listen(self._engine, "connect", _configure_sqlite)
+        event.listen(
+            self._engine, "connect", _configure_sqlite if self._sqlite else _configure_postgresql
+        )
         event.listen(self._engine, "begin", _begin)
+        self._shared = SharedTransactions(
+            lambda: self._engine.connect().execution_options(**{_WRITING: True})
+        )
 
     @property
     def engine(self) -> Engine:
@@ -81,7 +84,7 @@ class Database:
     def reading(self) -> Iterator[Session]:
         """A read-only view of one moment: a proof must not mix two states of the log."""
         with self._engine.connect() as plain:
-            options = {} if self._writers else {"isolation_level": "REPEATABLE READ"}
+            options = {} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
             with Session(plain.execution_options(**options)) as session:
                 try:
                     yield session
@@ -96,15 +99,21 @@ class Database:
             SQLAlchemyError: When it cannot begin or commit. After a failed commit nothing may be
                 assumed; repeating the operation is safe because operations are idempotent.
         """
-        with self._writers or nullcontext(), self._engine.connect() as plain:
-            connection = plain.execution_options(**{_WRITING: True})
-            with Session(connection, autoflush=True, expire_on_commit=False) as session:
-                try:
-                    yield session
-                    session.commit()
-                except BaseException:
-                    session.rollback()
-                    raise
+        with (
+            self._shared.member() as connection,
+            Session(
+                connection,
+                autoflush=True,
+                expire_on_commit=False,
+                join_transaction_mode="create_savepoint",
+            ) as session,
+        ):
+            try:
+                yield session
+                session.commit()
+            except BaseException:
+                session.rollback()
+                raise
 
     def answers(self) -> bool:
         """Whether the database can be read."""
@@ -129,6 +138,17 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _configure_postgresql(connection: Any, _record: object) -> None:
+    """A commit that was answered is on the server's disk, whatever its default is."""
+    cursor = connection.cursor()
+    cursor.execute(
+        "SELECT set_config('synchronous_commit', 'on', false)"
+        " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+    )
+    cursor.close()
+    connection.commit()
 
 
 def _begin(connection: Connection) -> None:

@@ -57,13 +57,17 @@ def witnessing(registry: Registry, actor: rules.Bearer) -> Iterator[Session]:
     """
     try:
         with registry.database.writing() as session:
-            event.listen(session.connection(), "before_cursor_execute", _refuse_other_changes)
-            present = find_bearer(session, actor.name)
-            if present is None:
-                raise Denied(rules.UNKNOWN_TOKEN)
-            enforce(rules.may_use_token(present, registry.clock()))
-            yield session
-            session.flush()
+            connection = session.connection()  # others may use it next
+            event.listen(connection, "before_cursor_execute", _refuse_other_changes)
+            try:
+                present = find_bearer(session, actor.name)
+                if present is None:
+                    raise Denied(rules.UNKNOWN_TOKEN)
+                enforce(rules.may_use_token(present, registry.clock()))
+                yield session
+                session.flush()
+            finally:
+                event.remove(connection, "before_cursor_execute", _refuse_other_changes)
     except SQLAlchemyError as error:
         raise ServiceUnavailable(
             "the cosignature could not be stored", fix="repeat the call; a witness may"

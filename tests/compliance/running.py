@@ -14,9 +14,8 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
 from audit.log import LogStorage
 from audit.merkle import Node
@@ -200,20 +199,19 @@ class RunningService:
         return leaf.actor, leaf.action, leaf.object, payload
 
     def _inject_commit_faults(self) -> None:
-        def fail_before(_connection: object) -> None:
+        dialect = self.registry.database.engine.dialect
+        commit = dialect.do_commit
+
+        def faulty_commit(connection: Any) -> None:
             if self.faults.commit:
                 raise InjectedFault
-
-        def fail_after(session: Session) -> None:
+            commit(connection)
             if self.faults.after_commit:
                 raise InjectedFault
 
-        event.listen(self.registry.database.engine, "commit", fail_before)
-        self._fail_after = fail_after
-        event.listen(Session, "after_commit", fail_after)
+        dialect.do_commit = faulty_commit  # type: ignore[assignment, method-assign]
 
     def stop(self) -> None:
-        event.remove(Session, "after_commit", self._fail_after)
         for client in self._clients:
             client.close()
         self._server.should_exit = self._server.force_exit = True

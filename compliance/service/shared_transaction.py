@@ -1,0 +1,154 @@
+"""Concurrent changes share one durable transaction, each whole or not at all.
+
+A commit waits for the disk. Changes that arrive meanwhile join the next transaction one after the
+other, each in a savepoint of its own, and the last of them commits for all:
+
+* Changes are serial: one at a time holds the baton, and sees what those before it did.
+* Nobody is told that a change is done before the commit that holds it is durable. When that commit
+  fails, every change in it failed.
+* A change that fails is undone to its savepoint and ends its transaction: what was done before it
+  is committed, what waits begins a new one. A failure hurts nobody else, and never leaves a
+  connection that somebody goes on with.
+* A lone change pays for one transaction, as if there were no sharing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+MAX_MEMBERS: Final = 16
+"""Changes in one transaction: enough to share a sync, few enough to keep everybody's wait short."""
+
+
+class _Turn:
+    """One transaction that several changes share."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._transaction = connection.begin()
+        self._done = threading.Event()
+        self._error: SQLAlchemyError | None = None
+        self.members = 0
+        self.closed = False
+
+    def finish(self) -> None:
+        """Commit what the members did, and tell them."""
+        try:
+            if self.members == 0:
+                self._transaction.rollback()
+            else:
+                self._refuse_lost_transaction()
+                self._transaction.commit()
+        except SQLAlchemyError as error:
+            self._error = error
+            self.connection.invalidate()  # closing it undoes what may be left
+        except BaseException:
+            self._error = _outcome_unknown("interrupted")
+            self.connection.invalidate()
+            raise
+        finally:
+            self.connection.close()
+            self._done.set()
+
+    def wait(self) -> None:
+        """Until the commit is durable.
+
+        Raises:
+            SQLAlchemyError: When it failed.
+        """
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _refuse_lost_transaction(self) -> None:
+        """SQLite ends a transaction by itself when its disk is full: there is nothing to commit."""
+        driver = self.connection.connection.dbapi_connection
+        if getattr(driver, "in_transaction", True) is False:
+            raise _outcome_unknown("the database ended the transaction")
+
+
+class SharedTransactions:
+    """Hands the baton from change to change.
+
+    Args:
+        connect: Opens a connection whose transaction will be a writer's.
+        max_members: Most changes in one transaction.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], max_members: int = MAX_MEMBERS) -> None:
+        self._connect = connect
+        self._max_members = max_members
+        self._mutex = threading.Lock()
+        self._held = False
+        self._waiting: deque[threading.Lock] = deque()
+        self._turn: _Turn | None = None  # whoever holds the baton may look at it
+
+    @contextmanager
+    def member(self) -> Iterator[Connection]:
+        """Take part in a transaction; it is durable when the block was left and this returned.
+
+        The block works in a savepoint, which it releases or rolls back itself.
+
+        Raises:
+            SQLAlchemyError: When the transaction cannot begin or commit.
+        """
+        self._take()
+        turn = self._turn
+        try:
+            if turn is None:
+                turn = self._turn = _Turn(self._connect())
+            try:
+                yield turn.connection
+                turn.members += 1
+            except BaseException:
+                turn.closed = True
+                raise
+        finally:
+            self._leave(turn)
+        turn.wait()
+
+    def _take(self) -> None:
+        with self._mutex:
+            if not self._held:
+                self._held = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        try:
+            mine.acquire()
+        except BaseException:
+            with self._mutex:
+                given = mine not in self._waiting
+                if not given:
+                    self._waiting.remove(mine)
+            if given:
+                self._leave(self._turn)
+            raise
+
+    def _leave(self, turn: _Turn | None) -> None:
+        try:
+            if turn is not None and not self._may_go_on(turn):
+                self._turn = None
+                turn.finish()
+        finally:
+            with self._mutex:
+                if self._waiting:
+                    self._waiting.popleft().release()
+                else:
+                    self._held = False
+
+    def _may_go_on(self, turn: _Turn) -> bool:
+        with self._mutex:
+            return bool(self._waiting) and not turn.closed and turn.members < self._max_members
+
+
+def _outcome_unknown(what: str) -> OperationalError:
+    return OperationalError("COMMIT", None, RuntimeError(what))
