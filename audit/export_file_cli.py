@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
 from audit.export_file import verify_export
 from audit.keys import VerifyKey
+from audit.options import Json, read_text
 from audit.presentation import print_fields, progress_bar, say
 from audit.terminal import print_json
+
+_MAX_KEY_BYTES: Final = 10_000
+"""A verifier key is one line of about 100 characters."""
 
 
 def verify_export_command(
@@ -34,7 +38,7 @@ def verify_export_command(
             show_default=False,
         ),
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Check exported log entries, without the service that exported them.
 
@@ -48,7 +52,7 @@ def verify_export_command(
     Example: `audit verify-export entries.jsonl --key "$LOG_KEY"`
     """
     if "+" not in key and Path(key).is_file():
-        key = Path(key).read_text("utf-8")
+        key = read_text(Path(key), _MAX_KEY_BYTES)
     with progress_bar("verifying", quiet=json) as progress:
         verified = verify_export(export, VerifyKey.parse(key.strip()), progress=progress)
     if json:

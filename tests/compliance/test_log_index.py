@@ -260,6 +260,20 @@ def test_a_database_of_the_first_format_is_brought_up_to_date(
     assert verify_log(folder.path / "compliance.sqlite").ok
 
 
+def test_an_index_that_was_dropped_is_made_again(
+    used: tuple[Folder, list[dict[str, Any]]], clock: Clock
+) -> None:
+    folder, written = used
+    for change in ("DROP TABLE log_index", "DROP INDEX log_index_by_plan"):
+        connection = sqlite3.connect(folder.path / "compliance.sqlite")
+        connection.execute(change)
+        connection.commit()
+        connection.close()
+        registry = open_registry(folder, clock)
+        assert rows(registry) == written
+        registry.close()
+
+
 def test_an_interrupted_change_of_format_leaves_the_database_as_it_was(
     used: tuple[Folder, list[dict[str, Any]]], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
