@@ -36,6 +36,7 @@ from audit.storage import (
     META_FORMAT,
     META_KEY,
     META_ORIGIN,
+    LogReader,
     LogStorage,
     LogTampered,
     latest_note,
@@ -166,7 +167,7 @@ class AuditLog:
         storage.write_meta(META_KEY, self.key.encoded())
         self._sign(storage, Frontier())
 
-    def check(self, storage: LogStorage) -> None:
+    def check(self, storage: LogReader) -> None:
         """Check at start that the stored log is this one and its head is what was signed.
 
         Raises:
@@ -240,7 +241,7 @@ class AuditLog:
                 storage.delete_checkpoint(before.size)
         return results, note
 
-    def read(self, storage: LogStorage, position: int) -> tuple[Leaf, dict[str, Any]]:
+    def read(self, storage: LogReader, position: int) -> tuple[Leaf, dict[str, Any]]:
         """An entry and its payload.
 
         Raises:
@@ -260,7 +261,7 @@ class AuditLog:
         """
         return open_payload(leaf, self.origin, self._keys)
 
-    def checkpoint(self, storage: LogStorage) -> str:
+    def checkpoint(self, storage: LogReader) -> str:
         """The signed checkpoint of the whole log.
 
         Raises:
@@ -268,11 +269,11 @@ class AuditLog:
         """
         return latest_note(storage)
 
-    def prove(self, storage: LogStorage, position: int, *, with_leaf: bool = False) -> str:
+    def prove(self, storage: LogReader, position: int, *, with_leaf: bool = False) -> str:
         """The tlog-proof text of an entry, against the latest checkpoint; see `prove_entry`."""
         return prove_entry(storage, position, with_leaf=with_leaf).encoded()
 
-    def consistency(self, storage: LogStorage, first: int, second: int) -> tuple[bytes, ...]:
+    def consistency(self, storage: LogReader, first: int, second: int) -> tuple[bytes, ...]:
         """Proof that the log of `first` entries is a prefix of the log of `second`.
 
         Raises:
@@ -282,7 +283,7 @@ class AuditLog:
             raise NotFound(f"the log has fewer than {second} entries")
         return with_hashes(storage, lambda read: consistency_proof(read, first, second))
 
-    def _verified_head(self, storage: LogStorage) -> tuple[str, Frontier]:
+    def _verified_head(self, storage: LogReader) -> tuple[str, Frontier]:
         """The stored tree's right edge, known to be the one that was signed last.
 
         The last head is remembered. It is the stored one exactly when the note is: another process

@@ -21,7 +21,7 @@ from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.merkle import Node
 from audit.source import LogDamaged, LogSource, SqlSource
 from audit.sql_log import POSTGRESQL_LOCK, SqlCursor, SqlLogStorage
-from audit.storage import META_ORIGIN, LogStorage, LogUnavailable
+from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable
 
 try:
     import psycopg
@@ -158,7 +158,7 @@ class PostgresStore:
         return store
 
     @contextmanager
-    def reading(self) -> Iterator[LogStorage]:
+    def reading(self) -> Iterator[LogReader]:
         """One moment's view."""
         with self._transaction(writing=False) as connection:
             yield _PostgresLogStorage(connection)

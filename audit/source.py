@@ -154,7 +154,7 @@ def open_source(log: Path | str) -> Iterator[LogSource]:
         return
     path = Path(log)
     if path.is_dir():
-        from audit.file_log import open_file_source
+        from audit.file_source import open_file_source
 
         with open_file_source(path) as source:
             yield source

@@ -17,7 +17,7 @@ from typing import Final, Self
 from audit.durable import private_temporary, publish_durably
 from audit.errors import Conflict, MalformedInput, NotFound
 from audit.sql_log import SqlLogStorage
-from audit.storage import META_ORIGIN, LogStorage, LogUnavailable
+from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable
 
 SCHEMA: Final = (
     "CREATE TABLE log_entries (position INTEGER PRIMARY KEY, leaf BLOB NOT NULL)",
@@ -94,7 +94,7 @@ class SqliteStore:
         return cls(connection)
 
     @contextmanager
-    def reading(self) -> Iterator[LogStorage]:
+    def reading(self) -> Iterator[LogReader]:
         """One moment's view."""
         with self._transaction("BEGIN"):
             yield self._storage

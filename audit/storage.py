@@ -121,7 +121,7 @@ class LogStorage(LogReader, Protocol):
 class LogStore(Protocol):
     """A log with transactions of its own."""
 
-    def reading(self) -> AbstractContextManager[LogStorage]:
+    def reading(self) -> AbstractContextManager[LogReader]:
         """One moment's view: a proof must not mix two states of the log.
 
         Raises:
