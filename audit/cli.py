@@ -14,6 +14,7 @@ from audit.export_cli import export
 from audit.export_file_cli import verify_export_command
 from audit.exporting import verify_any
 from audit.keyring import Keyring
+from audit.keyring_cli import app as keyring_commands
 from audit.keys import VerifyKey
 from audit.leaf import Leaf
 from audit.options import Json, Log, WitnessOption, read_bytes, read_text, witness_keys
@@ -361,6 +362,7 @@ app.command("verify-export")(verify_export_command)
 
 
 app.command()(export)
+app.add_typer(keyring_commands)
 
 
 def main() -> None:

@@ -1,83 +1,80 @@
 """Data keys that can be destroyed: each wrapped by a key-encryption key.
 
 * A data key (32 random bytes) seals what the log says of one subject, or of one action in one
-  month. It is stored only wrapped (AES-256-GCM under the key-encryption key, bound to its name).
+  month. It is stored only wrapped, by the key manager that the folder names (`audit.key_managers`):
+  a file in the same folder by default, or HashiCorp Vault.
 * `destroy` is durable when it returns and leaves a tombstone: the name can never get a key again,
-  so nothing is sealed later under a key that somebody believes gone.
+  so nothing is sealed later under a key that somebody believes gone. It asks no key manager.
 * A key is durable before `generate_data_key` returns: no payload outlives its key by a crash.
 * `secret` holds named 32-byte HMAC secrets (pseudonyms, surrogates) in the same way.
-* `audit.key_manager` says what the log needs of a keyring.
+* `rotate` and `move` wrap every key anew and then destroy the old key-encryption key. The log is
+  not touched, services may run, and a crash at any point leaves every key readable.
 
-**What destroying guarantees.** When `destroy` returns, no file of the keyring holds the wrapped key
-(SQLite's secure delete overwrites it and the rollback journal is gone). Copies that were made
-before (backups of the keyring, snapshots, free disk blocks) still hold it, wrapped; `rotate`
-replaces the key-encryption key and removes the old one, which makes such copies useless.
+**What destroying guarantees.** When `destroy` returns, no file of the keyring holds the wrapped
+key. Copies that were made before (backups of the keyring, snapshots, free disk blocks) still hold
+it, wrapped; `rotate` replaces the key-encryption key and destroys the old one, which makes such
+copies useless. Copies that hold the old key-encryption key too are beyond reach: with a file in the
+same folder that is each copy of the whole folder, with Vault none (docs/key-management.md).
 """
 
 from __future__ import annotations
 
 import re
-import secrets
-import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from audit.canonical import canonical_bytes
-from audit.durable import (
-    private_temporary,
-    publish_durably,
-    remove_durably,
-    sync_directory,
-    write_durably,
-)
-from audit.envelope import KEY_BYTES, NONCE_BYTES, Envelope, seal, unseal
+from audit.durable import private_temporary, publish_durably, sync_directory
 from audit.errors import Conflict, MalformedInput, NotFound
-from audit.key_manager import KeyDestroyed, KeyringUnavailable
+from audit.key_cache import KeyCache
+from audit.key_manager import KeyDestroyed, KeyringUnavailable, WrappedKey
+from audit.key_managers import KeyManagers, ManagerSettings
+from audit.key_rotation import Progress, renew_wrapping
+from audit.keyring_file import DATABASE, KeyringFile, KeyRow, key_context
 
-__all__ = ["KeyDestroyed", "Keyring", "KeyringUnavailable"]
+__all__ = ["KeyDestroyed", "Keyring", "KeyringStatus", "KeyringUnavailable"]
 
 MAX_KEY_NAME_LENGTH: Final = 300
 
-_DATABASE: Final = "keyring.sqlite"
-_FORMAT: Final = "fiduciary.keyring/1"
-_BUSY_TIMEOUT_SECONDS: Final = 30.0
-_READ_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 5
 _NAME: Final = re.compile(r"[!-~]+", re.ASCII)
-_SCHEMA: Final = """
-CREATE TABLE keyring_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE keyring_keys (
-    kind TEXT NOT NULL,
-    name TEXT NOT NULL,
-    wrapped BLOB,
-    wrapping_key TEXT,
-    created_at TEXT NOT NULL,
-    destroyed_at TEXT,
-    PRIMARY KEY (kind, name)
-) WITHOUT ROWID;
-"""
+
+
+@dataclass(frozen=True)
+class KeyringStatus:
+    """What a keyring holds.
+
+    Attributes:
+        managers: The key manager that wraps, then those whose keys a move has not reached yet.
+        versions: Number of keys under each version of the key-encryption key.
+        destroyed: Number of names whose key was destroyed.
+        retiring: Versions that a rotation which did not end has yet to destroy.
+    """
+
+    managers: tuple[ManagerSettings, ...]
+    versions: dict[str, int]
+    destroyed: int
+    retiring: tuple[str, ...]
 
 
 class Keyring:
-    """A keyring in one directory: `keyring.sqlite` and the key-encryption key, all 0600.
+    """A keyring in one directory: `keyring.sqlite` and what `audit.key_managers` keeps beside it.
 
-    Safe under threads and processes. Keys are read from the file at each use, so a key that another
-    process destroyed is gone here too.
+    Safe under threads and processes. The row is read at each use, so a key that another process
+    destroyed is gone here at once; only the unwrapping is remembered (`audit.key_cache`).
     """
 
-    def __init__(self, directory: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, directory: Path, file: KeyringFile) -> None:
         """Use `create` or `open`."""
         self._directory = directory
-        self._connection = connection
-        self._lock = threading.RLock()
-        self._wrappers: dict[str, LocalWrapper] = {}
+        self._file = file
+        self._managers = KeyManagers(directory)
+        self._cache = KeyCache()
 
     @classmethod
     def create(cls, directory: Path) -> Keyring:
-        """Make a new, empty keyring.
+        """Make a new, empty keyring, whose key-encryption key is a file.
 
         Args:
             directory: Made with mode 0700 if it does not exist.
@@ -86,19 +83,17 @@ class Keyring:
             Conflict: When it holds a keyring already.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = directory / _DATABASE
+        path = directory / DATABASE
+        exists = Conflict(f"{directory} holds a keyring already", fix="choose an empty folder")
+        if path.exists():
+            raise exists
         temporary = private_temporary(path)
         try:
-            with cls(directory, _connect(temporary)) as keyring, keyring._transaction():
-                for statement in _SCHEMA.split(";"):
-                    keyring._connection.execute(statement)
-                keyring._set_meta("format", _FORMAT)
-                keyring._set_meta("wrapping_key", keyring._new_wrapper().identifier)
+            with cls(directory, KeyringFile(temporary)) as keyring:
+                keyring._file.create_tables(keyring._managers.rotate())
             publish_durably(temporary, path)
         except FileExistsError as error:
-            raise Conflict(
-                f"{directory} holds a keyring already", fix="choose an empty folder"
-            ) from error
+            raise exists from error
         finally:
             temporary.unlink(missing_ok=True)
         sync_directory(directory.parent)
@@ -106,37 +101,28 @@ class Keyring:
 
     @classmethod
     def open(cls, directory: Path) -> Keyring:
-        """Open a keyring.
+        """Open a keyring, of an earlier format too. Contacts no service.
 
         Raises:
             NotFound: When there is none.
             MalformedInput: When the file is something else.
         """
-        path = directory / _DATABASE
+        path = directory / DATABASE
         if not path.is_file():
             raise NotFound(f"no keyring in {directory}")
+        file = KeyringFile(path)
         try:
-            connection = _connect(path)
-        except sqlite3.Error as error:
-            raise MalformedInput(f"{path} is not a keyring: {error}") from error
-        try:
-            row = connection.execute(
-                "SELECT value FROM keyring_meta WHERE name = 'format'"
-            ).fetchone()
-        except sqlite3.Error:
-            row = None
-        if row is None or row[0] != _FORMAT:
-            connection.close()
-            raise MalformedInput(f"{path} is not a keyring of format {_FORMAT}")
-        keyring = cls(directory, connection)
-        keyring._remove_retired_wrappers()
-        return keyring
+            file.check_format()
+        except BaseException:
+            file.close()
+            raise
+        return cls(directory, file)
 
     def close(self) -> None:
-        """Release the file; forget the key-encryption key."""
-        with self._lock:
-            self._wrappers.clear()
-            self._connection.close()
+        """Release the file; forget all keys."""
+        self._cache.clear()
+        self._managers.close()
+        self._file.close()
 
     def __enter__(self) -> Keyring:
         return self
@@ -149,6 +135,7 @@ class Keyring:
 
         Raises:
             KeyDestroyed: When it was destroyed: a name never gets a second key.
+            KeyringUnavailable: When the key manager or the file cannot be used.
         """
         return self._get_or_make("data", name)
 
@@ -158,6 +145,8 @@ class Keyring:
         Raises:
             KeyDestroyed: When it was destroyed.
             NotFound: When there never was one.
+            KeyringUnavailable: When the key manager or the file cannot be used.
+            VerificationFailed: When the stored key was changed or exchanged.
         """
         return self._get("data", _check_name(name))
 
@@ -166,6 +155,7 @@ class Keyring:
 
         Raises:
             KeyDestroyed: When it was destroyed.
+            KeyringUnavailable: When the key manager or the file cannot be used.
         """
         return self._get_or_make("secret", name)
 
@@ -177,218 +167,110 @@ class Keyring:
         Returns:
             True when there was a key.
         """
-        return self._destroy("data", _check_name(name))
+        return self._destroy("data", name)
 
     def destroy_secret(self, name: str) -> bool:
         """Destroy the HMAC secret `name`: pseudonyms made with it can never be linked again."""
-        return self._destroy("secret", _check_name(name))
+        return self._destroy("secret", name)
 
     def names(self) -> Iterator[str]:
         """Names of the data keys that exist, in order."""
-        with self._lock, _translated():
-            rows = self._connection.execute(
-                "SELECT name FROM keyring_keys WHERE kind = 'data' AND wrapped IS NOT NULL"
-                " ORDER BY name"
-            ).fetchall()
-        return iter([row[0] for row in rows])
+        return iter(self._file.names("data"))
 
-    def rotate(self) -> int:
-        """Wrap every key anew under a new key-encryption key and remove the old one.
+    def status(self) -> KeyringStatus:
+        """What there is. Contacts no service."""
+        file = self._file
+        return KeyringStatus(
+            self._managers.settings, file.versions(), file.destroyed(), file.retiring()
+        )
 
-        The log is not touched. A crash at any point leaves every key readable.
+    def rotate(self, progress: Progress | None = None) -> int:
+        """Wrap every key anew under a new key-encryption key, and destroy the old one.
+
+        Also ends a rotation or a move that was interrupted.
+
+        Args:
+            progress: Told the number of keys done and of all, now and then.
 
         Returns:
             The number of keys.
+
+        Raises:
+            KeyringUnavailable: When the key manager fails. Every key stays readable; rotate again.
+            VerificationFailed: When a stored key was changed; it is named, and nothing destroyed.
+            Conflict: When another rotation began meanwhile, which does all that this one would.
         """
-        with self._transaction():
-            new = self._new_wrapper()
-            rows = self._connection.execute(
-                "SELECT kind, name, wrapped, wrapping_key FROM keyring_keys"
-                " WHERE wrapped IS NOT NULL"
-            ).fetchall()
-            for kind, name, wrapped, old in rows:
-                key = self._wrapper(old).unwrap(wrapped, _context(kind, name))
-                self._connection.execute(
-                    "UPDATE keyring_keys SET wrapped = ?, wrapping_key = ?"
-                    " WHERE kind = ? AND name = ?",
-                    (new.wrap(key, _context(kind, name)), new.identifier, kind, name),
-                )
-            self._set_meta("wrapping_key", new.identifier)
-        self._remove_retired_wrappers()
-        return len(rows)
+        return renew_wrapping(self._file, self._managers, None, progress or _silent)
+
+    def move(self, settings: ManagerSettings, progress: Progress | None = None) -> int:
+        """Wrap every key with another key manager, and destroy the old key-encryption key.
+
+        Running services follow by themselves. Interrupted, it is ended by the same call, or by
+        `rotate`; until then each key is unwrapped by the manager that wrapped it.
+
+        Args:
+            settings: The manager; it must be ready for use.
+            progress: As for `rotate`.
+
+        Returns:
+            The number of keys.
+
+        Raises:
+            KeyringUnavailable: As `rotate`; when the new manager does not work, nothing changed.
+            VerificationFailed: As `rotate`.
+            Conflict: As `rotate`.
+        """
+        self._managers.check(settings)
+        return renew_wrapping(self._file, self._managers, settings, progress or _silent)
 
     def _get(self, kind: str, name: str) -> bytes:
-        for _ in range(_READ_ATTEMPTS):
-            with self._lock, _translated():
-                row = self._connection.execute(
-                    "SELECT wrapped, wrapping_key, destroyed_at FROM keyring_keys"
-                    " WHERE kind = ? AND name = ?",
-                    (kind, name),
-                ).fetchone()
+        failed: WrappedKey | None = None
+        while True:
+            drops = self._cache.drops
+            row = self._file.row(kind, name)
             if row is None:
                 raise NotFound(f"no {kind} key named {name}")
-            wrapped, identifier, destroyed_at = row
-            if wrapped is None:
+            if row.wrapped is None:
+                self._cache.drop((kind, name))
                 raise KeyDestroyed(
-                    f"the {kind} key {name} was destroyed at {destroyed_at}; what it sealed cannot"
-                    " be read again"
+                    f"the {kind} key {name} was destroyed at {row.destroyed_at}; what it sealed"
+                    " cannot be read again"
                 )
+            key = self._cache.get((kind, name), row.wrapped)
+            if key is not None:
+                return key
             try:
-                wrapper = self._wrapper(identifier)
-            except FileNotFoundError:
-                continue  # another process rotated between the two reads
-            return wrapper.unwrap(wrapped, _context(kind, name))
-        raise KeyringUnavailable(
-            f"the key-encryption key {identifier} of {self._directory} is missing",
-            fix="restore the folder from a backup; without that file no key can be unwrapped",
-        )
+                key, seconds = self._managers.unwrap(row.wrapped, key_context(kind, name))
+            except KeyringUnavailable:
+                if row.wrapped == failed:
+                    raise
+                failed = row.wrapped  # perhaps another process rotated: look at the row once more
+                continue
+            self._cache.put((kind, name), row.wrapped, key, seconds, drops)
+            return key
 
     def _get_or_make(self, kind: str, name: str) -> bytes:
         _check_name(name)
-        try:
-            return self._get(kind, name)
-        except KeyDestroyed:
-            raise
-        except NotFound:
-            key = secrets.token_bytes(KEY_BYTES)
-        with self._transaction():
-            wrapper = self._wrapper(self._meta("wrapping_key"))
-            self._connection.execute(
-                "INSERT OR IGNORE INTO keyring_keys (kind, name, wrapped, wrapping_key, created_at)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (kind, name, wrapper.wrap(key, _context(kind, name)), wrapper.identifier, _now()),
-            )
-        return self._get(kind, name)  # the winner's, where two processes made one
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._get(kind, name)  # the winner's, where two processes made one
+            except KeyDestroyed:
+                raise
+            except NotFound:
+                rotations = self._file.rotations()
+            drops = self._cache.drops
+            key, wrapped, seconds = self._managers.generate_data_key(key_context(kind, name))
+            if self._file.store_new(KeyRow(kind, name, wrapped), rotations):
+                # Served only if the row turns out to hold just these bytes.
+                self._cache.put((kind, name), wrapped, key, seconds, drops)
+        raise KeyringUnavailable(
+            f"{self._directory} is rotated faster than a key can be made", fix="try again"
+        )
 
     def _destroy(self, kind: str, name: str) -> bool:
-        with self._transaction():
-            existing = self._connection.execute(
-                "SELECT wrapped IS NOT NULL FROM keyring_keys WHERE kind = ? AND name = ?",
-                (kind, name),
-            ).fetchone()
-            self._connection.execute(
-                "INSERT INTO keyring_keys (kind, name, created_at, destroyed_at)"
-                " VALUES (?, ?, ?, ?) ON CONFLICT (kind, name) DO UPDATE SET"
-                " wrapped = NULL, wrapping_key = NULL,"
-                " destroyed_at = coalesce(destroyed_at, excluded.destroyed_at)",
-                (kind, name, _now(), _now()),
-            )
-        return bool(existing and existing[0])
-
-    def _wrapper(self, identifier: str) -> LocalWrapper:
-        with self._lock:
-            if identifier not in self._wrappers:
-                key = (self._directory / identifier).read_bytes()
-                self._wrappers[identifier] = LocalWrapper(identifier, key)
-            return self._wrappers[identifier]
-
-    def _new_wrapper(self) -> LocalWrapper:
-        """A new key-encryption key on disk. Call it inside a transaction, see below."""
-        identifier = f"kek-{secrets.token_hex(8)}.key"
-        key = secrets.token_bytes(KEY_BYTES)
-        write_durably(self._directory / identifier, key, replace=False)
-        self._wrappers[identifier] = LocalWrapper(identifier, key)
-        return self._wrappers[identifier]
-
-    def _remove_retired_wrappers(self) -> None:
-        """Remove key-encryption keys that nothing is wrapped with.
-
-        Done under the write lock, as is making one: a key that another process has just written and
-        not committed yet would look retired.
-        """
-        if len(list(self._directory.glob("kek-*.key"))) < 2:
-            return
-        with self._transaction():
-            used = {self._meta("wrapping_key")} | {
-                row[0]
-                for row in self._connection.execute(
-                    "SELECT DISTINCT wrapping_key FROM keyring_keys WHERE wrapped IS NOT NULL"
-                )
-            }
-            for path in self._directory.glob("kek-*.key"):
-                if path.name not in used:
-                    remove_durably(path)
-                    self._wrappers.pop(path.name, None)
-
-    def _meta(self, name: str) -> str:
-        row = self._connection.execute(
-            "SELECT value FROM keyring_meta WHERE name = ?", (name,)
-        ).fetchone()
-        return str(row[0])
-
-    def _set_meta(self, name: str, value: str) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO keyring_meta VALUES (?, ?)", (name, value))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock, _translated():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-
-class LocalWrapper:
-    """A key-encryption key in memory, read from a 32-byte file with mode 0600."""
-
-    def __init__(self, identifier: str, key: bytes) -> None:
-        self._identifier = identifier
-        self._key = key
-
-    @property
-    def identifier(self) -> str:
-        """Name of the file that holds the key."""
-        return self._identifier
-
-    def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Nonce, ciphertext and tag of AES-256-GCM."""
-        envelope = seal(self._key, key, context)
-        return envelope.nonce + envelope.ciphertext
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """The key that `wrap` was given.
-
-        Raises:
-            VerificationFailed: When wrapped key or context differ.
-        """
-        envelope = Envelope(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:])
-        return unseal(self._key, envelope, context)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    try:
-        # A rollback journal, not a write-ahead log: a WAL would keep old pages, and with them a
-        # destroyed key, until some later checkpoint. EXTRA also syncs the directory after the
-        # journal is removed; otherwise a power failure could bring a destroyed key back.
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA synchronous = EXTRA")
-        connection.execute("PRAGMA secure_delete = ON")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, PermissionError) as error:
-        raise KeyringUnavailable(
-            f"keyring cannot be used: {error}", fix="check the folder's disk space and permissions"
-        ) from error
-
-
-def _context(kind: str, name: str) -> bytes:
-    """Binds a wrapped key to its name, so that two keys cannot be exchanged in the file."""
-    return canonical_bytes({"format": _FORMAT, "kind": kind, "name": name})
+        existed = self._file.destroy(kind, _check_name(name))
+        self._cache.drop((kind, name))
+        return existed
 
 
 def _check_name(name: str) -> str:
@@ -399,5 +281,5 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _silent(_done: int, _total: int) -> None:
+    """No progress is shown."""

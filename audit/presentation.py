@@ -31,7 +31,9 @@ def write_text(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(
+    what: str, *, quiet: bool, unit: str = "entries"
+) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar on standard error where that is a terminal, otherwise nothing."""
     console = err()
     if quiet or not console.is_terminal:
@@ -41,7 +43,7 @@ def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], Non
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("entries"),
+        TextColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:

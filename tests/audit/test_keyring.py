@@ -13,7 +13,7 @@ import pytest
 
 from audit.envelope import Envelope, seal, unseal
 from audit.errors import Conflict, MalformedInput, NotFound, VerificationFailed
-from audit.keyring import KeyDestroyed, Keyring, KeyringUnavailable, LocalWrapper
+from audit.keyring import KeyDestroyed, Keyring, KeyringUnavailable
 
 
 @pytest.fixture
@@ -142,33 +142,6 @@ def test_another_process_rotates_and_destroys(keyring: Keyring, tmp_path: Path) 
     assert len(keyring.data_key("new")) == 32
     with pytest.raises(KeyDestroyed):
         keyring.data_key("gone")
-
-
-def test_interrupted_rotation_loses_nothing(
-    keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = {str(n): keyring.generate_data_key(str(n)) for n in range(5)}
-
-    class Interrupted(Exception):
-        pass
-
-    wraps = 0
-    real = LocalWrapper.wrap
-
-    def failing(self: LocalWrapper, key: bytes, context: bytes) -> bytes:
-        nonlocal wraps
-        wraps += 1
-        if wraps == 3:
-            raise Interrupted
-        return real(self, key, context)
-
-    monkeypatch.setattr(LocalWrapper, "wrap", failing)
-    with pytest.raises(Interrupted):
-        keyring.rotate()
-    monkeypatch.undo()
-    again = reopened(keyring, tmp_path)
-    assert {name: again.data_key(name) for name in keys} == keys
-    assert len(list((tmp_path / "keyring").glob("kek-*"))) == 1
 
 
 def test_threads_agree_on_one_key(keyring: Keyring, tmp_path: Path) -> None:
