@@ -1,10 +1,40 @@
-"""What every `LogStorage` must do. A new storage is tested by subclassing with its own fixture."""
+"""What every `LogStorage` and every `LogStore` must do. A new one is tested by subclassing."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Protocol
+
 import pytest
 
-from audit.log import LogStorage
+from audit.checkpoint import read_checkpoint
+from audit.keyring import Keyring
+from audit.keys import SigningKey
+from audit.log import AuditLog, LogStorage
+from audit.merkle import verify_consistency
+from audit.proof import verify_proof
+from audit.storage import LogStore, LogUnavailable, prove_entry
+from audit.verifier import verify_log
+from tests.audit.logs import ORIGIN, Clock, entries, entry
+
+
+def _refused() -> AbstractContextManager[object]:
+    return pytest.raises(Exception, match=r"(?i)unique|primary|duplicate")
+
+
+class Undone(Exception):
+    """Ends a test's transaction."""
+
+
+@contextmanager
+def undone(store: LogStore) -> Iterator[LogStorage]:
+    """A transaction that is rolled back in the end."""
+    with suppress(Undone), store.writing() as storage:
+        yield storage
+        raise Undone
+    store.close()
 
 
 class LogStorageContract:
@@ -28,18 +58,22 @@ class LogStorageContract:
 
     def test_a_position_is_taken_once(self, storage: LogStorage) -> None:
         storage.write_leaves(0, [b"first", b"next"])
-        with pytest.raises(Exception, match=r"(?i)unique|primary|duplicate"):
+        with _refused():
             storage.write_leaves(1, [b"second"])
+            storage.size()  # a database that is not waited for says so at the next question
 
     def test_hashes(self, storage: LogStorage) -> None:
+        storage.write_leaves(0, [b"first", b"second"])
         storage.write_hashes([(0, 0, b"a" * 32), (0, 1, b"b" * 32), (1, 0, b"c" * 32)])
         nodes = [(1, 0), (1, 1), (0, 1), (1, 0)]
         assert storage.read_hashes(nodes) == [b"c" * 32, None, b"b" * 32, b"c" * 32]
 
     def test_a_hash_is_written_once(self, storage: LogStorage) -> None:
+        storage.write_leaves(0, [b"first"])
         storage.write_hashes([(0, 0, b"a" * 32)])
-        with pytest.raises(Exception, match=r"(?i)unique|primary|duplicate"):
+        with _refused():
             storage.write_hashes([(0, 0, b"a" * 32)])
+            storage.size()
 
     def test_checkpoints(self, storage: LogStorage) -> None:
         storage.write_checkpoint(9, "nine")
@@ -74,3 +108,167 @@ class LogStorageContract:
             ("site/b", 9),
             ("site/a", 10),
         ]
+
+
+class Kept(Protocol):
+    """A log in a store of some kind."""
+
+    signer: SigningKey
+    log: AuditLog
+
+    def open(self) -> LogStore:
+        """Another store over the same log, as another process has."""
+
+    @property
+    def where(self) -> str:
+        """What `audit verify` is given."""
+
+
+class LogStoreContract:
+    """Subclasses give a fixture `kept`: an empty log (`Kept`)."""
+
+    def test_a_commit_is_there_after_reopening(self, kept: Kept) -> None:
+        store = kept.open()
+        with store.writing() as storage:
+            kept.log.append_many(storage, entries(5))
+        store.close()
+        again = kept.open()
+        with again.reading() as storage:
+            assert storage.size() == 5
+            assert read_checkpoint(kept.log.checkpoint(storage)).size == 5
+            for position in range(5):
+                verify_proof(prove_entry(storage, position, with_leaf=True), kept.signer.public)
+        again.close()
+        report = verify_log(kept.where, kept.signer.public)
+        assert report.ok, report.problems
+        assert report.entries == 5
+
+    def test_a_failed_transaction_leaves_nothing(self, kept: Kept) -> None:
+        store = kept.open()
+        with store.writing() as storage:
+            kept.log.append_many(storage, entries(3))
+
+        def fail_after_appending() -> None:
+            with store.writing() as storage:
+                kept.log.append_many(storage, entries(2))
+                storage.write_cosignature("a", 3, "note")
+                raise RuntimeError("after everything was written")
+
+        with pytest.raises(RuntimeError):
+            fail_after_appending()
+        with store.reading() as seen:
+            assert seen.size() == 3
+            assert seen.cosignatures() == []
+        with store.writing() as storage:
+            assert kept.log.append(storage, entry()).position == 3
+        store.close()
+        assert verify_log(kept.where, kept.signer.public).ok
+
+    def test_what_a_transaction_wrote_it_reads(self, kept: Kept) -> None:
+        store = kept.open()
+        with store.writing() as storage:
+            kept.log.append_many(storage, entries(3))
+            assert storage.size() == 3
+            kept.log.append_many(storage, entries(4))
+            assert storage.size() == 7
+            head = read_checkpoint(kept.log.checkpoint(storage))
+            path = kept.log.consistency(storage, 7, 7)
+            verify_consistency(7, 7, head.root, head.root, path)
+            assert storage.read_leaf(6) is not None
+        store.close()
+        assert verify_log(kept.where, kept.signer.public).ok
+
+    def test_readers_see_one_moment(self, kept: Kept) -> None:
+        reader, writer = kept.open(), kept.open()
+        with writer.writing() as storage:
+            kept.log.append_many(storage, entries(4))
+        with reader.reading() as old:
+            before = kept.log.checkpoint(old)
+            with writer.writing() as storage:
+                kept.log.append_many(storage, entries(4))
+            assert old.size() == 4
+            assert kept.log.checkpoint(old) == before
+            verify_proof(prove_entry(old, 1, with_leaf=True), kept.signer.public)
+        with reader.reading() as new:
+            assert new.size() == 8
+        reader.close()
+        writer.close()
+
+    def test_appenders_take_turns(self, kept: Kept) -> None:
+        """Three stores with a thread each: nobody reads a size that somebody else then uses."""
+        positions: list[int] = []
+
+        def work() -> None:
+            store = kept.open()
+            log = AuditLog(ORIGIN, kept.signer, kept.log._keys, Clock())
+            for number in range(15):
+                with store.writing() as storage:
+                    positions.append(log.append(storage, entry(number)).position)
+            store.close()
+
+        run_together([work] * 3)
+        assert sorted(positions) == list(range(45))
+        assert verify_log(kept.where, kept.signer.public).ok
+
+    def test_kept_checkpoints_and_cosignatures(self, kept: Kept) -> None:
+        store = kept.open()
+        for count in (1000, 20, 10, 10):
+            with store.writing() as storage:
+                kept.log.append_many(storage, entries(count))
+        for size in (1000, 1020, 1040):
+            with store.writing() as storage:
+                storage.write_cosignature("site/a", size, f"note {size}")
+        for size in (1000, 1020):
+            with store.writing() as storage:
+                storage.delete_cosignature("site/a", size)
+        store.close()
+        again = kept.open()
+        with again.reading() as storage:
+            assert storage.cosignatures() == [("site/a", 1040, "note 1040")]
+            assert read_checkpoint(storage.latest_checkpoint() or "").size == 1040
+        with again.writing() as storage:
+            storage.delete_cosignature("site/a", 1040)
+        again.close()
+        report = verify_log(kept.where, kept.signer.public)
+        assert report.ok, report.problems
+        assert report.checkpoints == 2  # 1020, the last below 1024, and 1040
+
+    def test_a_closed_store_says_so(self, kept: Kept) -> None:
+        store = kept.open()
+        store.close()
+        with pytest.raises(LogUnavailable), store.reading():
+            pass
+        with pytest.raises(LogUnavailable), store.writing():
+            pass
+
+
+def run_together(calls: list[Callable[[], None]]) -> None:
+    """Run calls in threads, and raise what one of them raised."""
+    errors: list[BaseException] = []
+
+    def guarded(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001  raised below
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+class KeyedLog:
+    """A signing key, a keyring and the log that uses them."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self.signer = SigningKey.generate(ORIGIN)
+        self.keyring = keyring
+        self.log = AuditLog(ORIGIN, self.signer, keyring, Clock())
+
+    def create(self, storage: LogStorage) -> None:
+        self.log.create(storage)
