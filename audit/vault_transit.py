@@ -34,6 +34,9 @@ from audit.errors import Conflict, MalformedInput, Refused, VerificationFailed
 from audit.key_manager import KeyringUnavailable, WrappedKey, bind, unbind
 from audit.vault_settings import VaultSettings
 
+OPERATORS_TOKEN_FILE: Final = "FIDUCIARY_VAULT_TOKEN_FILE"
+"""Names a token file that goes before the settings: a service's token may not rotate."""
+
 _MAX_TOKEN_BYTES: Final = 8192
 _MAX_QUOTED_LENGTH: Final = 200
 _KEY_TYPE: Final = "aes256-gcm96"
@@ -280,7 +283,7 @@ class VaultTransit:
                 f"Vault has no such version of the transit key {self._settings.key} (any more)",
                 fix="a destroyed version cannot come back; was keyring or Vault restored alone?",
             )
-        if "message authentication failed" in said or "invalid ciphertext: " in said:
+        if "message authentication failed" in said or "invalid ciphertext" in said:
             return VerificationFailed("wrapped key does not open: it was changed")
         return KeyringUnavailable(
             f"Vault at {self._settings.address} refused a request{_quoted(error)}",
@@ -289,13 +292,13 @@ class VaultTransit:
 
     def _token(self) -> str:
         settings = self._settings
-        if settings.token_environment:
+        source = os.environ.get(OPERATORS_TOKEN_FILE) or settings.token_file
+        if not source:
             token = os.environ.get(settings.token_environment, "")
             source = f"the environment variable {settings.token_environment}"
         else:
-            source = settings.token_file
             try:
-                with Path(settings.token_file).open("rb") as file:
+                with Path(source).open("rb") as file:
                     if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & stat.S_IROTH:
                         raise KeyringUnavailable(
                             f"everybody on this machine can read the Vault token {source}",
