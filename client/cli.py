@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError, NotFound, Unauthorised, Unreachable
 from audit.terminal import VersionOption, err, print_error, print_json, run_app
-from client import datasets_cli, erasure_cli, policy_cli
+from client import datasets_cli, erasure_cli, policy_cli, retention_cli
 from client.kit import group_digits
 from client.presentation import print_budget, print_checks, print_head, say
 from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
@@ -45,6 +45,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 - `client policy check plan.toml` explains, rule by rule, what your site would say to a plan
 - `client erase SUBJECT` erases a data subject and keeps a signed receipt
 - `client status` shows what the site is doing
+- `client retention show` shows when payloads of the site's journal are shredded
 - `client witness` checks the audit log and vouches for it, as `client start` does by itself
 - `audit verify site/journal.sqlite` verifies the site's journal
 
@@ -57,6 +58,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 )
 app.add_typer(datasets_cli.app, name="data")
 app.add_typer(policy_cli.app, name="policy")
+app.add_typer(retention_cli.app, name="retention")
 
 FolderOption = Annotated[
     Path | None,

@@ -12,6 +12,7 @@ site/
 ├── keys/certificate.pem the node certificate that the federation's CA issued
 ├── keys/ca.pem          the federation's CA
 ├── keyring/             wraps the data keys of vault and journal                 (0700)
+├── retention.toml       which laws end retention of the journal; the operator's to write
 ├── vault.sqlite         de-identified rows, encrypted (`client.vault`)
 ├── ledger.sqlite        the privacy budget (`client.ledger`)
 ├── journal.sqlite       this site's own audit log (`audit.log`)

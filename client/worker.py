@@ -49,6 +49,7 @@ from client.lessons import Lessons, Material
 from client.policy import read_policy
 from client.presentation import short
 from client.progress import ActivityFile, Reporter
+from client.retention import RetentionTimer, site_retention
 from client.review import Review
 from client.site import Site
 from client.stopping import Stopped, StopSignal
@@ -163,6 +164,7 @@ class Worker:
             self._ledger = ledger
             self._lessons = Lessons(vault, self._site.paths.models)
             self._review = Review(self._site, vault, ledger, self._service)
+            self._retention = RetentionTimer(site_retention(self._site, ledger), self._reporter)
             try:
                 return self._dial()
             except Stopped:
@@ -228,6 +230,7 @@ class Worker:
             return
         self._tended = time.monotonic()
         self._lessons.forget_changed()
+        self._retention.tend()
         try:
             for plan_id in self._ledger.open_plans():
                 with self._stop.interruptible():

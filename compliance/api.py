@@ -58,6 +58,7 @@ from compliance.resources import (
     SubmittedRelease,
     WitnessView,
 )
+from compliance.retention_api import RetentionCalls
 from compliance.session import (
     PROBLEM_PREFIX,
     TIMEOUT_SECONDS,
@@ -437,6 +438,11 @@ class ComplianceClient:
     def witnesses(self) -> tuple[WitnessView, ...]:
         """Every site that ever cosigned, with its newest cosignature."""
         return self._session.fetch_list("/v1/log/witnesses", "witnesses", WitnessView)
+
+    @property
+    def retention(self) -> RetentionCalls:
+        """Retention of the log, and legal holds."""
+        return RetentionCalls(self._session)
 
     # --- how a call is made ----------------------------------------------------------------
 

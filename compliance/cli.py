@@ -35,7 +35,7 @@ and its entry in the audit log are **one transaction**: no entry, no action. Ref
 too.
 
 **Run the service:** `init`, `start`. **An officer's work:** `plans`, `approve`, `reject`,
-`releases`, `grant`, `revoke`, `sites`, `requests`, `principals`, `log`.
+`releases`, `grant`, `revoke`, `sites`, `requests`, `principals`, `log`, `retention`.
 
 **Who you are.** Officer commands talk to the service over TLS. `--trust` (or `FIDUCIARY_TRUST`)
 names the service's `trust.json`, `--token-file` (or `FIDUCIARY_TOKEN_FILE`) the file with your

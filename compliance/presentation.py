@@ -84,7 +84,7 @@ def print_plans(plans: Sequence[PlanView]) -> None:
             )
         )
     heads = ("id", "name", "state", "ε", "δ", "rounds", "sites", "by", "submitted")
-    _print_table(heads, rows, "no plans")
+    print_table(heads, rows, "no plans")
 
 
 def print_plan(view: PlanView) -> None:
@@ -138,7 +138,7 @@ def print_releases(releases: Sequence[ReleaseView]) -> None:
             )
         )
     heads = ("id", "name", "state", "plan", "max ε", "accuracy", "bytes", "granted to")
-    _print_table(heads, rows, "no releases")
+    print_table(heads, rows, "no releases")
 
 
 def print_release(view: ReleaseView) -> None:
@@ -181,13 +181,13 @@ def print_grants(grants: Sequence[GrantView]) -> None:
         for grant in grants
     ]
     heads = ("granted to", "state", "time", "purpose", "by", "downloads")
-    _print_table(heads, rows, "no grants")
+    print_table(heads, rows, "no grants")
 
 
 def print_sites(sites: Sequence[SiteView]) -> None:
     """Sites, one a line."""
     rows = [(site.name, _state(site.state), site.identity_key, site.enrolled_at) for site in sites]
-    _print_table(("site", "state", "identity key", "enrolled"), rows, "no sites")
+    print_table(("site", "state", "identity key", "enrolled"), rows, "no sites")
 
 
 def print_requests(requests: Sequence[SubjectRequestView]) -> None:
@@ -205,7 +205,7 @@ def print_requests(requests: Sequence[SubjectRequestView]) -> None:
         for request in requests
     ]
     heads = ("id", "kind", "site", "state", "filed by", "filed", "done")
-    _print_table(heads, rows, "no requests")
+    print_table(heads, rows, "no requests")
 
 
 def print_principals(principals: Sequence[PrincipalView]) -> None:
@@ -222,7 +222,7 @@ def print_principals(principals: Sequence[PrincipalView]) -> None:
         for principal in principals
     ]
     heads = ("name", "roles", "state", "expires", "made by", "made")
-    _print_table(heads, rows, "no principals")
+    print_table(heads, rows, "no principals")
 
 
 def print_entries(entries: Sequence[LogEntryView]) -> None:
@@ -239,7 +239,7 @@ def print_entries(entries: Sequence[LogEntryView]) -> None:
         for entry in entries
     ]
     heads = ("position", "time", "actor", "action", "object", "payload")
-    _print_table(heads, rows, "no entries")
+    print_table(heads, rows, "no entries")
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
@@ -251,7 +251,8 @@ def print_fields(fields: Mapping[str, str]) -> None:
         say(f"[bold]{escape(f'{name:<{width}}')}[/]  [{colour}]{escape(value)}[/]")
 
 
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]], nothing: str) -> None:
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]], nothing: str) -> None:
+    """Rows under heads, or what to say when there are none."""
     if not rows:
         say(f"[dim]{nothing}[/]")
         return

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import typer
 
-from compliance.commands import log, plans, principals, releases, sites
+from compliance.commands import log, plans, principals, releases, retention, sites
 
 _PANEL: Final = "An officer's work"
 
@@ -48,6 +48,15 @@ def add_commands(app: typer.Typer) -> None:
         revoke=principals.revoke_principal,
     )
     app.command("log", rich_help_panel=_PANEL)(log.log)
+    _add_group(
+        app,
+        "retention",
+        "What the log may shred when: show, run; legal holds.",
+        show=retention.show,
+        run=retention.run,
+        hold=retention.hold,
+        release=retention.release,
+    )
 
 
 def _add_group(app: typer.Typer, name: str, description: str, **commands: Any) -> None:

@@ -21,6 +21,7 @@ from compliance.service.routes import (
     service,
     sites,
 )
+from compliance.service.routes import retention as retention_routes
 from compliance.service.routes import subjects as subject_routes
 from compliance.service.routes import witnesses as witness_routes
 
@@ -59,6 +60,7 @@ def create_app(registry: Registry) -> FastAPI:
         log,
         log_entries,
         witness_routes,
+        retention_routes,
     ):
         app.include_router(module.router)
         app.state.routes.extend(module.router.routes)

@@ -9,6 +9,7 @@ keys/tls.pem                P-384: TLS; its certificate is keys/tls-certificate.
 keys/release.pem            X25519: opens the data keys of releases
 keyring/                    data keys of log entries
 releases/                   ciphertexts
+retention.toml              which laws end retention; the officer's to write (docs/retention.md)
 tokens/NAME.token           the first principals' tokens; the database has their hashes only
 ```
 
@@ -217,6 +218,7 @@ def _build(folder: Folder, new: NewService, clock: Callable[[], datetime]) -> No
         keyring=keyring,
         content=ContentFolder(folder.releases),
         clock=clock,
+        folder=folder.path,
     )
     try:
         _found(registry, folder)
@@ -285,6 +287,7 @@ def open_registry(
         keyring=keyring,
         content=ContentFolder(folder.releases),
         clock=clock,
+        folder=folder.path,
     )
     try:
         with registry.reading() as session:

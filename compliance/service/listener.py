@@ -3,6 +3,7 @@
 * TLS 1.3 only, with the folder's pinned certificate.
 * Ctrl-C and SIGTERM let requests in flight finish, for a few seconds, and then end the process
   cleanly: state is in the database, so nothing is lost either way.
+* While it serves, retention runs by itself (`compliance.service.retention`).
 * The web server's own request log is off: paths hold identifiers.
 """
 
@@ -24,6 +25,7 @@ from audit.errors import Conflict, FiduciaryError
 from compliance.service.app import create_app
 from compliance.service.folder import Folder
 from compliance.service.registry import Registry
+from compliance.service.retention import retention_timer
 
 SHUTDOWN_SECONDS: Final = 3
 """How long requests in flight may take once the service was told to stop."""
@@ -130,5 +132,6 @@ def serve(
     listener = open_socket(host, port)
     server = Listener(registry, folder)
     ready()
-    server.run(sockets=[listener])
+    with retention_timer(registry):
+        server.run(sockets=[listener])
     return server.stopped_by

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -62,6 +63,7 @@ class Registry:
         keyring: Data keys of log entries, and named secrets.
         content: The releases' ciphertexts.
         clock: The present time, in UTC.
+        folder: The compliance folder.
         storage: Makes the log's view of one transaction.
     """
 
@@ -73,6 +75,7 @@ class Registry:
     keyring: Keyring
     content: ContentFolder
     clock: Callable[[], datetime]
+    folder: Path
     storage: Callable[[Session], LogStorage] = session_log
     throttle: Throttle = field(default_factory=Throttle)
 

@@ -66,6 +66,10 @@ MATRIX: dict[str, set[str]] = {
     "GET /v1/log/consistency": ANY,
     "GET /v1/log/witnesses": ANY,
     "POST /v1/log/cosignatures": {S},
+    "GET /v1/retention": {O, A},
+    "POST /v1/retention/runs": {O},
+    "POST /v1/retention/holds": {O},
+    "POST /v1/retention/holds/{hold}/release": {O},
 }
 """Roles that may call each operation; none for what needs no token."""
 
@@ -75,6 +79,7 @@ PATHS = {
     "{position}": "0",
     "{principal}": "nobody",
     "{name}": "nobody",
+    "{hold}": "nothing",
 }
 
 

@@ -1,0 +1,237 @@
+"""Retention of the service's own log: what `compliance.retention` needs of it, and the timer.
+
+* Each order and each confirmation is a transaction of its own: an order must be durable before its
+  key is destroyed, which no transaction can take back.
+* A plan is in effect until it was rejected or its run ended, a release while it waits for a
+  decision or somebody may download it, a request until it was answered. An entry whose period
+  counts from that and that is about none of them is kept.
+* The timer runs inside `compliance start`, as the principal `compliance`. When it fails it says so
+  in the process's log and tries again a day later; the service goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session
+
+from audit.errors import FiduciaryError, MalformedInput, Refused
+from audit.storage import read_leaf
+from compliance import rules
+from compliance.retention import ACTION_PREFIX, CHECK_SECONDS, Event, Retention
+from compliance.rules.months import Month
+from compliance.rules.retention import ActionKey
+from compliance.service.errors import ServiceUnavailable
+from compliance.service.registry import Registry
+from compliance.service.tables import (
+    GrantRow,
+    LogIndexRow,
+    PlanRow,
+    ReleaseRow,
+    StatementRow,
+    SubjectRequestRow,
+)
+from compliance.statements import format_time
+
+logger = logging.getLogger("compliance.service")
+
+FIRST_CHECK_SECONDS: Final = 60.0
+"""The first look comes soon after the start: a service that is restarted daily gets one, too."""
+
+TIMER_ACTOR: Final = "compliance"
+
+_PREFIX_END: Final = ACTION_PREFIX[:-1] + chr(ord(ACTION_PREFIX[-1]) + 1)
+_REQUEST: Final = "request:"
+
+
+def service_retention(registry: Registry, actor: rules.Bearer | None) -> Retention:
+    """Retention of the service's log.
+
+    Args:
+        registry: The service.
+        actor: The officer who asks; None for the timer.
+    """
+    return Retention(ServiceLog(registry, actor), registry.keyring, registry.folder, registry.clock)
+
+
+@contextmanager
+def settings_of_the_service() -> Iterator[None]:
+    """Answer what is wrong with the operator's file as the service's fault, not the caller's.
+
+    Raises:
+        ServiceUnavailable: Instead of what `read_policy` raises.
+    """
+    try:
+        yield
+    except (MalformedInput, Refused) as error:
+        raise ServiceUnavailable(
+            str(error), fix=f"in the compliance folder: {error.fix}"
+        ) from error
+
+
+class ServiceLog:
+    """`compliance.retention.RetentionLog` over the registry."""
+
+    def __init__(self, registry: Registry, actor: rules.Bearer | None) -> None:
+        self._registry = registry
+        self._actor = actor
+
+    def record(self, action: str, object_name: str, payload: Mapping[str, Any]) -> int:
+        """Append an entry, durable when this returns."""
+        with self._registry.writing(self._actor) as transaction:
+            if self._actor is None:
+                transaction.actor = TIMER_ACTOR
+            return transaction.record(action, object_name, payload)
+
+    def events(self) -> Iterator[Event]:
+        """What the log says of retention, in order."""
+        query = (
+            select(LogIndexRow.position)
+            .where(LogIndexRow.action >= ACTION_PREFIX, LogIndexRow.action < _PREFIX_END)
+            .order_by(LogIndexRow.position)
+        )
+        with self._registry.reading() as session:
+            storage = self._registry.storage(session)
+            for position in session.scalars(query).all():
+                leaf = read_leaf(storage, position)
+                payload = self._registry.log.open(leaf)
+                yield Event(position, leaf.time, leaf.actor, leaf.action, leaf.object, payload)
+
+    def last_in_effect(self, key: ActionKey) -> Month | None:
+        """When that ended what a key's entries are about."""
+        with self._registry.reading() as session:
+            ends = _Ends(session, format_time(self._registry.clock())).of(key)
+            latest = max(ends, default=str(key.month))
+        return None if latest == _NOT_ENDED else Month.parse(latest[:7])
+
+    def counts(self) -> Mapping[str, int]:
+        """Number of entries sealed with each key."""
+        month = func.substr(LogIndexRow.time, 1, 7)
+        query = select(LogIndexRow.action, month, func.count()).group_by(LogIndexRow.action, month)
+        with self._registry.reading() as session:
+            return {
+                f"action:{action}:{text}": count for action, text, count in session.execute(query)
+            }
+
+
+_NOT_ENDED: Final = "~"
+"""Later than any time: what has not ended, or is not known to have."""
+
+
+class _Ends:
+    """When that ended what entries are about, as the times that the database has."""
+
+    def __init__(self, session: Session, now: str) -> None:
+        self._session = session
+        self._now = now
+
+    def of(self, key: ActionKey) -> Iterator[str]:
+        """One time for each thing that the key's entries are about."""
+        session = self._session
+        entries = and_(
+            LogIndexRow.action == key.action,
+            LogIndexRow.time >= str(key.month),
+            LogIndexRow.time < str(key.month.plus(1)),
+        )
+        about_requests = LogIndexRow.object.startswith(_REQUEST, autoescape=True)
+        nothing = and_(LogIndexRow.plan.is_(None), LogIndexRow.release.is_(None), ~about_requests)
+        if (
+            session.scalar(select(LogIndexRow.position).where(entries, nothing).limit(1))
+            is not None
+        ):
+            yield _NOT_ENDED
+            return
+        for column, end_of in (
+            (LogIndexRow.plan, self._plan),
+            (LogIndexRow.release, self._release),
+        ):
+            query = select(column).where(entries, column.is_not(None)).distinct()
+            for identity in session.scalars(query).all():
+                yield from end_of(str(identity))
+        query = select(LogIndexRow.object).where(entries, about_requests).distinct()
+        for name in session.scalars(query).all():
+            row = session.get(SubjectRequestRow, name.removeprefix(_REQUEST))
+            yield _NOT_ENDED if row is None or row.done_at is None else row.done_at
+
+    def _plan(self, plan_id: str) -> Iterator[str]:
+        row = self._session.get(PlanRow, plan_id)
+        if row is None:
+            yield _NOT_ENDED
+            return
+        match row.state:
+            case "rejected":
+                yield self._filed_at(row.decision)
+            case "completed" | "failed":
+                yield self._filed_at(row.outcome)
+            case _:
+                yield _NOT_ENDED
+        releases = select(ReleaseRow.release_id).where(ReleaseRow.plan_id == plan_id)
+        for release_id in self._session.scalars(releases).all():
+            yield from self._release(release_id)
+
+    def _release(self, release_id: str) -> Iterator[str]:
+        row = self._session.get(ReleaseRow, release_id)
+        if row is None or row.state not in ("approved", "rejected"):
+            yield _NOT_ENDED
+            return
+        yield self._filed_at(row.decision)
+        grants = select(GrantRow).where(GrantRow.release_id == release_id)
+        for grant in self._session.scalars(grants).all():
+            end = min(grant.expires_at, grant.revoked_at or grant.expires_at)
+            yield _NOT_ENDED if end > self._now else end
+
+    def _filed_at(self, digest: str | None) -> str:
+        row = None if digest is None else self._session.get(StatementRow, digest)
+        return _NOT_ENDED if row is None else row.filed_at
+
+
+class RetentionTimer:
+    """Ends retention daily, until stopped.
+
+    Args:
+        run: One run.
+        wait: Waits so many seconds; True when there is to be no further run. The default waits for
+            `stop`.
+    """
+
+    def __init__(
+        self, run: Callable[[], object], wait: Callable[[float], bool] | None = None
+    ) -> None:
+        self._run = run
+        self._stopped = threading.Event()
+        self._wait = wait or self._stopped.wait
+
+    def serve(self) -> None:
+        """Run soon, then daily. No failure ends it."""
+        pause = FIRST_CHECK_SECONDS
+        while not self._wait(pause):
+            pause = CHECK_SECONDS
+            try:
+                self._run()
+            except FiduciaryError as error:
+                # One line for an operator; a stack is for what nobody expects.
+                logger.error("retention did not run: %s. %s", error, error.fix)  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001  its text may quote what was sealed
+                logger.error("retention did not run: %s", type(error).__name__)  # noqa: TRY400
+
+    def stop(self) -> None:
+        """Let it end; a run that has begun is finished."""
+        self._stopped.set()
+
+
+@contextmanager
+def retention_timer(registry: Registry) -> Iterator[None]:
+    """Retention runs by itself inside the block."""
+    timer = RetentionTimer(service_retention(registry, None).run)
+    thread = threading.Thread(target=timer.serve, name="retention", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        timer.stop()
+        thread.join()
