@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -64,6 +64,9 @@ LOG_FORMAT: Final = "fiduciary.log/1"
 CHECKPOINT_BLOCK: Final = 1024
 """A kept checkpoint costs 200 bytes and a signature check, so one in 1024 entries is free."""
 
+_NONCES: Final = 32
+"""Nonces that are drawn at once."""
+
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 """As large as the largest statement that a payload may quote."""
 
@@ -95,8 +98,7 @@ class Entry:
         check_clear_fields(self.actor, self.action, self.object, self.subject)
 
 
-@dataclass(frozen=True)
-class Appended:
+class Appended(NamedTuple):
     """An entry that is in the log as soon as the caller's transaction is committed.
 
     Attributes:
@@ -329,6 +331,7 @@ class _Sealing:
         self._time = time
         self._size = size
         self._ciphers: dict[str, AESGCM] = {}
+        self._nonces: list[bytes] = []
         self.leaves: list[bytes] = []
         self.hashes: list[bytes] = []
 
@@ -348,6 +351,14 @@ class _Sealing:
             for number, (leaf_hash, leaf) in enumerate(zip(hashes, leaves, strict=True))
         ]
 
+    def _nonce(self) -> bytes:
+        if not self._nonces:
+            random = os.urandom(_NONCES * NONCE_BYTES)  # a system call for many
+            self._nonces = [
+                random[start : start + NONCE_BYTES] for start in range(0, len(random), NONCE_BYTES)
+            ]
+        return self._nonces.pop()
+
     def _leaf(self, entry: Entry, position: int) -> bytes:
         payload = canonical_bytes(entry.payload)
         if len(payload) > MAX_PAYLOAD_BYTES:
@@ -359,7 +370,7 @@ class _Sealing:
         writer = LeafWriter(
             position, self._time, entry.actor, entry.action, entry.object, entry.subject, name
         )
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = self._nonce()
         data = writer.associated_data(self._origin)
         return writer.leaf(nonce, cipher.encrypt(nonce, payload, data))
 

@@ -61,12 +61,6 @@ class _Connection:
         """Run one statement."""
         return self._connection.execute(_spelled(query), parameters, binary=True)
 
-    def executemany(self, query: str, rows: Sequence[Sequence[Any]], /) -> object:
-        """Run one statement for each row, in one conversation with the server."""
-        with self._connection.cursor() as cursor:
-            cursor.executemany(_spelled(query), rows)
-        return None
-
 
 class _PostgresLogStorage(SqlLogStorage):
     """Whole batches in one statement each, as arrays: a turn is a handful of round trips."""

@@ -23,6 +23,10 @@ POSTGRESQL_LOCK: Final = f"SELECT pg_advisory_xact_lock({0x6669_6475_6369_6172})
 TABLES: Final = ("log_checkpoints", "log_cosignatures", "log_entries", "log_hashes", "log_meta")
 
 
+_MOST_ROWS: Final = 256
+"""Rows of one statement; three parameters each are far below any database's limit."""
+
+
 class SqlCursor(Protocol):
     """What a statement answers (PEP 249)."""
 
@@ -40,10 +44,6 @@ class SqlConnection(Protocol):
 
     def execute(self, query: str, parameters: Sequence[Any] = ..., /) -> SqlCursor:
         """Run one statement with `?` parameters."""
-        ...
-
-    def executemany(self, query: str, rows: Sequence[Sequence[Any]], /) -> object:
-        """Run one statement for each row."""
         ...
 
 
@@ -76,10 +76,7 @@ class SqlLogStorage:
 
     def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
         """Insert entries; the primary key refuses a position that is taken."""
-        self._connection.executemany(
-            "INSERT INTO log_entries (position, leaf) VALUES (?, ?)",
-            list(enumerate(leaves, start=first)),
-        )
+        self._insert("log_entries (position, leaf)", list(enumerate(leaves, start=first)))
 
     def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """The hashes of nodes, in their order."""
@@ -98,9 +95,7 @@ class SqlLogStorage:
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
         """Insert nodes; the primary key refuses one that exists."""
-        self._connection.executemany(
-            "INSERT INTO log_hashes (level, position, hash) VALUES (?, ?, ?)", nodes
-        )
+        self._insert("log_hashes (level, position, hash)", nodes)
 
     def latest_checkpoint(self) -> str | None:
         """The checkpoint note of the largest size."""
@@ -146,6 +141,22 @@ class SqlLogStorage:
     def write_meta(self, name: str, value: str) -> None:
         """Insert a fact about the log."""
         self._connection.execute("INSERT INTO log_meta (name, value) VALUES (?, ?)", (name, value))
+
+    def _insert(self, columns: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert many rows in few statements: each one is a wait for the database or its thread.
+
+        Their sizes are powers of two, so that a driver's cache of statements holds all of them.
+        """
+        start = 0
+        while start < len(rows):
+            count = min(_MOST_ROWS, 1 << ((len(rows) - start).bit_length() - 1))
+            chunk = rows[start : start + count]
+            row = f"({', '.join('?' * len(chunk[0]))})"
+            self._connection.execute(
+                f"INSERT INTO {columns} VALUES {', '.join([row] * count)}",  # noqa: S608
+                [value for values in chunk for value in values],
+            )
+            start += count
 
     def _one(self, query: str, *parameters: object) -> Any:
         row = self._connection.execute(query, parameters).fetchone()

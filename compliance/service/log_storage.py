@@ -27,15 +27,6 @@ class _SessionConnection:
         connection = self._session.connection()
         return connection.exec_driver_sql(query.replace("?", self._marker), tuple(parameters))
 
-    def executemany(self, query: str, rows: Sequence[Sequence[Any]], /) -> object:
-        """Run one statement for each row."""
-        if not rows:
-            return None
-        connection = self._session.connection()
-        return connection.exec_driver_sql(
-            query.replace("?", self._marker), [tuple(row) for row in rows]
-        )
-
 
 def session_log(session: Session) -> SqlLogStorage:
     """The log over a session that `Database.writing` or `Database.reading` began."""

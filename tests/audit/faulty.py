@@ -92,9 +92,6 @@ class FaultyConnection:
             return self._connection.execute(query, parameters)
         return self._around(lambda: self._connection.execute(query, parameters))
 
-    def executemany(self, query: str, rows: Sequence[Sequence[Any]]) -> Any:
-        return self._around(lambda: self._connection.executemany(query, rows))
-
     def close(self) -> None:
         self._connection.close()
 
