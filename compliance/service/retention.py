@@ -43,6 +43,9 @@ logger = logging.getLogger("compliance.service")
 FIRST_CHECK_SECONDS: Final = 60.0
 """The first look comes soon after the start: a service that is restarted daily gets one, too."""
 
+STOP_SECONDS: Final = 10.0
+"""What a run that has begun gets when the service ends; the next start finishes what is left."""
+
 TIMER_ACTOR: Final = "compliance"
 
 _PREFIX_END: Final = ACTION_PREFIX[:-1] + chr(ord(ACTION_PREFIX[-1]) + 1)
@@ -220,7 +223,7 @@ class RetentionTimer:
                 logger.error("retention did not run: %s", type(error).__name__)  # noqa: TRY400
 
     def stop(self) -> None:
-        """Let it end; a run that has begun is finished."""
+        """Let it end after the run that has begun, if one has."""
         self._stopped.set()
 
 
@@ -234,4 +237,4 @@ def retention_timer(registry: Registry) -> Iterator[None]:
         yield
     finally:
         timer.stop()
-        thread.join()
+        thread.join(STOP_SECONDS)

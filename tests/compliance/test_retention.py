@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -526,6 +527,24 @@ def test_a_kill_between_any_two_steps_is_repaired_by_the_next_run(service: Runni
             stepped(service, nothing).run()
             assert nothing.taken == []
     verify(service)
+
+
+def test_runs_at_the_same_moment_shred_once(service: RunningService) -> None:
+    write_entries(service, *SECURITY)
+    configure(service, "gdpr")
+    service.clock.advance(days=400)
+    outcomes: list[int] = []
+
+    def run() -> None:
+        outcomes.append(len(service.as_("officer").retention.run().shredded))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [0, 0, 0, 2]
+    check_order(service, [f"action:{action}:{MONTH}" for action in SECURITY], complete=True)
 
 
 @pytest.mark.parametrize("fault", ["append", "commit", "after_commit"])
