@@ -143,7 +143,7 @@ def add(
         source = read_source(file, columns, intake)
         with Vault.open(site.paths, site.keyring) as vault:
             deidentifier = Deidentifier(site.keyring.secret("surrogates"))
-            recorder = Recorder(site.journal.record, site.principal)
+            recorder = Recorder(site.journal, site.principal)
             with progress(f"de-identifying {file.name}", len(source.records)) as advance:
                 result = ingest(source, intake, vault, deidentifier, recorder, advance)
     if json:
@@ -250,7 +250,7 @@ def remove(
         dataset = vault.dataset(name)
         if not yes:
             typer.confirm(f"Delete the {dataset.records} records of {name}?", abort=True, err=True)
-        Recorder(site.journal.record, site.principal).removed(dataset)
+        Recorder(site.journal, site.principal).removed(dataset)
         vault.remove(name)
     if json:
         print_json({"removed": name, "records": dataset.records})
@@ -288,7 +288,7 @@ def readmit(
         pseudonym = vault.pseudonym(subject)
         if not vault.is_erased(subject):
             raise NotFound("this subject is not erased", fix="check the id's spelling")
-        Recorder(site.journal.record, site.principal).readmitted(pseudonym, reason.strip())
+        Recorder(site.journal, site.principal).readmitted(pseudonym, reason.strip())
         vault.readmit(subject)
     if json:
         print_json({"readmitted": pseudonym})

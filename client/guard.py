@@ -85,11 +85,33 @@ class SiteFacts:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """An officer's approval that the evidence proves, and where it stands in the log.
+
+    Attributes:
+        log: Origin of the log.
+        plan_position: Entry of the plan.
+        position: Entry of the decision.
+        decision: Digest of the signed decision.
+        decided_by: Who approved.
+        decided_at: RFC 3339 time.
+    """
+
+    log: str
+    plan_position: int
+    position: int
+    decision: str
+    decided_by: str
+    decided_at: str
+
+
+@dataclass(frozen=True)
 class Witnessed:
     """A plan that the evidence proves, with the newest tree head that proves it (a signed note)."""
 
     plan: TrainingPlan
     checkpoint: str
+    approval: Approval
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,7 @@ class Allowed:
 
     plan: TrainingPlan
     terms: Terms
+    approval: Approval
     findings: tuple[Finding, ...]
 
 
@@ -155,9 +178,22 @@ def check_evidence(
         _logged("approval-logged", "approval", evidence.decision, evidence.decision_entry, member),
         _one_history(evidence, member, seen),
     )
-    if first_failure(findings) is not None:
+    if (
+        first_failure(findings) is not None
+        or evidence.decision is None
+        or evidence.decision_entry is None
+    ):
         return findings, None
-    return findings, Witnessed(plan, _newest_note(evidence))
+    decision = Decision.from_body(evidence.decision.body)
+    approval = Approval(
+        log=member.log_origin,
+        plan_position=Leaf.parse(evidence.plan_entry.leaf).position,
+        position=Leaf.parse(evidence.decision_entry.leaf).position,
+        decision=evidence.decision.digest,
+        decided_by=decision.decided_by,
+        decided_at=decision.decided_at,
+    )
+    return findings, Witnessed(plan, _newest_note(evidence), approval)
 
 
 def _plan_signed(plan_id: str, statement: SignedStatement, member: Membership) -> Finding:
@@ -382,4 +418,4 @@ def decide(
     if witnessed is None or terms is None or not site_findings:
         # Only a caller's mistake leads here; it must not read as consent.
         return Refused("not-checked", "the plan was not checked completely", _TELL, findings)
-    return Allowed(witnessed.plan, terms, findings)
+    return Allowed(witnessed.plan, terms, witnessed.approval, findings)

@@ -3,7 +3,8 @@
 1. The whole file is read and checked; what is wrong with it is said before anything is stored.
 2. Records are de-identified, subject by subject, in memory. Raw text is never written to disk.
 3. What came out is sealed into a version of the dataset that nobody sees.
-4. The journal says what is about to become visible; then it does, in one transaction.
+4. The journal says what is about to become visible, also to each subject under the subject's own
+   key; then it does, in one transaction.
 
 Several rows of one subject are that person's records and stay together. The same text twice for one
 subject is a mistake in the file, refused unless the operator says otherwise.
@@ -23,8 +24,9 @@ from pydantic import TypeAdapter, ValidationError
 from audit.errors import MalformedInput
 from audit.log import Entry
 from client.deidentification.pipeline import Deidentified, Outcome, Quarantined, SourceRecord
+from client.subject_trail import READMITTED, JournalWriter, record_ingested
 from client.tables import read_rows
-from client.vault import Dataset, Provenance, Record, Staging, Vault
+from client.vault import Dataset, HeldSubject, Provenance, Record, Staging, Vault
 from compliance.statements import MAX_LABELS, Name, TrainingPlan
 
 BATCH_RECORDS = 64
@@ -159,18 +161,19 @@ class RecordDeidentifier(Protocol):
 class Recorder:
     """Where an ingest says what it does: the site's journal."""
 
-    def __init__(self, record: Callable[[Entry], object], actor: str) -> None:
+    def __init__(self, journal: JournalWriter, actor: str) -> None:
         """Name the journal and the actor.
 
         Args:
-            record: `Journal.record`: durable when it returns.
+            journal: The site's journal; what it records is durable when it returns.
             actor: Who adds the data, such as `site:north`.
         """
-        self._record = record
+        self._journal = journal
         self._actor = actor
 
-    def about_to_show(self, dataset: Dataset) -> None:
-        """The entry before a dataset becomes visible."""
+    def about_to_show(self, dataset: Dataset, held: Iterable[HeldSubject]) -> None:
+        """The entries before a dataset becomes visible: its subjects', then its own."""
+        record_ingested(self._journal, self._actor, dataset, held)
         sheet = dataset.datasheet
         self._write(
             "dataset-added",
@@ -197,10 +200,10 @@ class Recorder:
 
     def readmitted(self, pseudonym: str, reason: str) -> None:
         """The entry before an erased subject may come back."""
-        self._record(
+        self._journal.record(
             Entry(
                 actor=self._actor,
-                action="subject-readmitted",
+                action=READMITTED,
                 object=f"subject:{pseudonym}",
                 subject=pseudonym,
                 payload={"reason": reason},
@@ -209,7 +212,7 @@ class Recorder:
         )
 
     def _write(self, action: str, name: str, payload: dict[str, Any]) -> None:
-        self._record(
+        self._journal.record(
             Entry(
                 actor=self._actor,
                 action=action,
@@ -316,7 +319,9 @@ def ingest(
             empty_dropped=source.empty_dropped,
             replacements=replacements,
         )
-        dataset = staging.publish(provenance, recorder.about_to_show)
+        dataset = staging.publish(
+            provenance, lambda dataset: recorder.about_to_show(dataset, staging.held())
+        )
     return IngestResult(dataset, source.subjects_with_several_records, staging.leftovers_removed)
 
 

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,18 @@ class Lessons:
         self._key: tuple[tuple[str, str], ...] | None = None
         self._trainer: SiteTrainer | None = None
         self._held_out: list[Example] = []
+        self._trained_subjects: Mapping[str, tuple[Dataset, ...]] = {}
+        self._held_out_subjects: Mapping[str, tuple[Dataset, ...]] = {}
+
+    @property
+    def trained_subjects(self) -> Mapping[str, tuple[Dataset, ...]]:
+        """Subjects that the prepared plan trains on, each with the datasets that hold records."""
+        return self._trained_subjects
+
+    @property
+    def held_out_subjects(self) -> Mapping[str, tuple[Dataset, ...]]:
+        """Subjects that the prepared plan is evaluated on, likewise."""
+        return self._held_out_subjects
 
     def prepare(
         self, plan_id: str, plan: TrainingPlan, datasets: tuple[str, ...], state: State
@@ -82,8 +94,8 @@ class Lessons:
         found = [self._vault.dataset(name) for name in datasets]
         key = tuple((dataset.name, dataset.digest) for dataset in found)
         if key != self._key or self._trainer is None:
-            self._drop_examples()
-            training, self._held_out = self._read(plan, datasets)
+            self.drop_examples()
+            training, self._held_out = self._read(plan, found)
             self._trainer = SiteTrainer(self._model, plan, training)
             self._key = key
         return _material(found)
@@ -102,11 +114,18 @@ class Lessons:
             return
         present = {dataset.name: dataset.digest for dataset in self._vault.datasets()}
         if tuple((name, present.get(name, "")) for name, _ in self._key) != self._key:
-            self._drop_examples()
+            self.drop_examples()
+
+    def drop_examples(self) -> None:
+        """Drop the examples: the next `prepare` reads them anew."""
+        self._trainer = None
+        self._held_out = []
+        self._trained_subjects = self._held_out_subjects = {}
+        self._key = None
 
     def forget(self) -> None:
         """Drop model and examples."""
-        self._drop_examples()
+        self.drop_examples()
         self._model = None
         self._plan_id = None
 
@@ -115,19 +134,15 @@ class Lessons:
             raise RuntimeError("prepare a plan first")
         return self._trainer
 
-    def _drop_examples(self) -> None:
-        self._trainer = None
-        self._held_out = []
-        self._key = None
-
     def _read(
-        self, plan: TrainingPlan, datasets: tuple[str, ...]
+        self, plan: TrainingPlan, datasets: Sequence[Dataset]
     ) -> tuple[list[Example], list[Example]]:
-        records = (
-            (record.subject, record.text, record.label)
-            for name in datasets
-            for record in self._vault.examples(name)
-        )
+        held: dict[str, dict[str, Dataset]] = {}
+        records = []
+        for dataset in datasets:
+            for record in self._vault.examples(dataset.name):
+                held.setdefault(record.subject, {})[dataset.id] = dataset
+                records.append((record.subject, record.text, record.label))
         try:
             examples = examples_from_records(records, plan.labels)
         except MalformedInput as error:
@@ -136,7 +151,12 @@ class Lessons:
                 "a dataset holds a label that the plan does not name",
                 fix="ask for a plan that names all labels",
             ) from error
-        return split_by_subject(examples, plan.held_out_share, self._vault.split_secret())
+        sides = split_by_subject(examples, plan.held_out_share, self._vault.split_secret())
+        self._trained_subjects, self._held_out_subjects = (
+            {example.subject: tuple(held[example.subject].values()) for example in side}
+            for side in sides
+        )
+        return sides
 
 
 def _material(datasets: list[Dataset]) -> Material:

@@ -4,7 +4,8 @@ One `train` task, in order; a crash between any two steps leaves the ledger righ
 
 1. The guard decides (`client.review`). A refusal is signed, journalled, reported and answered.
 2. The plan's whole budget is reserved. The model and the examples are loaded and the coordinator's
-   state is checked, so that what cannot be trained costs nothing.
+   state is checked, so that what cannot be trained costs nothing. The journal says to each subject
+   that the plan may now use the records (`client.subject_trail`).
 3. The round is started in the ledger, durably, once for ever.
 4. It is trained. From the first gradient on it is spent, however it ends.
 5. The report is signed, journalled and queued for the compliance service; then the coordinator gets
@@ -31,12 +32,14 @@ from enum import Enum
 from typing import Any
 
 from audit.errors import (
+    Conflict,
     FiduciaryError,
     MalformedInput,
     NotFound,
     Unauthorised,
     Unreachable,
 )
+from audit.key_manager import KeyDestroyed
 from audit.storage import LogUnavailable
 from client.alarms import LogAlarm
 from client.answers import MAX_REASON, Answers
@@ -53,6 +56,7 @@ from client.retention import RetentionTimer, site_retention
 from client.review import Review
 from client.site import Site
 from client.stopping import Stopped, StopSignal
+from client.subject_trail import Trail, Use
 from client.vault.store import Vault
 from client.witnessing import Witnessing
 from client.worker_lock import hold_worker_lock
@@ -72,6 +76,9 @@ LAST_PAUSE_SECONDS = 30.0
 
 UNAUTHORISED_SECONDS = 60.0
 """How long a coordinator may not know this site yet: its admission takes a moment to arrive."""
+
+_ERASURES_AT_ONCE = 20
+"""How often examples are read again because a subject was erased before it was journalled."""
 
 _PLAN_ID = re.compile(r"sha256:[0-9a-f]{64}")
 _ENDED = ("completed", "failed", "rejected")
@@ -164,6 +171,7 @@ class Worker:
             self._ledger = ledger
             self._lessons = Lessons(vault, self._site.paths.models)
             self._review = Review(self._site, vault, ledger, self._service)
+            self._trail = Trail(self._site.journal, vault, self._site.principal)
             self._retention = RetentionTimer(site_retention(self._site, ledger), self._reporter)
             try:
                 return self._dial()
@@ -300,7 +308,7 @@ class Worker:
         allowed = self._allowed(task)
         plan, phase = allowed.plan, allowed.plan.phase_of(task.round)
         self._ledger.reserve(allowed.terms.reservation, allowed.terms.limits)
-        material = self._prepare(task, allowed)
+        material = self._record_use(task, allowed, self._prepare(task, allowed))
         self._ledger.start_round(task.plan_id, task.round)
         self._begin("training", task, plan)
         label = f"round {task.round + 1} of {plan.rounds}, plan {short(task.plan_id)}"
@@ -330,6 +338,7 @@ class Worker:
         plan.phase_of(task.round)
         material = self._prepare(task, allowed)
         self._ledger.allow_evaluation(task.plan_id, task.round, arrays_digest(task.state))
+        material = self._record_use(task, allowed, material)
         self._begin("evaluating", task, plan)
         with self._stop.interruptible():
             confusion = self._lessons.evaluate(task.state)
@@ -360,6 +369,32 @@ class Worker:
         datasets = allowed.terms.reservation.datasets
         with self._stop.interruptible():
             return self._lessons.prepare(task.plan_id, allowed.plan, datasets, task.state)
+
+    def _record_use(self, task: IncomingTask, allowed: Allowed, material: Material) -> Material:
+        """Journal whose records the plan is about to use; what they are then.
+
+        Raises:
+            LogUnavailable: When the journal cannot be written; nothing may be used.
+        """
+        for _ in range(_ERASURES_AT_ONCE):
+            trained = task.kind == "train"
+            lessons = self._lessons
+            try:
+                self._trail.record(
+                    Use.TRAINED if trained else Use.EVALUATED,
+                    allowed,
+                    lessons.trained_subjects if trained else lessons.held_out_subjects,
+                    self._stop.check,
+                )
+            except KeyDestroyed:
+                # Somebody was erased since the examples were read: they are read again, without.
+                lessons.drop_examples()
+                material = self._prepare(task, allowed)
+            else:
+                return material
+        raise Conflict(
+            "subjects are being erased while the round begins", fix="wait until that is done"
+        )
 
     def _begin(self, doing: str, task: IncomingTask, plan: TrainingPlan) -> None:
         self._activity.update(

@@ -5,9 +5,11 @@ from client.vault.contents import (
     DatasetCheck,
     Datasheet,
     ErasureResult,
+    HeldSubject,
     KeyStore,
     Provenance,
     Record,
+    SubjectHoldings,
     VaultPaths,
 )
 from client.vault.staging import Staging
@@ -18,10 +20,12 @@ __all__ = [
     "DatasetCheck",
     "Datasheet",
     "ErasureResult",
+    "HeldSubject",
     "KeyStore",
     "Provenance",
     "Record",
     "Staging",
+    "SubjectHoldings",
     "Vault",
     "VaultPaths",
 ]

@@ -122,12 +122,14 @@ class Dataset:
         version: 1, then one more for each replacement.
         digest: Digest over the sealed rows (`Vault.dataset_digest`); an erasure changes it.
         datasheet: What is known of it.
+        id: Random; no other version has it, also when a removed name is used again.
     """
 
     name: str
     version: int
     digest: str
     datasheet: Datasheet
+    id: str
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -162,6 +164,36 @@ class ErasureResult:
     records_removed: int
     key_destroyed: bool
     erased_at: str
+
+
+@dataclass(frozen=True)
+class HeldSubject:
+    """A subject of a dataset.
+
+    Attributes:
+        pseudonym: The subject's keyed pseudonym.
+        generation: Which of the subject's keys seals the records (`audit.log.subject_key_name`).
+        records: How many records.
+    """
+
+    pseudonym: str
+    generation: int
+    records: int
+
+
+@dataclass(frozen=True)
+class SubjectHoldings:
+    """What the vault knows of one subject.
+
+    Attributes:
+        pseudonym: The subject's keyed pseudonym.
+        datasets: Visible datasets with records of the subject, each with how many; by name.
+        erasure: What the erasure did, when the subject is erased and not readmitted.
+    """
+
+    pseudonym: str
+    datasets: tuple[tuple[Dataset, int], ...]
+    erasure: ErasureResult | None
 
 
 @dataclass(frozen=True)

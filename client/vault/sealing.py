@@ -22,15 +22,6 @@ DATASHEET_KEY = "vault:datasheets"
 """Name of the data key that seals what is known of datasets; no single subject's data."""
 
 
-def subject_key_name(subject: str, generation: int) -> str:
-    """Name of a subject's data key. A destroyed name is never used again: readmission counts up.
-
-    >>> subject_key_name("ab", 1), subject_key_name("ab", 2)
-    ('subject:ab', 'subject:ab:2')
-    """
-    return f"subject:{subject}" if generation == 1 else f"subject:{subject}:{generation}"
-
-
 def seal_record(key: bytes, dataset_id: str, position: int, record: Record) -> bytes:
     """Encrypt one record under its subject's key, bound to its place."""
     plain = canonical_bytes({"label": record.label, "text": record.text})

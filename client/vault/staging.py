@@ -21,7 +21,7 @@ from typing import Self
 
 from audit.errors import Conflict, Refused
 from client.vault import sealing
-from client.vault.contents import Dataset, Datasheet, Provenance, Record
+from client.vault.contents import Dataset, Datasheet, HeldSubject, Provenance, Record
 from client.vault.store import Vault
 from client.vault.tables import digest_of
 from compliance.statements import utc_now
@@ -117,6 +117,13 @@ class Staging:
                 stored += 1
         return stored
 
+    def held(self) -> list[HeldSubject]:
+        """The subjects whose records are staged, by pseudonym.
+
+        Called while `publish` announces, it tells exactly the subjects of what will show.
+        """
+        return self._vault.subjects_of(self._id)
+
     def publish(self, provenance: Provenance, announce: Callable[[Dataset], None]) -> Dataset:
         """Make the dataset visible, in place of the version before.
 
@@ -157,7 +164,7 @@ class Staging:
                 replacements=dict(provenance.replacements),
                 digest=digest_of(connection, self._id),
             )
-            dataset = Dataset(self.name, self._version, sheet.digest, sheet)
+            dataset = Dataset(self.name, self._version, sheet.digest, sheet, self._id)
             sealed = self._vault.sealed_datasheet(self._id, self.name, self._version, sheet)
             announce(dataset)
             connection.execute(

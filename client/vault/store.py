@@ -28,14 +28,17 @@ from types import TracebackType
 from typing import Self
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, VerificationFailed
+from audit.log import subject_key_name
 from client.vault import sealing
 from client.vault.contents import (
     Dataset,
     DatasetCheck,
     Datasheet,
     ErasureResult,
+    HeldSubject,
     KeyStore,
     Record,
+    SubjectHoldings,
     VaultPaths,
 )
 from client.vault.erasing import describe_without, labels_by_dataset
@@ -150,6 +153,37 @@ class Vault:
     def is_erased(self, subject_id: str) -> bool:
         """Whether the subject was erased, and not readmitted since."""
         return self._erasure_of(self.pseudonym(subject_id)) is not None
+
+    def about(self, subject_id: str) -> SubjectHoldings:
+        """What is here of a subject, or was before an erasure.
+
+        Raises:
+            NotFound: When the vault has never held a record of the subject.
+        """
+        subject = self.pseudonym(subject_id)
+        if subject not in self.generations():
+            raise _unknown_subject()
+        counts = self._connection.execute(
+            "SELECT name, count(*) FROM records JOIN datasets ON datasets.id = records.dataset"
+            " WHERE subject = ? AND state = 'ready' GROUP BY name ORDER BY name",
+            (subject,),
+        ).fetchall()
+        held = tuple((self.dataset(name), int(count)) for name, count in counts)
+        return SubjectHoldings(subject, held, self._erasure_of(subject))
+
+    def generations(self) -> dict[str, int]:
+        """The generation of every known subject's key, by pseudonym; erased ones included."""
+        rows = self._connection.execute("SELECT subject, generation FROM subject_keys")
+        return {subject: int(generation) for subject, generation in rows}
+
+    def subjects_of(self, dataset_id: str) -> list[HeldSubject]:
+        """The subjects of a dataset, visible or not, by pseudonym."""
+        rows = self._connection.execute(
+            "SELECT subject, generation, count(*) FROM records JOIN subject_keys USING (subject)"
+            " WHERE dataset = ? GROUP BY subject ORDER BY subject",
+            (dataset_id,),
+        )
+        return [HeldSubject(subject, int(key), int(count)) for subject, key, count in rows]
 
     def split_secret(self) -> bytes:
         """The site's secret for the held-out split by subject (`client.learning.data`)."""
@@ -275,7 +309,7 @@ class Vault:
     def _dataset_of(self, row: ReadyDataset) -> Dataset:
         key = self._datasheet_key()
         sheet = sealing.open_datasheet(key, row.id, row.name, row.version, row.datasheet)
-        return Dataset(name=row.name, version=row.version, digest=sheet.digest, datasheet=sheet)
+        return Dataset(row.name, row.version, sheet.digest, sheet, row.id)
 
     def _opened(self, dataset_id: str) -> Iterator[tuple[str, Record | None]]:
         """Each row's subject and record; no record where the key was destroyed."""
@@ -297,7 +331,7 @@ class Vault:
         row = self._connection.execute(
             "SELECT generation FROM subject_keys WHERE subject = ?", (subject,)
         ).fetchone()
-        return sealing.subject_key_name(subject, 1 if row is None else int(row[0]))
+        return subject_key_name(subject, 1 if row is None else int(row[0]))
 
     def _existing_key(self, subject: str) -> bytes | None:
         try:
@@ -326,10 +360,7 @@ class Vault:
         with self.transaction() as connection:
             known = connection.execute("SELECT 1 FROM subject_keys WHERE subject = ?", (subject,))
             if known.fetchone() is None:
-                raise NotFound(
-                    "the vault holds no record of this subject",
-                    fix="give the id as it stands in the file's subject column",
-                )
+                raise _unknown_subject()
             touched = labels_by_dataset(connection, subject, self._existing_key(subject))
             connection.execute("DELETE FROM records WHERE subject = ?", (subject,))
             for row, labels in touched:
@@ -359,6 +390,13 @@ class Vault:
     def _truncate_write_ahead_log(self) -> None:
         """Empty the -wal file, so that deleted rows do not linger in it as ciphertext."""
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _unknown_subject() -> NotFound:
+    return NotFound(
+        "the vault holds no record of this subject",
+        fix="give the id as it stands in the file's subject column",
+    )
 
 
 def _busy(error: sqlite3.OperationalError) -> Conflict:

@@ -60,7 +60,7 @@ def add(
     site: Site, vault: Vault, *rows: tuple[str, str, str], intake: Intake | None = None
 ) -> Dataset:
     """Ingest rows word for word."""
-    recorder = Recorder(site.journal.record, site.principal)
+    recorder = Recorder(site.journal, site.principal)
     wanted = Intake(dataset="notes") if intake is None else intake
     return ingest(source_file(*rows), wanted, vault, WordForWord(), recorder).dataset
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from audit.errors import Conflict, MalformedInput, Refused
+from audit.log import Entry
 from client.ingest import (
     BATCH_RECORDS,
     Columns,
@@ -96,7 +98,7 @@ class TestIngest:
         seen: list[int] = []
 
         class Watching(Recorder):
-            def about_to_show(self, dataset: object) -> None:
+            def about_to_show(self, dataset: object, held: object) -> None:
                 with Vault.open(site.paths, site.keyring) as other:
                     seen.append(len(other.datasets()))
 
@@ -105,7 +107,7 @@ class TestIngest:
             Intake(dataset="notes"),
             vault,
             WordForWord(),
-            Watching(site.journal.record, site.principal),
+            Watching(site.journal, site.principal),
         )
         assert seen == [0]
         assert len(vault.datasets()) == 1
@@ -142,7 +144,7 @@ class TestIngest:
             Intake(dataset="notes"),
             vault,
             deidentifier,
-            Recorder(site.journal.record, site.principal),
+            Recorder(site.journal, site.principal),
             lambda done, total: progress.append((done, total)),
         )
         assert sum(deidentifier.batches) == len(rows)
@@ -161,8 +163,14 @@ class TestIngest:
         assert (replaced.version, len(vault.examples("notes"))) == (2, 1)
 
     def test_a_failing_journal_leaves_nothing(self, site: Site, vault: Vault) -> None:
-        def fails(_entry: object) -> None:
-            raise OSError("disk full")
+        class Full:
+            """A journal that cannot be written."""
+
+            def record(self, _entry: Entry) -> None:
+                raise OSError("disk full")
+
+            def record_many(self, _entries: Iterable[Entry]) -> None:
+                raise OSError("disk full")
 
         with pytest.raises(OSError, match="disk full"):
             ingest(
@@ -170,7 +178,7 @@ class TestIngest:
                 Intake(dataset="notes"),
                 vault,
                 WordForWord(),
-                Recorder(fails, site.principal),
+                Recorder(Full(), site.principal),
             )
         assert vault.datasets() == ()
         add(site, vault, *ROWS)

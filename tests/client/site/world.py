@@ -113,8 +113,9 @@ class World:
         return 0 if wanted is None else wanted.rounds_started
 
     def actions(self) -> list[str]:
-        """What the site's journal says happened, without the site's own beginnings."""
-        return [leaf.action for leaf in self.site.journal.leaves()][3:]
+        """What the site's journal says happened, without beginnings and the subjects' trail."""
+        actions = [leaf.action for leaf in self.site.journal.leaves()][3:]
+        return [action for action in actions if not action.startswith(("subject.", "subjects."))]
 
     def codes(self) -> list[str]:
         """Codes of all refusals that the coordinator got."""
