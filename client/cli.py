@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError, NotFound, Unauthorised, Unreachable
 from audit.terminal import VersionOption, err, print_error, print_json, run_app
-from client import datasets_cli, erasure_cli, policy_cli, retention_cli
+from client import datasets_cli, erasure_cli, policy_cli, retention_cli, subject_cli
 from client.kit import group_digits
 from client.presentation import print_budget, print_checks, print_head, say
 from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
@@ -43,6 +43,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 
 - `client budget` shows what was spent, what is reserved, and what is left
 - `client policy check plan.toml` explains, rule by rule, what your site would say to a plan
+- `client subject SUBJECT` tells what is held of a data subject, and which plans could use it
 - `client erase SUBJECT` erases a data subject and keeps a signed receipt
 - `client status` shows what the site is doing
 - `client retention show` shows when payloads of the site's journal are shredded
@@ -362,6 +363,7 @@ def witness(folder: FolderOption = None, json: Json = False) -> None:
     print_head(found.to_json())
 
 
+app.command()(subject_cli.subject)
 app.command()(erasure_cli.erase)
 
 

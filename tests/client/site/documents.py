@@ -5,8 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from audit.canonical import canonical_bytes, digest
 from client.budget import Limits, Reservation, RoundEvent
 from client.findings import Finding
+from client.guard import Allowed, Approval, Terms
 from client.policy import Policy
 from client.site import Site
 from client.vault import Provenance, Record, Staging, Vault
@@ -117,6 +119,15 @@ def make_reservation(
         delta=Decimal("0.00001"),
         rounds=tuple(RoundEvent(Decimal(noise), Decimal(rate), steps) for _ in range(rounds)),
     )
+
+
+def make_allowed(*, datasets: tuple[str, ...] = ("notes",), **changes: Any) -> Allowed:
+    """The guard's consent to `make_plan`, as it would be for an approved one."""
+    plan = make_plan(**changes)
+    plan_id = digest(canonical_bytes(plan.body()))
+    approval = Approval("fiduciary.test/log", 7, 8, ZERO_DIGEST, "officer", "2026-11-02T10:00:00Z")
+    terms = Terms(Reservation.of(plan_id, plan, datasets), make_limits("100"))
+    return Allowed(plan, terms, approval, ())
 
 
 def make_limits(total: str = "20", per_plan: str | None = None) -> Limits:
