@@ -207,10 +207,21 @@ class KeyManagers:
         key = manager.unwrap(inner, context)
         return _stored(newest, self._manager(newest).wrap(key, context))
 
-    def rotate(self) -> str:
-        """A new version of the manager that wraps, as a row would name it."""
-        settings = self.settings[0]
-        key_id = self._manager(settings).rotate()
+    def rotate(self, settings: ManagerSettings | None = None) -> str:
+        """Make a new version, as a row would name it, perhaps of another manager.
+
+        That one wraps from then on, durably, once it has a version; the present ones still unwrap.
+        """
+        with self._lock:
+            present = self.settings
+            if settings is None:
+                settings = present[0]
+            for each in present:  # the same one again keeps its id, so that its rows stay its own
+                if each.kind == settings.kind and dict(each.options) == dict(settings.options):
+                    settings = replace(settings, id=each.id)
+            key_id = self._manager(settings).rotate()
+            if settings != present[0]:
+                self._write((settings, *(each for each in present if each.id != settings.id)))
         return _stored(settings, WrappedKey(key_id, b"")).key_id
 
     def destroy(self, stored: str) -> None:
@@ -234,16 +245,6 @@ class KeyManagers:
                 raise KeyringUnavailable(f"the key manager {settings.kind} loses keys")
         finally:
             manager.close()
-
-    def use(self, settings: ManagerSettings) -> None:
-        """Wrap with another manager from now on, durably; the present ones still unwrap."""
-        with self._lock:
-            present = self.settings
-            for each in present:  # the same one again keeps its id, so that its rows stay its own
-                if each.kind == settings.kind and dict(each.options) == dict(settings.options):
-                    settings = replace(settings, id=each.id)
-            if settings != present[0]:
-                self._write((settings, *(each for each in present if each.id != settings.id)))
 
     def forget_unused(self, stored: Collection[str]) -> None:
         """Keep of the managers that only unwrap those that one of these versions needs."""

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from audit.errors import Conflict, VerificationFailed
-from audit.key_manager import WrappedKey
+from audit.key_manager import KeyringUnavailable, WrappedKey
 from audit.key_managers import KeyManagers, ManagerSettings
 from audit.keyring_file import KeyringFile, KeyRow, key_context
 
@@ -54,9 +54,7 @@ def renew_wrapping(
         Conflict: When another rotation began meanwhile.
     """
     with file.transaction():
-        if settings is not None:
-            managers.use(settings)
-        file.begin_rotation(managers.rotate())
+        file.begin_rotation(managers.rotate(settings))
         rotations = file.rotations()
         retiring = file.retiring()
     done = _rewrap(file, managers, retiring, rotations, progress)
@@ -77,11 +75,14 @@ def _rewrap(
     progress(done, total)
     while rows := file.keys_under(retiring, last, _BATCH):
         # Outside of any lock, because a service may take its time.
-        renewed = [(row, _rewrapped(managers, row)) for row in rows]
+        try:
+            renewed = [(row, _rewrapped(managers, row)) for row in rows]
+        except KeyringUnavailable as error:
+            if file.rotations() == rotations:
+                raise
+            raise _other_rotation() from error  # which destroyed what was to be rewrapped here
         if not file.replace(renewed, rotations):
-            raise Conflict(
-                "another rotation of this keyring began", fix="let it end, or rotate again"
-            )
+            raise _other_rotation()
         done += len(rows)
         last = (rows[-1].kind, rows[-1].name)
         progress(done, total)
@@ -98,6 +99,10 @@ def _rewrapped(managers: KeyManagers, row: KeyRow) -> WrappedKey:
         ) from error
 
 
+def _other_rotation() -> Conflict:
+    return Conflict("another rotation of this keyring began", fix="let it end, or rotate again")
+
+
 def _destroy_retired(
     file: KeyringFile, managers: KeyManagers, retiring: tuple[str, ...], rotations: int
 ) -> None:
@@ -107,4 +112,8 @@ def _destroy_retired(
     with file.transaction():
         if file.rotations() == rotations:
             file.end_retirement(retired)
+    # A transaction of its own: a manager must not be forgotten while a version of it may still be
+    # listed as retiring, whatever becomes of the commit above.
+    with file.transaction():
+        if file.rotations() == rotations:
             managers.forget_unused({*file.retiring(), file.wrapping_key(), *file.versions()})

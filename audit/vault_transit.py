@@ -34,7 +34,7 @@ from audit.errors import Conflict, MalformedInput, Refused, VerificationFailed
 from audit.key_manager import KeyringUnavailable, WrappedKey, bind, unbind
 from audit.vault_settings import VaultSettings
 
-OPERATORS_TOKEN_FILE: Final = "FIDUCIARY_VAULT_TOKEN_FILE"
+OPERATORS_TOKEN_FILE: Final = "FIDUCIARY_VAULT_TOKEN_FILE"  # noqa: S105
 """Names a token file that goes before the settings: a service's token may not rotate."""
 
 _MAX_TOKEN_BYTES: Final = 8192
@@ -165,7 +165,7 @@ class VaultTransit:
         """See `KeyManager`."""
         transit, settings = self._client.secrets.transit, self._settings
         self._call(lambda: transit.rotate_key(settings.key, mount_point=settings.mount))
-        return f"v{self._version('latest_version')}"
+        return f"v{_version(self._read_key(), 'latest_version')}"
 
     def destroy(self, key_id: str) -> None:
         """See `KeyManager`; older versions go too."""
@@ -173,27 +173,21 @@ class VaultTransit:
         if match is None:
             raise MalformedInput(f"malformed key_id: expected a version such as v3, got {key_id}")
         oldest_kept = int(match.group(1)) + 1
-        if self._version("latest_version") < oldest_kept:
+        transit, settings = self._client.secrets.transit, self._settings
+        name, mount = settings.key, settings.mount
+        data = self._read_key()
+        if _version(data, "latest_version") < oldest_kept:
             self.rotate()  # the newest version cannot be trimmed; this one wraps nothing
-        transit, name, mount = (
-            self._client.secrets.transit,
-            self._settings.key,
-            self._settings.mount,
-        )
         # One after the other: encryption must not fall below decryption, nor either below what is
         # there. Repeated after a crash, each does what is left.
         for field in ("min_encryption_version", "min_decryption_version"):
-            if self._version(field) < oldest_kept:
+            if _version(data, field) < oldest_kept:
+                change = {field: oldest_kept}
                 self._call(
-                    partial(
-                        transit.update_key_configuration,
-                        name,
-                        mount_point=mount,
-                        **{field: oldest_kept},
-                    )
+                    partial(transit.update_key_configuration, name, mount_point=mount, **change)
                 )
-        if self._version("min_available_version") < oldest_kept:
-            self._call(lambda: transit.trim_key(name, min_version=oldest_kept, mount_point=mount))
+        if _version(data, "min_available_version") < oldest_kept:
+            self._call(partial(transit.trim_key, name, min_version=oldest_kept, mount_point=mount))
 
     def close(self) -> None:
         """See `KeyManager`."""
@@ -204,12 +198,6 @@ class VaultTransit:
         return self._data(
             lambda: self._client.secrets.transit.read_key(settings.key, mount_point=settings.mount)
         )
-
-    def _version(self, field: str) -> int:
-        version = self._read_key().get(field)
-        if type(version) is not int or version < 0:
-            raise self._unreadable()
-        return version
 
     def _wrapped(self, operation: Callable[[], Any]) -> WrappedKey:
         ciphertext = self._data(operation).get("ciphertext")
@@ -324,6 +312,15 @@ class VaultTransit:
 
 class _NoSuchKey(KeyringUnavailable):
     """Vault has no such path."""
+
+
+def _version(data: Mapping[str, Any], field: str) -> int:
+    version = data.get(field)
+    if type(version) is not int or version < 0:
+        raise KeyringUnavailable(
+            f"Vault says no {field} of the transit key", fix="check that it is Vault that answers"
+        )
+    return version
 
 
 def _ciphertext(wrapped: WrappedKey) -> str:

@@ -41,6 +41,8 @@ class Fault:
         body: A body to send instead, as it is.
         location: Where a redirect leads.
         path: Only requests whose path contains this.
+        skip: So many such requests go well before.
+        reached: Set when the request came, and its work was done if it is.
         wait_for: Answer when this is set, or after some seconds.
     """
 
@@ -50,6 +52,8 @@ class Fault:
     body: bytes | None = None
     location: str = ""
     path: str = ""
+    skip: int = 0
+    reached: threading.Event = field(default_factory=threading.Event)
     wait_for: threading.Event | None = None
 
 
@@ -232,11 +236,7 @@ class TransitServer:
         with self._lock:
             self.requests.append(f"{method} {handler.path}")
             self.headers.append(dict(handler.headers))
-            fault = next((each for each in self.faults if each.path in handler.path), None)
-            if fault is not None:
-                self.faults.remove(fault)
-        if fault is not None and fault.wait_for is not None:
-            fault.wait_for.wait(30)
+            fault = self._fault(handler.path)
         status, body, headers = 200, b"", {"Content-Type": "application/json"}
         try:
             if fault is None or fault.done:
@@ -244,13 +244,17 @@ class TransitServer:
                     data = self._answer(method, handler.path, fields, handler.headers)
                 body = json.dumps({"data": data, "warnings": None}).encode()
             if fault is not None:
+                fault.reached.set()
+                if fault.wait_for is not None:
+                    fault.wait_for.wait(30)
                 if fault.status == 0:
                     handler.close_connection = True
                     return
                 status = fault.status
-                body = json.dumps({"errors": list(fault.errors)}).encode()
                 if fault.body is not None:
                     body = fault.body
+                elif status != 200:
+                    body = json.dumps({"errors": list(fault.errors)}).encode()
                 if fault.location:
                     headers["Location"] = fault.location
         except Refusal as refusal:
@@ -261,6 +265,15 @@ class TransitServer:
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)
+
+    def _fault(self, path: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.path in path:
+                if fault.skip == 0:
+                    self.faults.remove(fault)
+                    return fault
+                fault.skip -= 1
+        return None
 
     def _answer(self, method: str, path: str, fields: Json, headers: Any) -> Json:
         if self.sealed:
