@@ -208,9 +208,12 @@ class KeyManagers:
         return _stored(newest, self._manager(newest).wrap(key, context))
 
     def rotate(self, settings: ManagerSettings | None = None) -> str:
-        """Make a new version, as a row would name it, perhaps of another manager.
+        """Make a new version of the manager that wraps; its name as rows have it.
 
-        That one wraps from then on, durably, once it has a version; the present ones still unwrap.
+        Args:
+            settings: Another manager, which wraps from then on, durably, once it was seen to work;
+                the present ones still unwrap. It gets a new version too, because it may be the
+                present one by another name: what the old name's versions wrapped will be destroyed.
         """
         with self._lock:
             present = self.settings
@@ -219,8 +222,10 @@ class KeyManagers:
             for each in present:  # the same one again keeps its id, so that its rows stay its own
                 if each.kind == settings.kind and dict(each.options) == dict(settings.options):
                     settings = replace(settings, id=each.id)
-            key_id = self._manager(settings).rotate()
+            manager = self._manager(settings)
+            key_id = manager.rotate()
             if settings != present[0]:
+                _try(settings.kind, manager)
                 self._write((settings, *(each for each in present if each.id != settings.id)))
         return _stored(settings, WrappedKey(key_id, b"")).key_id
 
@@ -228,23 +233,6 @@ class KeyManagers:
         """Destroy a version by the name that rows had for it."""
         _, manager, inner = self._find(WrappedKey(stored, b""))
         manager.destroy(inner.key_id)
-
-    def check(self, settings: ManagerSettings) -> None:
-        """See that a manager wraps and unwraps, before anything depends on it.
-
-        Raises:
-            KeyringUnavailable: When it does not.
-        """
-        if settings.kind == "file":
-            return  # makes its first version when it is used
-        context = secrets.token_bytes(KEY_BYTES)
-        manager = open_manager(self._directory, settings)
-        try:
-            key, wrapped = manager.generate_data_key(context)
-            if manager.unwrap(wrapped, context) != key:
-                raise KeyringUnavailable(f"the key manager {settings.kind} loses keys")
-        finally:
-            manager.close()
 
     def forget_unused(self, stored: Collection[str]) -> None:
         """Keep of the managers that only unwrap those that one of these versions needs."""
@@ -331,6 +319,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise MalformedInput(f"malformed {path}: {error}") from error
+
+
+def _try(kind: str, manager: KeyManager) -> None:
+    """See that a manager wraps and unwraps, before anything depends on it."""
+    context = secrets.token_bytes(KEY_BYTES)
+    key, wrapped = manager.generate_data_key(context)
+    if manager.unwrap(wrapped, context) != key:
+        raise KeyringUnavailable(f"the key manager {kind} loses keys", fix="do not use it")
 
 
 def _stored(settings: ManagerSettings, wrapped: WrappedKey) -> WrappedKey:

@@ -220,7 +220,6 @@ class Keyring:
             VerificationFailed: As `rotate`.
             Conflict: As `rotate`.
         """
-        self._managers.check(settings)
         return renew_wrapping(self._file, self._managers, settings, progress or _silent)
 
     def _get(self, kind: str, name: str) -> bytes:

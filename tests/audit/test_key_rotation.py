@@ -151,6 +151,18 @@ def test_moving_to_where_it_is_rotates(
     assert read_all(in_vault) == keys
 
 
+def test_the_same_key_by_another_name_is_not_destroyed(
+    in_vault: Keyring, vault: ManagerSettings, keys: dict[str, bytes]
+) -> None:
+    """Such as the same Vault under another address: the versions of one are those of the other."""
+    for seconds in (2, 3):
+        renamed = ManagerSettings("vault", {**vault.options, "timeout_seconds": seconds})
+        in_vault.move(renamed)
+        assert in_vault.status().managers == (renamed,)
+        with Keyring.open(in_vault._directory) as again:
+            assert read_all(again) == keys
+
+
 # Old copies.
 
 
@@ -362,7 +374,7 @@ def test_keys_are_made_and_read_while_rotations_go_on(folder: Path, keys: dict[s
     def work(number: int) -> dict[str, bytes]:
         made: dict[str, bytes] = {}
         with Keyring.open(folder) as ring:
-            while not stop.is_set() or not made:
+            while len(made) < 40 and not (made and stop.is_set()):
                 name = f"worker-{number}-{len(made)}"
                 made[f"data {name}"] = ring.generate_data_key(name)
                 assert ring.data_key("key-0") == keys["data key-0"]
@@ -370,7 +382,7 @@ def test_keys_are_made_and_read_while_rotations_go_on(folder: Path, keys: dict[s
 
     with ThreadPoolExecutor(2) as pool, Keyring.open(folder) as operator:
         workers = [pool.submit(work, number) for number in range(2)]
-        for _ in range(8):
+        for _ in range(4):
             operator.rotate()
         stop.set()
         for worker in workers:

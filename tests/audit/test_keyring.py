@@ -1,19 +1,26 @@
-"""Keys that can be destroyed: wrapping, durability, rotation, several processes."""
+"""Keys that can be destroyed: wrapping, durability, formats, several processes."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from audit.envelope import Envelope, seal, unseal
 from audit.errors import Conflict, MalformedInput, NotFound, VerificationFailed
-from audit.keyring import KeyDestroyed, Keyring, KeyringUnavailable
+from audit.keyring import KeyDestroyed, Keyring
+from tests.audit.keyrings import exchange
 
 
 @pytest.fixture
@@ -97,38 +104,6 @@ def test_keys_are_stored_wrapped_and_private(keyring: Keyring, tmp_path: Path) -
     assert (tmp_path / "keyring").stat().st_mode & 0o777 == 0o700
 
 
-def test_rotation_keeps_every_key(keyring: Keyring, tmp_path: Path) -> None:
-    keys = {name: keyring.generate_data_key(name) for name in ("a", "b", "c")}
-    secret = keyring.secret("s")
-    keyring.destroy("c")
-    before = {path.name for path in (tmp_path / "keyring").glob("kek-*")}
-    assert keyring.rotate() == 3
-    after = {path.name for path in (tmp_path / "keyring").glob("kek-*")}
-    assert len(after) == 1
-    assert not before & after
-    for ring in (keyring, Keyring.open(tmp_path / "keyring")):
-        assert ring.data_key("a") == keys["a"]
-        assert ring.data_key("b") == keys["b"]
-        assert ring.secret("s") == secret
-        with pytest.raises(KeyDestroyed):
-            ring.data_key("c")
-
-
-def test_rotation_makes_old_copies_of_the_database_useless(
-    keyring: Keyring, tmp_path: Path
-) -> None:
-    keyring.generate_data_key("subject:a")
-    stolen = tmp_path / "stolen"
-    stolen.mkdir()
-    shutil.copyfile(tmp_path / "keyring" / "keyring.sqlite", stolen / "keyring.sqlite")
-    keyring.destroy("subject:a")
-    keyring.rotate()
-    for path in (tmp_path / "keyring").glob("kek-*"):
-        shutil.copyfile(path, stolen / path.name)
-    with Keyring.open(stolen) as copy, pytest.raises(KeyringUnavailable):
-        copy.data_key("subject:a")
-
-
 def test_another_process_rotates_and_destroys(keyring: Keyring, tmp_path: Path) -> None:
     kept = keyring.generate_data_key("kept")
     keyring.generate_data_key("gone")
@@ -163,17 +138,137 @@ def test_threads_agree_on_one_key(keyring: Keyring, tmp_path: Path) -> None:
 
 
 def test_wrapped_keys_cannot_be_exchanged(keyring: Keyring, tmp_path: Path) -> None:
-    keyring.generate_data_key("a")
-    keyring.generate_data_key("b")
-    connection = sqlite3.connect(tmp_path / "keyring" / "keyring.sqlite")
-    connection.execute(
-        "UPDATE keyring_keys SET wrapped = (SELECT wrapped FROM keyring_keys WHERE name = 'b')"
-        " WHERE name = 'a'"
+    """Nor are they served from memory under the other's name."""
+    for name in ("a", "b"):
+        keyring.generate_data_key(name)
+    exchange(tmp_path / "keyring", "a", "b")
+    for ring in (keyring, Keyring.open(tmp_path / "keyring")):
+        for name in ("a", "b"):
+            with pytest.raises(VerificationFailed):
+                ring.data_key(name)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_keys_do_what_a_dictionary_would(tmp_path: Path, data: st.DataObject) -> None:
+    """Any sequence of operations in two processes' places, against the obvious model."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "keyring"
+    rings = [Keyring.create(folder), Keyring.open(folder)]
+    model: dict[str, bytes | None] = {}
+    steps = data.draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, 1),
+                st.sampled_from(["generate", "read", "destroy", "rotate", "reopen"]),
+                st.sampled_from("abc"),
+            ),
+            max_size=20,
+        )
     )
-    connection.commit()
-    connection.close()
-    with pytest.raises(VerificationFailed):
-        keyring.data_key("a")
+    for number, step, name in steps:
+        ring = rings[number]
+        if step == "rotate":
+            assert ring.rotate() == sum(key is not None for key in model.values())
+        elif step == "reopen":
+            ring.close()
+            rings[number] = Keyring.open(folder)
+        elif step == "destroy":
+            assert ring.destroy(name) is (model.get(name) is not None)
+            model[name] = None
+        elif name in model and model[name] is None:
+            with pytest.raises(KeyDestroyed):
+                ring.generate_data_key(name)
+            with pytest.raises(KeyDestroyed):
+                ring.data_key(name)
+        elif step == "generate":
+            key = ring.generate_data_key(name)
+            assert model.setdefault(name, key) == key
+        elif name in model:
+            assert ring.data_key(name) == model[name]
+        else:
+            with pytest.raises(NotFound):
+                ring.data_key(name)
+    for ring in rings:
+        assert list(ring.names()) == sorted(name for name, key in model.items() if key)
+        ring.close()
+
+
+FIRST_FORMAT = """
+CREATE TABLE keyring_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE keyring_keys (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    wrapped BLOB,
+    wrapping_key TEXT,
+    created_at TEXT NOT NULL,
+    destroyed_at TEXT,
+    PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+INSERT INTO keyring_meta VALUES ('format', 'fiduciary.keyring/1');
+INSERT INTO keyring_meta VALUES ('wrapping_key', 'kek-00112233445566ff.key');
+INSERT INTO keyring_keys VALUES ('data', 'gone', NULL, NULL, '2026-01-01T00:00:00Z',
+    '2026-01-02T00:00:00Z');
+"""
+
+
+@pytest.fixture
+def first_format(tmp_path: Path) -> Path:
+    """A keyring as the first version of this program left it, with a file it had yet to remove."""
+    folder = tmp_path / "first"
+    folder.mkdir()
+    (folder / "kek-00112233445566ff.key").write_bytes(bytes(range(32)))
+    (folder / "kek-ffffffffffffffff.key").write_bytes(bytes(32))
+    with closing(sqlite3.connect(folder / "keyring.sqlite")) as connection, connection:
+        connection.executescript(FIRST_FORMAT)
+        for kind, name, key in (("data", "a", b"A" * 32), ("secret", "s", b"S" * 32)):
+            context = f'{{"format":"fiduciary.keyring/1","kind":"{kind}","name":"{name}"}}'.encode()
+            nonce = os.urandom(12)
+            wrapped = nonce + AESGCM(bytes(range(32))).encrypt(nonce, key, context)
+            connection.execute(
+                "INSERT INTO keyring_keys VALUES (?, ?, ?, 'kek-00112233445566ff.key',"
+                " '2026-01-01T00:00:00Z', NULL)",
+                (kind, name, wrapped),
+            )
+    return folder
+
+
+def test_the_first_format_is_read_and_rotated(first_format: Path) -> None:
+    with Keyring.open(first_format) as keyring:
+        assert {path.name for path in first_format.glob("kek-*")} == {"kek-00112233445566ff.key"}
+        for _ in range(2):
+            assert keyring.data_key("a") == b"A" * 32
+            assert keyring.secret("s") == b"S" * 32
+            with pytest.raises(KeyDestroyed):
+                keyring.data_key("gone")
+            new = keyring.generate_data_key("new")
+            assert keyring.rotate() == 3
+            assert len(list(first_format.glob("kek-*"))) == 1
+    with Keyring.open(first_format) as again:
+        assert again.data_key("new") == new
+
+
+def test_several_processes_migrate_the_first_format_at_once(first_format: Path) -> None:
+    start = threading.Barrier(4)
+
+    def read() -> bytes:
+        start.wait()
+        with Keyring.open(first_format) as keyring:
+            return keyring.data_key("a")
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(4)]
+        assert [reader.result() for reader in readers] == [b"A" * 32] * 4
+
+
+def test_a_later_format_is_left_alone(first_format: Path) -> None:
+    with closing(sqlite3.connect(first_format / "keyring.sqlite")) as connection, connection:
+        connection.execute(
+            "UPDATE keyring_meta SET value = 'fiduciary.keyring/3' WHERE name = 'format'"
+        )
+    with pytest.raises(MalformedInput) as caught:
+        Keyring.open(first_format)
+    assert "newer version" in caught.value.fix
+    assert len(list(first_format.glob("kek-*"))) == 2
 
 
 def test_create_and_open_refuse(keyring: Keyring, tmp_path: Path) -> None:
