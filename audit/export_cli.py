@@ -13,7 +13,7 @@ from audit.exporting import export_bundle, verify_bundle
 from audit.keyring import Keyring
 from audit.options import Json, Log, WitnessOption, witness_keys
 from audit.presentation import print_report, progress_bar, say
-from audit.search import EntryFilter
+from audit.search import EntryFilter, parse_positions
 from audit.source import open_source
 from audit.terminal import print_json
 
@@ -32,6 +32,14 @@ def export(
         str | None, typer.Option("--object", metavar="ID", help="Only entries about this.")
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Only entries of this pseudonym.")] = None,
+    entries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POSITIONS",
+            help="Only the entries at these positions, such as `8-18,22`: as `compliance log` lists"
+            " them for a plan, a release or a site.",
+        ),
+    ] = None,
     keyring: Annotated[
         Path | None,
         typer.Option(
@@ -53,9 +61,15 @@ def export(
     The written file is verified before this command ends.
 
     Examples: `audit export compliance.sqlite -o evidence.zip` ·
-    `audit export compliance.sqlite --object PLAN_ID --keyring keyring -o plan.zip`
+    `audit export compliance.sqlite --entries 8-18,22 --keyring keyring -o plan.zip`
     """
-    filters = (actor, action, object_, subject)
+    filters = (
+        actor,
+        action,
+        object_,
+        subject,
+        parse_positions(entries) if entries is not None else None,
+    )
     wanted = EntryFilter(*filters) if any(filters) else None
     keys = Keyring.open(keyring) if keyring else None
     try:

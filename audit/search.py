@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from audit.errors import Conflict, NotFound
+from audit.errors import Conflict, MalformedInput, NotFound
 from audit.key_manager import DataKeys, KeyDestroyed
 from audit.leaf import Leaf
 from audit.log import open_payload
@@ -18,6 +19,8 @@ FORGOTTEN: Final = "forgotten"
 
 _LISTED_POSITIONS: Final = 10
 
+_SPAN: Final = re.compile(r"(?P<first>\d{1,15})(?:-(?P<last>\d{1,15}))?", re.ASCII)
+
 
 @dataclass(frozen=True)
 class EntryFilter:
@@ -28,18 +31,21 @@ class EntryFilter:
         action: Exactly this action, or with a trailing `.` every action that begins so.
         object: About `kind:digest`, or about whatever has that digest.
         subject: Exactly this pseudonym.
+        positions: At one of these positions.
     """
 
     actor: str | None = None
     action: str | None = None
     object: str | None = None
     subject: str | None = None
+    positions: tuple[range, ...] | None = None
 
     def accepts(self, leaf: Leaf) -> bool:
         """Whether the entry is wanted."""
         return (
             self.actor in (None, leaf.actor)
             and self.subject in (None, leaf.subject)
+            and (self.positions is None or any(leaf.position in span for span in self.positions))
             and (self.object is None or is_about(leaf, self.object))
             and (self.action is None or self._accepts_action(self.action, leaf.action))
         )
@@ -47,6 +53,27 @@ class EntryFilter:
     @staticmethod
     def _accepts_action(wanted: str, action: str) -> bool:
         return action.startswith(wanted) if wanted.endswith(".") else action == wanted
+
+
+def parse_positions(text: str) -> tuple[range, ...]:
+    """Positions as a person writes them.
+
+    >>> parse_positions("8-10,17")
+    (range(8, 11), range(17, 18))
+
+    Raises:
+        MalformedInput: When it is anything else.
+    """
+    spans = []
+    for part in text.split(","):
+        found = _SPAN.fullmatch(part.strip())
+        if found is None or int(found["last"] or found["first"]) < int(found["first"]):
+            raise MalformedInput(
+                f"malformed positions: {part.strip()!r}", fix="write them like 8-10,17"
+            )
+        first = int(found["first"])
+        spans.append(range(first, int(found["last"] or first) + 1))
+    return tuple(spans)
 
 
 def is_about(leaf: Leaf, object_id: str) -> bool:

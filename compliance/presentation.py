@@ -31,6 +31,21 @@ _WIDTH: Final = 10_000
 
 _LONG_HEX: Final = re.compile(r"[0-9a-f]{64}")
 
+_TELLING: Final = (
+    "name",
+    "verdict",
+    "reason",
+    "site",
+    "activity",
+    "round",
+    "epsilon_spent",
+    "purpose",
+    "legal_basis",
+    "datasets",
+    "records_removed",
+)
+"""Of a signed statement, what a line about it shows."""
+
 _COLOURS: Final = {
     "approved": "green",
     "completed": "green",
@@ -295,10 +310,14 @@ def _short_object(name: str) -> str:
 
 
 def _gist(payload: Mapping[str, Any]) -> str:
-    """What a payload says, without the envelope of a statement (its digest is the object)."""
+    """What a payload says; of a statement (whose digest is the object) what tells most."""
+    said = dict(payload)
+    if "statement" in payload:
+        body = SignedStatement.from_json(payload["statement"]).body
+        said |= {name: body[name] for name in _TELLING if name in body}
     parts = (
         f"{name}={value}"
-        for name, value in payload.items()
+        for name, value in said.items()
         if value not in ("", None, {}) and not isinstance(value, dict)
     )
     return " ".join(parts)

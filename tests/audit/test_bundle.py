@@ -31,7 +31,7 @@ from audit.keys import SigningKey
 from audit.log import subject_key_name
 from audit.proof import Proof, verify_proof
 from audit.report import Report
-from audit.search import EntryFilter
+from audit.search import EntryFilter, parse_positions
 from audit.source import open_source
 from audit.statement import sign_statement
 from audit.storage import prove_entry
@@ -138,6 +138,18 @@ def test_a_selection(site: Site, selection: Path) -> None:
         for name in proofs:
             verify_proof(Proof.parse(bundle.text(name)), site.signer.public, origin=ORIGIN)
     assert len(proofs) == 5
+
+
+def test_entries_that_somebody_lists_by_position(site: Site, tmp_path: Path) -> None:
+    wanted = EntryFilter(positions=parse_positions("3-5, 20,4"))
+    path = export(site, tmp_path / "listed.zip", wanted=wanted)
+    assert verify_bundle(path, site.signer.public).entries == 4
+    with open_bundle(path) as bundle:
+        proofs = {name for name in bundle.names() if name.startswith("proofs/")}
+    assert proofs == {f"proofs/{position}.tlog-proof" for position in (3, 4, 5, 20)}
+    for odd in ("", "3-", "-3", "5-3", "3,,4", "all", "٣", "9" * 16):
+        with pytest.raises(MalformedInput, match="malformed positions"):
+            parse_positions(odd)
 
 
 def test_with_the_network_off_and_the_service_gone(
