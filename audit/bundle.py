@@ -306,7 +306,7 @@ class BundleSource:
         lines = self._bundle.lines(ENTRIES, self._bundle.manifest.entries)
         return islice(enumerate(lines), after + 1, None)
 
-    def hashes(self, level: int) -> Iterator[tuple[Any, Any, Any]]:  # noqa: ARG002
+    def hashes(self) -> Iterator[tuple[Any, Any]]:
         """A bundle has none: they are recomputed."""
         return iter(())
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from audit.errors import MalformedInput, NotFound
-from audit.file_log import ENTRIES, HASHES, OFFSET, OFFSETS, FileView, read_head
+from audit.file_view import ENTRIES, HASHES, OFFSET, OFFSETS, FileView, OpenFiles
 from audit.merkle import HASH_BYTES
-from audit.node_order import node_count, node_place
+from audit.node_order import node_count
 from audit.source import LogDamaged, LogSource
 from audit.storage import LogReader, LogTampered, StoredCosignature
 
@@ -60,22 +60,16 @@ class FileSource:
                     yield position, data[begin - base : end - base]
                     begin = end
                 first += len(ends)
+            self._view.check_length()
 
-    def hashes(self, level: int) -> Iterator[tuple[Any, Any, Any]]:
-        """The stored nodes of a level."""
+    def hashes(self) -> Iterator[tuple[Any, Any]]:
+        """Place and hash of every stored node."""
         with _damage():
-            total = self._view.size() >> level
-            # Nodes of one level are so far apart in the file that pieces pay for low levels only.
-            count = max(1, _PIECE_BYTES // ((2 * HASH_BYTES) << level))
-            for first in range(0, total, count):
-                places = [
-                    node_place(level, index) * HASH_BYTES
-                    for index in range(first, min(total, first + count))
-                ]
-                data = self._view.read(HASHES, places[0], places[-1] + HASH_BYTES - places[0])
-                for index, place in enumerate(places, start=first):
-                    start = place - places[0]
-                    yield level, index, data[start : start + HASH_BYTES]
+            total = node_count(self._view.size()) * HASH_BYTES
+            for start in range(0, total, _PIECE_BYTES):
+                data = self._view.read(HASHES, start, min(_PIECE_BYTES, total - start))
+                values = (data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES))
+                yield from enumerate(values, start=start // HASH_BYTES)
 
     def count_hashes(self) -> int:
         """Number of stored nodes."""
@@ -110,21 +104,17 @@ def open_file_source(folder: Path) -> Iterator[LogSource]:
     """
     if not folder.is_dir():
         raise NotFound(f"no log at {folder}")
-    files: dict[str, int] = {}
     try:
-        try:
-            head = read_head(folder)
-            for name in (ENTRIES, OFFSETS, HASHES):
-                files[name] = os.open(folder / name, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise MalformedInput(
-                f"{folder} holds no log: it has no file {Path(error.filename).name}",
-                fix="give the folder of a file-backed log, or the SQLite file of a journal",
-            ) from error
-        yield FileSource(FileView(folder, files, head))
+        files = OpenFiles.open(folder, os.O_RDONLY)
+    except FileNotFoundError as error:
+        raise MalformedInput(
+            f"{folder} holds no log: it has no file {Path(error.filename).name}",
+            fix="give the folder of a file-backed log, or the SQLite file of a journal",
+        ) from error
+    try:
+        yield FileSource(FileView(files))
     finally:
-        for descriptor in files.values():
-            os.close(descriptor)
+        files.close()
 
 
 @contextmanager

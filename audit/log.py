@@ -33,6 +33,7 @@ from audit.keys import SigningKey, VerifyKey
 from audit.leaf import Leaf, LeafWriter, check_clear_fields, format_time
 from audit.merkle import Frontier, consistency_proof, hash_leaf
 from audit.storage import (
+    LOG_FORMAT,
     META_FORMAT,
     META_KEY,
     META_ORIGIN,
@@ -58,8 +59,6 @@ __all__ = [
     "subject_key_name",
     "utc_clock",
 ]
-
-LOG_FORMAT: Final = "fiduciary.log/1"
 
 CHECKPOINT_BLOCK: Final = 1024
 """A kept checkpoint costs 200 bytes and a signature check, so one in 1024 entries is free."""

@@ -19,14 +19,15 @@ from typing import Any, Final, Self
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.merkle import Node
+from audit.node_order import node_place
 from audit.source import LogDamaged, LogSource, SqlSource
-from audit.sql_log import POSTGRESQL_LOCK, SqlCursor, SqlLogStorage
+from audit.sql_log import POSTGRESQL_LOCK, TABLES, SqlCursor, SqlLogStorage
 from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable
 
 try:
     import psycopg
     from psycopg import sql
-    from psycopg.types.numeric import Int4, Int8
+    from psycopg.types.numeric import Int8
 except ModuleNotFoundError as error:
     raise FiduciaryError(
         "a log in PostgreSQL needs the package psycopg, which is not installed",
@@ -35,8 +36,7 @@ except ModuleNotFoundError as error:
 
 SCHEMA: Final = (
     "CREATE TABLE log_entries (position BIGINT PRIMARY KEY, leaf BYTEA NOT NULL)",
-    "CREATE TABLE log_hashes (level INTEGER NOT NULL, position BIGINT NOT NULL,"
-    " hash BYTEA NOT NULL, PRIMARY KEY (level, position))",
+    "CREATE TABLE log_nodes (place BIGINT PRIMARY KEY, hash BYTEA NOT NULL)",
     "CREATE TABLE log_checkpoints (size BIGINT PRIMARY KEY, note TEXT NOT NULL)",
     "CREATE TABLE log_cosignatures (witness VARCHAR(200) NOT NULL, size BIGINT NOT NULL,"
     " note TEXT NOT NULL, PRIMARY KEY (witness, size))",
@@ -79,11 +79,13 @@ class _PostgresLogStorage(SqlLogStorage):
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
         """Insert nodes; the primary key refuses one that exists."""
-        levels, indices, hashes = zip(*nodes, strict=True) if nodes else ((), (), ())
+        if not nodes:
+            return
+        level, index, _ = nodes[0]  # the others follow
         self._driver.execute(
-            b"INSERT INTO log_hashes (level, position, hash)"
-            b" SELECT * FROM unnest(%b::int4[], %b::int8[], %b::bytea[])",
-            ([Int4(n) for n in levels], [Int8(n) for n in indices], list(hashes)),
+            b"INSERT INTO log_nodes (place, hash) SELECT %b + number - 1, hash"
+            b" FROM unnest(%b::bytea[]) WITH ORDINALITY AS nodes (hash, number)",
+            (Int8(node_place(level, index)), [value for _, _, value in nodes]),
         )
 
 
@@ -174,10 +176,8 @@ class PostgresStore:
 
     def _drop(self) -> None:
         with self._transaction(writing=True) as connection:
-            for table in ("entries", "hashes", "checkpoints", "cosignatures", "meta"):
-                connection.execute(
-                    sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(f"log_{table}"))
-                )
+            for table in TABLES:
+                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
 
     @contextmanager
     def _transaction(self, *, writing: bool) -> Iterator[psycopg.Connection[Any]]:
@@ -253,7 +253,8 @@ def open_postgresql_source(address: str) -> Iterator[LogSource]:
                 except psycopg.errors.DataError as error:
                     raise LogDamaged(f"the database is damaged: {_first_line(error)}") from error
 
-            yield SqlSource(stream, _PostgresLogStorage(connection))
+            old = connection.execute("SELECT to_regclass('log_hashes')").fetchone()
+            yield SqlSource(stream, _PostgresLogStorage(connection), first_format=old != (None,))
             connection.rollback()
     except psycopg.Error as error:
         raise LogUnavailable(

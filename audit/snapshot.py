@@ -31,7 +31,10 @@ DatabaseDamage: Final = (sqlite3.Error, UnicodeDecodeError)
 """What reading a damaged file raises: SQLite's driver cannot decode some of its own messages."""
 
 _MAGIC: Final = b"SQLite format 3\x00"
-_TABLES: Final = ("log_checkpoints", "log_entries", "log_hashes", "log_meta")
+_TABLES: Final = ("log_checkpoints", "log_entries", "log_meta")
+_HASHES: Final = ("log_nodes", "log_hashes")
+"""Of the present format, and of the first."""
+
 _BUSY_TIMEOUT_SECONDS: Final = 30.0
 
 
@@ -105,10 +108,12 @@ def _connection(path: Path, options: str) -> Iterator[sqlite3.Connection]:
         except DatabaseDamage as error:
             raise MalformedInput(f"{path} cannot be read as a log: {error}") from error
         tables = {name for name, sql in rows if str(sql).upper().startswith("CREATE TABLE")}
-        if not tables.issuperset(_TABLES):
-            missing = ", ".join(sorted(set(_TABLES) - tables))
+        missing = set(_TABLES) - tables
+        if tables.isdisjoint(_HASHES):
+            missing.add(_HASHES[0])
+        if missing:
             raise MalformedInput(
-                f"{path} holds no log: no table {missing}",
+                f"{path} holds no log: no table {', '.join(sorted(missing))}",
                 fix="give the journal of a site or the database of the compliance service",
             )
         try:

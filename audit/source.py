@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from audit.errors import MalformedInput
+from audit.node_order import node_place
 from audit.snapshot import DatabaseDamage, open_snapshot
 from audit.sql_log import SqlLogStorage
 from audit.storage import LogReader, StoredCosignature
@@ -45,12 +47,12 @@ class LogSource(Protocol):
         """Position and bytes of every entry that follows `after`, in order of position."""
         ...
 
-    def hashes(self, level: int) -> Iterator[tuple[Any, Any, Any]]:
-        """Level, index and hash of every stored node of a level, in order of index."""
+    def hashes(self) -> Iterator[tuple[Any, Any]]:
+        """Place (`audit.node_order`) and hash of every stored node, in order of place."""
         ...
 
     def count_hashes(self) -> int:
-        """Number of stored nodes of all levels."""
+        """Number of stored nodes."""
         ...
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:
@@ -76,15 +78,15 @@ class SqlSource:
     Args:
         stream: Runs a query; several may be read at the same time.
         reader: The same tables, for single rows.
-        has_cosignatures: False for a log from before there were witnesses.
+        first_format: Whether hashes are stored as `fiduciary.log/1` did.
     """
 
     stores_hashes = True
 
-    def __init__(self, stream: Stream, reader: LogReader, *, has_cosignatures: bool = True) -> None:
+    def __init__(self, stream: Stream, reader: LogReader, *, first_format: bool = False) -> None:
         self._stream = stream
         self._reader = reader
-        self._has_cosignatures = has_cosignatures
+        self._first_format = first_format
 
     def meta(self) -> Mapping[str, str]:
         """The facts that the log states about itself."""
@@ -102,18 +104,37 @@ class SqlSource:
             "SELECT position, leaf FROM log_entries WHERE position > ? ORDER BY position", (after,)
         )
 
-    def hashes(self, level: int) -> Iterator[tuple[Any, Any, Any]]:
-        """The stored nodes of a level."""
-        # The level is read back: in a damaged index a row can be found under a level that it does
-        # not have.
-        return self._stream(
-            "SELECT level, position, hash FROM log_hashes WHERE level = ? ORDER BY position",
-            (level,),
-        )
+    def hashes(self) -> Iterator[tuple[Any, Any]]:
+        """Place and hash of every stored node."""
+        if self._first_format:
+            return self._hashes_by_level()
+        return self._stream("SELECT place, hash FROM log_nodes ORDER BY place", ())
 
     def count_hashes(self) -> int:
         """Number of stored nodes."""
-        return int(next(self._stream("SELECT count(*) FROM log_hashes", ()))[0])
+        table = "log_hashes" if self._first_format else "log_nodes"
+        return int(next(self._stream(f"SELECT count(*) FROM {table}", ()))[0])  # noqa: S608
+
+    def _hashes_by_level(self) -> Iterator[tuple[Any, Any]]:
+        """The nodes of the first format, in the order of the present one."""
+        levels: list[Iterator[Any]] = []
+        for entry in itertools.count():
+            for level in range((entry ^ (entry + 1)).bit_length()):
+                if level == len(levels):
+                    # The level is read back: in a damaged index a row can be found under a level
+                    # that it does not have.
+                    levels.append(
+                        self._stream(
+                            "SELECT level, position, hash FROM log_hashes WHERE level = ?"
+                            " ORDER BY position",
+                            (level,),
+                        )
+                    )
+                row = next(levels[level], None)
+                if row is None:
+                    return
+                known = row[:2] == (level, entry >> level)
+                yield (node_place(level, entry >> level) if known else None), row[2]
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:
         """Size and note of every stored checkpoint."""
@@ -121,7 +142,7 @@ class SqlSource:
 
     def cosignatures(self) -> Sequence[StoredCosignature]:
         """What witnesses have signed."""
-        if not self._has_cosignatures:
+        if self._first_format:
             return []
         rows = self._stream(
             "SELECT witness, size, note FROM log_cosignatures ORDER BY size, witness", ()
@@ -166,8 +187,8 @@ def open_source(log: Path | str) -> Iterator[LogSource]:
             yield source
         return
     with open_snapshot(path) as connection:
-        tables = connection.execute(
-            "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'log_cosignatures'"
+        first = connection.execute(
+            "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'log_hashes'"
         ).fetchone()
 
         def stream(query: str, parameters: tuple[Any, ...]) -> Iterator[Any]:
@@ -178,7 +199,7 @@ def open_source(log: Path | str) -> Iterator[LogSource]:
             except DatabaseDamage as error:
                 raise LogDamaged(f"the database is damaged: {error}") from error
 
-        yield SqlSource(stream, SqlLogStorage(connection), has_cosignatures=bool(tables[0]))
+        yield SqlSource(stream, SqlLogStorage(connection), first_format=bool(first[0]))
 
 
 def is_bundle(path: Path) -> bool:

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from audit.merkle import Node
-from audit.storage import LogTampered, StoredCosignature
+from audit.node_order import node_place
+from audit.storage import (
+    FIRST_LOG_FORMAT,
+    LOG_FORMAT,
+    META_FORMAT,
+    LogTampered,
+    StoredCosignature,
+)
 
 SQLITE_LOCK: Final = "DELETE FROM log_checkpoints WHERE size < 0"
 """Matches no row and writes no page, but is a write: SQLite takes the write lock for it."""
@@ -20,8 +27,11 @@ SQLITE_LOCK: Final = "DELETE FROM log_checkpoints WHERE size < 0"
 POSTGRESQL_LOCK: Final = f"SELECT pg_advisory_xact_lock({0x6669_6475_6369_6172})"
 """A lock that ends with the transaction; its number is the bytes "fiduciar"."""
 
-TABLES: Final = ("log_checkpoints", "log_cosignatures", "log_entries", "log_hashes", "log_meta")
+TABLES: Final = ("log_checkpoints", "log_cosignatures", "log_entries", "log_meta", "log_nodes")
 
+
+_PAGE_ROWS: Final = 10_000
+"""Rows that are moved at a time when tables are brought up to date."""
 
 _MOST_ROWS: Final = 256
 """Rows of one statement; three parameters each are far below any database's limit."""
@@ -82,20 +92,22 @@ class SqlLogStorage:
         """The hashes of nodes, in their order."""
         if not nodes:
             return []
-        # A join, because not every database looks rows up by a list of pairs.
-        query = (
-            f"WITH wanted (level, position) AS (VALUES {', '.join(['(?, ?)'] * len(nodes))})"  # noqa: S608
-            " SELECT h.level, h.position, h.hash"
-            " FROM wanted JOIN log_hashes h USING (level, position)"
-        )
-        rows = self._connection.execute(query, [part for node in nodes for part in node]).fetchall()
-        found = {(level, index): value for level, index, value in rows}
-        values = (found.get(node) for node in nodes)
+        places = [node_place(level, index) for level, index in nodes]
+        marks = ", ".join("?" * len(places))
+        query = f"SELECT place, hash FROM log_nodes WHERE place IN ({marks})"  # noqa: S608
+        found = dict(map(tuple, self._connection.execute(query, places).fetchall()))
+        values = (found.get(place) for place in places)
         return [value if isinstance(value, bytes) else None for value in values]
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
-        """Insert nodes; the primary key refuses one that exists."""
-        self._insert("log_hashes (level, position, hash)", nodes)
+        """Insert nodes; the primary key refuses one that exists.
+
+        Their places are consecutive (`audit.node_order`): every append writes to the end of the
+        table, whatever levels it completes.
+        """
+        rows = [(node_place(level, index), value) for level, index, value in nodes[:1]]
+        rows += [(rows[0][0] + number, node[2]) for number, node in enumerate(nodes[1:], start=1)]
+        self._insert("log_nodes (place, hash)", rows)
 
     def latest_checkpoint(self) -> str | None:
         """The checkpoint note of the largest size."""
@@ -165,3 +177,44 @@ class SqlLogStorage:
     def _text(self, query: str, *parameters: object) -> str | None:
         value = self._one(query, *parameters)
         return value if isinstance(value, str) else None
+
+
+def bring_up_to_date(connection: SqlConnection, schema: Sequence[str]) -> bool:
+    """Give a log's tables the present format, in the caller's transaction.
+
+    `fiduciary.log/1` kept hashes by level and index, and had no cosignatures. Entries, checkpoints
+    and hashes themselves are the same in both formats.
+
+    Args:
+        connection: Inside a writing transaction.
+        schema: Statements that make the tables of the present format.
+
+    Returns:
+        Whether anything was changed.
+    """
+    storage = SqlLogStorage(connection)
+    if storage.read_meta(META_FORMAT) != FIRST_LOG_FORMAT:
+        return False
+    for statement in schema:
+        connection.execute(statement.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ", 1))
+    level = 0
+    while rows := _hashes_of_first_format(connection, level, 0):
+        while rows:
+            places = [(node_place(level, index), value) for index, value in rows]
+            storage._insert("log_nodes (place, hash)", places)
+            rows = _hashes_of_first_format(connection, level, rows[-1][0] + 1)
+        level += 1
+    connection.execute("DROP TABLE log_hashes")
+    connection.execute("UPDATE log_meta SET value = ? WHERE name = ?", (LOG_FORMAT, META_FORMAT))
+    return True
+
+
+def _hashes_of_first_format(
+    connection: SqlConnection, level: int, first: int
+) -> list[tuple[int, bytes]]:
+    rows = connection.execute(
+        "SELECT position, hash FROM log_hashes WHERE level = ? AND position >= ?"
+        " ORDER BY position LIMIT ?",
+        (level, first, _PAGE_ROWS),
+    ).fetchall()
+    return [(int(index), bytes(value)) for index, value in rows]

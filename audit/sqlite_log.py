@@ -16,13 +16,12 @@ from typing import Final, Self
 
 from audit.durable import private_temporary, publish_durably
 from audit.errors import Conflict, MalformedInput, NotFound
-from audit.sql_log import SqlLogStorage
+from audit.sql_log import SqlLogStorage, bring_up_to_date
 from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable
 
 SCHEMA: Final = (
     "CREATE TABLE log_entries (position INTEGER PRIMARY KEY, leaf BLOB NOT NULL)",
-    "CREATE TABLE log_hashes (level INTEGER NOT NULL, position INTEGER NOT NULL,"
-    " hash BLOB NOT NULL, PRIMARY KEY (level, position)) WITHOUT ROWID",
+    "CREATE TABLE log_nodes (place INTEGER PRIMARY KEY, hash BLOB NOT NULL)",
     "CREATE TABLE log_checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL)",
     "CREATE TABLE log_cosignatures (witness TEXT NOT NULL, size INTEGER NOT NULL,"
     " note TEXT NOT NULL, PRIMARY KEY (witness, size)) WITHOUT ROWID",
@@ -83,15 +82,19 @@ class SqliteStore:
             raise MalformedInput(f"{path} is not a journal: {error}") from error
         try:
             origin = SqlLogStorage(connection).read_meta(META_ORIGIN)
-            if origin is not None:
-                # A log from before there were witnesses lacks their table.
-                connection.execute(SCHEMA[3].replace("TABLE", "TABLE IF NOT EXISTS", 1))
         except sqlite3.Error:
             origin = None
         if origin is None:
             connection.close()
             raise MalformedInput(f"{path} is not a journal: it has no origin")
-        return cls(connection)
+        store = cls(connection)
+        try:
+            with store._transaction("BEGIN IMMEDIATE"):
+                bring_up_to_date(connection, SCHEMA)
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     @contextmanager
     def reading(self) -> Iterator[LogReader]:

@@ -19,6 +19,12 @@ from audit.leaf import Leaf
 from audit.merkle import EMPTY_ROOT, HASH_BYTES, HashReader, Node, inclusion_proof
 from audit.proof import Proof
 
+LOG_FORMAT: Final = "fiduciary.log/2"
+"""How logs are stored today."""
+
+FIRST_LOG_FORMAT: Final = "fiduciary.log/1"
+"""Differs only in how stored hashes are keyed: it is read, and brought up to date when opened."""
+
 META_FORMAT: Final = "format"
 META_ORIGIN: Final = "origin"
 META_KEY: Final = "key"
@@ -94,7 +100,7 @@ class LogStorage(LogReader, Protocol):
         ...
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
-        """Insert nodes. Fails when one exists."""
+        """Insert nodes, in the order in which entries complete them. Fails when one exists."""
         ...
 
     def write_checkpoint(self, size: int, note: str) -> None:

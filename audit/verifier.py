@@ -37,11 +37,10 @@ from audit.encoding import encode_base64
 from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import VerifyKey
 from audit.leaf import Leaf, check_leaf
-from audit.log import LOG_FORMAT
 from audit.merkle import Frontier, Node
 from audit.report import Problem, Report, WitnessReport
 from audit.source import LogDamaged, LogSource, open_source
-from audit.storage import META_FORMAT, META_KEY, META_ORIGIN
+from audit.storage import FIRST_LOG_FORMAT, LOG_FORMAT, META_FORMAT, META_KEY, META_ORIGIN
 
 Progress = Callable[[int, int], None]
 """Called now and then with the number of entries checked and the number expected."""
@@ -186,7 +185,7 @@ class _Verification:
         meta = self.source.meta()
         if meta.keys() != {META_FORMAT, META_ORIGIN, META_KEY}:
             self._add(None, f"the log's metadata are {sorted(meta)}")
-        if meta.get(META_FORMAT) != LOG_FORMAT:
+        if meta.get(META_FORMAT) not in (LOG_FORMAT, FIRST_LOG_FORMAT):
             self._add(None, f"the log's format is {meta.get(META_FORMAT)!r}, not {LOG_FORMAT}")
         self.origin = meta.get(META_ORIGIN, "")
         stated = None
@@ -421,39 +420,30 @@ def _hours_between(earlier: str, later: str) -> int:
 
 
 class _StoredHashes:
-    """The stored interior hashes, read level by level alongside the recomputed ones."""
+    """The stored hashes, read in the order in which entries complete them."""
 
     def __init__(self, source: LogSource) -> None:
         self._source = source
-        self._levels: list[Iterator[tuple[Any, Any, Any]]] = []
+        self._stored = source.hashes()
         self._matched = 0
 
     def mismatch(self, nodes: list[Node]) -> Problem | None:
-        """The first of the nodes, in the order of their completion, that is not as it is stored."""
-        levels: dict[int, list[Node]] = {}
-        for node in nodes:
-            levels.setdefault(node[0], []).append(node)
-        first: tuple[int, int, int] | None = None
-        for level, expected in levels.items():
-            if level == len(self._levels):
-                self._levels.append(self._source.hashes(level))
-            stored = list(islice(self._levels[level], len(expected)))
-            if stored != expected:
-                index = next(
-                    node[1] for node, found in zip_longest(expected, stored) if found != node
-                )
-                found_at = (((index + 1) << level) - 1, level, index)
-                first = found_at if first is None else min(first, found_at)
-        self._matched += len(nodes)
-        if first is None:
+        """The first of the nodes that is not as it is stored."""
+        expected = list(enumerate((value for _, _, value in nodes), start=self._matched))
+        stored = list(islice(self._stored, len(expected)))
+        if stored == expected:
+            self._matched += len(expected)
             return None
-        last, level, index = first
+        matching = next(
+            number
+            for number, (wanted, found) in enumerate(zip_longest(expected, stored))
+            if wanted != found
+        )
+        level, index, _ = nodes[matching]
         if level == 0:
             return Problem(index, "it does not have the hash that is stored for it")
-        return Problem(
-            index << level,
-            f"entries {index << level} to {last} do not have the hash stored for them",
-        )
+        start, last = index << level, ((index + 1) << level) - 1
+        return Problem(start, f"entries {start} to {last} do not have the hash stored for them")
 
     def surplus(self) -> Problem | None:
         """Hashes that belong to no entry."""

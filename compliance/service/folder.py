@@ -290,9 +290,9 @@ def open_registry(
         folder=folder.path,
     )
     try:
+        bring_up_to_date(registry)
         with registry.reading() as session:
             registry.log.check(registry.storage(session))
-        bring_up_to_date(registry)
         registry.content.remove_partial()
     except BaseException:
         registry.close()

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from audit.sql_log import POSTGRESQL_LOCK, SQLITE_LOCK, SqlCursor, SqlLogStorage
 
 
-class _SessionConnection:
+class SessionConnection:
     """`audit.sql_log.SqlConnection` over a session."""
 
     def __init__(self, session: Session) -> None:
@@ -31,4 +31,4 @@ class _SessionConnection:
 def session_log(session: Session) -> SqlLogStorage:
     """The log over a session that `Database.writing` or `Database.reading` began."""
     sqlite = session.get_bind().dialect.name == "sqlite"
-    return SqlLogStorage(_SessionConnection(session), SQLITE_LOCK if sqlite else POSTGRESQL_LOCK)
+    return SqlLogStorage(SessionConnection(session), SQLITE_LOCK if sqlite else POSTGRESQL_LOCK)

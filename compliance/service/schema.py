@@ -2,7 +2,8 @@
 
 * In one transaction: the database is of the present format afterwards, or as it was.
 * Tables that came later are made. `log_index` proves nothing, so one of another shape is dropped
-  and made again from the leaves. No other table is ever changed here.
+  and made again from the leaves. The log's hashes move to where the present format has them
+  (`audit.sql_log`). No other table is ever changed here.
 * A database that still lacks something is refused: it belongs to another version.
 """
 
@@ -14,8 +15,10 @@ from sqlalchemy import Connection, Table, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from audit.errors import Conflict
+from audit.sql_log import bring_up_to_date as move_log
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.log_index import rebuild_index
+from compliance.service.log_storage import SessionConnection
 from compliance.service.registry import Registry
 from compliance.service.tables import Base, LogIndexRow
 
@@ -45,6 +48,7 @@ def bring_up_to_date(registry: Registry) -> bool:
             if _INDEX in differing:
                 Base.metadata.tables[_INDEX].drop(connection, checkfirst=True)
             Base.metadata.create_all(connection)
+            move_log(SessionConnection(session), ())
             remaining = _differences(connection)
             if remaining:
                 raise _other_version(remaining)

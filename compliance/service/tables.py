@@ -187,16 +187,13 @@ class LogEntryRow(Base):
     leaf: Mapped[bytes] = mapped_column(LargeBinary)
 
 
-class LogHashRow(Base):
-    """An interior hash of the Merkle tree."""
+class LogNodeRow(Base):
+    """A hash of the Merkle tree, by its place in `audit.node_order`."""
 
-    __tablename__ = "log_hashes"
+    __tablename__ = "log_nodes"
 
-    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    position: Mapped[int] = mapped_column(_POSITION, primary_key=True, autoincrement=False)
+    place: Mapped[int] = mapped_column(_POSITION, primary_key=True, autoincrement=False)
     hash: Mapped[bytes] = mapped_column(LargeBinary)
-
-    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class LogCheckpointRow(Base):

@@ -185,8 +185,8 @@ def test_prove_what_is_not_there(audit: Audit, log: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE log_hashes SET hash = zeroblob(32)",
-        "DELETE FROM log_hashes",
+        "UPDATE log_nodes SET hash = zeroblob(32)",
+        "DELETE FROM log_nodes",
         "UPDATE log_entries SET leaf = zeroblob(9)",
         "UPDATE log_entries SET leaf = 'text'",
         "UPDATE log_checkpoints SET note = 'x'",

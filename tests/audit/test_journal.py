@@ -196,7 +196,7 @@ def test_a_proof_is_of_one_snapshot(shared: Site) -> None:
 
 def test_errors_of_the_database_are_ours(site: Site) -> None:
     site.fill(2)
-    sqlite_connection(site.journal).execute("DROP TABLE log_hashes")
+    sqlite_connection(site.journal).execute("DROP TABLE log_nodes")
     with pytest.raises(FiduciaryError):
         site.journal.record(entry())
     with pytest.raises(FiduciaryError):

@@ -218,9 +218,9 @@ def test_checkpoints_are_consistent(service: Service) -> None:
         "INSERT INTO log_entries VALUES (5, x'00')",
         "DELETE FROM log_checkpoints",
         "UPDATE log_checkpoints SET note = replace(note, '5', '6')",
-        "UPDATE log_hashes SET hash = zeroblob(32) WHERE level = 2",
-        "UPDATE log_hashes SET hash = zeroblob(31) WHERE level = 2",
-        "DELETE FROM log_hashes WHERE level = 2",
+        "UPDATE log_nodes SET hash = zeroblob(32) WHERE place = 6",
+        "UPDATE log_nodes SET hash = zeroblob(31) WHERE place = 6",
+        "DELETE FROM log_nodes WHERE place = 6",
     ],
 )
 def test_the_log_never_signs_over_a_changed_history(service: Service, statement: str) -> None:

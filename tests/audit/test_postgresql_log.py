@@ -174,9 +174,9 @@ def test_create_twice_and_open_what_is_not_there(server: PostgresServer, remote:
     [
         ("DELETE FROM log_entries WHERE position = 4", 4),
         ("UPDATE log_entries SET leaf = set_byte(leaf, 40, 120) WHERE position = 6", 6),
-        ("UPDATE log_hashes SET hash = set_byte(hash, 0, 1) WHERE level = 1 AND position = 1", 2),
+        ("UPDATE log_nodes SET hash = set_byte(hash, 0, 1) WHERE place = 5", 2),
         ("DELETE FROM log_entries WHERE position > 7", 8),
-        ("DELETE FROM log_hashes WHERE level = 2 AND position = 0", 0),
+        ("DELETE FROM log_nodes WHERE place = 6", 0),
     ],
 )
 def test_tampering_is_noticed_and_named(remote: Remote, statement: str, position: int) -> None:

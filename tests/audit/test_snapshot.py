@@ -92,7 +92,7 @@ def test_changed_while_it_was_read(log: Path, tmp_path: Path) -> None:
 def test_files_that_are_no_log(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         verify_log(tmp_path / "none.sqlite")
-    with pytest.raises(NotFound):
+    with pytest.raises(MalformedInput, match="no file head"):
         verify_log(tmp_path)
     (tmp_path / "empty").touch()
     (tmp_path / "junk").write_bytes(b"SQLite format 3\x00" + b"junk" * 1000)

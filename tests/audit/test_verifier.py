@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sqlite3
 import tracemalloc
 from collections.abc import Iterator
@@ -21,13 +22,16 @@ from audit.journal import Journal
 from audit.keys import SigningKey
 from audit.log import AuditLog
 from audit.merkle import Frontier, hash_leaf
+from audit.node_order import node_place
 from audit.report import Report
 from audit.sql_log import SqlLogStorage
 from audit.sqlite_log import SCHEMA
+from audit.storage import LOG_FORMAT
 from audit.verifier import verify_log
 from tests.audit.logs import ORIGIN, Clock, Site, entries, entry, tamper
 
-TABLES = ("log_entries", "log_hashes", "log_checkpoints", "log_meta")
+LEAF_PLACES = {node_place(0, position): position for position in range(21)}
+TABLES = ("log_entries", "log_nodes", "log_checkpoints", "log_meta")
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +54,12 @@ def rehash(path: Path, position: int, leaf: bytes) -> Path:
     """What an attacker without the signing key can do: change an entry and every hash over it."""
     target = tamper(path, "UPDATE log_entries SET leaf = ? WHERE position = ?", leaf, position)
     connection = sqlite3.connect(target)
-    connection.execute("DELETE FROM log_hashes")
+    connection.execute("DELETE FROM log_nodes")
     frontier = Frontier()
     rows = connection.execute("SELECT leaf FROM log_entries ORDER BY position").fetchall()
     for (data,) in rows:
         frontier, nodes = frontier.append(hash_leaf(data))
-        connection.executemany("INSERT INTO log_hashes VALUES (?, ?, ?)", nodes)
+        SqlLogStorage(connection).write_hashes(nodes)
     connection.commit()
     connection.close()
     return target
@@ -115,7 +119,7 @@ def test_progress_is_told(site: Site) -> None:
 def test_memory_stays_flat(site: Site) -> None:
     """500-byte entries: a verifier that kept them would need megabytes more for the long log."""
     peaks = []
-    for count in (500, 5500):
+    for count in (1500, 5500):
         site.journal.record_many(entry(payload={"x": "y" * 300}) for _ in range(count))
         tracemalloc.start()
         assert verify_log(site.path).ok
@@ -132,7 +136,7 @@ def cells(path: Path) -> Iterator[tuple[str, str, Any, str, bytes]]:
     connection = sqlite3.connect(path)
     for table, key, column in (
         ("log_entries", "position", "leaf"),
-        ("log_hashes", "level * 1000000 + position", "hash"),
+        ("log_nodes", "place", "hash"),
         ("log_checkpoints", "size", "note"),
         ("log_meta", "name", "value"),
     ):
@@ -160,8 +164,8 @@ def test_any_flipped_bit_of_any_value(log: Path, filled: Site, data: st.DataObje
         assert not report.ok
         if table == "log_entries":
             assert report.first_bad_entry == row_key
-        if table == "log_hashes" and row_key < 1000000:
-            assert report.first_bad_entry == row_key
+        if table == "log_nodes" and row_key in LEAF_PLACES:
+            assert report.first_bad_entry == LEAF_PLACES[row_key]
             assert "the stored hash was changed" in str(report.problems[0])
 
 
@@ -205,9 +209,9 @@ def test_any_deleted_row(log: Path, filled: Site) -> None:
         ("UPDATE log_checkpoints SET size = 20", None, "it signs 21"),
         ("UPDATE log_checkpoints SET note = 'x'", None, "malformed note"),
         ("INSERT INTO log_checkpoints VALUES (5, 'x')", None, "checkpoint of 5"),
-        ("INSERT INTO log_hashes VALUES (9, 0, zeroblob(32))", None, "1 stored hashes belong"),
-        ("INSERT INTO log_hashes VALUES (0, 21, zeroblob(32))", None, "1 stored hashes belong"),
-        ("UPDATE log_hashes SET level = 9 WHERE level = 1 AND position = 2", 4, "stored hash"),
+        ("INSERT INTO log_nodes VALUES (900, zeroblob(32))", None, "1 stored hashes belong"),
+        ("INSERT INTO log_nodes VALUES (39, zeroblob(32))", None, "1 stored hashes belong"),
+        ("UPDATE log_nodes SET place = 900 WHERE place = 9", 4, "hash stored"),
         ("INSERT INTO log_meta VALUES ('more', 'x')", None, "metadata"),
         ("DELETE FROM log_meta", None, "metadata"),
         ("UPDATE log_meta SET value = 'x' WHERE name = 'format'", None, "format"),
@@ -473,7 +477,7 @@ def test_a_log_cut_off_behind_its_witnesses(witnessed: Site) -> None:
     path = witnessed.copy("cut.sqlite")
     connection = sqlite3.connect(path)
     connection.execute("DELETE FROM log_entries WHERE position >= 7")
-    connection.execute("DELETE FROM log_hashes WHERE (position + 1) << level > 7")
+    connection.execute("DELETE FROM log_nodes WHERE place >= 11")
     connection.execute("DELETE FROM log_checkpoints WHERE size > 7")
     connection.commit()
     connection.close()
@@ -494,14 +498,66 @@ def test_a_changed_cosignature(witnessed: Site, column: str) -> None:
     assert any("cosignature of" in str(problem) for problem in report.problems)
 
 
-def test_a_log_from_before_there_were_witnesses(site: Site) -> None:
-    site.fill(3)
-    path = site.copy()
-    connection = sqlite3.connect(path)
+def in_first_format(path: Path) -> Path:
+    """A log as `fiduciary.log/1` kept it: hashes by level and index, and no cosignatures."""
+    target = path.with_name("first.sqlite")
+    shutil.copyfile(path, target)
+    connection = sqlite3.connect(target)
+    connection.execute(
+        "CREATE TABLE log_hashes (level INTEGER NOT NULL, position INTEGER NOT NULL,"
+        " hash BLOB NOT NULL, PRIMARY KEY (level, position)) WITHOUT ROWID"
+    )
+    stored = dict(connection.execute("SELECT place, hash FROM log_nodes").fetchall())
+    size = connection.execute("SELECT count(*) FROM log_entries").fetchone()[0]
+    for level in range(size.bit_length()):
+        for index in range(size >> level):
+            value = stored[node_place(level, index)]
+            connection.execute("INSERT INTO log_hashes VALUES (?, ?, ?)", (level, index, value))
+    connection.execute("DROP TABLE log_nodes")
     connection.execute("DROP TABLE log_cosignatures")
+    connection.execute("UPDATE log_meta SET value = 'fiduciary.log/1' WHERE name = 'format'")
+    connection.commit()
     connection.close()
-    assert verify_log(path, site.signer.public).ok
+    return target
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 21])
+def test_a_log_of_the_first_format_is_read_and_brought_up_to_date(site: Site, size: int) -> None:
+    site.fill(size)
+    path = in_first_format(site.copy())
+    before = verify_log(path, site.signer.public)
+    assert before.ok, before.problems
     again = Journal.open(path, site.signer, site.keyring)
+    assert again.size() == size
+    again.record(entry())
     cosign_head(again, WITNESSES[0])
     again.close()
-    assert judge(site, path, 1).witnessed_entries == 3
+    report = judge(site, path, 1)
+    assert report.ok, report.problems
+    assert report.witnessed_entries == size + 1
+    connection = sqlite3.connect(path)
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    assert connection.execute("SELECT value FROM log_meta WHERE name = 'format'").fetchone() == (
+        LOG_FORMAT,
+    )
+    connection.close()
+    assert "log_hashes" not in tables
+
+
+@pytest.mark.parametrize(
+    ("statement", "position"),
+    [
+        ("UPDATE log_entries SET leaf = zeroblob(9) WHERE position = 5", 5),
+        ("UPDATE log_hashes SET hash = zeroblob(32) WHERE level = 1 AND position = 3", 6),
+        ("UPDATE log_hashes SET level = 9 WHERE level = 1 AND position = 2", 4),
+        ("DELETE FROM log_hashes WHERE level = 0 AND position = 20", 20),
+        ("INSERT INTO log_hashes VALUES (9, 0, zeroblob(32))", None),
+    ],
+)
+def test_tampering_with_a_log_of_the_first_format(
+    site: Site, statement: str, position: int | None
+) -> None:
+    site.fill(21)
+    report = verify_log(tamper(in_first_format(site.copy()), statement), site.signer.public)
+    assert not report.ok
+    assert report.first_bad_entry == position

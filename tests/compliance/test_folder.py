@@ -182,7 +182,7 @@ def test_start_refuses_keys_that_do_not_belong(folder: Folder, clock: Clock) -> 
 @pytest.mark.parametrize(
     "tampering",
     [
-        "UPDATE log_hashes SET hash = zeroblob(32) WHERE level > 0",
+        "UPDATE log_nodes SET hash = zeroblob(32)",
         "DELETE FROM log_entries WHERE position = 3",
         "DELETE FROM log_checkpoints",
         "UPDATE log_checkpoints SET note = replace(note, '4', '5')",
@@ -242,7 +242,7 @@ def test_the_log_tables_are_those_that_audit_reads(folder: Folder, tmp_path: Pat
     )
     for statement in SCHEMA:
         expected.execute(statement)
-    for table in ("log_entries", "log_hashes", "log_checkpoints", "log_meta"):
+    for table in ("log_entries", "log_nodes", "log_checkpoints", "log_meta"):
         columns = [
             [(row[1], bool(row[5])) for row in database.execute(f"PRAGMA table_info({table})")]
             for database in (expected, found)

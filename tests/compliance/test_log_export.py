@@ -466,7 +466,7 @@ def test_wrong_options_are_said(run: Run, arguments: tuple[str, ...], message: s
 
 def test_a_damaged_log_is_not_shown(history: RunningService, run: Run) -> None:
     with history.registry.database.writing() as session:
-        session.execute(text("UPDATE log_hashes SET hash = zeroblob(32) WHERE level = 0"))
+        session.execute(text("UPDATE log_nodes SET hash = zeroblob(32)"))
     code, _, err = run("compliance", "log", "--limit", "2")
     assert code == ExitCode.VERIFICATION_FAILED
     assert "inclusion proof" in err

@@ -23,6 +23,7 @@ from audit.errors import ExitCode, MalformedInput
 from audit.leaf import Leaf
 from audit.merkle import Frontier, Node, hash_leaf
 from audit.report import Report
+from audit.sql_log import SqlLogStorage
 from audit.statement import SignedStatement
 from audit.verifier import verify_log
 from client.alarms import LogAlarm, alarms
@@ -112,8 +113,8 @@ class Stage:
             nodes += completed
         head = Checkpoint(self.service.trust.origin, frontier.size, frontier.root())
         with connection:
-            connection.execute("DELETE FROM log_hashes")
-            connection.executemany("INSERT INTO log_hashes VALUES (?, ?, ?)", nodes)
+            connection.execute("DELETE FROM log_nodes")
+            SqlLogStorage(connection).write_hashes(nodes)
             connection.execute(
                 "UPDATE log_entries SET leaf = ? WHERE position = ?", (leaves[position], position)
             )
