@@ -114,9 +114,9 @@ def _text(value: Any, depth: int) -> str:
     kind = type(value)
     if kind is str:
         return encode_basestring(value)
+    if kind is bool:
+        return "true" if value else "false"
     if kind is int or isinstance(value, int):
-        if kind is bool:
-            return "true" if value else "false"
         if not -MAX_INTEGER <= value <= MAX_INTEGER:
             raise MalformedCanonical("malformed canonical JSON: integer beyond 2**53 - 1")
         return int.__repr__(value)
@@ -127,14 +127,15 @@ def _text(value: Any, depth: int) -> str:
     if depth >= MAX_DEPTH:
         raise MalformedCanonical(f"malformed canonical JSON: more than {MAX_DEPTH} levels")
     depth += 1
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         keys = list(value)
         for key in keys:
             if type(key) is not str:
                 raise MalformedCanonical(
                     f"malformed canonical JSON: key of type {type(key).__name__}"
                 )
-        keys.sort(key=None if all(map(str.isascii, keys)) else _utf16)
+        if len(keys) > 1:
+            keys.sort(key=None if all(map(str.isascii, keys)) else _utf16)
         members = [f"{encode_basestring(key)}:{_text(value[key], depth)}" for key in keys]
         return "{" + ",".join(members) + "}"
     if isinstance(value, list | tuple):

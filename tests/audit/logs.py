@@ -13,6 +13,7 @@ from audit.journal import Journal
 from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import Entry
+from audit.node_order import node_place
 
 ORIGIN = "fiduciary.test/site/north"
 
@@ -75,6 +76,20 @@ def entries(count: int) -> Iterator[Entry]:
     """Entries of which every third is about one of two subjects."""
     for number in range(count):
         yield entry(number, subject=f"{number % 2:08x}" if number % 3 == 0 else None)
+
+
+def hashes_of_first_format(stored: dict[int, bytes], size: int) -> list[tuple[int, int, bytes]]:
+    """Level, index and hash of each node, as `fiduciary.log/1` stored them.
+
+    Args:
+        stored: Hashes by place, as they are stored today.
+        size: Number of entries.
+    """
+    return [
+        (level, index, stored[node_place(level, index)])
+        for level in range(size.bit_length())
+        for index in range(size >> level)
+    ]
 
 
 def tamper(path: Path, statement: str, *parameters: object) -> Path:

@@ -28,7 +28,15 @@ from audit.sql_log import SqlLogStorage
 from audit.sqlite_log import SCHEMA
 from audit.storage import LOG_FORMAT
 from audit.verifier import verify_log
-from tests.audit.logs import ORIGIN, Clock, Site, entries, entry, tamper
+from tests.audit.logs import (
+    ORIGIN,
+    Clock,
+    Site,
+    entries,
+    entry,
+    hashes_of_first_format,
+    tamper,
+)
 
 LEAF_PLACES = {node_place(0, position): position for position in range(21)}
 TABLES = ("log_entries", "log_nodes", "log_checkpoints", "log_meta")
@@ -509,10 +517,8 @@ def in_first_format(path: Path) -> Path:
     )
     stored = dict(connection.execute("SELECT place, hash FROM log_nodes").fetchall())
     size = connection.execute("SELECT count(*) FROM log_entries").fetchone()[0]
-    for level in range(size.bit_length()):
-        for index in range(size >> level):
-            value = stored[node_place(level, index)]
-            connection.execute("INSERT INTO log_hashes VALUES (?, ?, ?)", (level, index, value))
+    rows = hashes_of_first_format(stored, size)
+    connection.executemany("INSERT INTO log_hashes VALUES (?, ?, ?)", rows)
     connection.execute("DROP TABLE log_nodes")
     connection.execute("DROP TABLE log_cosignatures")
     connection.execute("UPDATE log_meta SET value = 'fiduciary.log/1' WHERE name = 'format'")

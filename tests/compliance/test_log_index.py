@@ -22,6 +22,7 @@ from compliance.service.log_index import Topics, rebuild_index, topics_of_clear_
 from compliance.service.registry import Registry
 from compliance.service.tables import LogIndexRow
 from compliance.statements import format_time
+from tests.audit.logs import hashes_of_first_format
 from tests.compliance.federation import Consumer
 from tests.compliance.running import Clock, InjectedFault, RunningService, running
 from tests.compliance.test_one_transaction import every_write
@@ -221,11 +222,19 @@ def make_old(folder: Folder) -> None:
     names = [
         row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     ]
+    stored = dict(connection.execute("SELECT place, hash FROM new.log_nodes").fetchall())
+    size = connection.execute("SELECT count(*) FROM new.log_entries").fetchone()[0]
+    connection.executemany(
+        "INSERT INTO log_hashes VALUES (?, ?, ?)", hashes_of_first_format(stored, size)
+    )
     for name in names:
+        if name == "log_hashes":
+            continue
         columns = ", ".join(
             f'"{row[1]}"' for row in connection.execute(f"PRAGMA table_info({name})")
         )
         connection.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM new.{name}")  # noqa: S608
+    connection.execute("UPDATE log_meta SET value = 'fiduciary.log/1' WHERE name = 'format'")
     connection.commit()
     connection.close()
     for suffix in ("-wal", "-shm"):
