@@ -256,6 +256,9 @@ class VaultTransit:
                 f"Vault at {address} cannot be reached: {type(error).__name__}",
                 fix="check address, Vault and the network, then try again",
             ) from None
+        except (AttributeError, TypeError, ValueError):
+            # hvac trusts the shape of an error's JSON; something else than Vault answered.
+            raise self._unreadable() from None
         if 300 <= getattr(answer, "status_code", 200) < 400:
             raise KeyringUnavailable(
                 f"Vault at {address} redirects, and the token is not sent elsewhere",

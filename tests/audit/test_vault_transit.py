@@ -67,6 +67,8 @@ FAULTS = [
     (Fault(200, body=b'{"data": null}'), "is not Vault"),
     (Fault(200, body=b'{"data": {"ciphertext": 7, "plaintext": 7}}'), "is not Vault"),
     (Fault(200, body=b'{"data": {"ciphertext": "x", "plaintext": "?"}}'), "is not Vault"),
+    (Fault(400, body=b"0"), "is not Vault"),
+    (Fault(403, body=b'{"errors": [7]}'), "is not Vault"),
     (Fault(307, location="http://127.0.0.1:9/"), "redirects"),
 ]
 
