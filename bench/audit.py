@@ -1,0 +1,365 @@
+"""What evidence costs: appends, proofs and verification, on SQLite, PostgreSQL and plain files.
+
+    python -m bench.audit [--quick] [--no-postgresql]
+
+Everything is durable (`synchronous=FULL`, `fsync=on`), payloads have 400 bytes and are encrypted.
+Everything that is compared runs side by side in one run, in turns, and the medians are reported:
+
+* `append_per_second`: 32 threads, each waiting until its entry is durable before it writes the
+  next, beside the same threads inserting the same payloads into a plain table through the same
+  group commit (`audit.group_commit`), without encryption, tree, signature or anything else.
+* One log of a million entries (`--quick`: fifty thousand): proofs of random entries and between
+  random sizes, opening, verifying (memory of a fresh process at a tenth of the log and at all of
+  it).
+
+Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from audit.checkpoint import read_checkpoint
+from audit.group_commit import GroupCommit
+from audit.journal import Journal
+from audit.keyring import Keyring
+from audit.keys import SigningKey
+from audit.log import AuditLog, Entry
+from audit.merkle import (
+    consistency_proof,
+    hash_leaf,
+    root,
+    verify_consistency,
+    verify_inclusion,
+)
+from audit.sqlite_log import SqliteStore
+from audit.storage import LogStore, hash_reader, prove_entry
+
+ORIGIN: Final = "bench/audit"
+WRITERS: Final = 32
+PAYLOAD: Final = {"detail": "x" * 387}  # 400 bytes as canonical JSON
+PAGE: Final = 2000
+SAMPLES: Final = 2000
+
+
+def entry(number: int) -> Entry:
+    return Entry("site:north", "round.trained", f"plan:sha256:{number:064x}", None, PAYLOAD)
+
+
+# --- appends --------------------------------------------------------------------------------------
+
+
+class PlainTable:
+    """The same payloads in a plain table: the same group commit, and no evidence."""
+
+    def __init__(self, insert: Callable[[list[tuple[int, str, str, str, str]]], None]) -> None:
+        self._insert = insert
+        self._size = 0
+        self._commits: GroupCommit[dict[str, str], int] = GroupCommit(self._commit)
+
+    def record(self, payload: dict[str, str]) -> int:
+        """Insert a row; it is durable when this returns."""
+        return self._commits.submit(payload)
+
+    def _commit(self, turn: list[dict[str, str]]) -> list[int]:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ")
+        positions = list(range(self._size, self._size + len(turn)))
+        self._insert(
+            [
+                (position, now, "site:north", "round.trained", json.dumps(payload))
+                for position, payload in zip(positions, turn, strict=True)
+            ]
+        )
+        self._size += len(turn)
+        return positions
+
+
+_PLAIN_TABLE: Final = (
+    "CREATE TABLE plain (position BIGINT PRIMARY KEY, time TEXT, actor TEXT, action TEXT,"
+    " payload TEXT)"
+)
+
+
+@contextmanager
+def plain_sqlite(folder: Path) -> Iterator[PlainTable]:
+    connection = sqlite3.connect(
+        folder / "plain.sqlite", isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(_PLAIN_TABLE.replace("BIGINT", "INTEGER"))
+
+    def insert(rows: list[tuple[int, str, str, str, str]]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany("INSERT INTO plain VALUES (?, ?, ?, ?, ?)", rows)
+        connection.execute("COMMIT")
+
+    yield PlainTable(insert)
+    connection.close()
+
+
+@contextmanager
+def plain_postgresql(address: str) -> Iterator[PlainTable]:
+    import psycopg
+
+    with psycopg.connect(address) as connection:
+        connection.execute(_PLAIN_TABLE)
+        connection.commit()
+
+        def insert(rows: list[tuple[int, str, str, str, str]]) -> None:
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            connection.execute(
+                "INSERT INTO plain SELECT * FROM"
+                " unnest(%s::int8[], %s::text[], %s::text[], %s::text[], %s::text[])",
+                columns,
+            )
+            connection.commit()
+
+        yield PlainTable(insert)
+
+
+def appends_per_second(record: Callable[[int], object], count: int) -> float:
+    """As many appends as `count`, by threads that each wait until theirs is durable."""
+    each = count // WRITERS
+    ready = threading.Barrier(WRITERS + 1)
+
+    def write(writer: int) -> None:
+        ready.wait()
+        for number in range(each):
+            record(writer * each + number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return each * WRITERS / (time.perf_counter() - started)
+
+
+def measure_appends(
+    journal: Journal, plain: PlainTable, count: int, turns: int
+) -> dict[str, float]:
+    ours, theirs = [], []
+    for _ in range(turns):
+        theirs.append(appends_per_second(lambda _: plain.record(PAYLOAD), count))
+        ours.append(appends_per_second(lambda number: journal.record(entry(number)), count))
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return {
+        "append_per_second": round(statistics.median(ours)),
+        "plain_insert_per_second": round(statistics.median(theirs)),
+        "append_over_plain_insert": round(statistics.median(ratios), 3),
+    }
+
+
+# --- one large log --------------------------------------------------------------------------------
+
+
+def fill(journal: Journal, count: int, what: str) -> float:
+    started = time.perf_counter()
+    for first in range(0, count, PAGE):
+        journal.record_many(entry(number) for number in range(first, min(first + PAGE, count)))
+        done = min(first + PAGE, count)
+        sys.stderr.write(f"\r{what}: {done:,} of {count:,} entries")
+    sys.stderr.write("\n")
+    return count / (time.perf_counter() - started)
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1000
+
+
+def measure_proofs(store: LogStore, size: int) -> dict[str, float]:
+    """Each proof in a transaction of its own, as a request would make it, and then checked."""
+    randomly = random.Random(1)  # noqa: S311  the same positions in every run
+    inclusion, consistency = [], []
+    for _ in range(SAMPLES):
+        position, first = randomly.randrange(size), randomly.randrange(1, size)
+        started = time.perf_counter()
+        with store.reading() as storage:
+            proof = prove_entry(storage, position, with_leaf=True)
+        inclusion.append((time.perf_counter() - started) * 1000)
+        head = read_checkpoint(proof.checkpoint)
+        verify_inclusion(hash_leaf(proof.extra or b""), position, head.size, proof.path, head.root)
+        started = time.perf_counter()
+        with store.reading() as storage:
+            path = consistency_proof(hash_reader(storage), first, head.size)
+        consistency.append((time.perf_counter() - started) * 1000)
+        with store.reading() as storage:
+            old = root(hash_reader(storage), first)
+        verify_consistency(first, head.size, old, head.root, path)
+    return {
+        "inclusion_proof_ms": round(statistics.median(inclusion), 3),
+        "consistency_proof_ms": round(statistics.median(consistency), 3),
+    }
+
+
+_CHILD: Final = """
+import resource, sys, time
+from audit.verifier import verify_log
+before, cpu = time.perf_counter(), time.process_time()
+report = verify_log(sys.argv[1])
+wall, cpu = time.perf_counter() - before, time.process_time() - cpu
+assert report.ok, report.problems
+print(report.entries, wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def verify_in_new_process(log: str) -> tuple[float, float, float]:
+    """Entries a second, entries a second of CPU time, and the largest memory in MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, log], check=True, capture_output=True, text=True
+    )
+    entries, wall, cpu, kibibytes = map(float, done.stdout.split())
+    return entries / wall, entries / cpu, kibibytes / 1024
+
+
+def measure_log(
+    name: str, where: str, journal: Journal, reopen: Callable[[], LogStore], size: int
+) -> dict[str, float]:
+    small = size // 10
+    present = journal.size()
+    fill(journal, small - present, f"{name}, a tenth")
+    _, _, small_memory = verify_in_new_process(where)
+    small_open = statistics.median(milliseconds(lambda: reopen().close()) for _ in range(9))
+    filled = fill(journal, size - small, f"{name}, the rest")
+    store = reopen()
+    figures = measure_proofs(store, size)
+    store.close()
+    rate, rate_per_core, memory = verify_in_new_process(where)
+    opening = statistics.median(milliseconds(lambda: reopen().close()) for _ in range(9))
+    return {
+        "entries": size,
+        "append_many_per_second": round(filled),
+        **figures,
+        "verify_per_second": round(rate),
+        "verify_per_core_second": round(rate_per_core),
+        "verify_memory_mib": round(memory, 1),
+        "verify_memory_over_a_tenth": round(memory / small_memory, 3),
+        "open_ms": round(opening, 2),
+        "open_over_a_tenth": round(opening / small_open, 2),
+    }
+
+
+# --- where the logs are ---------------------------------------------------------------------------
+
+
+class Bench:
+    """One kind of storage, with a key and a keyring of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.signer = SigningKey.generate(ORIGIN)
+        self.keyring = Keyring.create(folder / "keyring")
+        self.log = AuditLog(ORIGIN, self.signer, self.keyring)
+
+    def checked(self, store: LogStore) -> LogStore:
+        """A store, opened as a process does at its start: the head is what was signed."""
+        with store.reading() as storage:
+            AuditLog(ORIGIN, self.signer, self.keyring).check(storage)
+        return store
+
+    def journal(self, store: LogStore) -> Journal:
+        """The journal over a store."""
+        return Journal.over(store, self.signer, self.keyring)
+
+
+def run_sqlite(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    bench = Bench(folder / "sqlite")
+    path = bench.folder / "journal.sqlite"
+    with SqliteStore.create(path) as store, store.writing() as storage:
+        bench.log.create(storage)
+    with plain_sqlite(bench.folder) as plain, bench.journal(SqliteStore.open(path)) as journal:
+        figures = measure_appends(journal, plain, options.appends, options.turns)
+        figures |= measure_log(
+            "SQLite",
+            str(path),
+            journal,
+            lambda: bench.checked(SqliteStore.open(path)),
+            options.size,
+        )
+    return figures
+
+
+def run_files(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    from audit.file_log import FileStore
+
+    bench = Bench(folder / "files")
+    path = bench.folder / "journal"
+    with FileStore.create(path) as store, store.writing() as storage:
+        bench.log.create(storage)
+    with plain_sqlite(bench.folder) as plain, bench.journal(FileStore.open(path)) as journal:
+        figures = measure_appends(journal, plain, options.appends, options.turns)
+        figures |= measure_log(
+            "files", str(path), journal, lambda: bench.checked(FileStore.open(path)), options.size
+        )
+    return figures
+
+
+def run_postgresql(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    from audit.postgresql_log import PostgresStore
+    from tests.postgresql import running_server
+
+    bench = Bench(folder / "postgresql")
+    with running_server(durable=True) as server:
+        address = server.new_database()
+        with PostgresStore.create(address) as store, store.writing() as storage:
+            bench.log.create(storage)
+        with ExitStack() as stack:
+            plain = stack.enter_context(plain_postgresql(address))
+            journal = stack.enter_context(bench.journal(PostgresStore.open(address)))
+            figures = measure_appends(journal, plain, options.appends, options.turns)
+            figures |= measure_log(
+                "PostgreSQL",
+                address,
+                journal,
+                lambda: bench.checked(PostgresStore.open(address)),
+                options.size,
+            )
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="fifty thousand entries, short turns")
+    parser.add_argument("--no-postgresql", action="store_true", help="leave PostgreSQL out")
+    options = parser.parse_args(arguments)
+    options.size = 50_000 if options.quick else 1_000_000
+    options.appends = 6_400 if options.quick else 32_000
+    options.turns = 3 if options.quick else 5
+    folder = Path(tempfile.mkdtemp(prefix="fiduciary-bench-", dir=Path.cwd()))
+    figures: dict[str, Any] = {}
+    try:
+        figures["sqlite"] = run_sqlite(folder, options)
+        figures["files"] = run_files(folder, options)
+        if not options.no_postgresql:
+            figures["postgresql"] = run_postgresql(folder, options)
+    finally:
+        shutil.rmtree(folder)
+    width = max(len(name) for name in figures["sqlite"])
+    print(" " * width, *(f"{name:>12}" for name in figures))
+    for name in figures["sqlite"]:
+        print(f"{name:<{width}}", *(f"{kind[name]:>12,}" for kind in figures.values()))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
