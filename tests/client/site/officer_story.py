@@ -114,7 +114,8 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> Answer:
     """Run a line of the page in this process, in the current folder."""
     name, *arguments = shlex.split(line)
     if name == "export":
-        os.environ.update(pair.split("=", 1) for pair in arguments)
+        for setting, _, value in (pair.partition("=") for pair in arguments):
+            os.environ[setting] = value
         return Answer(0, "")
     if name == "sqlite3":
         copy_database(Path(arguments[0]), Path(arguments[1].removeprefix(".backup ")))
