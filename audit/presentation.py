@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from audit.report import Report, WitnessReport
-from audit.terminal import err, out
+from audit.terminal import err, out, visible
 
 ENTRY_COLUMNS: Final = ("position", "time", "actor", "action", "object", "subject")
 
@@ -22,7 +22,7 @@ _SHORT_DIGEST: Final = 12
 
 def say(markup: str) -> None:
     """Print one line of rich markup; values in it must be escaped."""
-    out().print(markup, highlight=False, emoji=False)
+    out().print(visible(markup), highlight=False, emoji=False)
 
 
 def write_text(text: str) -> None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -20,6 +21,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""C0 and C1 controls, but for tabs and line breaks."""
 
 _OWN_PACKAGES = frozenset({"audit", "client", "compliance", "server"})
 
@@ -52,12 +56,21 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def visible(text: str) -> str:
+    r"""Text without characters that steer a terminal: what is shown may come from a hostile file.
+
+    >>> visible("log\x1b[2J")
+    'log�[2J'
+    """
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def print_error(error: FiduciaryError) -> None:
     """Print what is wrong and what to do next on standard error."""
     console = err()
-    console.print(f"[bold red]error:[/] {escape(str(error))}")
+    console.print(visible(f"[bold red]error:[/] {escape(str(error))}"))
     if error.fix:
-        console.print(f"  [bold]fix:[/] {escape(error.fix)}")
+        console.print(visible(f"  [bold]fix:[/] {escape(error.fix)}"))
 
 
 def run_app(app: typer.Typer, *, extra: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -296,6 +297,22 @@ def test_errors_say_what_to_do_next(audit: Audit, log: Path, tmp_path: Path) -> 
 def test_values_cannot_style_the_terminal(audit: Audit, site: Site) -> None:
     site.journal.record(entry(actor="[bold]site[/] :smile:"))
     assert "[bold]site[/] :smile:" in audit("show", site.path).out
+
+
+def test_a_hostile_log_cannot_steer_the_terminal(audit: Audit, site: Site) -> None:
+    """Its metadata and cosignatures are shown before anybody can have verified them."""
+    path = site.copy()
+    connection = sqlite3.connect(path)
+    for control in ("\x1b[2J", "\x9b2J", "\x07"):
+        connection.execute("UPDATE log_meta SET value = ? WHERE name = 'origin'", (control,))
+        connection.execute(
+            "INSERT INTO log_cosignatures VALUES (?, 9, ?)", (f"w{control}", control)
+        )
+        connection.commit()
+        done = audit("verify", path)
+        assert done.code == 6
+        assert control not in done.out + done.err
+    connection.close()
 
 
 def test_help_reads_like_a_manual(audit: Audit) -> None:
