@@ -1,8 +1,9 @@
 """The head of a file-backed log: what is in the log and what is not, in one small file.
 
-Whoever replaces the head commits. It names the number of entries, the latest checkpoint, the facts
-about the log, and how much of the tables of older checkpoints and of cosignatures counts. What the
-other files hold beyond it is not part of the log.
+Whoever replaces the head commits. It names the number and the length of the entries, the latest
+checkpoint, the facts about the log, and how much of the tables of older checkpoints and of
+cosignatures counts. What the other files hold beyond it is not part of the log.
+It is a line of canonical JSON and a line with the JSON's digest.
 
 A **table** holds notes by `(size, witness)`; a checkpoint has no witness. It is a file of lines,
 each the canonical JSON `[size, witness, note]`, of which the last one of a key counts; a note of
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
-from audit.canonical import canonical_bytes, parse_canonical, parse_canonical_object
+from audit.canonical import canonical_bytes, digest, parse_canonical, parse_canonical_object
 from audit.checkpoint import MAX_SIZE
 from audit.errors import MalformedInput
 
@@ -81,6 +82,8 @@ class Table:
         notes: dict[NoteKey, str] = {}
         for line in lines:
             match parse_canonical(line):
+                case [bool(), *_]:  # which is an int too
+                    raise MalformedInput(f"malformed {self.name}: expected size, witness and note")
                 case [int(size), str(witness), str(note)] if 0 <= size <= MAX_SIZE:
                     notes[size, witness] = note
                 case [int(size), str(witness), None] if 0 <= size <= MAX_SIZE:
@@ -103,31 +106,36 @@ class Head:
 
     Attributes:
         entries: Number of entries.
+        length: Bytes in them. The last offset says so too, but an appender cuts off what is beyond,
+            and must not believe a damaged offset.
         latest: Size and note of the latest checkpoint, None when there is none.
         meta: Facts about the log.
-        checkpoints: Checkpoints before the latest.
+        checkpoints: Checkpoints before the latest; none while there is no latest.
         cosignatures: What witnesses signed.
     """
 
     entries: int = 0
+    length: int = 0
     latest: tuple[int, str] | None = None
     meta: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Table = Table("checkpoints")
     cosignatures: Table = Table("cosignatures")
 
     def encoded(self) -> bytes:
-        """Canonical JSON."""
+        """The bytes of the file."""
         size, note = self.latest or (None, None)
-        return canonical_bytes(
+        content = canonical_bytes(
             {
                 "format": HEAD_FORMAT,
                 "entries": self.entries,
+                "length": self.length,
                 "checkpoint": {"size": size, "note": note} if self.latest else None,
                 "meta": dict(self.meta),
                 "checkpoints": _encode_table(self.checkpoints),
                 "cosignatures": _encode_table(self.cosignatures),
             }
         )
+        return content + b"\n" + digest(content).encode() + b"\n"
 
     @classmethod
     def parse(cls, data: bytes) -> Head:
@@ -138,20 +146,25 @@ class Head:
         """
         if len(data) > MAX_HEAD_BYTES:
             raise MalformedInput(f"malformed log head: more than {MAX_HEAD_BYTES} bytes")
-        document = parse_canonical_object(data)
+        content, _, stated = data.partition(b"\n")
+        if stated != digest(content).encode() + b"\n":
+            raise MalformedInput("malformed log head: it does not have the digest that it states")
+        document = parse_canonical_object(content)
         if document.get("format") != HEAD_FORMAT:
             raise MalformedInput(f"malformed log head: its format is not {HEAD_FORMAT}")
         try:
             match document:
                 case {
                     "entries": entries,
+                    "length": length,
                     "checkpoint": latest,
                     "meta": dict(meta),
                     "checkpoints": dict(checkpoints),
                     "cosignatures": dict(cosignatures),
-                } if len(document) == 6:
+                } if len(document) == 7:
                     head = cls(
                         _count(entries),
+                        _count(length),
                         _parse_latest(latest),
                         {_text(name): _text(value) for name, value in meta.items()},
                         _parse_table("checkpoints", checkpoints),

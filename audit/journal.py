@@ -2,10 +2,11 @@
 
 * `record` returns only when its entry is durable. Concurrent calls share one transaction and one
   signed tree head (`audit.group_commit`); an entry that cannot be recorded fails alone.
-* A commit that fails tells nobody whether it was stored. The journal then reads the stored head:
-  if it is the one that was signed, everything is durable and the calls return; if it is not,
-  nothing is, and they raise. An entry is so never recorded twice by a caller that repeats what
-  failed. Only when the store cannot even be read is the outcome unknown, and the error says so.
+* A commit that fails tells nobody whether it was stored. The journal then looks for the tree that
+  was signed in the stored one, to which others may have appended meanwhile: if it is there,
+  everything is durable and the calls return; if it is not, nothing is, and they raise. An entry is
+  so never recorded twice by a caller that repeats what failed. Only when the store cannot even be
+  read is the outcome unknown, and the error says so.
 * A journal that cannot be written raises; the caller must then not do what it wanted recorded.
 * Where it is kept is a `LogStore`: an SQLite file unless another is given.
 """
@@ -17,14 +18,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from audit.checkpoint import read_checkpoint
 from audit.errors import FiduciaryError
 from audit.group_commit import GroupCommit
 from audit.key_manager import DataKeys
 from audit.keys import SigningKey, VerifyKey
 from audit.leaf import Leaf
 from audit.log import Appended, AuditLog, Entry, utc_clock
+from audit.merkle import root
 from audit.sqlite_log import SqliteStore
-from audit.storage import META_ORIGIN, LogStore, LogUnavailable, read_leaf
+from audit.storage import META_ORIGIN, LogStore, LogUnavailable, read_leaf, with_hashes
 
 _Appended = list[Appended]
 
@@ -195,10 +198,13 @@ class Journal:
         return results
 
     def _is_stored(self, signed: str, error: LogUnavailable) -> bool:
-        """Whether the head that was signed is the stored one, after a commit that failed."""
+        """Whether the log contains the tree that was signed, after a commit that failed."""
+        head = read_checkpoint(signed)
         try:
             with self._store.reading() as storage:
-                return self._log.checkpoint(storage) == signed
+                if storage.size() < head.size:
+                    return False
+                return with_hashes(storage, lambda read: root(read, head.size)) == head.root
         except FiduciaryError as unreadable:
             raise LogUnavailable(
                 f"the journal failed while it was written ({error}) and cannot be read:"

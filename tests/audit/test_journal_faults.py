@@ -4,21 +4,30 @@ is there twice, the log verifies, and no two heads that anybody saw disagree."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from audit import file_head
 from audit.checkpoint import Checkpoint, read_checkpoint
+from audit.file_log import FileStore
 from audit.journal import Journal
 from audit.merkle import root
 from audit.sqlite_log import SqliteStore
-from audit.storage import LogUnavailable, hash_reader
+from audit.storage import LogReader, LogStorage, LogStore, LogUnavailable, hash_reader
 from audit.verifier import verify_log
-from tests.audit.faulty import Fault, install_faulty_connection, install_faulty_disk
+from tests.audit.faulty import (
+    Fault,
+    PowerFailure,
+    install_faulty_connection,
+    install_faulty_disk,
+)
 from tests.audit.logs import Clock, entries, entry
 from tests.audit.test_file_log import KeptInFiles, KeptInSqlite
 
@@ -96,14 +105,18 @@ def record_under(
     return None
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["not done", "done and failed"])
+@pytest.mark.parametrize(
+    ("after", "half"),
+    [(False, False), (False, True), (True, False)],
+    ids=["not done", "half done", "done and failed"],
+)
 def test_every_write_of_a_commit_fails(
-    ground: Ground, after: bool, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, after: bool, half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller that repeats what failed has its entry once, never twice."""
     outcomes = set()
     for at in range(1, MOST_WRITES):
-        fault = Fault(at=at, after=after)
+        fault = Fault(at=at, after=after, half=half)
         number = 1000 + at
         error = record_under(ground, fault, monkeypatch, number)
         outcomes.add(error is None)
@@ -244,6 +257,91 @@ def test_killed_again_and_again_while_threads_append(kind: str, tmp_path: Path) 
     assert len(acknowledged) >= 100
     own = [number for number in payloads[6:] if number != -1]
     assert len(set(own)) == len(own)
+    ground.kept.keyring.close()
+
+
+def test_an_answer_is_lost_and_somebody_else_appends(ground: Ground) -> None:
+    """The head is another one by the time that the outcome is looked up; the entry is there."""
+    journal = ground.journal()
+    store = OvertakenStore(journal._store, lambda: ground.journal().record(entry(2)))
+    journal._store = store
+    assert journal.record(entry(1, payload={"number": 1000})).position == 6
+    assert store.overtaken
+    assert ground.count(1000) == 1
+    journal.close()
+    ground.judge()
+
+
+class OvertakenStore:
+    """A store whose first commit is done, but not answered before somebody else has appended."""
+
+    def __init__(self, store: LogStore, overtake: Callable[[], object]) -> None:
+        self._store = store
+        self._overtake = overtake
+        self.overtaken = False
+
+    def reading(self) -> AbstractContextManager[LogReader]:
+        return self._store.reading()
+
+    @contextmanager
+    def writing(self) -> Iterator[LogStorage]:
+        with self._store.writing() as storage:
+            yield storage
+        if not self.overtaken:
+            self.overtaken = True
+            self._overtake()
+            raise LogUnavailable("the answer was lost")
+
+    def close(self) -> None:
+        self._store.close()
+
+
+@pytest.mark.parametrize("curious", [False, True], ids=["nobody looks", "somebody looks"])
+def test_the_power_fails_at_any_moment(
+    curious: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files: what was acknowledged, and every head that another process saw, is there afterwards.
+
+    After every single change of the folder, each state is judged in which the disk may be found.
+    """
+    ground = Ground("files", tmp_path)
+    monkeypatch.setattr(file_head, "MIN_TABLE_LINES", 2)
+    found = tmp_path / "found"
+    found.mkdir()
+    judged = 0
+
+    def judge() -> None:
+        nonlocal judged
+        for folder in power.states(found):
+            report = verify_log(folder, ground.kept.signer.public)
+            assert report.ok, report.problems
+            store = FileStore.open(folder)
+            with store.reading() as storage:
+                for head in ground.heads:
+                    assert storage.size() >= head.size
+                    assert root(hash_reader(storage), head.size) == head.root
+            judged += 1
+            shutil.rmtree(folder)
+        if curious:
+            ground.look()
+
+    with monkeypatch.context() as patch:
+        power = PowerFailure(ground.kept.path, patch, judge)
+        store = ground.kept.open()
+        for number in range(3):
+            with Journal.over(
+                ground.kept.open(), ground.kept.signer, ground.kept.keyring, Clock()
+            ) as journal:
+                journal.record_many([entry(number)] * (30 if number == 1 else 2))
+                note = journal.checkpoint()
+                ground.heads.append(read_checkpoint(note))
+            with store.writing() as storage:
+                for witness in range(5):  # the table is written anew every time
+                    size = read_checkpoint(note).size
+                    storage.write_cosignature(f"site/{witness}", size, note)
+        store.close()
+    assert judged > 300
+    ground.judge()
     ground.kept.keyring.close()
 
 
