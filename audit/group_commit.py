@@ -67,11 +67,11 @@ class GroupCommit(Generic[Item, Result]):
             Exception: What `commit` raised, or what it returned for this item.
         """
         mine: _Waiting[Item, Result] = _Waiting(item)
-        with self._mutex:
-            self._queue.append(mine)
-            if not self._led:
-                self._led = mine.leads = True
         try:
+            with self._mutex:
+                self._queue.append(mine)
+                if not self._led:
+                    self._led = mine.leads = True
             if not mine.leads:
                 mine.woken.acquire()
             if mine.leads:
@@ -84,10 +84,11 @@ class GroupCommit(Generic[Item, Result]):
         return mine.result  # type: ignore[return-value]  # set with `turned`
 
     def _lead(self) -> None:
-        with self._mutex:
-            turn = self._queue[: self._max_turn]
-            del self._queue[: self._max_turn]
+        turn: list[_Waiting[Item, Result]] = []
         try:
+            with self._mutex:
+                turn = self._queue[: self._max_turn]
+                del self._queue[: self._max_turn]
             results = self._commit([waiting.item for waiting in turn])
             for waiting, result in zip(turn, results, strict=True):
                 if isinstance(result, Exception):

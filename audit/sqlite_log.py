@@ -41,6 +41,7 @@ class SqliteStore:
         self._connection = connection
         self._storage = SqlLogStorage(connection)
         self._lock = threading.RLock()
+        self._busy = False
 
     @classmethod
     @contextmanager
@@ -116,7 +117,12 @@ class SqliteStore:
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
         with self._lock:
+            if self._busy:
+                raise LogUnavailable("this thread is in a transaction of the journal already")
+            self._busy = True
             try:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")  # which failed before
                 self._connection.execute(begin)
                 try:
                     yield
@@ -130,6 +136,8 @@ class SqliteStore:
                     f"the journal cannot be used: {error}",
                     fix="check the disk's free space and the file's permissions, then try again",
                 ) from error
+            finally:
+                self._busy = False
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -200,7 +200,7 @@ class FaultyConnection:
         return self._connection.in_transaction
 
     def execute(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        if query == "ROLLBACK" or query.startswith(("SELECT", "WITH")):
+        if query.startswith(("SELECT", "WITH")):
             return self._connection.execute(query, parameters)
         return self._around(lambda: self._connection.execute(query, parameters))
 

@@ -233,6 +233,19 @@ class LogStoreContract:
         assert report.ok, report.problems
         assert report.checkpoints == 2  # 1020, the last below 1024, and 1040
 
+    def test_a_transaction_within_a_transaction_is_refused(self, kept: Kept) -> None:
+        """One of the two would undo, or commit, what the other one wrote."""
+        store = kept.open()
+        with store.writing() as storage:
+            kept.log.append(storage, entry())
+            with pytest.raises(LogUnavailable), store.writing():
+                pass
+            kept.log.append(storage, entry())
+        with store.writing() as storage:
+            assert storage.size() == 2
+        store.close()
+        assert verify_log(kept.where, kept.signer.public).ok
+
     def test_a_closed_store_says_so(self, kept: Kept) -> None:
         store = kept.open()
         store.close()

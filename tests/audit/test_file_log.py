@@ -165,18 +165,6 @@ def test_a_reader_may_be_slower_than_any_number_of_appenders(files: KeptInFiles)
     store.close()
 
 
-def test_a_transaction_within_a_transaction_is_refused(files: KeptInFiles) -> None:
-    """Its outer one would cut off what the inner one made durable."""
-    store = files.open()
-    with store.writing() as storage:
-        with pytest.raises(LogUnavailable, match="already"), store.writing():
-            pass
-        files.log.append(storage, entry())
-    with store.writing() as storage:
-        assert storage.size() == 1
-    store.close()
-
-
 def test_a_forked_process_takes_turns_too(files: KeptInFiles) -> None:
     """It has the same open files, and so had the same lock, were it taken on one of them."""
     journal = files.journal()

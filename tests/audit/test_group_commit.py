@@ -199,6 +199,43 @@ def test_a_waiter_that_is_interrupted_is_not_waited_for(
     assert store.commits.submit(4) == "done 4"
 
 
+class InterruptedMutex:
+    """A mutex whose n-th holder is interrupted as it takes it or gives it back."""
+
+    def __init__(self, at: int, *, leaving: bool) -> None:
+        self._mutex = threading.Lock()
+        self._left = at
+        self._leaving = leaving
+
+    def __enter__(self) -> None:
+        self._left -= 1
+        if self._left == 0 and not self._leaving:
+            raise Interrupted
+        self._mutex.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._mutex.release()
+        if self._left == 0 and self._leaving:
+            self._left = -1
+            raise Interrupted
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+@pytest.mark.parametrize("at", [1, 2], ids=["as it joins", "as it takes its turn"])
+def test_a_caller_that_is_interrupted_before_its_commit_leaves_nothing(
+    at: int, leaving: bool
+) -> None:
+    store = Store()
+    store.commits._mutex = InterruptedMutex(at, leaving=leaving)  # type: ignore[assignment]
+    with pytest.raises(Interrupted):
+        store.commits.submit(1)
+    outcomes: dict[int, object] = {}
+    thread = store.start(2, outcomes)
+    thread.join(SECONDS)
+    assert outcomes == {2: "done 2"}
+    assert store.turns == [[2]]
+
+
 def test_many_threads_each_item_exactly_once() -> None:
     store = Store(max_turn=7)
     results: list[str] = []

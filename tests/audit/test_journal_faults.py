@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -152,6 +152,27 @@ def test_the_disk_is_gone_from_some_write_on(
             assert count in (0, 1)
         else:
             assert count == 0, (at, error)
+        if not happened:
+            break
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["not done", "done and failed"])
+def test_a_journal_goes_on_when_the_disk_is_back(
+    ground: Ground, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the failed transaction is left in the process, neither lock nor entries."""
+    for at in range(1, MOST_WRITES):
+        fault = Fault(at=at, after=after, stays_broken=True)
+        number = 1000 + at
+        with monkeypatch.context() as disk, ground.journal(fault, disk) as journal:
+            with suppress(LogUnavailable):
+                journal.record(entry(number, payload={"number": number}))
+            happened = fault.happened
+            fault.at = 0
+            last = journal.record(entry(number, payload={"number": -1})).position
+            assert journal.size() == last + 1
+            assert ground.count(number) <= 1
+        ground.judge()
         if not happened:
             break
 
