@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from audit.bundle_verifier import verify_any
 from audit.durable import write_durably
 from audit.errors import ExitCode, MalformedInput
 from audit.export_cli import export
 from audit.export_file_cli import verify_export_command
-from audit.exporting import verify_any
 from audit.keyring import Keyring
 from audit.keyring_cli import app as keyring_commands
 from audit.keys import VerifyKey

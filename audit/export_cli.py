@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from audit.bundle_verifier import verify_bundle
 from audit.errors import ExitCode
-from audit.exporting import export_bundle, verify_bundle
+from audit.exporting import export_bundle
 from audit.keyring import Keyring
 from audit.options import Json, Log, WitnessOption, witness_keys
 from audit.presentation import print_report, progress_bar, say

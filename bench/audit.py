@@ -345,7 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.size = 50_000 if options.quick else 1_000_000
     options.appends = 6_400 if options.quick else 32_000
     options.turns = 3 if options.quick else 5
-    folder = Path(tempfile.mkdtemp(prefix="fiduciary-bench-", dir=Path.cwd()))
+    out = Path(__file__).parent / "out"  # on the disk of the checkout; /tmp may be memory
+    out.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="audit-", dir=out))
     figures: dict[str, Any] = {}
     try:
         figures["sqlite"] = run_sqlite(folder, options)

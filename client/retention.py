@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -73,7 +74,7 @@ class RetentionTimer:
         self._next = self._monotonic() + CHECK_SECONDS
         try:
             outcome = self._retention.run()
-        except (FiduciaryError, OSError) as error:
+        except (FiduciaryError, OSError, sqlite3.Error) as error:
             fix = getattr(error, "fix", "")
             self._reporter.say(f"retention did not run: {error}. {fix}", problem=True)
             return

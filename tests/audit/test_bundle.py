@@ -22,10 +22,11 @@ from audit.bundle import (
     Manifest,
     open_bundle,
 )
+from audit.bundle_verifier import verify_any, verify_bundle
 from audit.canonical import canonical_bytes
 from audit.cosignature import WitnessKey, cosign, with_lines
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
-from audit.exporting import export_bundle, verify_any, verify_bundle
+from audit.exporting import export_bundle
 from audit.journal import Journal
 from audit.keys import SigningKey
 from audit.log import subject_key_name

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audit.bundle_verifier import verify_bundle
 from audit.canonical import MAX_DEPTH, MAX_DOCUMENT_BYTES, canonical_bytes, parse_canonical
 from audit.checkpoint import MAX_SIZE, Checkpoint
 from audit.cosignature import verify_cosignature
 from audit.errors import FiduciaryError, MalformedInput
-from audit.exporting import export_bundle, verify_bundle
+from audit.exporting import export_bundle
 from audit.keys import MAX_NAME_LENGTH, MAX_VERIFIER_KEY_LENGTH, SigningKey, VerifyKey
 from audit.leaf import MAX_TEXT, Leaf, check_leaf
 from audit.note import MAX_NOTE_BYTES, MAX_SIGNATURES, Note, sign_note

@@ -10,9 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from audit.bundle_verifier import verify_bundle
 from audit.checkpoint import read_checkpoint
 from audit.errors import Conflict, MalformedInput, NotFound
-from audit.exporting import export_bundle, verify_bundle
+from audit.exporting import export_bundle
 from audit.journal import Journal
 from audit.keyring import Keyring
 from audit.keys import SigningKey
