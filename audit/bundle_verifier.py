@@ -1,6 +1,6 @@
 """Checks bundles of either kind (`audit.bundle`).
 
-* A whole log is verified as every log is (`audit.verifier`), and its manifest against what is there.
+* A whole log is verified as every log is (`audit.verifier`), its manifest against what is there.
 * A selection is verified proof by proof, against one signed checkpoint. It says that each of these
   entries is in the log; it cannot say that no other entry is.
 * An opened payload is proven when it quotes the statement that its entry is about.
