@@ -63,6 +63,9 @@ README: Final = "README.txt"
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """A leaf of the largest payload: 8 MiB in base64, and its clear fields."""
 
+PROGRESS_INTERVAL: Final = 1000
+"""Entries between two words of progress while a bundle is written or checked."""
+
 MAX_SMALL_BYTES: Final = 1_000_000
 """Manifest, keys and checkpoint have a few hundred bytes; a note has at most this."""
 

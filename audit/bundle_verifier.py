@@ -16,6 +16,7 @@ from typing import Any, Final
 from audit.bundle import (
     CHECKPOINT,
     ENTRIES,
+    PROGRESS_INTERVAL,
     SELECTION,
     WHOLE,
     Bundle,
@@ -35,8 +36,6 @@ from audit.report import Problem, Report, WitnessReport
 from audit.source import is_bundle
 from audit.statement import SignedStatement
 from audit.verifier import UNWITNESSED_HOURS, Progress, verify_log
-
-PROGRESS_INTERVAL: Final = 1000
 
 _STATEMENT: Final = "statement"
 """Field of a payload that quotes a signed statement."""

@@ -22,6 +22,7 @@ from audit.bundle import (
     LOG_KEY,
     MANIFEST,
     PAYLOADS,
+    PROGRESS_INTERVAL,
     README,
     SELECTION,
     WHOLE,
@@ -41,8 +42,6 @@ from audit.search import EntryFilter, streamed_leaves
 from audit.source import LogSource
 from audit.storage import META_FORMAT, META_KEY, META_ORIGIN, LogReader, latest_note, prove_entry
 from audit.verifier import Progress
-
-PROGRESS_INTERVAL: Final = 1000
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 """The earliest time that ZIP can write: the same log gives the same bytes."""

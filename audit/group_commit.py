@@ -27,14 +27,13 @@ MAX_TURN: Final = 256
 
 
 class _Waiting(Generic[Item, Result]):
-    __slots__ = ("error", "item", "leads", "result", "turned", "woken")
+    __slots__ = ("error", "item", "leads", "result", "woken")
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.woken = threading.Lock()  # the cheapest thing that a thread can wait for
         self.woken.acquire()
         self.leads = False
-        self.turned = False
         self.result: Result | None = None
         self.error: BaseException | None = None
 
@@ -81,7 +80,7 @@ class GroupCommit(Generic[Item, Result]):
             raise
         if mine.error is not None:
             raise mine.error
-        return mine.result  # type: ignore[return-value]  # set with `turned`
+        return mine.result  # type: ignore[return-value]  # set where there is no error
 
     def _lead(self) -> None:
         turn: list[_Waiting[Item, Result]] = []
@@ -108,7 +107,6 @@ class GroupCommit(Generic[Item, Result]):
         finally:
             self._hand_on()
             for waiting in turn:
-                waiting.turned = True
                 if not waiting.leads:
                     waiting.woken.release()
 

@@ -105,9 +105,11 @@ class SqlLogStorage:
         Their places are consecutive (`audit.node_order`): every append writes to the end of the
         table, whatever levels it completes.
         """
-        rows = [(node_place(level, index), value) for level, index, value in nodes[:1]]
-        rows += [(rows[0][0] + number, node[2]) for number, node in enumerate(nodes[1:], start=1)]
-        self._insert("log_nodes (place, hash)", rows)
+        if nodes:
+            level, index, _ = nodes[0]
+            hashes = (value for _, _, value in nodes)
+            rows = list(enumerate(hashes, start=node_place(level, index)))
+            self._insert("log_nodes (place, hash)", rows)
 
     def latest_checkpoint(self) -> str | None:
         """The checkpoint note of the largest size."""
