@@ -363,9 +363,15 @@ class _BundleReader:
         """The hashes of nodes."""
         return [self._hashes.get(node) for node in nodes]
 
-    def latest_checkpoint(self) -> str | None:
-        """The newest checkpoint."""
-        return self._note
+    def read_proof(
+        self, position: int, nodes: Sequence[tuple[int, int]]
+    ) -> tuple[bytes | None, list[bytes | None]]:
+        """An entry, and the hashes of nodes."""
+        return self.read_leaf(position), self.read_hashes(nodes)
+
+    def head(self) -> tuple[str | None, int]:
+        """The newest checkpoint, and the number of entries."""
+        return self._note, self._size
 
     def cosignatures(self) -> list[StoredCosignature]:
         """What witnesses have signed."""

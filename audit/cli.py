@@ -286,7 +286,7 @@ def show(
     keys = Keyring.open(keyring) if keyring else None
     with open_source(log) as source:
         if checkpoint:
-            note = source.reader().latest_checkpoint() or ""
+            note = source.reader().head()[0] or ""
             print_json({"checkpoint": note}) if json else write_text(note)
             return
         origin = source.meta().get(META_ORIGIN, "")

@@ -40,7 +40,7 @@ from audit.log import open_payload
 from audit.note import Note
 from audit.search import EntryFilter, streamed_leaves
 from audit.source import LogSource
-from audit.storage import META_FORMAT, META_KEY, META_ORIGIN, LogReader, latest_note, prove_entry
+from audit.storage import META_FORMAT, META_KEY, META_ORIGIN, LogReader, latest_head, prove_entry
 from audit.verifier import Progress
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -136,7 +136,7 @@ def widest_note(reader: LogReader, covers: int) -> str:
             known = together.setdefault(item.size, item.note)
             together[item.size] = with_lines(known, Note.parse(item.note).signatures)
     if not together:
-        return latest_note(reader)
+        return latest_head(reader)[0]
     return max(together.items(), key=lambda item: (item[1].count("\n"), item[0]))[1]
 
 
@@ -188,7 +188,7 @@ class _Writer:
         return Exported(kind, entries, len(self._payloads), self._forgotten)
 
     def _latest_checkpoint(self) -> str:
-        note = self._source.reader().latest_checkpoint()
+        note, _ = self._source.reader().head()
         if note is None:
             raise NotFound("there is no log to export", fix="give the database of a log")
         size = read_checkpoint(note).size

@@ -116,9 +116,15 @@ class FileView:
         """The hashes of nodes, in their order."""
         return [self._read_hash(level, index) for level, index in nodes]
 
-    def latest_checkpoint(self) -> str | None:
-        """The checkpoint note of the largest size."""
-        return None if self._head.latest is None else self._head.latest[1]
+    def read_proof(
+        self, position: int, nodes: Sequence[tuple[int, int]]
+    ) -> tuple[bytes | None, list[bytes | None]]:
+        """An entry, and the hashes of nodes."""
+        return self.read_leaf(position), self.read_hashes(nodes)
+
+    def head(self) -> tuple[str | None, int]:
+        """The checkpoint note of the largest size, and the number of entries."""
+        return (None if self._head.latest is None else self._head.latest[1]), self.size()
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:
         """Size and note of every checkpoint, smallest first."""

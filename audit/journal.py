@@ -25,9 +25,8 @@ from audit.key_manager import DataKeys
 from audit.keys import SigningKey, VerifyKey
 from audit.leaf import Leaf
 from audit.log import Appended, AuditLog, Entry, utc_clock
-from audit.merkle import root
 from audit.sqlite_log import SqliteStore
-from audit.storage import META_ORIGIN, LogStore, LogUnavailable, read_leaf, with_hashes
+from audit.storage import META_ORIGIN, LogStore, LogUnavailable, read_leaf, stored_root
 
 _Appended = list[Appended]
 
@@ -204,7 +203,7 @@ class Journal:
             with self._store.reading() as storage:
                 if storage.size() < head.size:
                     return False
-                return with_hashes(storage, lambda read: root(read, head.size)) == head.root
+                return stored_root(storage, head.size) == head.root
         except FiduciaryError as unreadable:
             raise LogUnavailable(
                 f"the journal failed while it was written ({error}) and cannot be read:"

@@ -40,7 +40,7 @@ from audit.storage import (
     LogReader,
     LogStorage,
     LogTampered,
-    latest_note,
+    latest_head,
     prove_entry,
     read_leaf,
     with_hashes,
@@ -268,7 +268,7 @@ class AuditLog:
         Raises:
             NotFound: When there is no log.
         """
-        return latest_note(storage)
+        return latest_head(storage)[0]
 
     def prove(self, storage: LogReader, position: int, *, with_leaf: bool = False) -> str:
         """The tlog-proof text of an entry, against the latest checkpoint; see `prove_entry`."""
@@ -280,9 +280,12 @@ class AuditLog:
         Raises:
             NotFound: Unless `0 <= first <= second <= size`.
         """
-        if second > storage.size():
-            raise NotFound(f"the log has fewer than {second} entries")
-        return with_hashes(storage, lambda read: consistency_proof(read, first, second))
+        try:
+            return with_hashes(storage, lambda read: consistency_proof(read, first, second))
+        except LogTampered:
+            if second > storage.size():  # asked only now: it is a question to a database
+                raise NotFound(f"the log has fewer than {second} entries") from None
+            raise
 
     def _verified_head(self, storage: LogReader) -> tuple[str, Frontier]:
         """The stored tree's right edge, known to be the one that was signed last.
@@ -290,8 +293,7 @@ class AuditLog:
         The last head is remembered. It is the stored one exactly when the note is: another process
         that appended, or a transaction that was rolled back, leaves another note.
         """
-        note = latest_note(storage)
-        size = storage.size()
+        note, size = latest_head(storage)
         head = self._head
         if head is not None and head[0] == note:
             frontier = head[1]

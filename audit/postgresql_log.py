@@ -69,6 +69,10 @@ class _PostgresLogStorage(SqlLogStorage):
         super().__init__(_Connection(connection), POSTGRESQL_LOCK)
         self._driver = connection
 
+    def _among(self, places: Sequence[int]) -> tuple[str, Sequence[Any]]:
+        """One array, so that one prepared statement serves proofs of every length."""
+        return "= ANY(?)", [[Int8(place) for place in places]]
+
     def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
         """Insert entries; the primary key refuses a position that is taken."""
         self._driver.execute(
@@ -174,6 +178,10 @@ class PostgresStore:
             if self._connection is not None:
                 self._connection.close()
 
+    def _commit(self, connection: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
+        """Ask for a commit, whose answer the end of the pipeline waits for."""
+        return connection.execute(b"COMMIT")
+
     def _drop(self) -> None:
         with self._transaction(writing=True) as connection:
             for table in TABLES:
@@ -194,7 +202,8 @@ class PostgresStore:
                     # Statements whose answer nobody reads do not wait for the server's.
                     with connection.pipeline():
                         yield connection
-                    connection.commit()
+                        commit = self._commit(connection)
+                    _check_committed(commit)
                 except BaseException:
                     if not connection.closed:
                         connection.rollback()
@@ -276,6 +285,12 @@ def _connect(address: str) -> psycopg.Connection[Any]:
     )
     connection.commit()
     return connection
+
+
+def _check_committed(commit: psycopg.Cursor[Any]) -> None:
+    """PostgreSQL answers the commit of a failed transaction with `ROLLBACK`, and no error."""
+    if commit.statusmessage != "COMMIT":
+        raise LogUnavailable("the journal's database rolled the transaction back", fix="try again")
 
 
 def _spelled(query: str) -> bytes:

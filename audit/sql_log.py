@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from audit.merkle import Node
@@ -29,6 +29,10 @@ POSTGRESQL_LOCK: Final = f"SELECT pg_advisory_xact_lock({0x6669_6475_6369_6172})
 
 TABLES: Final = ("log_checkpoints", "log_cosignatures", "log_entries", "log_meta", "log_nodes")
 
+
+_SIZE: Final = "SELECT coalesce(max(position), -1) + 1 FROM log_entries"
+
+_HEAD: Final = f"SELECT (SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1), ({_SIZE})"
 
 _PAGE_ROWS: Final = 10_000
 """Rows that are moved at a time when tables are brought up to date."""
@@ -75,14 +79,13 @@ class SqlLogStorage:
 
     def size(self) -> int:
         """Number of entries."""
-        return int(self._one("SELECT coalesce(max(position), -1) + 1 FROM log_entries"))
+        return int(self._one(_SIZE))
 
     def read_leaf(self, position: int) -> bytes | None:
         """The entry at `position`."""
-        value = self._one("SELECT leaf FROM log_entries WHERE position = ?", position)
-        if value is not None and not isinstance(value, bytes):
-            raise LogTampered(f"entry {position} is not stored as bytes", fix="run: audit verify")
-        return value
+        return _entry(
+            position, self._one("SELECT leaf FROM log_entries WHERE position = ?", position)
+        )
 
     def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
         """Insert entries; the primary key refuses a position that is taken."""
@@ -93,11 +96,22 @@ class SqlLogStorage:
         if not nodes:
             return []
         places = [node_place(level, index) for level, index in nodes]
-        marks = ", ".join("?" * len(places))
-        query = f"SELECT place, hash FROM log_nodes WHERE place IN ({marks})"  # noqa: S608
-        found = dict(map(tuple, self._connection.execute(query, places).fetchall()))
-        values = (found.get(place) for place in places)
-        return [value if isinstance(value, bytes) else None for value in values]
+        among, parameters = self._among(places)
+        query = f"SELECT place, hash FROM log_nodes WHERE place {among}"  # noqa: S608
+        return _in_order(places, dict(self._rows(query, parameters)))
+
+    def read_proof(
+        self, position: int, nodes: Sequence[tuple[int, int]]
+    ) -> tuple[bytes | None, list[bytes | None]]:
+        """`read_leaf` and `read_hashes` in one question."""
+        places = [node_place(level, index) for level, index in nodes]
+        among, parameters = self._among(places)
+        query = (
+            "SELECT -1 AS place, leaf FROM log_entries WHERE position = ?"  # noqa: S608
+            f" UNION ALL SELECT place, hash FROM log_nodes WHERE place {among}"
+        )
+        found = dict(self._rows(query, [position, *parameters]))
+        return _entry(position, found.get(-1)), _in_order(places, found)
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
         """Insert nodes; the primary key refuses one that exists.
@@ -111,9 +125,10 @@ class SqlLogStorage:
             rows = list(enumerate(hashes, start=node_place(level, index)))
             self._insert("log_nodes (place, hash)", rows)
 
-    def latest_checkpoint(self) -> str | None:
-        """The checkpoint note of the largest size."""
-        return self._text("SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1")
+    def head(self) -> tuple[str | None, int]:
+        """The checkpoint note of the largest size, and the number of entries."""
+        note, size = self._connection.execute(_HEAD).fetchone()
+        return (note if isinstance(note, str) else None), int(size)
 
     def write_checkpoint(self, size: int, note: str) -> None:
         """Insert or replace the checkpoint of that size."""
@@ -156,6 +171,10 @@ class SqlLogStorage:
         """Insert a fact about the log."""
         self._connection.execute("INSERT INTO log_meta (name, value) VALUES (?, ?)", (name, value))
 
+    def _among(self, places: Sequence[int]) -> tuple[str, Sequence[Any]]:
+        """SQL that is true for a column with one of these values, and its parameters."""
+        return f"IN ({', '.join('?' * len(places))})", places
+
     def _insert(self, columns: str, rows: Sequence[Sequence[Any]]) -> None:
         """Insert many rows in few statements: each one is a wait for the database or its thread.
 
@@ -176,9 +195,24 @@ class SqlLogStorage:
         row = self._connection.execute(query, parameters).fetchone()
         return None if row is None else row[0]
 
+    def _rows(self, query: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        return map(tuple, self._connection.execute(query, parameters).fetchall())
+
     def _text(self, query: str, *parameters: object) -> str | None:
         value = self._one(query, *parameters)
         return value if isinstance(value, str) else None
+
+
+def _entry(position: int, value: object) -> bytes | None:
+    if value is not None and not isinstance(value, bytes):
+        raise LogTampered(f"entry {position} is not stored as bytes", fix="run: audit verify")
+    return value
+
+
+def _in_order(places: Sequence[int], found: dict[int, object]) -> list[bytes | None]:
+    """The hashes at `places`, None where there is none."""
+    values = (found.get(place) for place in places)
+    return [value if isinstance(value, bytes) else None for value in values]
 
 
 def bring_up_to_date(connection: SqlConnection, schema: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from audit.checkpoint import read_checkpoint
 from audit.errors import FiduciaryError, MalformedInput, NotFound, VerificationFailed
 from audit.leaf import Leaf
-from audit.merkle import EMPTY_ROOT, HASH_BYTES, HashReader, Node, inclusion_proof
+from audit.merkle import EMPTY_ROOT, HASH_BYTES, HashReader, Node, inclusion_proof, root
 from audit.proof import Proof
 
 LOG_FORMAT: Final = "fiduciary.log/2"
@@ -71,8 +71,14 @@ class LogReader(Protocol):
         """
         ...
 
-    def latest_checkpoint(self) -> str | None:
-        """The checkpoint note of the largest size, None when there is none."""
+    def read_proof(
+        self, position: int, nodes: Sequence[tuple[int, int]]
+    ) -> tuple[bytes | None, list[bytes | None]]:
+        """`read_leaf` and `read_hashes` in one question."""
+        ...
+
+    def head(self) -> tuple[str | None, int]:
+        """The checkpoint note of the largest size, None when there is none; and `size`."""
         ...
 
     def cosignatures(self) -> list[StoredCosignature]:
@@ -194,25 +200,31 @@ def prove_entry(
         NotFound: When there is no such entry.
         LogTampered: When a stored hash is missing.
     """
-    note = latest_note(storage) if note is None else note
+    note = latest_head(storage)[0] if note is None else note
     size = read_checkpoint(note).size
-    leaf = storage.read_leaf(position)
+
+    def compute(read_hash: HashReader) -> tuple[bytes, ...]:
+        return inclusion_proof(read_hash, position, size)
+
+    wanted = _wanted(compute)
+    leaf, found = storage.read_proof(position, wanted)
     if leaf is None:
         raise NotFound(f"the log has no entry {position}")
-    path = with_hashes(storage, lambda read_hash: inclusion_proof(read_hash, position, size))
+    hashes = _checked(wanted, found)
+    path = compute(lambda level, index: hashes[level, index])
     return Proof(position, path, note, leaf if with_leaf else None)
 
 
-def latest_note(storage: LogReader) -> str:
-    """The checkpoint note of the whole log.
+def latest_head(storage: LogReader) -> tuple[str, int]:
+    """The checkpoint note of the whole log, and the number of entries that are stored.
 
     Raises:
         NotFound: When there is no log.
     """
-    note = storage.latest_checkpoint()
+    note, size = storage.head()
     if note is None:
         raise NotFound("this database holds no log", fix="create the log first")
-    return note
+    return note, size
 
 
 def with_hashes(storage: LogReader, compute: Callable[[HashReader], _Computed]) -> _Computed:
@@ -226,29 +238,38 @@ def with_hashes(storage: LogReader, compute: Callable[[HashReader], _Computed]) 
     Raises:
         LogTampered: When a hash is missing or short.
     """
-    wanted: dict[tuple[int, int], bytes] = {}
+    wanted = _wanted(compute)
+    hashes = _checked(wanted, storage.read_hashes(wanted))
+    return compute(lambda level, index: hashes[level, index])
+
+
+def stored_root(storage: LogReader, size: int) -> bytes:
+    """Root hash of the first `size` entries.
+
+    Raises:
+        LogTampered: When a stored hash is missing.
+    """
+    return with_hashes(storage, lambda read_hash: root(read_hash, size))
+
+
+def _wanted(compute: Callable[[HashReader], object]) -> list[tuple[int, int]]:
+    """The nodes that a computation reads, each once."""
+    wanted: dict[tuple[int, int], None] = {}
 
     def note(level: int, index: int) -> bytes:
-        wanted[level, index] = EMPTY_ROOT
+        wanted[level, index] = None
         return EMPTY_ROOT
 
     compute(note)
-    for node, value in zip(wanted, storage.read_hashes(list(wanted)), strict=True):
-        wanted[node] = _checked(node, value)
-    return compute(lambda level, index: wanted[level, index])
+    return list(wanted)
 
 
-def hash_reader(storage: LogReader) -> HashReader:
-    """Reads stored hashes one by one; one that is missing or short raises LogTampered."""
-
-    def read_hash(level: int, index: int) -> bytes:
-        (value,) = storage.read_hashes([(level, index)])
-        return _checked((level, index), value)
-
-    return read_hash
-
-
-def _checked(node: tuple[int, int], value: object) -> bytes:
-    if not isinstance(value, bytes) or len(value) != HASH_BYTES:
-        raise LogTampered(f"the stored hash of level {node[0]}, index {node[1]} is missing")
-    return value
+def _checked(
+    nodes: Sequence[tuple[int, int]], hashes: Sequence[object]
+) -> dict[tuple[int, int], bytes]:
+    checked: dict[tuple[int, int], bytes] = {}
+    for node, value in zip(nodes, hashes, strict=True):
+        if not isinstance(value, bytes) or len(value) != HASH_BYTES:
+            raise LogTampered(f"the stored hash of level {node[0]}, index {node[1]} is missing")
+        checked[node] = value
+    return checked

@@ -6,7 +6,7 @@ Everything is durable (`synchronous=FULL`, `fsync=on`), payloads have 400 bytes 
 Everything that is compared runs side by side in one run, in turns, and the medians are reported:
 
 * `append_per_second`: 32 threads, each waiting until its entry is durable before it writes the
-  next, beside the same threads inserting the same payloads into a plain table through the same
+  next, beside the same threads inserting the same entries into a plain table through the same
   group commit (`audit.group_commit`), without encryption, tree, signature or anything else.
 * One log of a million entries (`--quick`: fifty thousand): proofs of random entries and between
   random sizes, opening, verifying (memory of a fresh process at a tenth of the log and at all of
@@ -40,14 +40,13 @@ from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import AuditLog, Entry
 from audit.merkle import (
-    consistency_proof,
     hash_leaf,
-    root,
     verify_consistency,
     verify_inclusion,
 )
+from audit.proof import Proof
 from audit.sqlite_log import SqliteStore
-from audit.storage import LogStore, hash_reader, prove_entry
+from audit.storage import LogStore, stored_root
 
 ORIGIN: Final = "bench/audit"
 WRITERS: Final = 32
@@ -63,25 +62,36 @@ def entry(number: int) -> Entry:
 # --- appends --------------------------------------------------------------------------------------
 
 
-class PlainTable:
-    """The same payloads in a plain table: the same group commit, and no evidence."""
+Row = tuple[int, str, str, str, str, str | None, str]
 
-    def __init__(self, insert: Callable[[list[tuple[int, str, str, str, str]]], None]) -> None:
+
+class PlainTable:
+    """The same entries in a plain table: the same group commit, and no evidence."""
+
+    def __init__(self, insert: Callable[[list[Row]], None]) -> None:
         self._insert = insert
         self._size = 0
-        self._commits: GroupCommit[dict[str, str], int] = GroupCommit(self._commit)
+        self._commits: GroupCommit[Entry, int] = GroupCommit(self._commit)
 
-    def record(self, payload: dict[str, str]) -> int:
+    def record(self, entry: Entry) -> int:
         """Insert a row; it is durable when this returns."""
-        return self._commits.submit(payload)
+        return self._commits.submit(entry)
 
-    def _commit(self, turn: list[dict[str, str]]) -> list[int]:
+    def _commit(self, turn: list[Entry]) -> list[int]:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ")
         positions = list(range(self._size, self._size + len(turn)))
         self._insert(
             [
-                (position, now, "site:north", "round.trained", json.dumps(payload))
-                for position, payload in zip(positions, turn, strict=True)
+                (
+                    position,
+                    now,
+                    entry.actor,
+                    entry.action,
+                    entry.object,
+                    entry.subject,
+                    json.dumps(entry.payload),
+                )
+                for position, entry in zip(positions, turn, strict=True)
             ]
         )
         self._size += len(turn)
@@ -90,7 +100,7 @@ class PlainTable:
 
 _PLAIN_TABLE: Final = (
     "CREATE TABLE plain (position BIGINT PRIMARY KEY, time TEXT, actor TEXT, action TEXT,"
-    " payload TEXT)"
+    " object TEXT, subject TEXT, payload TEXT)"
 )
 
 
@@ -103,9 +113,9 @@ def plain_sqlite(folder: Path) -> Iterator[PlainTable]:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(_PLAIN_TABLE.replace("BIGINT", "INTEGER"))
 
-    def insert(rows: list[tuple[int, str, str, str, str]]) -> None:
+    def insert(rows: list[Row]) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany("INSERT INTO plain VALUES (?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO plain VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         connection.execute("COMMIT")
 
     yield PlainTable(insert)
@@ -120,11 +130,12 @@ def plain_postgresql(address: str) -> Iterator[PlainTable]:
         connection.execute(_PLAIN_TABLE)
         connection.commit()
 
-        def insert(rows: list[tuple[int, str, str, str, str]]) -> None:
+        def insert(rows: list[Row]) -> None:
             columns = [list(column) for column in zip(*rows, strict=True)]
             connection.execute(
                 "INSERT INTO plain SELECT * FROM"
-                " unnest(%s::int8[], %s::text[], %s::text[], %s::text[], %s::text[])",
+                " unnest(%s::int8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],"
+                " %s::text[])",
                 columns,
             )
             connection.commit()
@@ -157,7 +168,7 @@ def measure_appends(
 ) -> dict[str, float]:
     ours, theirs = [], []
     for _ in range(turns):
-        theirs.append(appends_per_second(lambda _: plain.record(PAYLOAD), count))
+        theirs.append(appends_per_second(lambda number: plain.record(entry(number)), count))
         ours.append(appends_per_second(lambda number: journal.record(entry(number)), count))
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     return {
@@ -186,24 +197,23 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def measure_proofs(store: LogStore, size: int) -> dict[str, float]:
+def measure_proofs(journal: Journal, size: int) -> dict[str, float]:
     """Each proof in a transaction of its own, as a request would make it, and then checked."""
+    head = read_checkpoint(journal.checkpoint())
     randomly = random.Random(1)  # noqa: S311  the same positions in every run
     inclusion, consistency = [], []
     for _ in range(SAMPLES):
         position, first = randomly.randrange(size), randomly.randrange(1, size)
         started = time.perf_counter()
-        with store.reading() as storage:
-            proof = prove_entry(storage, position, with_leaf=True)
+        text = journal.prove(position, with_leaf=True)
         inclusion.append((time.perf_counter() - started) * 1000)
-        head = read_checkpoint(proof.checkpoint)
+        proof = Proof.parse(text)
         verify_inclusion(hash_leaf(proof.extra or b""), position, head.size, proof.path, head.root)
         started = time.perf_counter()
-        with store.reading() as storage:
-            path = consistency_proof(hash_reader(storage), first, head.size)
+        path = journal.consistency(first, size)
         consistency.append((time.perf_counter() - started) * 1000)
-        with store.reading() as storage:
-            old = root(hash_reader(storage), first)
+        with journal._store.reading() as storage:
+            old = stored_root(storage, first)
         verify_consistency(first, head.size, old, head.root, path)
     return {
         "inclusion_proof_ms": round(statistics.median(inclusion), 3),
@@ -240,9 +250,7 @@ def measure_log(
     _, _, small_memory = verify_in_new_process(where)
     small_open = statistics.median(milliseconds(lambda: reopen().close()) for _ in range(9))
     filled = fill(journal, size - small, f"{name}, the rest")
-    store = reopen()
-    figures = measure_proofs(store, size)
-    store.close()
+    figures = measure_proofs(journal, size)
     rate, rate_per_core, memory = verify_in_new_process(where)
     opening = statistics.median(milliseconds(lambda: reopen().close()) for _ in range(9))
     return {

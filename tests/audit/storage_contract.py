@@ -46,7 +46,7 @@ class LogStorageContract:
         assert storage.read_leaf(0) is None
         assert storage.read_hashes([(0, 0)]) == [None]
         assert storage.read_hashes([]) == []
-        assert storage.latest_checkpoint() is None
+        assert storage.head() == (None, 0)
         assert storage.read_meta("origin") is None
 
     def test_leaves(self, storage: LogStorage) -> None:
@@ -66,7 +66,12 @@ class LogStorageContract:
         storage.write_leaves(0, [b"first", b"second"])
         storage.write_hashes([(0, 0, b"a" * 32), (0, 1, b"b" * 32), (1, 0, b"c" * 32)])
         nodes = [(1, 0), (1, 1), (0, 1), (1, 0)]
-        assert storage.read_hashes(nodes) == [b"c" * 32, None, b"b" * 32, b"c" * 32]
+        hashes = [b"c" * 32, None, b"b" * 32, b"c" * 32]
+        assert storage.read_hashes(nodes) == hashes
+        assert storage.read_proof(1, nodes) == (b"second", hashes)
+        assert storage.read_proof(0, []) == (b"first", [])
+        assert storage.read_proof(2, nodes[:1]) == (None, hashes[:1])
+        assert storage.head() == (None, 2)
 
     def test_a_hash_is_written_once(self, storage: LogStorage) -> None:
         storage.write_leaves(0, [b"first"])
@@ -78,12 +83,12 @@ class LogStorageContract:
     def test_checkpoints(self, storage: LogStorage) -> None:
         storage.write_checkpoint(9, "nine")
         storage.write_checkpoint(10, "ten")
-        assert storage.latest_checkpoint() == "ten"
+        assert storage.head()[0] == "ten"
         storage.write_checkpoint(10, "ten again")
-        assert storage.latest_checkpoint() == "ten again"
+        assert storage.head()[0] == "ten again"
         storage.delete_checkpoint(10)
         storage.delete_checkpoint(11)
-        assert storage.latest_checkpoint() == "nine"
+        assert storage.head()[0] == "nine"
 
     def test_meta(self, storage: LogStorage) -> None:
         storage.write_meta("origin", "log.test/é")
@@ -225,7 +230,7 @@ class LogStoreContract:
         again = kept.open()
         with again.reading() as storage:
             assert storage.cosignatures() == [("site/a", 1040, "note 1040")]
-            assert read_checkpoint(storage.latest_checkpoint() or "").size == 1040
+            assert read_checkpoint(storage.head()[0] or "").size == 1040
         with again.writing() as storage:
             storage.delete_cosignature("site/a", 1040)
         again.close()

@@ -18,9 +18,8 @@ from audit import file_head
 from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.file_log import FileStore
 from audit.journal import Journal
-from audit.merkle import root
 from audit.sqlite_log import SqliteStore
-from audit.storage import LogReader, LogStorage, LogStore, LogUnavailable, hash_reader
+from audit.storage import LogReader, LogStorage, LogStore, LogUnavailable, stored_root
 from audit.verifier import verify_log
 from tests.audit.faulty import (
     Fault,
@@ -77,7 +76,7 @@ class Ground:
         store = self.kept.open()
         with store.reading() as storage:
             for head in self.heads:
-                assert root(hash_reader(storage), head.size) == head.root
+                assert stored_root(storage, head.size) == head.root
         store.close()
 
 
@@ -340,7 +339,7 @@ def test_the_power_fails_at_any_moment(
             with store.reading() as storage:
                 for head in ground.heads:
                     assert storage.size() >= head.size
-                    assert root(hash_reader(storage), head.size) == head.root
+                    assert stored_root(storage, head.size) == head.root
             judged += 1
             shutil.rmtree(folder)
         if curious:

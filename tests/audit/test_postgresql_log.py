@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,12 +19,12 @@ from audit.journal import Journal
 from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import AuditLog
-from audit.merkle import root, verify_consistency
+from audit.merkle import verify_consistency
 from audit.postgresql_log import PostgresStore, libpq_address
 from audit.proof import Proof, verify_proof
 from audit.source import open_source
 from audit.sql_log import POSTGRESQL_LOCK
-from audit.storage import LogStorage, LogStore, LogUnavailable, hash_reader
+from audit.storage import LogStorage, LogStore, LogUnavailable, stored_root
 from audit.verifier import verify_log
 from tests.audit.logs import ORIGIN, Clock, entries, entry
 from tests.audit.storage_contract import KeyedLog, LogStorageContract, LogStoreContract, undone
@@ -112,7 +113,7 @@ def test_record_reopen_prove_and_verify(remote: Remote) -> None:
     for first in range(1, 12):
         path = again.consistency(first, 12)
         with store.reading() as storage:
-            old = root(hash_reader(storage), first)
+            old = stored_root(storage, first)
         verify_consistency(first, 12, old, head.root, path)
     store.close()
     again.close()
@@ -238,38 +239,35 @@ def test_the_server_crashes_and_comes_back(remote: Remote, server: PostgresServe
 
 
 def test_a_cut_connection_during_a_commit_is_looked_up(
-    remote: Remote, server: PostgresServer
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit is stored and its answer lost: the journal finds the entry, and says so once."""
     store = remote.journal._store
-    assert isinstance(store, PostgresStore)
-    connection = store._connection
-    assert connection is not None
-    commit = connection.commit
 
-    def lose_the_answer() -> None:
-        commit()
+    def lose_the_answer(connection: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
+        monkeypatch.undo()
+        connection.commit()
         connection.close()
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    connection.commit = lose_the_answer  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "_commit", lose_the_answer)
     assert remote.journal.record(entry(7)).position == 0
     assert remote.journal.record(entry(8)).position == 1
     assert remote.journal.size() == 2
     assert verify_log(remote.address, remote.signer.public).ok
 
 
-def test_a_commit_that_did_not_happen_is_not_acknowledged(remote: Remote) -> None:
+def test_a_commit_that_did_not_happen_is_not_acknowledged(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = remote.journal._store
-    assert isinstance(store, PostgresStore)
-    connection = store._connection
-    assert connection is not None
 
-    def lose_the_connection() -> None:
+    def lose_the_connection(connection: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
+        monkeypatch.undo()
         connection.close()
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    connection.commit = lose_the_connection  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "_commit", lose_the_connection)
     with pytest.raises(LogUnavailable):
         remote.journal.record(entry(7))
     assert remote.journal.record(entry(8)).position == 0

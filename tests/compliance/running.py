@@ -90,8 +90,13 @@ class FaultyStorage:
         if self._faults.append:
             raise InjectedFault
 
-    def latest_checkpoint(self) -> str | None:
-        return self._storage.latest_checkpoint()
+    def read_proof(
+        self, position: int, nodes: Sequence[tuple[int, int]]
+    ) -> tuple[bytes | None, list[bytes | None]]:
+        return self._storage.read_proof(position, nodes)
+
+    def head(self) -> tuple[str | None, int]:
+        return self._storage.head()
 
     def write_checkpoint(self, size: int, note: str) -> None:
         self._storage.write_checkpoint(size, note)
