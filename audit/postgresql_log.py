@@ -27,6 +27,7 @@ from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable
 try:
     import psycopg
     from psycopg import sql
+    from psycopg.pq import TransactionStatus
     from psycopg.types.numeric import Int8
 except ModuleNotFoundError as error:
     raise FiduciaryError(
@@ -47,26 +48,43 @@ SCHEMA: Final = (
 CONNECT_SECONDS: Final = 10
 """How long a server may take to answer before it counts as unreachable."""
 
+_BEGIN_READING: Final = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_BEGIN_WRITING: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+
 _STREAM_ROWS: Final = 2000
 """Rows that a server-side cursor fetches at a time: about 2 MB of entries."""
 
 
 class _Connection:
-    """`audit.sql_log.SqlConnection` over psycopg, which spells a parameter `%s`."""
+    """`audit.sql_log.SqlConnection` over psycopg, which spells a parameter `%s`.
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    Args:
+        connection: Commits by itself what is outside a transaction.
+        begin: Begins a transaction together with the first statement, which saves a round trip if
+            it has no parameters; None where the caller began one.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], begin: bytes | None = None) -> None:
         self._connection = connection
+        self._begin = begin
 
     def execute(self, query: str, parameters: Sequence[Any] = (), /) -> SqlCursor:
         """Run one statement."""
+        begin, self._begin = self._begin, None
+        if begin is not None:
+            if not parameters:
+                cursor = self._connection.execute(b"%b; %b" % (begin, query.encode()))
+                cursor.nextset()
+                return cursor
+            self._connection.execute(begin)
         return self._connection.execute(_spelled(query), parameters, binary=True)
 
 
 class _PostgresLogStorage(SqlLogStorage):
     """Whole batches in one statement each, as arrays: a turn is a handful of round trips."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        super().__init__(_Connection(connection), POSTGRESQL_LOCK)
+    def __init__(self, connection: psycopg.Connection[Any], begin: bytes | None = None) -> None:
+        super().__init__(_Connection(connection, begin), POSTGRESQL_LOCK)
         self._driver = connection
 
     def _among(self, places: Sequence[int]) -> tuple[str, Sequence[Any]]:
@@ -105,6 +123,7 @@ class PostgresStore:
         self._connection: psycopg.Connection[Any] | None = None
         self._lock = threading.RLock()
         self._closed = False
+        self._busy = False
 
     @classmethod
     @contextmanager
@@ -118,7 +137,7 @@ class PostgresStore:
         store = cls(address)
         try:
             try:
-                with store._transaction(writing=True) as connection:
+                with store._writing() as connection:
                     for statement in SCHEMA:
                         connection.execute(statement)
             except LogUnavailable as error:
@@ -160,13 +179,15 @@ class PostgresStore:
     @contextmanager
     def reading(self) -> Iterator[LogReader]:
         """One moment's view."""
-        with self._transaction(writing=False) as connection:
-            yield _PostgresLogStorage(connection)
+        with self._using() as connection:
+            yield _PostgresLogStorage(connection, _BEGIN_READING)
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                _check_committed(self._commit(connection))
 
     @contextmanager
     def writing(self) -> Iterator[LogStorage]:
         """A transaction that begins with the appenders' lock."""
-        with self._transaction(writing=True) as connection:
+        with self._writing() as connection:
             storage = _PostgresLogStorage(connection)
             storage.lock()
             yield storage
@@ -179,31 +200,34 @@ class PostgresStore:
                 self._connection.close()
 
     def _commit(self, connection: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
-        """Ask for a commit, whose answer the end of the pipeline waits for."""
+        """Ask for a commit; in a pipeline, whose end waits for the answer."""
         return connection.execute(b"COMMIT")
 
     def _drop(self) -> None:
-        with self._transaction(writing=True) as connection:
+        with self._writing() as connection:
             for table in TABLES:
                 connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
 
     @contextmanager
-    def _transaction(self, *, writing: bool) -> Iterator[psycopg.Connection[Any]]:
+    def _writing(self) -> Iterator[psycopg.Connection[Any]]:
+        with self._using() as connection:
+            with connection.pipeline():  # statements whose answer nobody reads are not waited for
+                connection.execute(_BEGIN_WRITING)
+                yield connection
+                commit = self._commit(connection)
+            _check_committed(commit)
+
+    @contextmanager
+    def _using(self) -> Iterator[psycopg.Connection[Any]]:
+        """The connection, for one thread; a transaction that is left by an error is undone."""
         with self._lock:
+            if self._busy:
+                raise LogUnavailable("this thread is in a transaction of the journal already")
+            self._busy = True
             try:
                 connection = self._connected()
-                connection.isolation_level = (
-                    psycopg.IsolationLevel.READ_COMMITTED
-                    if writing
-                    else psycopg.IsolationLevel.REPEATABLE_READ
-                )
-                connection.read_only = not writing
                 try:
-                    # Statements whose answer nobody reads do not wait for the server's.
-                    with connection.pipeline():
-                        yield connection
-                        commit = self._commit(connection)
-                    _check_committed(commit)
+                    yield connection
                 except BaseException:
                     if not connection.closed:
                         connection.rollback()
@@ -213,6 +237,8 @@ class PostgresStore:
                     f"the journal's database cannot be used: {_first_line(error)}",
                     fix="check that the server runs and has space, then try again",
                 ) from error
+            finally:
+                self._busy = False
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._closed:
@@ -243,8 +269,7 @@ def open_postgresql_source(address: str) -> Iterator[LogSource]:
     numbers = count()
     try:
         with _connect(libpq_address(address)) as connection:
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            connection.read_only = True
+            connection.execute(_BEGIN_READING)
             row = connection.execute("SELECT to_regclass('log_meta')").fetchone()
             if row is None or row[0] is None:
                 raise MalformedInput(
@@ -275,6 +300,7 @@ def open_postgresql_source(address: str) -> Iterator[LogSource]:
 def _connect(address: str) -> psycopg.Connection[Any]:
     connection = psycopg.connect(
         address,
+        autocommit=True,  # transactions are begun and ended by statements
         connect_timeout=CONNECT_SECONDS,
         application_name="fiduciary",
         client_encoding="utf8",  # a server without an encoding would otherwise answer in bytes
@@ -283,7 +309,6 @@ def _connect(address: str) -> psycopg.Connection[Any]:
         "SELECT set_config('synchronous_commit', 'on', false)"
         " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
     )
-    connection.commit()
     return connection
 
 

@@ -32,7 +32,10 @@ TABLES: Final = ("log_checkpoints", "log_cosignatures", "log_entries", "log_meta
 
 _SIZE: Final = "SELECT coalesce(max(position), -1) + 1 FROM log_entries"
 
-_HEAD: Final = f"SELECT (SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1), ({_SIZE})"
+_HEAD: Final = (
+    "SELECT (SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1),"
+    " (SELECT coalesce(max(position), -1) + 1 FROM log_entries)"
+)
 
 _PAGE_ROWS: Final = 10_000
 """Rows that are moved at a time when tables are brought up to date."""

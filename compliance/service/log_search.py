@@ -25,7 +25,7 @@ from audit.errors import MalformedInput, NotFound
 from audit.keyring import KeyDestroyed
 from audit.leaf import Leaf
 from audit.merkle import HashReader, hash_leaf, inclusion_proof
-from audit.storage import LogStorage, latest_note, parse_stored, with_hashes
+from audit.storage import LogStorage, latest_head, parse_stored, with_hashes
 from compliance.log_views import LogEntryView, LogFilter, LogPage, LogQuery, Order
 from compliance.service.registry import Registry
 from compliance.service.tables import LogIndexRow
@@ -52,7 +52,7 @@ class Head:
 
 def read_head(session: Session, storage: LogStorage) -> Head:
     """The log as it is now."""
-    note = cosigned(session, latest_note(storage))
+    note = cosigned(session, latest_head(storage)[0])
     return Head(note, read_checkpoint(note))
 
 
