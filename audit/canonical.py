@@ -136,7 +136,11 @@ def _text(value: Any, depth: int) -> str:
                 )
         if len(keys) > 1:
             keys.sort(key=None if all(map(str.isascii, keys)) else _utf16)
-        members = [f"{encode_basestring(key)}:{_text(value[key], depth)}" for key in keys]
+        members = []
+        for key in keys:
+            item = value[key]
+            text = encode_basestring(item) if type(item) is str else _text(item, depth)
+            members.append(f"{encode_basestring(key)}:{text}")
         return "{" + ",".join(members) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join([_text(item, depth) for item in value]) + "]"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from audit.encoding import decode_base64, encode_base64
@@ -89,6 +90,7 @@ def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> str:
     return sign_note(checkpoint.text(), key)
 
 
+@lru_cache(maxsize=16)
 def read_checkpoint(note: str) -> Checkpoint:
     """What a checkpoint note says, without checking who says it.
 

@@ -8,8 +8,8 @@ there are. There is no thread of its own and no lost wake-up to fear:
 * An item is committed in exactly one turn, in the order of arrival.
 * `submit` returns when the turn that held the item has returned, with the item's own result.
 * Callers that were just answered often come back at once. A leader that has had company gives it a
-  moment to arrive, a fraction of what the last commit took, so that all share one transaction
-  instead of forming two groups that wait for each other. A lone caller waits for nobody.
+  moment to arrive, no longer than the last commit took, so that all share one transaction instead
+  of forming two groups that wait for each other. A lone caller waits for nobody.
 * A caller that is interrupted while it waits takes its item back if no turn has it yet, and hands
   the lead on if it was given it: the others never wait for somebody who left.
 """
@@ -29,10 +29,8 @@ Result = TypeVar("Result")
 MAX_TURN: Final = 256
 """Items in one transaction: enough to share a sync, few enough to keep everybody's wait short."""
 
-_PATIENCE: Final = 0.5
-"""How long a leader waits for its company, in durations of the last commit."""
-
-_MOST_PATIENCE_SECONDS: Final = 0.005
+MAX_PATIENCE_SECONDS: Final = 0.005
+"""How long a leader waits for its company, if the last commit took as long."""
 
 
 class _Waiting(Generic[Item, Result]):
@@ -141,7 +139,7 @@ class GroupCommit(Generic[Item, Result]):
                 return
             self._gathering = gathering
         try:
-            gathering.acquire(timeout=min(self._took * _PATIENCE, _MOST_PATIENCE_SECONDS))
+            gathering.acquire(timeout=min(self._took, MAX_PATIENCE_SECONDS))
         finally:
             with self._mutex:
                 self._gathering = None

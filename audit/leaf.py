@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from audit.canonical import MAX_DOCUMENT_BYTES, MAX_INTEGER, parse_canonical_object
 from audit.encoding import decode_base64, encode_base64
@@ -65,42 +65,40 @@ class MalformedLeaf(MalformedInput):
     code = "malformed-log-entry"
 
 
-class LeafWriter:
-    """The clear fields of an entry, spelled out: an append is dominated by writing these bytes.
+LeafTexts: TypeAlias = tuple[str, str, str, str]
+"""The clear fields of an entry as JSON text, parted where the sealed payload goes between them."""
 
-    Both texts are what `audit.canonical` makes of the same fields, key by key in its order.
+
+def leaf_texts(
+    position: int, time: str, actor: str, action: str, object_: str, subject: str | None, key: str
+) -> LeafTexts:
+    """Spell out the clear fields of an entry: an append is dominated by writing these bytes.
+
+    `leaf_bytes` and `associated_data` make of them what `audit.canonical` makes of the same fields,
+    key by key in its order.
     """
+    quoted = "null" if subject is None else encode_basestring(subject)
+    return (
+        f'{{"action":{encode_basestring(action)},"actor":{encode_basestring(actor)}',
+        f'"format":"{LEAF_FORMAT}","key":{encode_basestring(key)}',
+        f'"object":{encode_basestring(object_)}',
+        f'"position":{position},"subject":{quoted},"time":"{time}"}}',
+    )
 
-    __slots__ = ("_actor", "_key", "_object", "_rest")
 
-    def __init__(
-        self,
-        position: int,
-        time: str,
-        actor: str,
-        action: str,
-        object_name: str,
-        subject: str | None,
-        key: str,
-    ) -> None:
-        self._actor = f'{{"action":{encode_basestring(action)},"actor":{encode_basestring(actor)}'
-        self._key = f'"format":"{LEAF_FORMAT}","key":{encode_basestring(key)}'
-        self._object = f'"object":{encode_basestring(object_name)}'
-        about = "null" if subject is None else encode_basestring(subject)
-        self._rest = f'"position":{position},"subject":{about},"time":"{time}"}}'
+def associated_data(texts: LeafTexts, quoted_origin: str) -> bytes:
+    """What an envelope is bound to: the clear fields and the origin, given as JSON text."""
+    actor, key, object_, rest = texts
+    return f'{actor},{key},{object_},"origin":{quoted_origin},{rest}'.encode()
 
-    def associated_data(self, quoted_origin: str) -> bytes:
-        """What an envelope is bound to: the clear fields and the origin, given as JSON text."""
-        return (
-            f'{self._actor},{self._key},{self._object},"origin":{quoted_origin},{self._rest}'
-        ).encode()
 
-    def leaf(self, nonce: bytes, ciphertext: bytes) -> bytes:
-        """The leaf with a sealed payload."""
-        return (
-            f'{self._actor},"ciphertext":"{encode_base64(ciphertext)}",{self._key},'
-            f'"nonce":"{encode_base64(nonce)}",{self._object},{self._rest}'
-        ).encode()
+def leaf_bytes(texts: LeafTexts, nonce: bytes, ciphertext: bytes) -> bytes:
+    """The leaf with a sealed payload."""
+    actor, key, object_, rest = texts
+    return (
+        f'{actor},"ciphertext":"{encode_base64(ciphertext)}",{key},'
+        f'"nonce":"{encode_base64(nonce)}",{object_},{rest}'
+    ).encode()
 
 
 @dataclass(frozen=True)
@@ -142,14 +140,14 @@ class Leaf:
 
     def encoded(self) -> bytes:
         """The bytes that are stored and hashed."""
-        return self._writer().leaf(self.envelope.nonce, self.envelope.ciphertext)
+        return leaf_bytes(self._texts(), self.envelope.nonce, self.envelope.ciphertext)
 
     def associated_data(self, origin: str) -> bytes:
         """What the payload's envelope is bound to in the log `origin`."""
-        return self._writer().associated_data(encode_basestring(origin))
+        return associated_data(self._texts(), encode_basestring(origin))
 
-    def _writer(self) -> LeafWriter:
-        return LeafWriter(
+    def _texts(self) -> LeafTexts:
+        return leaf_texts(
             self.position,
             self.time,
             self.actor,

@@ -30,7 +30,14 @@ from audit.envelope import NONCE_BYTES, make_cipher, unseal
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.key_manager import DataKeys
 from audit.keys import SigningKey, VerifyKey
-from audit.leaf import Leaf, LeafWriter, check_clear_fields, format_time
+from audit.leaf import (
+    Leaf,
+    associated_data,
+    check_clear_fields,
+    format_time,
+    leaf_bytes,
+    leaf_texts,
+)
 from audit.merkle import Frontier, consistency_proof, hash_leaf
 from audit.storage import (
     LOG_FORMAT,
@@ -233,9 +240,9 @@ class AuditLog:
                 results.append(sealing.seal(group))
             except FiduciaryError as error:
                 results.append(error)
-        if sealing.leaves:
-            frontier, nodes = before.extend(sealing.hashes)
-            storage.write_leaves(before.size, sealing.leaves)
+        if sealing.appended:
+            frontier, nodes = before.extend([entry.leaf_hash for entry in sealing.appended])
+            storage.write_leaves(before.size, [entry.leaf for entry in sealing.appended])
             storage.write_hashes(nodes)
             note = self._sign(storage, frontier)
             if before.size // CHECKPOINT_BLOCK == frontier.size // CHECKPOINT_BLOCK:
@@ -333,8 +340,7 @@ class _Sealing:
         self._size = size
         self._ciphers: dict[str, AESGCM] = {}
         self._nonces: list[bytes] = []
-        self.leaves: list[bytes] = []
-        self.hashes: list[bytes] = []
+        self.appended: list[Appended] = []
 
     def seal(self, entries: Sequence[Entry]) -> list[Appended]:
         """Take in a group of entries, all of it or nothing.
@@ -342,23 +348,12 @@ class _Sealing:
         Raises:
             FiduciaryError: As `AuditLog.append`.
         """
-        first = self._size + len(self.leaves)
-        leaves = [self._leaf(entry, first + number) for number, entry in enumerate(entries)]
-        hashes = [hash_leaf(leaf) for leaf in leaves]
-        self.leaves += leaves
-        self.hashes += hashes
-        return [
-            Appended(first + number, leaf_hash, self._time, leaf)
-            for number, (leaf_hash, leaf) in enumerate(zip(hashes, leaves, strict=True))
-        ]
-
-    def _nonce(self) -> bytes:
-        if not self._nonces:
-            random = os.urandom(_NONCES * NONCE_BYTES)  # a system call for many
-            self._nonces = [
-                random[start : start + NONCE_BYTES] for start in range(0, len(random), NONCE_BYTES)
-            ]
-        return self._nonces.pop()
+        group: list[Appended] = []
+        for position, entry in enumerate(entries, start=self._size + len(self.appended)):
+            leaf = self._leaf(entry, position)
+            group.append(Appended(position, hash_leaf(leaf), self._time, leaf))
+        self.appended += group
+        return group
 
     def _leaf(self, entry: Entry, position: int) -> bytes:
         payload = canonical_bytes(entry.payload)
@@ -368,12 +363,20 @@ class _Sealing:
         cipher = self._ciphers.get(name)
         if cipher is None:
             cipher = self._ciphers[name] = make_cipher(self._keys.generate_data_key(name))
-        writer = LeafWriter(
+        texts = leaf_texts(
             position, self._time, entry.actor, entry.action, entry.object, entry.subject, name
         )
-        nonce = self._nonce()
-        data = writer.associated_data(self._origin)
-        return writer.leaf(nonce, cipher.encrypt(nonce, payload, data))
+        if not self._nonces:
+            self._nonces = _draw_nonces()
+        nonce = self._nonces.pop()
+        data = associated_data(texts, self._origin)
+        return leaf_bytes(texts, nonce, cipher.encrypt(nonce, payload, data))
+
+
+def _draw_nonces() -> list[bytes]:
+    """Many for one system call."""
+    random = os.urandom(_NONCES * NONCE_BYTES)
+    return [random[start : start + NONCE_BYTES] for start in range(0, len(random), NONCE_BYTES)]
 
 
 def subject_key_name(subject: str, generation: int = 1) -> str:

@@ -29,7 +29,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -241,18 +242,16 @@ def verify_in_new_process(log: str) -> tuple[float, float, float]:
     return entries / wall, entries / cpu, kibibytes / 1024
 
 
-def measure_log(
-    name: str, where: str, journal: Journal, reopen: Callable[[], LogStore], size: int
-) -> dict[str, float]:
-    small = size // 10
-    present = journal.size()
-    fill(journal, small - present, f"{name}, a tenth")
-    _, _, small_memory = verify_in_new_process(where)
-    small_open = statistics.median(milliseconds(lambda: reopen().close()) for _ in range(9))
-    filled = fill(journal, size - small, f"{name}, the rest")
-    figures = measure_proofs(journal, size)
-    rate, rate_per_core, memory = verify_in_new_process(where)
-    opening = statistics.median(milliseconds(lambda: reopen().close()) for _ in range(9))
+def measure_log(name: str, kind: Kind, size: int) -> dict[str, float]:
+    where = kind.create()
+    with kind.journal(where) as journal:
+        fill(journal, size // 10, f"{name}, a tenth")
+        _, _, small_memory = verify_in_new_process(where)
+        small_open = opening_ms(kind, where)
+        filled = fill(journal, size - size // 10, f"{name}, the rest")
+        figures = measure_proofs(journal, size)
+        rate, rate_per_core, memory = verify_in_new_process(where)
+        opening = opening_ms(kind, where)
     return {
         "entries": size,
         "append_many_per_second": round(filled),
@@ -266,83 +265,107 @@ def measure_log(
     }
 
 
+def opening_ms(kind: Kind, where: str) -> float:
+    """Opening a log as a process does at its start, with the check that its head is signed."""
+    return statistics.median(milliseconds(lambda: kind.journal(where).close()) for _ in range(9))
+
+
 # --- where the logs are ---------------------------------------------------------------------------
 
 
-class Bench:
-    """One kind of storage, with a key and a keyring of its own."""
+class Kind:
+    """One kind of storage, with a key and a keyring of its own.
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.signer = SigningKey.generate(ORIGIN)
-        self.keyring = Keyring.create(folder / "keyring")
-        self.log = AuditLog(ORIGIN, self.signer, self.keyring)
+    Args:
+        folder: Of everything that is written.
+        create: Makes a new store and says where it is.
+        open: Opens it.
+    """
 
-    def checked(self, store: LogStore) -> LogStore:
-        """A store, opened as a process does at its start: the head is what was signed."""
-        with store.reading() as storage:
-            AuditLog(ORIGIN, self.signer, self.keyring).check(storage)
-        return store
+    def __init__(
+        self,
+        folder: Path,
+        create: Callable[[], tuple[str, AbstractContextManager[LogStore]]],
+        open_: Callable[[str], LogStore],
+    ) -> None:
+        self._create = create
+        self._open = open_
+        self._signer = SigningKey.generate(ORIGIN)
+        self._keyring = Keyring.create(folder / "keyring")
 
-    def journal(self, store: LogStore) -> Journal:
-        """The journal over a store."""
-        return Journal.over(store, self.signer, self.keyring)
+    def create(self) -> str:
+        """A new, empty log."""
+        where, creating = self._create()
+        with creating as store, store.writing() as storage:
+            AuditLog(ORIGIN, self._signer, self._keyring).create(storage)
+        return where
+
+    def journal(self, where: str) -> Journal:
+        """The log, opened, and its head checked."""
+        return Journal.over(self._open(where), self._signer, self._keyring)
 
 
 def run_sqlite(folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    bench = Bench(folder / "sqlite")
-    path = bench.folder / "journal.sqlite"
-    with SqliteStore.create(path) as store, store.writing() as storage:
-        bench.log.create(storage)
-    with plain_sqlite(bench.folder) as plain, bench.journal(SqliteStore.open(path)) as journal:
-        figures = measure_appends(journal, plain, options.appends, options.turns)
-        figures |= measure_log(
-            "SQLite",
-            str(path),
-            journal,
-            lambda: bench.checked(SqliteStore.open(path)),
-            options.size,
-        )
-    return figures
+    paths = (folder / f"{number}.sqlite" for number in count())
+
+    def create() -> tuple[str, AbstractContextManager[LogStore]]:
+        path = next(paths)
+        return str(path), SqliteStore.create(path)
+
+    kind = Kind(folder, create, lambda where: SqliteStore.open(Path(where)))
+    with plain_sqlite(folder) as plain:
+        return measure("SQLite", kind, plain, options)
 
 
 def run_files(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from audit.file_log import FileStore
 
-    bench = Bench(folder / "files")
-    path = bench.folder / "journal"
-    with FileStore.create(path) as store, store.writing() as storage:
-        bench.log.create(storage)
-    with plain_sqlite(bench.folder) as plain, bench.journal(FileStore.open(path)) as journal:
-        figures = measure_appends(journal, plain, options.appends, options.turns)
-        figures |= measure_log(
-            "files", str(path), journal, lambda: bench.checked(FileStore.open(path)), options.size
-        )
-    return figures
+    paths = (folder / f"log-{number}" for number in count())
+
+    def create() -> tuple[str, AbstractContextManager[LogStore]]:
+        path = next(paths)
+        return str(path), FileStore.create(path)
+
+    kind = Kind(folder, create, lambda where: FileStore.open(Path(where)))
+    with plain_sqlite(folder) as plain:
+        return measure("files", kind, plain, options)
 
 
 def run_postgresql(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from audit.postgresql_log import PostgresStore
     from tests.postgresql import running_server
 
-    bench = Bench(folder / "postgresql")
     with running_server(durable=True) as server:
+
+        def create() -> tuple[str, AbstractContextManager[LogStore]]:
+            address = server.new_database()
+            return address, PostgresStore.create(address)
+
+        kind = Kind(folder, create, PostgresStore.open)
         address = server.new_database()
-        with PostgresStore.create(address) as store, store.writing() as storage:
-            bench.log.create(storage)
-        with ExitStack() as stack:
-            plain = stack.enter_context(plain_postgresql(address))
-            journal = stack.enter_context(bench.journal(PostgresStore.open(address)))
-            figures = measure_appends(journal, plain, options.appends, options.turns)
-            figures |= measure_log(
-                "PostgreSQL",
-                address,
-                journal,
-                lambda: bench.checked(PostgresStore.open(address)),
-                options.size,
-            )
-    return figures
+        with plain_postgresql(address) as plain:
+            figures = measure("PostgreSQL", kind, plain, options)
+        return {**figures, "round_trip_ms": round_trip_ms(address)}
+
+
+def round_trip_ms(address: str) -> float:
+    """A question to the database that needs no work: what each step of a proof costs at least."""
+    import psycopg
+
+    with psycopg.connect(address, autocommit=True) as connection:
+
+        def ask() -> None:
+            connection.execute("SELECT 1").fetchone()
+
+        return round(statistics.median(milliseconds(ask) for _ in range(SAMPLES)), 3)
+
+
+def measure(
+    name: str, kind: Kind, plain: PlainTable, options: argparse.Namespace
+) -> dict[str, float]:
+    with kind.journal(kind.create()) as journal:
+        figures = measure_appends(journal, plain, options.appends, options.turns)
+    return figures | measure_log(name, kind, options.size)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -358,16 +381,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="audit-", dir=out))
     figures: dict[str, Any] = {}
     try:
-        figures["sqlite"] = run_sqlite(folder, options)
-        figures["files"] = run_files(folder, options)
-        if not options.no_postgresql:
-            figures["postgresql"] = run_postgresql(folder, options)
+        runs = {"sqlite": run_sqlite, "files": run_files, "postgresql": run_postgresql}
+        if options.no_postgresql:
+            del runs["postgresql"]
+        for kind, run in runs.items():
+            (folder / kind).mkdir()
+            figures[kind] = run(folder / kind, options)
     finally:
         shutil.rmtree(folder)
-    width = max(len(name) for name in figures["sqlite"])
-    print(" " * width, *(f"{name:>12}" for name in figures))
-    for name in figures["sqlite"]:
-        print(f"{name:<{width}}", *(f"{kind[name]:>12,}" for kind in figures.values()))
+    names = list(dict.fromkeys(name for kind in figures.values() for name in kind))
+    width = max(map(len, names))
+    print(" " * width, *(f"{kind:>12}" for kind in figures))
+    for name in names:
+        cells = (f"{kind[name]:,}" if name in kind else "" for kind in figures.values())
+        print(f"{name:<{width}}", *(f"{cell:>12}" for cell in cells))
     print(json.dumps(figures))
 
 
