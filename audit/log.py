@@ -288,11 +288,13 @@ class AuditLog:
             NotFound: Unless `0 <= first <= second <= size`.
         """
         try:
-            return with_hashes(storage, lambda read: consistency_proof(read, first, second))
+            path = with_hashes(storage, lambda read: consistency_proof(read, first, second))
         except LogTampered:
-            if second > storage.size():  # asked only now: it is a question to a database
-                raise NotFound(f"the log has fewer than {second} entries") from None
+            _check_reaches(storage, second)
             raise
+        if not path:  # otherwise the hashes that were found say so, without another question
+            _check_reaches(storage, second)
+        return path
 
     def _verified_head(self, storage: LogReader) -> tuple[str, Frontier]:
         """The stored tree's right edge, known to be the one that was signed last.
@@ -371,6 +373,11 @@ class _Sealing:
         nonce = self._nonces.pop()
         data = associated_data(texts, self._origin)
         return leaf_bytes(texts, nonce, cipher.encrypt(nonce, payload, data))
+
+
+def _check_reaches(storage: LogReader, size: int) -> None:
+    if size > storage.size():
+        raise NotFound(f"the log has fewer than {size} entries")
 
 
 def _draw_nonces() -> list[bytes]:

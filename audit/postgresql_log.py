@@ -18,17 +18,14 @@ from itertools import count
 from typing import Any, Final, Self
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
-from audit.merkle import Node
-from audit.node_order import node_place
 from audit.source import LogDamaged, LogSource, SqlSource
-from audit.sql_log import POSTGRESQL_LOCK, TABLES, SqlCursor, SqlLogStorage
+from audit.sql_log import TABLES, PostgresLogStorage, SqlCursor
 from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable
 
 try:
     import psycopg
     from psycopg import sql
     from psycopg.pq import TransactionStatus
-    from psycopg.types.numeric import Int8
 except ModuleNotFoundError as error:
     raise FiduciaryError(
         "a log in PostgreSQL needs the package psycopg, which is not installed",
@@ -78,37 +75,6 @@ class _Connection:
                 return cursor
             self._connection.execute(begin)
         return self._connection.execute(_spelled(query), parameters, binary=True)
-
-
-class _PostgresLogStorage(SqlLogStorage):
-    """Whole batches in one statement each, as arrays: a turn is a handful of round trips."""
-
-    def __init__(self, connection: psycopg.Connection[Any], begin: bytes | None = None) -> None:
-        super().__init__(_Connection(connection, begin), POSTGRESQL_LOCK)
-        self._driver = connection
-
-    def _among(self, places: Sequence[int]) -> tuple[str, Sequence[Any]]:
-        """One array, so that one prepared statement serves proofs of every length."""
-        return "= ANY(?)", [[Int8(place) for place in places]]
-
-    def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
-        """Insert entries; the primary key refuses a position that is taken."""
-        self._driver.execute(
-            b"INSERT INTO log_entries (position, leaf) SELECT %b + number - 1, leaf"
-            b" FROM unnest(%b::bytea[]) WITH ORDINALITY AS leaves (leaf, number)",
-            (Int8(first), list(leaves)),
-        )
-
-    def write_hashes(self, nodes: Sequence[Node]) -> None:
-        """Insert nodes; the primary key refuses one that exists."""
-        if not nodes:
-            return
-        level, index, _ = nodes[0]  # the others follow
-        self._driver.execute(
-            b"INSERT INTO log_nodes (place, hash) SELECT %b + number - 1, hash"
-            b" FROM unnest(%b::bytea[]) WITH ORDINALITY AS nodes (hash, number)",
-            (Int8(node_place(level, index)), [value for _, _, value in nodes]),
-        )
 
 
 class PostgresStore:
@@ -180,7 +146,7 @@ class PostgresStore:
     def reading(self) -> Iterator[LogReader]:
         """One moment's view."""
         with self._using() as connection:
-            yield _PostgresLogStorage(connection, _BEGIN_READING)
+            yield PostgresLogStorage(_Connection(connection, _BEGIN_READING))
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 _check_committed(self._commit(connection))
 
@@ -188,7 +154,7 @@ class PostgresStore:
     def writing(self) -> Iterator[LogStorage]:
         """A transaction that begins with the appenders' lock."""
         with self._writing() as connection:
-            storage = _PostgresLogStorage(connection)
+            storage = PostgresLogStorage(_Connection(connection))
             storage.lock()
             yield storage
 
@@ -288,7 +254,9 @@ def open_postgresql_source(address: str) -> Iterator[LogSource]:
                     raise LogDamaged(f"the database is damaged: {_first_line(error)}") from error
 
             old = connection.execute("SELECT to_regclass('log_hashes')").fetchone()
-            yield SqlSource(stream, _PostgresLogStorage(connection), first_format=old != (None,))
+            yield SqlSource(
+                stream, PostgresLogStorage(_Connection(connection)), first_format=old != (None,)
+            )
             connection.rollback()
     except psycopg.Error as error:
         raise LogUnavailable(

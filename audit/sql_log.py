@@ -1,8 +1,9 @@
-"""A log in SQL tables: the statements that SQLite and PostgreSQL share.
+"""A log in SQL tables, of SQLite and of PostgreSQL.
 
 * `SqlLogStorage` is `audit.storage.LogStorage` over a connection whose transaction the caller owns.
-* Two databases differ in how an appender keeps others out (`lock`), and in how a driver spells a
-  parameter, which the connection's adapter translates from `?`.
+* `PostgresLogStorage` says what PostgreSQL spells differently; how its driver spells a parameter,
+  the connection's adapter translates from `?`.
+* What one append writes to a table is one statement: each is a wait for the database.
 * Primary keys refuse a position, a node or a fact that is there already.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
-from audit.merkle import Node
+from audit.merkle import HASH_BYTES, Node
 from audit.node_order import node_place
 from audit.storage import (
     FIRST_LOG_FORMAT,
@@ -31,17 +32,13 @@ TABLES: Final = ("log_checkpoints", "log_cosignatures", "log_entries", "log_meta
 
 
 _SIZE: Final = "SELECT coalesce(max(position), -1) + 1 FROM log_entries"
-
-_HEAD: Final = (
-    "SELECT (SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1),"
-    " (SELECT coalesce(max(position), -1) + 1 FROM log_entries)"
-)
+_HEAD: Final = f"SELECT (SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1), ({_SIZE})"  # noqa: S608
 
 _PAGE_ROWS: Final = 10_000
 """Rows that are moved at a time when tables are brought up to date."""
 
-_MOST_ROWS: Final = 256
-"""Rows of one statement; three parameters each are far below any database's limit."""
+_MOST_BYTES: Final = 64 * 1024 * 1024
+"""Entries of one statement; a database takes a parameter of 1 GB at most."""
 
 
 class SqlCursor(Protocol):
@@ -69,16 +66,18 @@ class SqlLogStorage:
 
     Args:
         connection: Inside a transaction.
-        lock: Statement that keeps other appenders out until the transaction ends.
+        lock: Statement that keeps other appenders out until the transaction ends; None when the
+            transaction began with that.
     """
 
-    def __init__(self, connection: SqlConnection, lock: str = SQLITE_LOCK) -> None:
+    def __init__(self, connection: SqlConnection, lock: str | None = SQLITE_LOCK) -> None:
         self._connection = connection
         self._lock = lock
 
     def lock(self) -> None:
         """Keep other appenders out; harmless when the caller's transaction does already."""
-        self._connection.execute(self._lock)
+        if self._lock is not None:
+            self._connection.execute(self._lock)
 
     def size(self) -> int:
         """Number of entries."""
@@ -92,7 +91,13 @@ class SqlLogStorage:
 
     def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
         """Insert entries; the primary key refuses a position that is taken."""
-        self._insert("log_entries (position, leaf)", list(enumerate(leaves, start=first)))
+        start = size = 0
+        for end, leaf in enumerate(leaves):  # most often one part
+            if size + len(leaf) > _MOST_BYTES and end > start:
+                self._insert_leaves(first + start, leaves[start:end])
+                start, size = end, 0
+            size += len(leaf)
+        self._insert_leaves(first + start, leaves[start:])
 
     def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """The hashes of nodes, in their order."""
@@ -124,9 +129,8 @@ class SqlLogStorage:
         """
         if nodes:
             level, index, _ = nodes[0]
-            hashes = (value for _, _, value in nodes)
-            rows = list(enumerate(hashes, start=node_place(level, index)))
-            self._insert("log_nodes (place, hash)", rows)
+            first = node_place(level, index)
+            self.insert_hashes(range(first, first + len(nodes)), [value for _, _, value in nodes])
 
     def head(self) -> tuple[str | None, int]:
         """The checkpoint note of the largest size, and the number of entries."""
@@ -174,25 +178,29 @@ class SqlLogStorage:
         """Insert a fact about the log."""
         self._connection.execute("INSERT INTO log_meta (name, value) VALUES (?, ?)", (name, value))
 
+    def insert_hashes(self, places: Sequence[int], hashes: Sequence[bytes]) -> None:
+        """Insert hashes of 32 bytes at their places (`audit.node_order`), in one statement."""
+        self._connection.execute(
+            "INSERT INTO log_nodes (place, hash)"
+            " SELECT value, substr(?, 32 * key + 1, 32) FROM json_each(?)",
+            (b"".join(hashes), str(list(places))),
+        )
+
+    def _insert_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
+        """Insert entries of less than 2 GiB altogether, in one statement."""
+        spans, start = [], 0
+        for leaf in leaves:
+            spans.append(start << 32 | len(leaf))
+            start += len(leaf)
+        self._connection.execute(
+            "INSERT INTO log_entries (position, leaf)"
+            " SELECT ? + key, substr(?, (value >> 32) + 1, value & 0xffffffff) FROM json_each(?)",
+            (first, b"".join(leaves), str(spans)),
+        )
+
     def _among(self, places: Sequence[int]) -> tuple[str, Sequence[Any]]:
         """SQL that is true for a column with one of these values, and its parameters."""
         return f"IN ({', '.join('?' * len(places))})", places
-
-    def _insert(self, columns: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Insert many rows in few statements: each one is a wait for the database or its thread.
-
-        Their sizes are powers of two, so that a driver's cache of statements holds all of them.
-        """
-        start = 0
-        while start < len(rows):
-            count = min(_MOST_ROWS, 1 << ((len(rows) - start).bit_length() - 1))
-            chunk = rows[start : start + count]
-            row = f"({', '.join('?' * len(chunk[0]))})"
-            self._connection.execute(
-                f"INSERT INTO {columns} VALUES {', '.join([row] * count)}",  # noqa: S608
-                [value for values in chunk for value in values],
-            )
-            start += count
 
     def _one(self, query: str, *parameters: object) -> Any:
         row = self._connection.execute(query, parameters).fetchone()
@@ -204,6 +212,31 @@ class SqlLogStorage:
     def _text(self, query: str, *parameters: object) -> str | None:
         value = self._one(query, *parameters)
         return value if isinstance(value, str) else None
+
+
+class PostgresLogStorage(SqlLogStorage):
+    """The same over a connection to PostgreSQL, which takes a batch as an array."""
+
+    def __init__(self, connection: SqlConnection) -> None:
+        super().__init__(connection, POSTGRESQL_LOCK)
+
+    def insert_hashes(self, places: Sequence[int], hashes: Sequence[bytes]) -> None:
+        """Insert hashes at their places, in one statement."""
+        self._connection.execute(
+            "INSERT INTO log_nodes (place, hash) SELECT * FROM unnest(?::bigint[], ?::bytea[])",
+            (list(places), list(hashes)),
+        )
+
+    def _insert_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
+        self._connection.execute(
+            "INSERT INTO log_entries (position, leaf) SELECT ?::bigint + number - 1, leaf"
+            " FROM unnest(?::bytea[]) WITH ORDINALITY AS leaves (leaf, number)",
+            (first, list(leaves)),
+        )
+
+    def _among(self, places: Sequence[int]) -> tuple[str, Sequence[Any]]:
+        """One array, so that one prepared statement serves proofs of every length."""
+        return "= ANY(?::bigint[])", (list(places),)
 
 
 def _entry(position: int, value: object) -> bytes | None:
@@ -218,20 +251,24 @@ def _in_order(places: Sequence[int], found: dict[int, object]) -> list[bytes | N
     return [value if isinstance(value, bytes) else None for value in values]
 
 
-def bring_up_to_date(connection: SqlConnection, schema: Sequence[str]) -> bool:
+def bring_up_to_date(
+    storage: SqlLogStorage, connection: SqlConnection, schema: Sequence[str]
+) -> bool:
     """Give a log's tables the present format, in the caller's transaction.
 
     `fiduciary.log/1` kept hashes by level and index, and had no cosignatures. Entries, checkpoints
     and hashes themselves are the same in both formats.
 
+    A hash of a wrong length is left out: the verifier says that it is missing.
+
     Args:
-        connection: Inside a writing transaction.
+        storage: The log.
+        connection: The same connection, inside a writing transaction.
         schema: Statements that make the tables of the present format.
 
     Returns:
         Whether anything was changed.
     """
-    storage = SqlLogStorage(connection)
     if storage.read_meta(META_FORMAT) != FIRST_LOG_FORMAT:
         return False
     for statement in schema:
@@ -239,8 +276,10 @@ def bring_up_to_date(connection: SqlConnection, schema: Sequence[str]) -> bool:
     level = 0
     while rows := _hashes_of_first_format(connection, level, 0):
         while rows:
-            places = [(node_place(level, index), value) for index, value in rows]
-            storage._insert("log_nodes (place, hash)", places)
+            whole = {index: value for index, value in rows if len(value) == HASH_BYTES}
+            storage.insert_hashes(
+                [node_place(level, index) for index in whole], list(whole.values())
+            )
             rows = _hashes_of_first_format(connection, level, rows[-1][0] + 1)
         level += 1
     connection.execute("DROP TABLE log_hashes")

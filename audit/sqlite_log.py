@@ -17,7 +17,14 @@ from typing import Final, Self
 from audit.durable import private_temporary, publish_durably
 from audit.errors import Conflict, MalformedInput, NotFound
 from audit.sql_log import SqlLogStorage, bring_up_to_date
-from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable
+from audit.storage import (
+    FIRST_LOG_FORMAT,
+    META_FORMAT,
+    META_ORIGIN,
+    LogReader,
+    LogStorage,
+    LogUnavailable,
+)
 
 SCHEMA: Final = (
     "CREATE TABLE log_entries (position INTEGER PRIMARY KEY, leaf BLOB NOT NULL)",
@@ -39,7 +46,7 @@ class SqliteStore:
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Use `create` or `open`."""
         self._connection = connection
-        self._storage = SqlLogStorage(connection)
+        self._storage = SqlLogStorage(connection, lock=None)  # BEGIN IMMEDIATE takes it
         self._lock = threading.RLock()
         self._busy = False
 
@@ -81,20 +88,22 @@ class SqliteStore:
             connection = _connect(path)
         except sqlite3.Error as error:
             raise MalformedInput(f"{path} is not a journal: {error}") from error
+        storage = SqlLogStorage(connection)
         try:
-            origin = SqlLogStorage(connection).read_meta(META_ORIGIN)
+            origin, format_ = storage.read_meta(META_ORIGIN), storage.read_meta(META_FORMAT)
         except sqlite3.Error:
             origin = None
         if origin is None:
             connection.close()
             raise MalformedInput(f"{path} is not a journal: it has no origin")
         store = cls(connection)
-        try:
-            with store._transaction("BEGIN IMMEDIATE"):
-                bring_up_to_date(connection, SCHEMA)
-        except BaseException:
-            store.close()
-            raise
+        if format_ == FIRST_LOG_FORMAT:
+            try:
+                with store._transaction("BEGIN IMMEDIATE"):
+                    bring_up_to_date(store._storage, connection, SCHEMA)
+            except BaseException:
+                store.close()
+                raise
         return store
 
     @contextmanager

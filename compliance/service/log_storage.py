@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from audit.sql_log import POSTGRESQL_LOCK, SQLITE_LOCK, SqlCursor, SqlLogStorage
+from audit.sql_log import PostgresLogStorage, SqlCursor, SqlLogStorage
 
 
 class SessionConnection:
@@ -30,5 +30,6 @@ class SessionConnection:
 
 def session_log(session: Session) -> SqlLogStorage:
     """The log over a session that `Database.writing` or `Database.reading` began."""
+    connection = SessionConnection(session)
     sqlite = session.get_bind().dialect.name == "sqlite"
-    return SqlLogStorage(SessionConnection(session), SQLITE_LOCK if sqlite else POSTGRESQL_LOCK)
+    return SqlLogStorage(connection) if sqlite else PostgresLogStorage(connection)

@@ -18,7 +18,7 @@ from audit.errors import Conflict
 from audit.sql_log import bring_up_to_date as move_log
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.log_index import rebuild_index
-from compliance.service.log_storage import SessionConnection
+from compliance.service.log_storage import SessionConnection, session_log
 from compliance.service.registry import Registry
 from compliance.service.tables import Base, LogIndexRow
 
@@ -48,7 +48,7 @@ def bring_up_to_date(registry: Registry) -> bool:
             if _INDEX in differing:
                 Base.metadata.tables[_INDEX].drop(connection, checkfirst=True)
             Base.metadata.create_all(connection)
-            move_log(SessionConnection(session), ())
+            move_log(session_log(session), SessionConnection(session), ())
             remaining = _differences(connection)
             if remaining:
                 raise _other_version(remaining)

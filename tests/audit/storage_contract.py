@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pytest
 
+from audit import sql_log
 from audit.checkpoint import read_checkpoint
 from audit.keyring import Keyring
 from audit.keys import SigningKey
@@ -55,6 +56,14 @@ class LogStorageContract:
         assert storage.read_leaf(0) == b"first"
         assert storage.read_leaf(1) == b"\x00\xff"
         assert storage.read_leaf(2) is None
+
+    def test_more_than_fits_into_one_statement(
+        self, storage: LogStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sql_log, "_MOST_BYTES", 100)
+        leaves = [bytes([number]) * size for number, size in enumerate((60, 40, 1, 250, 99, 1, 7))]
+        storage.write_leaves(0, leaves)
+        assert [storage.read_leaf(position) for position in range(8)] == [*leaves, None]
 
     def test_a_position_is_taken_once(self, storage: LogStorage) -> None:
         storage.write_leaves(0, [b"first", b"next"])
