@@ -54,7 +54,7 @@ def canonical_bytes(value: object) -> bytes:
     b'{"a":"\xe2\x82\xac\\n","b":[1,null]}'
     """
     try:
-        return _text(value, 0).encode("utf-8")
+        return _text(value, 0).encode()
     except UnicodeEncodeError as error:
         raise MalformedCanonical("malformed canonical JSON: lone surrogate in a string") from error
 
