@@ -64,11 +64,12 @@ class Frontier:
     def extend(self, leaf_hashes: Iterable[bytes]) -> tuple[Frontier, list[Node]]:
         """The frontier with more leaves, and the nodes that they completed, in that order."""
         size, peaks, nodes = self.size, list(self.peaks), []
+        sha256 = hashlib.sha256
         for leaf_hash in leaf_hashes:
             nodes.append((0, size, leaf_hash))
             index, level, current = size, 0, leaf_hash
             while index & 1:
-                current = hash_children(peaks.pop(), current)
+                current = sha256(b"\x01" + peaks.pop() + current).digest()  # hash_children
                 index >>= 1
                 level += 1
                 nodes.append((level, index, current))

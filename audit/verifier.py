@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from itertools import islice, zip_longest
+from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -429,7 +429,7 @@ class _StoredHashes:
 
     def mismatch(self, nodes: list[Node]) -> Problem | None:
         """The first of the nodes that is not as it is stored."""
-        expected = list(enumerate((value for _, _, value in nodes), start=self._matched))
+        expected = list(zip(count(self._matched), [value for _, _, value in nodes], strict=False))
         stored = list(islice(self._stored, len(expected)))
         if stored == expected:
             self._matched += len(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
 from typing import Any
 
 import pytest
@@ -56,6 +57,25 @@ def test_round_trip(leaf: Leaf) -> None:
     data = leaf.encoded()
     assert Leaf.parse(data) == leaf
     assert check_leaf(data) == leaf.position
+
+
+def test_the_fast_check_of_every_end_of_a_ciphertext() -> None:
+    """Over an alphabet that has each kind: unused bits, padding, foreign characters."""
+    accepted = 0
+    for body in ("A" * 24, "A" * 23 + "=", "A" * 23 + "-", "A" * 21):
+        for end in map("".join, product("AQBEk+=-", repeat=4)):
+            data = changed(ciphertext=body + end)
+            try:
+                expected: int | None = Leaf.parse(data).position
+            except MalformedInput:
+                expected = None
+            try:
+                found: int | None = check_leaf(data)
+            except MalformedInput:
+                found = None
+            assert found == expected, body + end
+            accepted += found is not None
+    assert accepted > 1000
 
 
 @given(leaves, st.data())
