@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from itertools import count, islice, zip_longest
+from operator import ne
 from pathlib import Path
 from typing import Any, Final
 
@@ -247,19 +248,16 @@ class _Verification:
 
     def _check_chunk(self, rows: list[tuple[int, Any]]) -> None:
         """Take in the entries that follow, up to the first that is not there."""
-        leaves: list[bytes] = []
-        for position, leaf in rows:
-            if position != self.entries + len(leaves) or not isinstance(leaf, bytes):
-                expected = self.entries + len(leaves)
-                what = "not stored as bytes" if position == expected else "missing"
-                self._add(expected, what)
-                self.gap = True
-                break
-            if self.bad_leaf is None:
-                self.bad_leaf = _leaf_problem(position, leaf)
-            leaves.append(leaf)
+        leaves = [leaf for _, leaf in rows]
+        expected = range(self.entries, self.entries + len(rows))
+        if any(map(ne, (position for position, _ in rows), expected)) or not all(
+            type(leaf) is bytes for leaf in leaves
+        ):
+            leaves = self._leaves_before_a_gap(rows)
         if not leaves:
             return
+        if self.bad_leaf is None:
+            self.bad_leaf = _first_leaf_problem(self.entries, leaves)
         if self.entries in self.times:  # chunks end where heads are
             self.times[self.entries] = _time_of(leaves[0])
         hashes = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
@@ -268,6 +266,18 @@ class _Verification:
             self.bad_hash = self.hashes.mismatch(nodes)
         self.entries += len(leaves)
         self.last_leaf = leaves[-1]
+
+    def _leaves_before_a_gap(self, rows: list[tuple[int, Any]]) -> list[bytes]:
+        leaves: list[bytes] = []
+        for position, leaf in rows:
+            expected = self.entries + len(leaves)
+            if position != expected or not isinstance(leaf, bytes):
+                what = "not stored as bytes" if position == expected else "missing"
+                self._add(expected, what)
+                self.gap = True
+                break
+            leaves.append(leaf)
+        return leaves
 
     def _stored_heads(self) -> Iterator[_Head]:
         """Stored checkpoints whose signature verifies, smallest first."""
@@ -393,13 +403,15 @@ class _Verification:
             self._add(None, "there is no signed checkpoint")
 
 
-def _leaf_problem(position: int, leaf: bytes) -> Problem | None:
+def _first_leaf_problem(first: int, leaves: list[bytes]) -> Problem | None:
+    """What is wrong with the first entry that is no entry, or not that of its position."""
+    position = first - 1
     try:
-        stated = check_leaf(leaf)
+        for position, stated in enumerate(map(check_leaf, leaves), start=first):
+            if stated != position:
+                return Problem(position, f"it says that it is entry {stated}: it was moved")
     except MalformedInput as error:
-        return Problem(position, str(error))
-    if stated != position:
-        return Problem(position, f"it says that it is entry {stated}: it was moved")
+        return Problem(position + 1, str(error))
     return None
 
 

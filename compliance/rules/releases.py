@@ -110,10 +110,21 @@ def may_grant(
     *,
     grantee: Bearer | None,
     release: ReleaseState,
+    evidence_ended: bool,
     expires_at: datetime,
     now: datetime,
 ) -> Ruling:
-    """Whether a release may be opened to a principal."""
+    """Whether a release may be opened to a principal.
+
+    Args:
+        officer: Who grants.
+        grantee: To whom; None when there is no such principal.
+        release: Where the release stands.
+        evidence_ended: Whether retention has ended what the log says of its making: nobody could
+            be told any more what this model is.
+        expires_at: When the grant is to end.
+        now: The present time.
+    """
     if grantee is None or isinstance(may_use_token(grantee, now), Refused):
         return contradiction(
             "grantee-unknown",
@@ -127,6 +138,13 @@ def may_grant(
             "release-not-approved",
             f"the release is {release}, not approved",
             "approve it first: `compliance approve release ID`",
+            "conflict",
+        )
+    if evidence_ended:
+        return Refused(
+            "evidence-ended",
+            "retention has ended what the log says of how this release was made",
+            "train and release the model anew",
             "conflict",
         )
     if expires_at <= now:

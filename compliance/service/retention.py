@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from audit.errors import FiduciaryError, MalformedInput, Refused
+from audit.log import action_key_name
 from audit.storage import read_leaf
 from compliance import rules
-from compliance.retention import ACTION_PREFIX, CHECK_SECONDS, Event, Retention
+from compliance.retention import ACTION_PREFIX, CHECK_SECONDS, ORDERED, Event, Retention
 from compliance.rules.months import Month
 from compliance.rules.retention import ActionKey
 from compliance.service.errors import ServiceUnavailable
@@ -120,6 +121,23 @@ class ServiceLog:
             return {
                 f"action:{action}:{text}": count for action, text, count in session.execute(query)
             }
+
+
+_MAKING: Final = ("plan.approved", "run.ended", "release.announced", "release.approved")
+"""What an officer looks at before a grant."""
+
+
+def evidence_ended(session: Session, release: ReleaseRow) -> bool:
+    """Whether retention was ordered to end what the log says of how a release was made."""
+    made = select(LogIndexRow.action, func.substr(LogIndexRow.time, 1, 7)).where(
+        LogIndexRow.action.in_(_MAKING),
+        or_(LogIndexRow.plan == release.plan_id, LogIndexRow.release == release.release_id),
+    )
+    keys = {action_key_name(action, month) for action, month in session.execute(made)}
+    ordered = select(LogIndexRow.position).where(
+        LogIndexRow.action == ORDERED, LogIndexRow.object.in_(keys)
+    )
+    return session.scalar(ordered.limit(1)) is not None
 
 
 _NOT_ENDED: Final = "~"

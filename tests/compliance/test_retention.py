@@ -321,13 +321,17 @@ def test_evidence_of_what_is_in_effect_is_kept(
     assert status(plans) == ("in-effect", None)  # a release of it waits for a decision
     officer.approve_release(release.release_id)
     desk = Consumer(service)
-    officer.grant(
-        release.release_id,
-        desk.name,
-        public_key=desk.public_key,
-        purpose="triage",
-        expires_at=format_time(clock() + timedelta(days=1000)),
-    )
+
+    def grant() -> None:
+        officer.grant(
+            release.release_id,
+            desk.name,
+            public_key=desk.public_key,
+            purpose="triage",
+            expires_at=format_time(clock() + timedelta(days=1000)),
+        )
+
+    grant()
     approved = f"action:release.approved:{Month.of(clock())}"
     # Nothing but the grant keeps both when six years have passed since the approval.
     officer.revoke_grant(release.release_id, desk.name)
@@ -340,6 +344,8 @@ def test_evidence_of_what_is_in_effect_is_kept(
     shredded = officer.retention.run().shredded
     assert {plans, approved} <= set(shredded)
     assert not [name for name in shredded if "principal" in name or "site.a" in name]
+    with pytest.raises(Conflict, match="how this release was made"):
+        grant()  # nobody could be told any more what it is
     verify(service)
 
 

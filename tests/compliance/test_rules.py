@@ -44,20 +44,28 @@ def test_no_role_decides_about_its_own_work(
         assert (ruling == ALLOWED) == (state == "submitted")
 
 
-@given(names, names, st.sampled_from(["announced", "candidate", "approved", "rejected"]), times)
+@given(
+    names,
+    names,
+    st.sampled_from(["announced", "candidate", "approved", "rejected"]),
+    st.booleans(),
+    times,
+)
 def test_nobody_grants_to_themselves(
-    officer: str, grantee: str, state: ReleaseState, expires_at: datetime
+    officer: str, grantee: str, state: ReleaseState, evidence_ended: bool, expires_at: datetime
 ) -> None:
     ruling = rules.may_grant(
         Bearer(officer, frozenset({"officer"})),
         grantee=Bearer(grantee, frozenset({"consumer"})),
         release=state,
+        evidence_ended=evidence_ended,
         expires_at=expires_at,
         now=NOW,
     )
     if ruling == ALLOWED:
         assert officer != grantee
         assert state == "approved"
+        assert not evidence_ended
         assert NOW < expires_at <= NOW + rules.MAX_GRANT
 
 

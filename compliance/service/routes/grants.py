@@ -19,6 +19,7 @@ from compliance.service.errors import enforce
 from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, requires
 from compliance.service.registry import Transaction, find_bearer, parse_time
 from compliance.service.release_views import grant_view, no_release, release_row, state_of
+from compliance.service.retention import evidence_ended
 from compliance.service.routes.releases import OCTETS
 from compliance.service.tables import GrantRow, ReleaseRow
 from compliance.statements import format_time
@@ -42,6 +43,7 @@ def grant(release_id: str, body: GrantBody, office: Office, caller: Caller) -> G
                 caller,
                 grantee=find_bearer(session, body.principal),
                 release=state_of(release),
+                evidence_ended=evidence_ended(session, release),
                 expires_at=expires_at,
                 now=transaction.now,
             )
