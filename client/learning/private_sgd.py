@@ -13,27 +13,65 @@ The formal statement and the edge cases are in `client.learning.subject_optimize
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from client.learning.data import Example, check_examples
+from client.learning.hooks import HooksModule
 from client.learning.metrics import Confusion, confusion_matrix
 from client.learning.model import ClassifierModel, State
+from client.learning.one_backward import OneBackwardModule
 from client.learning.randomness import Keystream
+from client.learning.subject_gradients import SubjectGradients
 from client.learning.subject_optimizer import SubjectOptimizer
 from compliance.statements import Phase, TrainingPlan
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps in all, after each step."""
+
+
+class Engine(Protocol):
+    """A wrapped model that gives the subjects' gradients of each backward pass.
+
+    Attributes:
+        weights: What trains, in the order in which `collect` gives gradients.
+    """
+
+    weights: list[nn.Parameter]
+
+    def group(self, subject_of_record: Tensor, subject_count: int) -> None:
+        """Say whose the records of the next forward pass are."""
+        ...
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The model's output."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """One backward pass of the sum of the records' losses."""
+        ...
+
+    def collect(self) -> SubjectGradients:
+        """The subjects' gradients of the backward pass that was just made."""
+        ...
+
+    def close(self) -> None:
+        """Undo everything that wrapping did to the model."""
+        ...
+
+
+ENGINES: Final[Mapping[str, Callable[[nn.Module], Engine]]] = {
+    "one_backward": OneBackwardModule,
+    "hooks": HooksModule,
+}
+"""By the name of their `grad_sample_mode`. They compute the same; `hooks` is Opacus' own."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +105,7 @@ class SiteTrainer:
         plan: Phases, sampling and privacy.
         examples: Training examples of the site, held-out subjects excluded.
         seed: Makes sampling and noise repeatable, for tests and benchmarks only.
+        engine: How per-subject gradients are computed; one of `ENGINES`.
         micro_batch_records: Records in memory at once; changes speed and memory, not results.
 
     Raises:
@@ -80,6 +119,7 @@ class SiteTrainer:
         examples: Sequence[Example],
         seed: int | None = None,
         *,
+        engine: str = "one_backward",
         micro_batch_records: int = 32,
     ) -> None:
         check_examples(examples, len(plan.labels))
@@ -87,6 +127,7 @@ class SiteTrainer:
         self._plan = plan
         self._keystream = Keystream(None if seed is None else f"site-trainer {seed}".encode())
         self._seeded = seed is not None
+        self._engine = engine
         self._micro_batch_records = micro_batch_records
         self._labels = torch.tensor([example.label for example in examples], dtype=torch.long)
         self._tokens = model.encode([example.text for example in examples])
@@ -116,45 +157,40 @@ class SiteTrainer:
         phase = self._plan.phase_of(round_index)
         self._model.set_state(global_state)
         start = self._model.get_state()
-        trained = self._model.set_trainable(phase.kind)
+        self._model.set_trainable(phase.kind)
         network = self._model.network
         module: nn.Module = network.head if phase.kind == "probe" else network
         network.train()
-        hooked = GradSampleModule(module, loss_reduction="sum", strict=False)
+        engine = ENGINES[self._engine](module)
         try:
             optimizer = SubjectOptimizer(
-                torch.optim.SGD(trained, lr=float(phase.learning_rate)),
+                torch.optim.SGD(engine.weights, lr=float(phase.learning_rate)),
                 noise_multiplier=float(phase.noise_multiplier),
                 max_grad_norm=float(phase.max_grad_norm),
                 public_divisor=float(phase.sampling_rate * self._plan.privacy.nominal_subjects),
                 keystream=self._keystream,
             )
-            with warnings.catch_warnings():
-                # A layer whose input needs no gradient (cached features, LoRA's fixed A): its
-                # hook sees the output's gradient, which is the one that Opacus uses.
-                warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-                for step in range(phase.steps_per_round):
-                    self._step(hooked, optimizer, phase)
-                    if progress is not None:
-                        progress(step + 1, phase.steps_per_round)
+            for step in range(phase.steps_per_round):
+                self._step(engine, optimizer, phase)
+                if progress is not None:
+                    progress(step + 1, phase.steps_per_round)
             steps = optimizer.steps
         finally:
-            hooked.cleanup()
+            engine.close()
             network.eval()
         local = self._model.get_state()
         update = {name: local[name] - start[name] for name in local}
         return RoundResult(round=round_index, update=update, steps=steps, seeded=self._seeded)
 
-    def _step(self, hooked: nn.Module, optimizer: SubjectOptimizer, phase: Phase) -> None:
+    def _step(self, engine: Engine, optimizer: SubjectOptimizer, phase: Phase) -> None:
         optimizer.zero_grad()
         sampled = self._keystream.poisson_sample(len(self._records_of), phase.sampling_rate)
         for batch in self._micro_batches(sampled):
-            logits = hooked(*self._inputs(batch.records, phase.kind))
+            engine.group(torch.tensor(batch.subjects), batch.subject_count)
+            logits = engine(*self._inputs(batch.records, phase.kind))
             losses = cross_entropy(logits, self._labels[batch.records], reduction="none")
-            (losses * torch.tensor(batch.weights)).sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.accumulate(
-                torch.tensor(batch.subjects), batch.subject_count, finished=batch.finished
-            )
+            engine.backward((losses * torch.tensor(batch.weights)).sum())
+            optimizer.accumulate(engine.collect(), batch.subject_count, finished=batch.finished)
         optimizer.step()
 
     def _inputs(self, records: list[int], kind: str) -> tuple[Tensor, ...]:

@@ -32,9 +32,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from client.learning.randomness import Keystream
-
-_NORM_FLOOR = 1e-6
-"""Added to a norm before dividing by it, as in Opacus: a zero gradient stays zero."""
+from client.learning.subject_gradients import DenseGradients, SubjectGradients, clip_and_sum
 
 
 class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -78,50 +76,35 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         """Noisy steps taken so far."""
 
     def accumulate(
-        self, subject_of_record: Tensor, subject_count: int, *, finished: bool = True
+        self, gradients: SubjectGradients, subject_count: int, *, finished: bool = True
     ) -> None:
-        """Fold the per-record gradients of the last backward pass into the step's sum.
+        """Fold the subjects' gradients of the last backward pass into the step's sum.
 
         Args:
-            subject_of_record: `(records,)` integers in `[0, subject_count)`: whose record it was.
+            gradients: Of the optimiser's weights, in its order.
             subject_count: Number of subjects in this micro-batch.
             finished: `False` when the one subject of this micro-batch has more records to come in
                 the next one.
 
         Raises:
-            ValueError: When a weight has no per-record gradients, or shapes disagree.
+            ValueError: When an unfinished subject is not alone in its micro-batch.
         """
-        per_subject = [self._per_subject(p, subject_of_record, subject_count) for p in self.params]
-        if self._unfinished is not None:
+        if self._unfinished is not None or not finished:
             if subject_count != 1:
                 raise ValueError("an unfinished subject must be the only one of its micro-batch")
-            per_subject = [a + b for a, b in zip(self._unfinished, per_subject, strict=True)]
-        self._unfinished = None
-        if not finished:
-            if subject_count != 1:
-                raise ValueError("an unfinished subject must be the only one of its micro-batch")
-            self._unfinished = per_subject
-            return
+            whole = torch.ones(1, device=self.params[0].device)
+            pieces = gradients.weighted_sum(whole)
+            if self._unfinished is not None:
+                pieces = [a + b for a, b in zip(self._unfinished, pieces, strict=True)]
+            self._unfinished = pieces
+            if not finished:
+                return
+            gradients = DenseGradients([piece.unsqueeze(0) for piece in pieces])
+            self._unfinished = None
         for p, clipped in zip(
-            self.params, clip_and_sum(per_subject, self.max_grad_norm), strict=True
+            self.params, clip_and_sum(gradients, self.max_grad_norm), strict=True
         ):
-            p.summed_grad = clipped if p.summed_grad is None else p.summed_grad + clipped
-
-    def _per_subject(self, p: Tensor, subject_of_record: Tensor, subject_count: int) -> Tensor:
-        per_record: Tensor = self._get_flat_grad_sample(p).to(p.dtype)
-        p.grad_sample = None  # type: ignore[attr-defined]
-        p.grad = None  # autograd's own sum is not clipped; `add_noise` sets another
-        if len(per_record) != len(subject_of_record):
-            raise ValueError(
-                f"expected gradients of {len(subject_of_record)} records, got {len(per_record)}"
-            )
-        if subject_count == len(subject_of_record):
-            order = torch.argsort(subject_of_record)
-            if torch.equal(subject_of_record, order):
-                return per_record  # one record each, in order: nothing to add up
-        total = torch.zeros((subject_count, *per_record.shape[1:]), dtype=per_record.dtype)
-        summed: Tensor = total.index_add_(0, subject_of_record, per_record)
-        return summed
+            p.summed_grad = clipped if p.summed_grad is None else p.summed_grad.add_(clipped)
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
         """Noise and scale what `accumulate` summed. An empty sum is a step of noise alone.
@@ -158,26 +141,3 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         """Forget everything accumulated since the last step."""
         self._unfinished = None
         super().zero_grad(set_to_none)
-
-
-def clip_and_sum(per_subject: list[Tensor], max_grad_norm: float) -> list[Tensor]:
-    """`Σ_s clip(g_s, C)` for gradients that lie in several tensors.
-
-    Args:
-        per_subject: One `(subjects, *shape)` tensor a weight.
-        max_grad_norm: C. The norm is taken over all weights together.
-
-    Returns:
-        One `shape` tensor a weight. The edge cases are in the module's table.
-    """
-    squares = [torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in per_subject]
-    norms = torch.stack(squares).sum(0).sqrt()
-    usable = torch.isfinite(norms)
-    factors = (max_grad_norm / (norms + _NORM_FLOOR)).clamp(max=1.0)
-    if not bool(usable.all()):
-        factors = torch.where(usable, factors, torch.zeros_like(factors))
-        # 0 * NaN is NaN: the rows themselves have to go.
-        per_subject = [
-            g.masked_fill(~usable.view(-1, *[1] * (g.dim() - 1)), 0.0) for g in per_subject
-        ]
-    return [torch.tensordot(factors, g, dims=1) for g in per_subject]

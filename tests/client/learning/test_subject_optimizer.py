@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opacus import GradSampleModule
 from torch import nn
 
+from client.learning.hooks import HooksModule
+from client.learning.private_sgd import ENGINES
 from client.learning.randomness import Keystream
-from client.learning.subject_optimizer import SubjectOptimizer, clip_and_sum
+from client.learning.subject_gradients import DenseGradients, clip_and_sum
+from client.learning.subject_optimizer import SubjectOptimizer
 
 
 def make(
@@ -38,7 +40,7 @@ def test_clipping_equals_clipping_one_subject_at_a_time() -> None:
         norm = math.sqrt(sum(float(g[subject].double().pow(2).sum()) for g in gradients))
         for total, g in zip(expected, gradients, strict=True):
             total += g[subject] * min(1.0, 2.0 / norm)
-    for got, want in zip(clip_and_sum(gradients, 2.0), expected, strict=True):
+    for got, want in zip(clip_and_sum(DenseGradients(gradients), 2.0), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -47,13 +49,14 @@ def test_an_unusable_subject_counts_as_zero_and_spares_the_others(bad: float) ->
     gradients = [torch.ones(3, 2), torch.ones(3, 4)]
     gradients[1][1, 2] = bad
     others = [g[[0, 2]] for g in gradients]
-    for got, want in zip(clip_and_sum(gradients, 1.0), clip_and_sum(others, 1.0), strict=True):
+    wanted = clip_and_sum(DenseGradients(others), 1.0)
+    for got, want in zip(clip_and_sum(DenseGradients(gradients), 1.0), wanted, strict=True):
         torch.testing.assert_close(got, want)
 
 
 def test_zero_and_empty_gradients_stay_zero() -> None:
-    assert clip_and_sum([torch.zeros(2, 3)], 1.0)[0].tolist() == [0.0, 0.0, 0.0]
-    assert clip_and_sum([torch.zeros(0, 3)], 1.0)[0].tolist() == [0.0, 0.0, 0.0]
+    assert clip_and_sum(DenseGradients([torch.zeros(2, 3)]), 1.0)[0].tolist() == [0.0, 0.0, 0.0]
+    assert clip_and_sum(DenseGradients([torch.zeros(0, 3)]), 1.0)[0].tolist() == [0.0, 0.0, 0.0]
 
 
 extreme = st.floats(allow_nan=True, allow_infinity=True, width=32)
@@ -63,75 +66,85 @@ extreme = st.floats(allow_nan=True, allow_infinity=True, width=32)
 @settings(max_examples=200, deadline=None)
 def test_one_subject_moves_the_sum_by_at_most_the_clipping_norm(rows: list[list[float]]) -> None:
     gradients = torch.tensor(rows, dtype=torch.float32)
-    whole = clip_and_sum([gradients], 0.5)[0]
-    without = clip_and_sum([gradients[1:]], 0.5)[0]
+    whole = clip_and_sum(DenseGradients([gradients]), 0.5)[0]
+    without = clip_and_sum(DenseGradients([gradients[1:]]), 0.5)[0]
     assert torch.isfinite(whole).all()
     assert float((whole - without).double().norm()) <= 0.5 * (1 + 1e-5)
 
 
-def test_a_subjects_records_are_summed_before_clipping() -> None:
+@pytest.fixture(params=sorted(ENGINES))
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_subjects_records_are_summed_before_clipping(engine: str) -> None:
     layer = nn.Linear(1, 1, bias=False)
-    hooked = GradSampleModule(layer, loss_reduction="sum", strict=False)
+    wrapped = ENGINES[engine](layer)
     optimizer = make(layer, norm=1.0)
     # Subject 0 has gradients 3 and -2.5: clipped one by one they would cancel to 0.
-    inputs = torch.tensor([[3.0], [0.2], [-2.5]], requires_grad=True)
-    hooked(inputs).sum().backward()
+    wrapped.group(torch.tensor([0, 1, 0]), 2)
+    wrapped.backward(wrapped(torch.tensor([[3.0], [0.2], [-2.5]], requires_grad=True)).sum())
     before = layer.weight.detach().clone()
-    optimizer.accumulate(torch.tensor([0, 1, 0]), 2)
+    optimizer.accumulate(wrapped.collect(), 2)
     optimizer.step()
     torch.testing.assert_close(before - layer.weight.detach(), torch.tensor([[0.7]]))
 
 
-def test_a_subject_in_pieces_is_clipped_once_at_the_end() -> None:
+def test_a_subject_in_pieces_is_clipped_once_at_the_end(engine: str) -> None:
     layer = nn.Linear(1, 1, bias=False)
-    hooked = GradSampleModule(layer, loss_reduction="sum", strict=False)
+    wrapped = ENGINES[engine](layer)
     optimizer = make(layer, norm=1.0)
     before = layer.weight.detach().clone()
     for value, finished in ((3.0, False), (-2.5, False), (0.2, True)):
-        hooked(torch.tensor([[value]], requires_grad=True)).sum().backward()
-        optimizer.accumulate(torch.tensor([0]), 1, finished=finished)
+        wrapped.group(torch.tensor([0]), 1)
+        wrapped.backward(wrapped(torch.tensor([[value]], requires_grad=True)).sum())
+        optimizer.accumulate(wrapped.collect(), 1, finished=finished)
     optimizer.step()
     torch.testing.assert_close(before - layer.weight.detach(), torch.tensor([[0.7]]))
 
 
-def test_a_step_with_a_subject_half_done_is_refused() -> None:
+def test_a_step_with_a_subject_half_done_is_refused(engine: str) -> None:
     layer = nn.Linear(1, 1, bias=False)
-    hooked = GradSampleModule(layer, loss_reduction="sum", strict=False)
+    wrapped = ENGINES[engine](layer)
     optimizer = make(layer)
-    hooked(torch.ones(1, 1, requires_grad=True)).sum().backward()
-    optimizer.accumulate(torch.tensor([0]), 1, finished=False)
+    wrapped.group(torch.tensor([0]), 1)
+    wrapped.backward(wrapped(torch.ones(1, 1, requires_grad=True)).sum())
+    optimizer.accumulate(wrapped.collect(), 1, finished=False)
     with pytest.raises(ValueError, match="last records are missing"):
         optimizer.step()
-    hooked(torch.ones(2, 1, requires_grad=True)).sum().backward()
+    wrapped.group(torch.tensor([0, 1]), 2)
+    wrapped.backward(wrapped(torch.ones(2, 1, requires_grad=True)).sum())
     with pytest.raises(ValueError, match="the only one of its micro-batch"):
-        optimizer.accumulate(torch.tensor([0, 1]), 2)
+        optimizer.accumulate(wrapped.collect(), 2)
     assert optimizer.steps == 0
 
 
-def test_a_weight_without_gradients_of_its_own_is_refused() -> None:
-    layer = nn.Linear(2, 1)
-    optimizer = make(layer)
-    layer(torch.ones(1, 2)).sum().backward()  # not hooked: only a summed gradient exists
-    with pytest.raises(ValueError, match="Per sample gradient"):
-        optimizer.accumulate(torch.tensor([0]), 1)
+def test_a_weight_without_gradients_of_its_own_is_refused(engine: str) -> None:
+    layer = nn.Sequential(nn.Linear(2, 1), nn.Linear(2, 1))
+    wrapped = ENGINES[engine](layer)
+    wrapped.group(torch.tensor([0]), 1)
+    wrapped.backward(layer[0](torch.ones(1, 2)).sum())  # the second layer takes no part
+    with pytest.raises(ValueError, match=r"1\.weight: trains, but got no gradient"):
+        wrapped.collect()
 
 
 def test_a_record_count_that_disagrees_is_refused() -> None:
     layer = nn.Linear(2, 1)
-    hooked = GradSampleModule(layer, loss_reduction="sum", strict=False)
-    optimizer = make(layer)
-    hooked(torch.ones(3, 2, requires_grad=True)).sum().backward()
+    wrapped = HooksModule(layer)
+    wrapped.group(torch.tensor([0, 1]), 2)
+    wrapped.backward(wrapped(torch.ones(3, 2, requires_grad=True)).sum())
     with pytest.raises(ValueError, match="gradients of 2 records, got 3"):
-        optimizer.accumulate(torch.tensor([0, 1]), 2)
+        wrapped.collect()
 
 
-def test_what_autograd_summed_without_clipping_never_reaches_the_weights() -> None:
+def test_what_autograd_summed_without_clipping_never_reaches_the_weights(engine: str) -> None:
     layer = nn.Linear(2, 1, bias=False)
-    hooked = GradSampleModule(layer, loss_reduction="sum", strict=False)
+    wrapped = ENGINES[engine](layer)
     optimizer = make(layer, norm=1e-6)
     before = layer.weight.detach().clone()
-    hooked(torch.full((4, 2), 100.0, requires_grad=True)).sum().backward()
-    optimizer.accumulate(torch.arange(4), 4)
+    wrapped.group(torch.arange(4), 4)
+    wrapped.backward(wrapped(torch.full((4, 2), 100.0, requires_grad=True)).sum())
+    optimizer.accumulate(wrapped.collect(), 4)
     optimizer.step()
     assert float((layer.weight.detach() - before).norm()) < 1e-5
 

@@ -1,0 +1,93 @@
+"""Per-subject gradients by Opacus' hooks: the oracle for `client.learning.one_backward`.
+
+Opacus keeps the gradient of every record in memory, which is slower and larger, and knows some
+layers that `one_backward` does not.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from opacus import GradSampleModule
+from torch import Tensor, nn
+
+from client.learning.subject_gradients import DenseGradients, SubjectGradients, add_by_subject
+
+
+class HooksModule:
+    """A model whose trained weights get Opacus' gradients of each record.
+
+    Args:
+        module: The model; which weights train must be settled.
+
+    Raises:
+        NotImplementedError: When Opacus does not know a layer with trained weights.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._hooked = GradSampleModule(module, loss_reduction="sum", strict=False)
+        self.weights = [p for p in module.parameters() if p.requires_grad]
+        self._names = {id(p): name for name, p in module.named_parameters()}
+        self._group: tuple[Tensor, int] | None = None
+
+    def group(self, subject_of_record: Tensor, subject_count: int) -> None:
+        """Say whose the records of the next forward pass are."""
+        self._group = subject_of_record, subject_count
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The model's output."""
+        return self._hooked(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """One backward pass of the sum of the records' losses."""
+        with _quiet():
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def collect(self) -> SubjectGradients:
+        """The subjects' gradients of the backward pass that was just made.
+
+        Raises:
+            ValueError: When a weight got none, or shapes disagree.
+        """
+        if self._group is None:
+            raise ValueError("no `group` since the last `collect`")
+        subject_of_record, subject_count = self._group
+        self._group = None
+        per_weight = []
+        for weight in self.weights:
+            records: Any = weight.grad_sample  # type: ignore[attr-defined]
+            name = self._names[id(weight)]
+            if records is None:
+                raise ValueError(f"{name}: trains, but got no gradient")
+            weight.grad_sample = None  # type: ignore[attr-defined]
+            weight.grad = None  # autograd's own sum is not clipped; the optimiser sets another
+            if len(records) != len(subject_of_record):
+                raise ValueError(
+                    f"{name}: expected gradients of {len(subject_of_record)} records,"
+                    f" got {len(records)}"
+                )
+            per_weight.append(
+                add_by_subject(records.to(weight.dtype), subject_of_record, subject_count)
+            )
+        return DenseGradients(per_weight)
+
+    def close(self) -> None:
+        """Undo everything that wrapping did to the model."""
+        self._hooked.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A layer whose input needs no gradient: its hook sees the output's, which Opacus uses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        yield

@@ -1,0 +1,87 @@
+"""What one micro-batch contributes to a private step: each subject's gradient, never the records'.
+
+* `SubjectGradients` is what an engine (`client.learning.one_backward`, `client.learning.hooks`)
+  makes of a backward pass: the norm of each subject's gradient, and sums of them weighted by
+  subject. A gradient of a subject need not exist anywhere in memory.
+* `clip_and_sum` is the whole of clipping: nothing else decides what a subject may contribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+NORM_FLOOR = 1e-6
+"""Added to a norm before dividing by it, as in Opacus: a zero gradient stays zero."""
+
+
+class SubjectGradients(Protocol):
+    """The gradients of `subject_count` subjects over all trained weights, in the weights' order."""
+
+    def squared_norms(self) -> Tensor:
+        """`(subjects,)`: squared L2 norm over all weights together, never understated."""
+        ...
+
+    def weighted_sum(self, factors: Tensor, usable: Tensor | None = None) -> list[Tensor]:
+        """`Σ_s factors[s]·g_s`, one tensor a weight.
+
+        Args:
+            factors: `(subjects,)`.
+            usable: `(subjects,)` booleans: whose gradient counts at all. Others may hold NaN, which
+                a factor of zero would not remove. None when all do.
+        """
+        ...
+
+
+class DenseGradients:
+    """Gradients that exist: one `(subjects, *shape)` tensor a weight."""
+
+    def __init__(self, per_weight: Sequence[Tensor]) -> None:
+        self._per_weight = per_weight
+
+    def squared_norms(self) -> Tensor:
+        """Squared L2 norm of each subject's gradient."""
+        squares = [torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in self._per_weight]
+        return torch.stack(squares).sum(0)
+
+    def weighted_sum(self, factors: Tensor, usable: Tensor | None = None) -> list[Tensor]:
+        """`Σ_s factors[s]·g_s`, one tensor a weight."""
+        return [torch.tensordot(factors, rows(g, usable), dims=1) for g in self._per_weight]
+
+
+def rows(values: Tensor, usable: Tensor | None) -> Tensor:
+    """`values` with zeros in the rows that are not usable, whatever they held."""
+    if usable is None:
+        return values
+    return values.masked_fill(~usable.view(-1, *[1] * (values.dim() - 1)), 0.0)
+
+
+def clip_and_sum(gradients: SubjectGradients, max_grad_norm: float) -> list[Tensor]:
+    """`Σ_s clip(g_s, C)`, one tensor a weight, with norms taken over all weights together.
+
+    A subject whose gradient is not finite, or whose norm overflows, counts as zero.
+
+    Args:
+        gradients: Of the subjects of one micro-batch, each whole.
+        max_grad_norm: C, above 0.
+    """
+    norms = gradients.squared_norms().sqrt()
+    usable = torch.isfinite(norms)
+    factors = (max_grad_norm / (norms + NORM_FLOOR)).clamp(max=1.0)
+    if bool(usable.all()):
+        return gradients.weighted_sum(factors)
+    return gradients.weighted_sum(torch.where(usable, factors, torch.zeros_like(factors)), usable)
+
+
+def add_by_subject(records: Tensor, subject_of_record: Tensor, subject_count: int) -> Tensor:
+    """Sum `(records, *shape)` into `(subjects, *shape)`."""
+    if subject_count == len(subject_of_record) and torch.equal(
+        subject_of_record, torch.arange(subject_count, device=subject_of_record.device)
+    ):
+        return records  # one record each, in order: nothing to add up
+    total = records.new_zeros((subject_count, *records.shape[1:]))
+    summed: Tensor = total.index_add_(0, subject_of_record, records)
+    return summed
