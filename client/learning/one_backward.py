@@ -145,12 +145,9 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
 
     def record(self, weight: nn.Parameter, make: Callable[[Layout], Use]) -> None:
         """Put a use of a weight on the tape; called by layers, in the backward pass."""
-        if self._layout is None:
-            raise ValueError(
-                "a backward pass without `group`: nobody knows whose records these are"
-            )
+        layout = self._grouped()
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            self._uses.setdefault(id(weight), []).append(make(self._layout))
+            self._uses.setdefault(id(weight), []).append(make(layout))
 
     def run(self, function: type[torch.autograd.Function], layer: nn.Module, x: Tensor) -> Tensor:
         """The layer's output, recorded."""
@@ -162,9 +159,13 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
         return output
 
     @property
-    def records(self) -> int | None:
-        """How many records the pass has that `group` announced."""
-        return None if self._layout is None else self._layout.record_count
+    def records(self) -> int:
+        """How many records the pass has that `group` announced.
+
+        Raises:
+            ValueError: When it announced none.
+        """
+        return self._grouped().record_count
 
     def remove_hooks(self) -> None:
         """Give the layers their own forward pass back."""
@@ -181,6 +182,13 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _grouped(self) -> Layout:
+        if self._layout is None:
+            raise ValueError(
+                "a backward pass without `group`: nobody knows whose records these are"
+            )
+        return self._layout
+
     def _name(self, weight: nn.Parameter) -> str:
         return self._names[id(weight)]
 
@@ -194,7 +202,7 @@ def _tokens(x: Tensor, records: int) -> Tensor:
 
 def _affine(owner: OneBackwardModule, layer: Any, x: Tensor, dy: Tensor, swapped: bool) -> None:
     """Record the weight `(p, d)` (`swapped`: `(d, p)`) and the bias of an affine layer."""
-    records = owner.records or 0
+    records = owner.records
     x, dy = _tokens(x, records), _tokens(dy, records)
     if layer.weight.requires_grad:
         owner.record(
@@ -333,7 +341,7 @@ class _RMSNorm(torch.autograd.Function):
 class _Embedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, _anchor: Tensor, layer: nn.Embedding, owner: Any) -> Tensor:
-        records = owner.records or 0
+        records = owner.records
         if len(ids) == 1 and records > 1:
             ids = ids.expand(records, *ids.shape[1:])  # positions: the same for every record
         ctx.ids, ctx.layer, ctx.owner = ids, layer, owner
@@ -342,7 +350,7 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         layer, owner = ctx.layer, ctx.owner
-        records = owner.records or 0
+        records = owner.records
         dy = _tokens(dy, records)
         ids = ctx.ids.reshape(records, -1)
         if layer.padding_idx is not None:
@@ -358,7 +366,7 @@ def _scale(
     gradient = dy.detach().float()
     if normed is not None:
         gradient = gradient * normed
-    records = owner.records or 0
+    records = owner.records
     # The weight may have several dimensions (LayerNorm over more than the last).
     tokens = gradient.reshape(records, -1, *weight.shape).sum(1)
     owner.record(weight, lambda layout: Dense(layout.add(tokens)))

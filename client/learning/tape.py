@@ -146,10 +146,13 @@ class Product:
 
     def dense(self) -> Tensor:
         """Every subject's gradient."""
-        first, second = self.left.float(), self.right.float()
-        if self._transposed:
-            first, second = second, first
+        first, second = self.sides()
         return torch.bmm(first.mT, second).view(-1, *self._shape)
+
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """The factors, first that of the weight's rows, in float32."""
+        left, right = self.left.float(), self.right.float()
+        return (right, left) if self._transposed else (left, right)
 
 
 class Lookup:
@@ -228,10 +231,9 @@ def _inner_products(one: Use, other: Use) -> Tensor:
         one, other = other, one
     if isinstance(one, Lookup) and isinstance(other, Product):
         # ⟨onehot(i)ᵀ v, lᵀ r⟩ = Σ_{t,u} l[u, i_t] (v_t · r_u)
-        picked = other.left.float().gather(
-            2, one.indices.unsqueeze(1).expand(-1, other.left.shape[1], -1)
-        )
-        products = torch.bmm(other.right.float(), one.values.float().mT)
+        left, right = other.sides()
+        picked = left.gather(2, one.indices.unsqueeze(1).expand(-1, left.shape[1], -1))
+        products = torch.bmm(right, one.values.float().mT)
         return (picked * products).sum((1, 2), dtype=torch.float64).float()
     return (one.dense() * other.dense()).flatten(1).sum(1, dtype=torch.float64).float()
 
