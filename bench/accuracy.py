@@ -198,7 +198,7 @@ def train(
             for trainer in trainers
         ]
         iterate = advance(iterate, plan, updates)
-    confusion = trainers[0].evaluate(iterate.average, test)
+    confusion = trainers[0].evaluate(iterate.average, test).everybody.confusion
     return accuracy(confusion), macro_f1(confusion)
 
 

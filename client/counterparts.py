@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from client.arrays import Arrays
 from client.evidence import EvidenceService
 from client.flower import IncomingTask
@@ -23,13 +20,8 @@ class Fleet(Protocol):
     def poll(self, wait_seconds: float = 1.0) -> IncomingTask | None:
         """The next task, waiting for one."""
 
-    def reply_update(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> bool:
-        """Answer a `train` task; False when the coordinator no longer waits for it."""
-
-    def reply_confusion(
-        self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: dict[str, Any]
-    ) -> bool:
-        """Answer an `evaluate` task."""
+    def reply_arrays(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> bool:
+        """Answer a task; False when the coordinator no longer waits for it."""
 
     def reply_refusal(
         self, task: IncomingTask, code: str, reason: str, statement: dict[str, Any]

@@ -221,12 +221,13 @@ class FleetConnection:
         message = message_from_proto(response.messages_list[0])
         return self._read(message, response.message_object_trees[0])
 
-    def reply_update(self, task: IncomingTask, arrays: Arrays, report: Mapping[str, Any]) -> bool:
-        """Answer a `train` task.
+    def reply_arrays(self, task: IncomingTask, arrays: Arrays, report: Mapping[str, Any]) -> bool:
+        """Answer a task.
 
         Args:
             task: The task that this answers.
-            arrays: Update = local state - global state, float32, the state's names and shapes.
+            arrays: For `train` the update = local state - global state, float32, the state's names
+                and shapes; for `evaluate` the counts of `Evaluation.to_arrays`.
             report: `site`: the site's name; `statement`: its signed `SiteReport`, as the JSON
                 object of `SignedStatement.to_json()` or its text.
 
@@ -234,23 +235,6 @@ class FleetConnection:
             Whether the coordinator took it: False when the round is over.
         """
         content = {"arrays": _array_record(arrays), "report": _report_record(task, report)}
-        return self._send(task.message, RecordDict(content))
-
-    def reply_confusion(
-        self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: Mapping[str, Any]
-    ) -> bool:
-        """Answer an `evaluate` task.
-
-        Args:
-            task: The task that this answers.
-            confusion: int64 counts (labels, labels), [true, predicted].
-            report: As for `reply_update`.
-
-        Returns:
-            Whether the coordinator took it.
-        """
-        arrays = {"confusion": np.asarray(confusion, dtype=np.int64)}
-        content = {"confusion": _array_record(arrays), "report": _report_record(task, report)}
         return self._send(task.message, RecordDict(content))
 
     def reply_refusal(

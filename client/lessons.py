@@ -21,7 +21,7 @@ from audit.canonical import canonical_bytes, digest
 from audit.errors import MalformedInput, Refused
 from client.base_models import find_base_model
 from client.learning.data import Example, examples_from_records, split_by_subject
-from client.learning.metrics import Confusion
+from client.learning.evaluation import Evaluation
 from client.learning.model import ClassifierModel
 from client.learning.private_sgd import Progress, RoundResult, SiteTrainer
 from client.vault.contents import Dataset
@@ -104,8 +104,8 @@ class Lessons:
         """Train one round of the prepared plan."""
         return self._prepared().train_round(round_index, state, progress)
 
-    def evaluate(self, state: State) -> Confusion:
-        """Confusion matrix of the held-out subjects under `state`, for the prepared plan."""
+    def evaluate(self, state: State) -> Evaluation:
+        """Counts of the held-out subjects under `state`, for the prepared plan."""
         return self._prepared().evaluate(state, self._held_out)
 
     def forget_changed(self) -> None:

@@ -142,8 +142,9 @@ delta = 0.00001
 # Refuse to train on fewer subjects than this (the plan may ask for more).
 minimum_subjects = 50
 
-# Answer "evaluate" with counts of right and wrong predictions on held-out subjects. They never
-# train, and the counts have no noise: set to false where even counts are too much.
+# Answer "evaluate" with counts of right and wrong predictions, and of how sure the model was, on
+# held-out subjects. They never train, and the counts have no noise: set to false where even counts
+# are too much.
 share_evaluation = true
 """
 

@@ -302,7 +302,7 @@ class Worker:
         if self._last is not None and self._last.asked == asked:
             # A coordinator that came back asks again. The same answer again tells nothing more.
             last = self._last
-            self._reply(lambda: fleet.reply_update(task, last.update, last.report))
+            self._reply(lambda: fleet.reply_arrays(task, last.update, last.report))
             return
         self._watch(now=True)
         allowed = self._allowed(task)
@@ -324,7 +324,7 @@ class Worker:
             task, plan, material, steps=result.steps, answer=arrays_digest(result.update)
         )
         self._last = _Answered(asked, result.update, report)
-        self._reply(lambda: fleet.reply_update(task, result.update, report))
+        self._reply(lambda: fleet.reply_arrays(task, result.update, report))
         self._activity.update(rounds_trained=self._activity.activity.rounds_trained + 1)
         self._say(f"trained {label}: {result.steps} steps")
 
@@ -341,10 +341,9 @@ class Worker:
         material = self._record_use(task, allowed, material)
         self._begin("evaluating", task, plan)
         with self._stop.interruptible():
-            confusion = self._lessons.evaluate(task.state)
-        answer = arrays_digest({"confusion": confusion})
-        report = self._report(task, plan, material, steps=0, answer=answer)
-        self._reply(lambda: fleet.reply_confusion(task, confusion, report))
+            counts = self._lessons.evaluate(task.state).to_arrays()
+        report = self._report(task, plan, material, steps=0, answer=arrays_digest(counts))
+        self._reply(lambda: fleet.reply_arrays(task, counts, report))
         self._say(f"evaluated round {task.round + 1} of plan {short(task.plan_id)}")
 
     def _allowed(self, task: IncomingTask) -> Allowed:

@@ -20,6 +20,10 @@ HERE = Path(__file__).parent
 REPORT_KEYS = (
     "accuracy",
     "macro_f1",
+    "accuracy_interval",
+    "macro_roc_auc",
+    "expected_calibration_error",
+    "labels",
     "epsilon_by_site",
     "delta",
     "identifiers_planted",
@@ -40,8 +44,24 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
     share = f"{1 - left / planted:.1%} removed" if planted else "none planted"
     worst = max(results.epsilon_by_site.values(), default=0.0)
     return [
-        ("accuracy", f"{results.accuracy:.3f}", "held-out subjects of all sites, counts summed"),
+        (
+            "accuracy",
+            f"{results.accuracy:.3f}",
+            "held-out subjects of all sites, counts summed; 95 % interval {:.3f} to {:.3f}".format(
+                *results.accuracy_interval
+            ),
+        ),
         ("macro F1", f"{results.macro_f1:.3f}", "every topic counts the same"),
+        (
+            "macro ROC-AUC",
+            _measured(results.macro_roc_auc),
+            "how well a topic's messages are told from the rest, 0.5 is guessing",
+        ),
+        (
+            "calibration error",
+            _measured(results.expected_calibration_error),
+            "how far confidence and accuracy lie apart on average",
+        ),
         (
             "always the commonest topic",
             f"{results.majority_share:.3f}",
@@ -71,6 +91,10 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
         ),
         ("time", f"{results.seconds:.0f} s", "on this machine, every process included"),
     ]
+
+
+def _measured(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
 
 
 def _held(value: bool) -> str:

@@ -48,6 +48,10 @@ class Results:
 
     accuracy: float = 0.0
     macro_f1: float = 0.0
+    accuracy_interval: tuple[float, float] = (0.0, 1.0)
+    macro_roc_auc: float | None = None
+    expected_calibration_error: float | None = None
+    labels: list[dict[str, Any]] = field(default_factory=list)
     majority_share: float = 0.0
     epsilon_by_site: dict[str, float] = field(default_factory=dict)
     delta: float = 0.0
@@ -271,6 +275,11 @@ class Story:
             measured = next(plan for plan in card["plans"] if plan["plan_id"] == plan_id)
             self._results.accuracy = float(measured["accuracy"])
             self._results.macro_f1 = float(measured["macro_f1"])
+            figures = measured["evaluation"]["everybody"]
+            self._results.accuracy_interval = tuple(figures["accuracy_interval"])
+            self._results.macro_roc_auc = figures["macro_roc_auc"]
+            self._results.expected_calibration_error = figures["expected_calibration_error"]
+            self._results.labels = measured["evaluation"]["labels"]
             self._load_elsewhere()
 
     def _load_elsewhere(self) -> None:

@@ -2,6 +2,8 @@
 
 * The privacy statement says what epsilon means here, of whom, by which accountant, and what it
   does not cover; a number without that is not a promise.
+* What was measured is told label by label, except where fewer than `MINIMUM_SLICE_SUBJECTS` records
+  stand behind a figure: a release goes to people who see no more of the sites' data than it tells.
 * Provenance is an in-toto statement: the files, the plan, its approval, each round's report.
 * The card's code runs with plain transformers and peft.
 """
@@ -11,9 +13,12 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from client.learning.evaluation import MINIMUM_SLICE_SUBJECTS, groups_to_tell
+from client.learning.metrics import EvaluationReport, in_words
 from compliance.resources import PlanEvidence, PlanView
 from compliance.statements import TrainingPlan
 from server.runs import RunState
@@ -34,9 +39,10 @@ SOFTWARE = (
 )
 
 NOT_COVERED = (
-    "Held-out evaluation: sites send exact confusion counts of their held-out subjects, from which "
-    "accuracy and macro F1 are computed. These counts are not differentially private; held-out "
-    "subjects are never trained on.",
+    "Held-out evaluation: sites send exact counts of right, wrong and how sure on their held-out "
+    "subjects, from which all figures are computed. These counts are not differentially private; "
+    "held-out subjects are never trained on. `evaluation.json` leaves out labels and bins with few "
+    "records.",
     "The choice of labels, hyper-parameters and sites, if it was made by looking at private data.",
     "Other plans on the same subjects: their epsilons compose, and each site's ledger keeps count.",
     "Subjects whose records lie at more than one site: their sites' epsilons compose. One epsilon "
@@ -90,6 +96,30 @@ def load_example(plan: TrainingPlan, *, folder: str, base: str) -> str:
 def labels_file(plan: TrainingPlan) -> bytes:
     """`labels.json`: the labels, in the order of the model's outputs."""
     return _json(list(plan.labels))
+
+
+def evaluation_file(evaluation: EvaluationReport) -> bytes:
+    """`evaluation.json`: the figures, without those of few records.
+
+    Withheld are labels that are true of fewer than `MINIMUM_SLICE_SUBJECTS` records, bins of
+    confidence that hold fewer, and the smallest others where the whole would tell them by
+    subtraction. The matrix of who was taken for what stays with the coordinator.
+    """
+    supports = {str(n): row.support for n, row in enumerate(evaluation.labels) if row.support}
+    sizes = {str(n): each.examples for n, each in enumerate(evaluation.reliability)}
+    labels, bins = groups_to_tell(supports), groups_to_tell(sizes)
+    return _json(
+        {
+            "format": "fiduciary.evaluation/1",
+            "everybody": asdict(evaluation.everybody),
+            "labels": [asdict(evaluation.labels[n]) for n in sorted(map(int, labels))],
+            "labels_withheld": len(evaluation.labels) - len(labels),
+            "reliability": [asdict(evaluation.reliability[n]) for n in sorted(map(int, bins))],
+            "slices": {group: asdict(each) for group, each in evaluation.slices.items()},
+            "minimum_records": MINIMUM_SLICE_SUBJECTS,
+            "intervals": "95 %, records taken as independent",
+        }
+    )
 
 
 def privacy_statement(
@@ -167,19 +197,12 @@ def model_card(
     plan: TrainingPlan, plan_id: str, state: RunState, epsilon_by_site: Mapping[str, Any]
 ) -> bytes:
     """`README.md`, with the front matter that model hubs read."""
-    metrics = state.metrics
     front = {
         "library_name": "peft",
         "pipeline_tag": "text-classification",
         "base_model": hub_name(plan),
         "tags": ["federated-learning", "differential-privacy", "lora"],
     }
-    measured = (
-        f"{metrics.accuracy} accuracy and {metrics.macro_f1} macro F1 on {metrics.examples} "
-        "records of the sites' held-out subjects."
-        if metrics
-        else "not measured."
-    )
     lines = [
         "---",
         *(f"{name}: {json.dumps(value)}" for name, value in front.items()),
@@ -195,7 +218,7 @@ def model_card(
         f"- **Base model:** {plan.base_model.name}, `{plan.base_model.digest}`",
         f"- **Adapter:** LoRA, rank {plan.adapter.rank}, and a linear head on mean-pooled tokens.",
         f"- **Rounds:** {state.rounds_done} of {plan.rounds}.",
-        f"- **Measured:** {measured}",
+        f"- **Measured:** {_measured(state)}",
         f"- **Plan:** `{plan_id}`",
         "",
         "## Privacy",
@@ -234,6 +257,15 @@ def hub_name(plan: TrainingPlan) -> str:
 
     embedded = plan.base_model.name == EMBEDDED_MODEL
     return "sentence-transformers/all-MiniLM-L6-v2" if embedded else plan.base_model.name
+
+
+def _measured(state: RunState) -> str:
+    if state.metrics is None:
+        return "not measured."
+    of = f"{state.metrics.examples} records of the sites' held-out subjects."
+    if state.evaluation is None:
+        return f"{state.metrics.accuracy} accuracy and {state.metrics.macro_f1} macro F1 on {of}"
+    return f"{in_words(state.evaluation.everybody)}, on {of} By label in `evaluation.json`."
 
 
 def _bullets(labels: Sequence[str]) -> list[str]:

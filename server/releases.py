@@ -31,7 +31,13 @@ from compliance.sealing import DATA_KEY_BYTES, SERVICE, seal_data_key
 from compliance.statements import ReleaseManifest, SiteReport, TrainingPlan, utc_now
 from server.content import digest_of, encrypt, write_archive
 from server.federation import Federation
-from server.model_card import labels_file, model_card, privacy_statement, provenance
+from server.model_card import (
+    evaluation_file,
+    labels_file,
+    model_card,
+    privacy_statement,
+    provenance,
+)
 from server.runs import RunFolder, RunState
 
 _FOLDER_DIGITS = 16
@@ -160,6 +166,8 @@ def _write_files(
         "README.md": model_card(plan, view.plan_id, state, epsilon_by_site),
         "dp_statement.json": _json(privacy_statement(plan, view.plan_id, epsilon_by_site)),
     }
+    if state.evaluation is not None:
+        documents["evaluation.json"] = evaluation_file(state.evaluation)
     for name, data in documents.items():
         (folder / name).write_bytes(data)
     digests = {path.name: digest_of(path) for path in sorted(folder.iterdir())}

@@ -7,8 +7,9 @@ An update counts only when
 * its arrays have the names, shapes and type of the global state, are finite, and are no longer than
   honest private training can make them.
 
-A confusion matrix counts when its report passes the same tests and it holds counts of the plan's
-labels. An answer that fails is left out of the round with the reason, and the round goes on.
+Evaluation counts are added when their report passes the same tests and some examples of the plan's
+labels could have given them. An answer that fails is left out of the round with the reason, and the
+round goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from audit.errors import FiduciaryError
 from audit.keys import VerifyKey
 from audit.statement import SignedStatement, verify_statement
 from client.arrays import Arrays, arrays_digest
-from client.learning.metrics import Confusion
+from client.learning.evaluation import Evaluation
 from client.learning.model import State, check_state
 from compliance.statements import Phase, SiteReport, TrainingPlan
 from server.errors import MalformedReply
@@ -37,7 +38,6 @@ MAX_SUBJECTS_OVER_NOMINAL = 100
 NOISE_DEVIATIONS = 10.0
 """How far the noise's norm may lie above its expectation: never, in practice."""
 
-MAX_EXAMPLES = 10**9
 REPORT_FIELDS = frozenset({"plan_id", "round", "site", "statement"})
 
 
@@ -87,26 +87,21 @@ def accept_update(
     return Accepted(dict(arrays), stated, report_id)
 
 
-def accept_confusion(
+def accept_evaluation(
     expected: Expected, arrays: Arrays, report: dict[str, str | int]
-) -> tuple[Confusion, SiteReport]:
+) -> tuple[Evaluation, SiteReport]:
     """Check the answer to an `evaluate` task.
 
     Raises:
         MalformedReply: With the first thing that is wrong.
     """
-    labels = len(expected.plan.labels)
-    matrix = arrays.get("confusion")
-    if matrix is None or set(arrays) != {"confusion"}:
-        raise MalformedReply("expected a confusion matrix and nothing else")
-    if matrix.dtype != np.int64 or matrix.shape != (labels, labels):
-        raise MalformedReply(
-            f"expected int64 counts of shape {(labels, labels)}, got {matrix.dtype} {matrix.shape}"
-        )
-    if (matrix < 0).any() or (matrix > MAX_EXAMPLES).any():
-        raise MalformedReply("its confusion matrix holds numbers that cannot be counts")
+    try:
+        # A plan declares no groups yet: slices are refused.
+        evaluation = Evaluation.from_arrays(arrays, len(expected.plan.labels))
+    except FiduciaryError as error:
+        raise MalformedReply(str(error)) from error
     stated, _ = _check_report(expected, arrays, report)
-    return matrix, stated
+    return evaluation, stated
 
 
 def norm_of(arrays: Arrays) -> float:

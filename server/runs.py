@@ -28,6 +28,7 @@ from audit.durable import write_durably
 from audit.errors import MalformedInput
 from audit.statement import SignedStatement
 from client.arrays import pack_arrays, unpack_arrays
+from client.learning.metrics import EvaluationReport
 from compliance.statements import (
     Count,
     Digest,
@@ -70,6 +71,7 @@ class PendingRound(Document):
     epsilon_by_site: dict[Name, Fraction]
     checkpoint: str
     checkpoint_digest: Digest
+    evaluation: EvaluationReport | None = None
 
 
 class RunState(Document):
@@ -78,6 +80,7 @@ class RunState(Document):
     Attributes:
         rounds_done: Finished rounds; the next one has this number.
         checkpoint: File of the global model after them; empty before the first round.
+        evaluation: All that the last finished round measured.
         pending: The round that is being finished.
         outcome: The signed outcome, once the run has ended.
         outcome_recorded: Whether the compliance service has it.
@@ -95,6 +98,7 @@ class RunState(Document):
     epsilon_by_site: dict[Name, Fraction] = Field(default_factory=dict)
     checkpoint: str = ""
     checkpoint_digest: str = ""
+    evaluation: EvaluationReport | None = None
     pending: PendingRound | None = None
     outcome: dict[str, Any] | None = None
     outcome_recorded: bool = False
@@ -172,6 +176,7 @@ class RunFolder:
         summary: RoundSummary,
         statement: SignedStatement,
         epsilon_by_site: dict[str, Any],
+        evaluation: EvaluationReport | None,
     ) -> RunState:
         """Write a computed round, before its report is sent."""
         data, name = pack_arrays(iterate.to_arrays()), f"checkpoint-{iterate.round}.safetensors"
@@ -183,6 +188,7 @@ class RunFolder:
             epsilon_by_site=epsilon_by_site,
             checkpoint=name,
             checkpoint_digest=digest_of(data),
+            evaluation=evaluation,
         )
         return self.save(state.model_copy(update={"pending": pending}))
 
@@ -199,6 +205,7 @@ class RunFolder:
                     "epsilon_by_site": pending.epsilon_by_site,
                     "checkpoint": pending.checkpoint,
                     "checkpoint_digest": pending.checkpoint_digest,
+                    "evaluation": pending.evaluation,
                     "pending": None,
                 }
             )

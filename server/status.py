@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import asdict
 from typing import Any
 
 import httpx
 
 from audit.errors import FiduciaryError
+from client.learning.metrics import in_words
 from compliance.resources import PlanView, ReleaseView, SiteView
 from server.federation import CONTROL_HOST, Federation
 from server.gate import ControlGate
@@ -122,6 +124,7 @@ def _unlisted(run: RunState) -> dict[str, Any]:
 
 def _progress(run: RunState | None) -> dict[str, Any]:
     metrics = None if run is None else run.metrics
+    evaluation = None if run is None else run.evaluation
     return {
         "stage": None if run is None else run.stage,
         "rounds_done": 0 if run is None else run.rounds_done,
@@ -131,6 +134,8 @@ def _progress(run: RunState | None) -> dict[str, Any]:
         else {site: str(value) for site, value in run.epsilon_by_site.items()},
         "accuracy": None if metrics is None else str(metrics.accuracy),
         "macro_f1": None if metrics is None else str(metrics.macro_f1),
+        "measured": "" if evaluation is None else in_words(evaluation.everybody),
+        "evaluation": None if evaluation is None else asdict(evaluation),
         "last_round": None if run is None or not run.history else _round(run),
     }
 

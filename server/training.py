@@ -16,14 +16,13 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Protocol, TypeVar
 
-import numpy as np
-
 from audit.errors import Unreachable
 from audit.keys import SigningKey, VerifyKey
 from audit.statement import SignedStatement, sign_statement
 from client.arrays import arrays_digest, pack_arrays
 from client.learning.aggregation import Iterate, advance, begin, mean_update, state_to_send
-from client.learning.metrics import Confusion, accuracy, macro_f1, sum_confusions
+from client.learning.evaluation import Evaluation, sum_evaluations
+from client.learning.metrics import EvaluationReport, evaluation_report
 from client.learning.model import State
 from compliance.api import ComplianceClient
 from compliance.statements import (
@@ -39,7 +38,7 @@ from server.progress import Reporter, RunView
 from server.replies import (
     Accepted,
     Expected,
-    accept_confusion,
+    accept_evaluation,
     accept_update,
     mean_norm,
     norm_of,
@@ -203,7 +202,8 @@ class Training:
 
         updates = [trained.accepted[site].arrays for site in sorted(trained.accepted)]
         advanced = advance(iterate, self._plan, updates)
-        metrics, reports = self._evaluate(run_id, number, advanced, frozenset(trained.accepted))
+        evaluation, reports = self._evaluate(run_id, number, advanced, frozenset(trained.accepted))
+        metrics = None if evaluation is None else _metrics(evaluation)
         epsilon = _epsilon_after(
             state, [item.report for item in trained.accepted.values()] + reports
         )
@@ -231,7 +231,12 @@ class Training:
             seconds=round(time.monotonic() - started, 3),
         )
         state = self._folder.prepare_round(
-            state, advanced, summary=summary, statement=statement, epsilon_by_site=epsilon
+            state,
+            advanced,
+            summary=summary,
+            statement=statement,
+            epsilon_by_site=epsilon,
+            evaluation=evaluation,
         )
         state = self._record_pending(state)
         self._reporter.note(_round_line(self._plan, summary, epsilon))
@@ -246,10 +251,10 @@ class Training:
 
     def _evaluate(
         self, run_id: int, number: int, advanced: Iterate, returning: frozenset[str]
-    ) -> tuple[Metrics | None, list[SiteReport]]:
-        def judge(site: str, answer: Answer) -> tuple[Confusion, SiteReport]:
+    ) -> tuple[EvaluationReport | None, list[SiteReport]]:
+        def judge(site: str, answer: Answer) -> tuple[Evaluation, SiteReport]:
             expected = self._expected(site, number, "evaluate")
-            return accept_confusion(expected, answer.arrays, answer.report)
+            return accept_evaluation(expected, answer.arrays, answer.report)
 
         told = self._ask(run_id, "evaluate", number, advanced.average, returning, judge)
         if not told.accepted:
@@ -257,14 +262,11 @@ class Training:
             if number + 1 == self._plan.rounds:
                 raise QuorumNotReached(f"nobody measured the final model: {_reasons(told)}")
             return None, []
-        total = sum_confusions([matrix for matrix, _ in told.accepted.values()])
-        metrics = Metrics(
-            accuracy=_fraction(accuracy(total)),
-            macro_f1=_fraction(macro_f1(total)),
-            examples=int(np.sum(total)),
-        )
+        total = sum_evaluations([counts for counts, _ in told.accepted.values()])
+        evaluation = evaluation_report(total, self._plan.labels)
+        metrics = _metrics(evaluation)
         self._show(accuracy=str(metrics.accuracy), macro_f1=str(metrics.macro_f1))
-        return metrics, [report for _, report in told.accepted.values()]
+        return evaluation, [report for _, report in told.accepted.values()]
 
     def _judge_update(self, number: int, like: State) -> Callable[[str, Answer], Accepted]:
         def judge(site: str, answer: Answer) -> Accepted:
@@ -372,6 +374,15 @@ def _epsilon_after(state: RunState, reports: list[SiteReport]) -> dict[str, Deci
     for report in reports:
         epsilon[report.site] = max(epsilon.get(report.site, Decimal(0)), report.epsilon_spent)
     return dict(sorted(epsilon.items()))
+
+
+def _metrics(evaluation: EvaluationReport) -> Metrics:
+    """What signed statements say of an evaluation."""
+    return Metrics(
+        accuracy=_fraction(evaluation.everybody.accuracy),
+        macro_f1=_fraction(evaluation.everybody.macro.f1),
+        examples=evaluation.everybody.examples,
+    )
 
 
 def _fraction(value: float) -> Decimal:

@@ -19,11 +19,19 @@ from audit.errors import MalformedInput
 
 @dataclass(frozen=True)
 class Example:
-    """One record: `label` is an index into the plan's labels."""
+    """One record.
+
+    Attributes:
+        subject: Whose record it is.
+        text: De-identified text.
+        label: Index into the plan's labels.
+        group: What evaluation is sliced by, as the plan declares it; empty for none.
+    """
 
     subject: str
     text: str
     label: int
+    group: str = ""
 
 
 def examples_from_records(

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from client.learning.data import Example, check_examples
+from client.learning.evaluation import Evaluation, evaluate_examples
 from client.learning.hooks import HooksModule
-from client.learning.metrics import Confusion, confusion_matrix
 from client.learning.model import ClassifierModel, State
 from client.learning.one_backward import OneBackwardModule
 from client.learning.randomness import Keystream
@@ -237,19 +237,20 @@ class SiteTrainer:
 
     def evaluate(
         self, state: Mapping[str, npt.NDArray[Any]], held_out: Sequence[Example]
-    ) -> Confusion:
-        """Confusion matrix `[true, predicted]` of held-out examples under `state`.
+    ) -> Evaluation:
+        """Counts of held-out examples under `state`, with slices by their groups.
 
         Raises:
-            MalformedInput: When the state does not fit or a label lies outside the plan.
+            MalformedInput: When the state does not fit, a label lies outside the plan, or the
+                model gives scores that are not finite.
         """
         labels = len(self._plan.labels)
         check_examples(held_out, labels)
         self._model.set_state(state)
-        if not held_out:
-            return np.zeros((labels, labels), dtype=np.int64)
-        predicted = self._model.head_logits(self._held_out_features(held_out)).argmax(1)
-        return confusion_matrix([example.label for example in held_out], predicted.numpy(), labels)
+        features = self._held_out_features(held_out)
+        return evaluate_examples(
+            held_out, lambda rows: self._model.head_logits(features[rows]).cpu().numpy(), labels
+        )
 
     def _held_out_features(self, held_out: Sequence[Example]) -> Tensor:
         """As the head sees them; computed once for as long as the encoder is as it was built."""

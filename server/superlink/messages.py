@@ -35,7 +35,7 @@ class Answer:
     """What a site sent back. Its arrays and report are unchecked.
 
     Attributes:
-        arrays: The update, or the confusion matrix under `confusion`; empty for a refusal.
+        arrays: The update, or evaluation counts; empty for a refusal.
         report: `plan_id`, `round`, `site` and `statement`; for a refusal `code`, `reason`,
             `statement`.
         refused: Whether the site said no.

@@ -27,6 +27,7 @@ from audit.statement import sign_statement
 from client.arrays import arrays_digest
 from client.flower import FleetConnection, IncomingTask
 from client.kit import Kit, read_kit
+from client.learning.evaluation import Evaluation, EvaluationCounts
 from compliance.api import ComplianceClient
 from compliance.statements import SiteEnrolment, SiteReport, TrainingPlan, utc_now
 from server import authority
@@ -103,6 +104,15 @@ def enrol(kit_file: Path, folder: Path) -> SiteFiles:
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
+def counts_of(confusion: npt.ArrayLike) -> dict[str, npt.NDArray[Any]]:
+    """What a site sends whose model, always equally sure, confuses labels so."""
+    matrix = np.asarray(confusion)
+    true, predicted = np.nonzero(matrix)
+    often = matrix[true, predicted]
+    logits = 2.0 * np.eye(len(matrix))[np.repeat(predicted, often)]
+    return Evaluation(EvaluationCounts.count(np.repeat(true, often), logits)).to_arrays()
+
+
 @dataclass
 class Script:
     """What a scripted site does; each part can be replaced.
@@ -127,9 +137,7 @@ class Script:
     refuse: str = ""
     refused_kinds: tuple[str, ...] = ("train", "evaluate")
     delay_seconds: float = 0.0
-    confusion: Callable[[int], npt.NDArray[np.int64]] = lambda labels: (
-        np.eye(labels, dtype=np.int64) * 8 + 1
-    )
+    counts: Callable[[int], Arrays] = lambda labels: counts_of(np.eye(labels, dtype=int) * 8 + 1)
 
 
 @dataclass
@@ -174,13 +182,10 @@ class ScriptedSite:
         if task.kind == "train":
             arrays = self.script.update(task.state)
         else:
-            arrays = {"confusion": self.script.confusion(len(self.plan.labels))}
+            arrays = self.script.counts(len(self.plan.labels))
         report = self.report(task, arrays)
         arrays = self.script.alter(arrays)
-        if task.kind == "train":
-            self.taken.append(connection.reply_update(task, arrays, report))
-        else:
-            self.taken.append(connection.reply_confusion(task, arrays["confusion"], report))
+        self.taken.append(connection.reply_arrays(task, arrays, report))
 
     def report(self, task: IncomingTask, arrays: Arrays) -> dict[str, Any]:
         body = SiteReport(

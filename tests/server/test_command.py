@@ -317,6 +317,7 @@ def test_a_fetched_release_says_what_it_is(finished: Finished, model: Path) -> N
         "adapter_config.json",
         "adapter_model.safetensors",
         "dp_statement.json",
+        "evaluation.json",
         "labels.json",
         "provenance.json",
     ]

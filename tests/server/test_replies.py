@@ -18,13 +18,14 @@ from compliance.statements import SiteReport, utc_now
 from server.errors import MalformedReply
 from server.replies import (
     Expected,
-    accept_confusion,
+    accept_evaluation,
     accept_update,
     mean_norm,
     norm_bound,
     norm_of,
 )
 from tests.server.conftest import plan_of
+from tests.server.scripted import counts_of
 
 PLAN = plan_of()
 PLAN_ID = f"sha256:{'a' * 64}"
@@ -35,7 +36,8 @@ LIKE = {
 SITE = SigningKey.generate("st-elm/identity")
 OTHER = SigningKey.generate("other/identity")
 UPDATE = {name: array + np.float32(0.5) for name, array in LIKE.items()}
-COUNTS = {"confusion": np.array([[5, 1, 0], [0, 7, 0], [2, 0, 4]], dtype=np.int64)}
+CONFUSION = [[5, 1, 0], [0, 7, 0], [2, 0, 4]]
+COUNTS = counts_of(CONFUSION)
 
 
 def expected(**changes: Any) -> Expected:
@@ -85,8 +87,8 @@ def test_an_honest_update_is_accepted() -> None:
 
 def test_honest_counts_are_accepted() -> None:
     wanted = expected(activity="evaluate")
-    matrix, stated = accept_confusion(wanted, COUNTS, report(COUNTS, activity="evaluate"))
-    np.testing.assert_array_equal(matrix, COUNTS["confusion"])
+    counts, stated = accept_evaluation(wanted, COUNTS, report(COUNTS, activity="evaluate"))
+    assert counts.everybody.confusion.tolist() == CONFUSION
     assert stated.activity == "evaluate"
 
 
@@ -163,17 +165,22 @@ def test_a_missing_part_of_the_report_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({}, "expected a confusion matrix"),
-        ({"confusion": COUNTS["confusion"].astype(np.float32)}, "expected int64"),
-        ({"confusion": COUNTS["confusion"][:2]}, "of shape"),
-        ({"confusion": COUNTS["confusion"] - 3}, "cannot be counts"),
-        ({"confusion": COUNTS["confusion"] + 2**40}, "cannot be counts"),
+        ({}, "expected the arrays calibration, confusion, scores"),
+        ({"confusion": COUNTS["confusion"]}, "got confusion$"),
+        ({**COUNTS, "confusion": COUNTS["confusion"].astype(np.float32)}, "expected int64"),
+        ({**COUNTS, "confusion": COUNTS["confusion"][:2]}, "of shape"),
+        ({**COUNTS, "confusion": COUNTS["confusion"] - 3}, "cannot be counts"),
+        ({**COUNTS, "confusion": COUNTS["confusion"] + 2**40}, "cannot be counts"),
+        ({**COUNTS, "confusion": COUNTS["confusion"] + 1}, "other examples"),
         ({**COUNTS, "more": COUNTS["confusion"]}, "nothing else"),
+        ({**COUNTS, **{f"f/{name}": array for name, array in COUNTS.items()}}, "nothing else"),
     ],
 )
 def test_malformed_counts_are_refused(arrays: dict[str, Any], said: str) -> None:
     with pytest.raises(MalformedReply, match=said):
-        accept_confusion(expected(activity="evaluate"), arrays, report(arrays, activity="evaluate"))
+        accept_evaluation(
+            expected(activity="evaluate"), arrays, report(arrays, activity="evaluate")
+        )
 
 
 def test_the_norm_bound_lets_honest_training_through() -> None:

@@ -73,7 +73,7 @@ def test_a_task_goes_out_and_its_answer_comes_back(net: Wired) -> None:
         assert (task.kind, task.plan_id, task.round) == ("train", "plan", 3)
         assert arrays_digest(task.state) == arrays_digest(STATE)
         update = {name: array + 1 for name, array in task.state.items()}
-        assert connection.reply_update(task, update, REPORT)
+        assert connection.reply_arrays(task, update, REPORT)
         (answer,) = collect(net, run_id, {"answers": message_id}).values()
     assert isinstance(answer, Answer)
     assert arrays_digest(answer.arrays) == arrays_digest(update)
@@ -87,11 +87,11 @@ def test_an_evaluation_and_a_refusal_come_back(net: Wired) -> None:
     files, run_id = net.admit("says-no"), net.link.open_run()
     with net.connect(files) as connection:
         message_id = ask(net, run_id, "says-no", "evaluate")
-        confusion = np.array([[3, 1], [0, 4]], dtype=np.int64)
-        assert connection.reply_confusion(poll(connection), confusion, REPORT)
+        counts = {"confusion": np.array([[3, 1], [0, 4]], dtype=np.int64)}
+        assert connection.reply_arrays(poll(connection), counts, REPORT)
         (answer,) = collect(net, run_id, {"says-no": message_id}).values()
         assert isinstance(answer, Answer)
-        np.testing.assert_array_equal(answer.arrays["confusion"], confusion)
+        np.testing.assert_array_equal(answer.arrays["confusion"], counts["confusion"])
 
         message_id = ask(net, run_id, "says-no")
         assert connection.reply_refusal(poll(connection), "purpose", "not ours", {"a": 1})
@@ -111,7 +111,7 @@ def test_equal_answers_of_several_sites_all_arrive(net: Wired) -> None:
         with net.connect(files[name]) as connection:
             for _ in range(3):
                 task = poll(connection)
-                connection.reply_update(task, task.state, REPORT)
+                connection.reply_arrays(task, task.state, REPORT)
 
     threads = [threading.Thread(target=serve, args=(name,)) for name in names]
     for thread in threads:
@@ -136,13 +136,13 @@ def test_a_late_answer_finds_no_taker_and_the_next_task_does(net: Wired) -> None
         message_id = ask(net, run_id, "late")
         task = poll(connection)
         net.link.discard([message_id])
-        assert not connection.reply_update(task, STATE, REPORT)
+        assert not connection.reply_arrays(task, STATE, REPORT)
         message_id = ask(net, run_id, "late", round_index=1)
-        assert connection.reply_update(poll(connection), STATE, REPORT)
+        assert connection.reply_arrays(poll(connection), STATE, REPORT)
         (answer,) = collect(net, run_id, {"late": message_id}).values()
         assert isinstance(answer, Answer)
         # The same answer again is not taken a second time.
-        assert not connection.reply_update(task, STATE, REPORT)
+        assert not connection.reply_arrays(task, STATE, REPORT)
     net.link.close_run(run_id, completed=True)
 
 
@@ -166,7 +166,7 @@ def test_an_answer_survives_a_cut_connection(
             return response
 
         monkeypatch.setattr(connection._client._client, "send", cut)
-        assert connection.reply_update(task, STATE, REPORT)
+        assert connection.reply_arrays(task, STATE, REPORT)
         (answer,) = collect(net, run_id, {files.name: message_id}).values()
         assert isinstance(answer, Answer)
         assert arrays_digest(answer.arrays) == arrays_digest(STATE)
@@ -196,7 +196,7 @@ def test_a_task_is_not_handed_to_a_caller_who_has_gone(net: Wired) -> None:
             first.poll(15.0)  # the caller hangs up; the server still holds the poll
         message_id = ask(net, run_id, "gone")
         with net.connect(files) as second:
-            assert second.reply_update(poll(second), STATE, REPORT)
+            assert second.reply_arrays(poll(second), STATE, REPORT)
             assert collect(net, run_id, {"gone": message_id})
     net.link.close_run(run_id, completed=True)
 
@@ -283,9 +283,9 @@ def test_a_site_cannot_answer_in_another_sites_name(net: Wired) -> None:
         task = poll(connection)
         # The attacker learns the message's id and names the victim as its sender.
         with pytest.raises(Unauthorised, match="another site"):
-            forging.reply_update(task, STATE, REPORT)
+            forging.reply_arrays(task, STATE, REPORT)
         assert net.link.collect(run_id, {"victim": message_id}) == {}
-        assert connection.reply_update(task, STATE, REPORT)
+        assert connection.reply_arrays(task, STATE, REPORT)
     net.link.close_run(run_id, completed=True)
 
 
@@ -306,7 +306,7 @@ def test_a_reply_is_bounded_by_what_the_task_can_need(
         ask(net, run_id, "chatty")
         huge = {"head.weight": np.zeros(100_000, dtype=np.float32)}
         with pytest.raises(Unreachable, match="larger than its task"):
-            connection.reply_update(poll(connection), huge, REPORT)
+            connection.reply_arrays(poll(connection), huge, REPORT)
     net.link.close_run(run_id, completed=True)
 
 

@@ -337,7 +337,7 @@ def test_training_learns(model: ClassifierModel, make_plan: MakePlan) -> None:
     for number in range(plan.rounds):
         update = trainer.train_round(number, state).update
         state = {name: state[name] + update[name] for name in state}
-    confusion = trainer.evaluate(state, examples)
+    confusion = trainer.evaluate(state, examples).everybody.confusion
     assert confusion.dtype == np.int64
     assert confusion.tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
 
@@ -347,11 +347,11 @@ def test_evaluation_counts_every_held_out_record_once(
 ) -> None:
     trainer = SiteTrainer(model, make_plan(), people([1]))
     examples = people([3, 2, 2])
-    confusion = trainer.evaluate(model.get_state(), examples)
+    confusion = trainer.evaluate(model.get_state(), examples).everybody.confusion
     assert confusion.sum() == 7
     labels = [example.label for example in examples]
     assert confusion.sum(axis=1).tolist() == np.bincount(labels, minlength=3).tolist()
-    assert trainer.evaluate(model.get_state(), []).tolist() == np.zeros((3, 3)).tolist()
+    assert trainer.evaluate(model.get_state(), []).everybody.examples == 0
 
 
 def test_evaluation_follows_state_and_examples_whatever_it_has_cached(
@@ -375,7 +375,8 @@ def test_evaluation_follows_state_and_examples_whatever_it_has_cached(
             expected = np.zeros((3, 3), np.int64)
             for example, predicted in zip(held_out, direct.tolist(), strict=True):
                 expected[example.label, predicted] += 1
-            assert trainer.evaluate(state, held_out).tolist() == expected.tolist()
+            counts = trainer.evaluate(state, held_out).everybody
+            assert counts.confusion.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("label", [-1, 3])

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from audit.errors import FiduciaryError
@@ -73,18 +72,10 @@ class FakeFleet:
         task = self.tasks.pop(0)
         return task if isinstance(task, IncomingTask) else task()
 
-    def reply_update(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> bool:
+    def reply_arrays(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> bool:
         self._arrive()
         signed = SignedStatement.from_json(report["statement"])
         self.replies.append(Reply(task, dict(arrays), signed))
-        return self.accepts
-
-    def reply_confusion(
-        self, task: IncomingTask, confusion: npt.NDArray[np.int64], report: dict[str, Any]
-    ) -> bool:
-        self._arrive()
-        signed = SignedStatement.from_json(report["statement"])
-        self.replies.append(Reply(task, {"confusion": confusion}, signed))
         return self.accepts
 
     def reply_refusal(

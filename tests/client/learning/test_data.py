@@ -1,24 +1,13 @@
-"""Examples, the split by subject, and metrics from summed counts."""
+"""Examples and the split by subject."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
 
 from audit.errors import MalformedInput
 from client.learning.data import Example, examples_from_records, split_by_subject
-from client.learning.metrics import (
-    Confusion,
-    accuracy,
-    confusion_matrix,
-    macro_f1,
-    sum_confusions,
-)
 
 RECORDS = [(f"subject-{n % 400}", f"text {n}", ("yes", "no")[n % 2]) for n in range(1000)]
 EXAMPLES = examples_from_records(RECORDS, ("no", "yes"))
@@ -58,50 +47,3 @@ def test_the_split_is_repeatable_and_depends_on_the_secret_and_the_subject_only(
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="held_out_share"):
         split_by_subject(EXAMPLES, share, b"secret")
-
-
-pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
-
-
-@given(pairs)
-@settings(max_examples=100, deadline=None)
-def test_metrics_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
-    true, predicted = zip(*pairs, strict=True)
-    matrix = confusion_matrix(true, predicted, 5)
-    assert accuracy(matrix) == pytest.approx(accuracy_score(true, predicted))
-    assert macro_f1(matrix) == pytest.approx(
-        f1_score(true, predicted, average="macro", zero_division=0)
-    )
-
-
-@given(pairs, pairs)
-@settings(max_examples=50, deadline=None)
-def test_summed_matrices_are_the_matrix_of_all(
-    one: list[tuple[int, int]], other: list[tuple[int, int]]
-) -> None:
-    def matrix(of: list[tuple[int, int]]) -> Confusion:
-        return confusion_matrix([t for t, _ in of], [p for _, p in of], 5)
-
-    assert np.array_equal(sum_confusions([matrix(one), matrix(other)]), matrix(one + other))
-
-
-def test_an_empty_matrix_has_metrics_of_zero() -> None:
-    empty = np.zeros((3, 3), np.int64)
-    assert accuracy(empty) == macro_f1(empty) == 0.0
-    assert confusion_matrix([], [], 3).tolist() == empty.tolist()
-
-
-@pytest.mark.parametrize(
-    "matrices",
-    [
-        [],
-        [np.zeros((2, 2), np.int64), np.zeros((3, 3), np.int64)],
-        [np.zeros((2, 3), np.int64)],
-        [np.zeros(4, np.int64)],
-        [np.array([[1, -1], [0, 0]])],
-        [np.zeros((2, 2), np.float64)],
-    ],
-)
-def test_matrices_that_cannot_be_counts_are_refused(matrices: list[Confusion]) -> None:
-    with pytest.raises(MalformedInput):
-        sum_confusions(matrices)
