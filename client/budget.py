@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from audit.errors import Refused
-from client.learning.accounting import Event, reported_epsilon
+from client.learning.accounting import Event, joined, reported_epsilon
 from compliance.statements import TrainingPlan
 
 RoundState = Literal["reserved", "started", "released"]
@@ -233,19 +233,6 @@ class Cost:
             "epsilon_total": float(self.total),
             "reserved": self.reserved,
         }
-
-
-def joined(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Equal mechanisms as one event with all their steps, in a fixed order.
-
-    >>> joined([Event(2.0, 0.5, 3), Event(2.0, 0.5, 4)])
-    (Event(noise_multiplier=2.0, sampling_rate=0.5, steps=7),)
-    """
-    steps: dict[tuple[float, float], int] = {}
-    for event in events:
-        key = (event.noise_multiplier, event.sampling_rate)
-        steps[key] = steps.get(key, 0) + event.steps
-    return tuple(Event(*key, count) for key, count in sorted(steps.items()))
 
 
 def over_limit(reservation: Reservation, cost: Cost, limits: Limits) -> str | None:

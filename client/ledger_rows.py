@@ -12,8 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from audit.errors import VerificationFailed
-from client.budget import Composer, PlanBudget, Reservation, RoundEvent, joined
-from client.learning.accounting import Event
+from client.budget import Composer, PlanBudget, Reservation, RoundEvent
+from client.learning.accounting import Event, joined
 
 FORMAT = "fiduciary.ledger/1"
 

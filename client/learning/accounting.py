@@ -7,7 +7,7 @@
 * Results are pessimistic: the discretisation rounds losses up, and so are sigma and a reported ε
   rounded up.
 
-Doroshenko et al. 2022 (arXiv 2207.04380), "Connect the dots", is the discretisation in use.
+`client.learning.loss_distributions` has the distributions and what they guarantee.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from functools import lru_cache
-from typing import Any
 
 from audit.errors import MalformedInput
+from client.learning.loss_distributions import (
+    Mechanism,
+    compose,
+    size_of_loss,
+    truncation_probability,
+)
 from compliance.statements import Phase
-
-DISCRETIZATION = 1e-3
-"""Width of a privacy-loss bin; ε grows by about 2e-4 against 1e-4 and composes 60 times faster."""
 
 MAX_SIZE_OF_LOSS = 200.0
 """A hostile plan with hardly any noise must not make a site allocate without bound. A plan may
@@ -36,6 +37,32 @@ EPSILON_STEP = Decimal("0.0001")
 """A reported ε is rounded up to a multiple of this."""
 
 
+@dataclass(frozen=True, order=True)
+class BatchCap:
+    """A bound on a batch: of more sampled subjects, a uniform subset of this size is taken.
+
+    Args:
+        subjects: Most subjects in a batch, at least 1.
+        max_population: Public bound on the subjects that are sampled from. ε holds for every
+            population up to it, so that it does not depend on a site's true number of subjects.
+
+    Raises:
+        ValueError: When a batch would be larger than the population: such a cap bounds nothing.
+    """
+
+    subjects: int
+    max_population: int
+
+    def __post_init__(self) -> None:
+        if self.subjects < 1:
+            raise ValueError(f"a batch's cap must be at least 1, got {self.subjects}")
+        if self.subjects > self.max_population:
+            raise ValueError(
+                f"a batch of {self.subjects} subjects must not be larger than the population "
+                f"of at most {self.max_population}"
+            )
+
+
 @dataclass(frozen=True)
 class Event:
     """`steps` Poisson-subsampled Gaussian mechanisms.
@@ -44,11 +71,13 @@ class Event:
         noise_multiplier: sigma, standard deviation of the noise over the clipping norm; above 0.
         sampling_rate: Poisson rate of each step, in (0, 1].
         steps: Number of steps, at least 0.
+        cap: Bound on each step's batch ("truncated Poisson"), or None.
     """
 
     noise_multiplier: float
     sampling_rate: float
     steps: int
+    cap: BatchCap | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
@@ -57,6 +86,34 @@ class Event:
             raise ValueError(f"sampling_rate must lie in (0, 1], got {self.sampling_rate}")
         if self.steps < 0:
             raise ValueError(f"steps must not be negative, got {self.steps}")
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """One of its steps."""
+        truncation = (
+            0.0
+            if self.cap is None
+            else truncation_probability(
+                self.sampling_rate, self.cap.subjects, self.cap.max_population
+            )
+        )
+        return Mechanism(self.noise_multiplier, self.sampling_rate, truncation)
+
+
+def joined(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Equal mechanisms as one event with all their steps, in a fixed order.
+
+    >>> joined([Event(2.0, 0.5, 3), Event(2.0, 0.5, 4)])
+    (Event(noise_multiplier=2.0, sampling_rate=0.5, steps=7, cap=None),)
+    """
+    steps: dict[tuple[float, float, tuple[BatchCap, ...]], int] = {}
+    for event in events:
+        cap = () if event.cap is None else (event.cap,)
+        key = (event.noise_multiplier, event.sampling_rate, cap)
+        steps[key] = steps.get(key, 0) + event.steps
+    return tuple(
+        Event(noise, rate, count, *cap) for (noise, rate, cap), count in sorted(steps.items())
+    )
 
 
 def events_of(phases: Iterable[Phase], rounds: int | None = None) -> tuple[Event, ...]:
@@ -88,23 +145,18 @@ def epsilon_of(events: Iterable[Event], delta: float | Decimal) -> float:
     """
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie in (0, 1), got {delta}")
-    steps: dict[tuple[float, float], int] = {}
-    for event in events:
+    steps: dict[Mechanism, int] = {}
+    for event in joined(events):
         if event.steps:
-            key = (event.noise_multiplier, event.sampling_rate)
-            steps[key] = steps.get(key, 0) + event.steps
+            mechanism = event.mechanism
+            steps[mechanism] = steps.get(mechanism, 0) + event.steps
     if not steps:
         return 0.0
     if any(
-        _size_of_loss(sigma, rate) * count > MAX_SIZE_OF_LOSS
-        for (sigma, rate), count in steps.items()
+        size_of_loss(mechanism) * count > MAX_SIZE_OF_LOSS for mechanism, count in steps.items()
     ):
         return math.inf
-    composed: Any = None
-    for (noise_multiplier, sampling_rate), count in sorted(steps.items()):
-        loss = _composed_loss(noise_multiplier, sampling_rate, count)
-        composed = loss if composed is None else composed.compose(loss)
-    return float(composed.get_epsilon_for_delta(float(delta)))
+    return compose(steps, float(delta))
 
 
 def reported_epsilon(events: Iterable[Event], delta: float | Decimal) -> Decimal:
@@ -158,7 +210,6 @@ def solve_noise_multipliers(
 
 
 _MAX_NOISE = 10_000.0
-_TINY = 1e-9
 _SCALE_TOLERANCE = 2e-4
 
 
@@ -175,38 +226,4 @@ def _scaled(phases: Sequence[Phase], scale: float) -> tuple[Phase, ...]:
             }
         )
         for phase in phases
-    )
-
-
-def _size_of_loss(noise_multiplier: float, sampling_rate: float) -> float:
-    """About a step's mean privacy loss: exact for full batches, from the CLT otherwise.
-
-    Only decides whether a distribution is worth computing; it is never reported.
-    """
-    if sampling_rate == 1:
-        return 0.5 / noise_multiplier**2 if noise_multiplier > _TINY else math.inf
-    exponent = noise_multiplier**-2 if noise_multiplier > _TINY else math.inf
-    return 0.5 * sampling_rate**2 * math.expm1(exponent) if exponent < 700 else math.inf
-
-
-@lru_cache(maxsize=256)
-def _composed_loss(noise_multiplier: float, sampling_rate: float, steps: int) -> Any:
-    from dp_accounting.pld import privacy_loss_distribution as pld
-
-    if sampling_rate == 1:
-        return pld.from_gaussian_mechanism(
-            standard_deviation=noise_multiplier / math.sqrt(steps),
-            value_discretization_interval=DISCRETIZATION,
-        )
-    return _subsampled_loss(noise_multiplier, sampling_rate).self_compose(steps)
-
-
-@lru_cache(maxsize=256)
-def _subsampled_loss(noise_multiplier: float, sampling_rate: float) -> Any:
-    from dp_accounting.pld import privacy_loss_distribution as pld
-
-    return pld.from_gaussian_mechanism(
-        standard_deviation=noise_multiplier,
-        sampling_prob=sampling_rate,
-        value_discretization_interval=DISCRETIZATION,
     )
