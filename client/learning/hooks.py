@@ -34,8 +34,19 @@ class HooksModule:
         self._group: tuple[Tensor, int] | None = None
 
     def group(self, subject_of_record: Tensor, subject_count: int) -> None:
-        """Say whose the records of the next forward pass are."""
+        """Say whose the records of the next forward pass are, and forget passes without an end.
+
+        Opacus would count a pass that ran out of memory halfway as part of the next one.
+        """
         self._group = subject_of_record, subject_count
+        for weight in self.weights:
+            weight.grad = None
+            weight.grad_sample = None  # type: ignore[attr-defined]
+            weight._forward_counter = 0  # type: ignore[attr-defined]
+            vars(weight).pop("_current_grad_sample", None)
+        for module in self._hooked.modules():
+            vars(module).pop("activations", None)
+            vars(module).pop("max_batch_len", None)
 
     def __call__(self, *inputs: Any) -> Any:
         """The model's output."""
@@ -45,6 +56,8 @@ class HooksModule:
         """One backward pass of the sum of the records' losses."""
         with _quiet():
             loss.backward()  # type: ignore[no-untyped-call]
+        for weight in self.weights:
+            weight.grad = None  # autograd's own sum is not clipped: nobody may step with it
 
     def collect(self) -> SubjectGradients:
         """The subjects' gradients of the backward pass that was just made.
@@ -63,7 +76,6 @@ class HooksModule:
             if records is None:
                 raise ValueError(f"{name}: trains, but got no gradient")
             weight.grad_sample = None  # type: ignore[attr-defined]
-            weight.grad = None  # autograd's own sum is not clipped; the optimiser sets another
             if len(records) != len(subject_of_record):
                 raise ValueError(
                     f"{name}: expected gradients of {len(subject_of_record)} records,"

@@ -33,6 +33,7 @@ from client.learning.base_model import (
     base_model_digest,
     resolve_base_model,
 )
+from client.learning.micro_batches import MicroBatches, Part
 from client.learning.public_prior import label_sentences, prior_from_features
 from client.learning.randomness import Keystream
 from compliance.statements import TrainingPlan
@@ -218,11 +219,14 @@ class ClassifierModel:
         by_length = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
         switch = contextlib.nullcontext() if adapted else self._peft.disable_adapter()
         self.network.eval()
+
+        def compute(parts: Sequence[Part]) -> None:
+            chosen = [record for part in parts for record in part.records]
+            ids, mask = self.pad([token_ids[i] for i in chosen])
+            result[chosen] = self.network.standardise(self.network.pool(ids, mask))
+
         with torch.no_grad(), switch:
-            for start in range(0, len(by_length), _INFERENCE_BATCH):
-                chosen = by_length[start : start + _INFERENCE_BATCH]
-                ids, mask = self.pad([token_ids[i] for i in chosen])
-                result[chosen] = self.network.standardise(self.network.pool(ids, mask))
+            MicroBatches(_INFERENCE_BATCH).run([Part.whole([i]) for i in by_length], compute)
         return result
 
     def logits(self, texts: Sequence[str]) -> Tensor:

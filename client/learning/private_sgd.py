@@ -13,7 +13,7 @@ The formal statement and the edge cases are in `client.learning.subject_optimize
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from client.learning.data import Example, check_examples
+from client.learning.device_failures import device_failures_named
 from client.learning.evaluation import Evaluation, evaluate_examples
 from client.learning.hooks import HooksModule
+from client.learning.micro_batches import MicroBatches, Part
 from client.learning.model import ClassifierModel, State
 from client.learning.one_backward import OneBackwardModule
 from client.learning.randomness import Keystream
@@ -88,15 +90,6 @@ class RoundResult:
     seeded: bool
 
 
-@dataclass(frozen=True)
-class _MicroBatch:
-    records: list[int]
-    subjects: list[int]
-    weights: list[float]
-    subject_count: int
-    finished: bool
-
-
 class SiteTrainer:
     """Trains one plan on one site's examples.
 
@@ -106,7 +99,8 @@ class SiteTrainer:
         examples: Training examples of the site, held-out subjects excluded.
         seed: Makes sampling and noise repeatable, for tests and benchmarks only.
         engine: How per-subject gradients are computed; one of `ENGINES`.
-        micro_batch_records: Records in memory at once; changes speed and memory, not results.
+        micro_batch_records: Records in memory at once, fewer when they do not fit; changes speed
+            and memory, not results.
 
     Raises:
         MalformedInput: When a label lies outside the plan.
@@ -138,6 +132,7 @@ class SiteTrainer:
         self._features: Tensor | None = None
         self._evaluated: tuple[tuple[Example, ...], Tensor] | None = None
 
+    @device_failures_named()
     def train_round(
         self,
         round_index: int,
@@ -153,6 +148,8 @@ class SiteTrainer:
 
         Raises:
             MalformedInput: When the plan has no such round or the state does not fit.
+            OutOfMemory: When not even one record fits into memory.
+            DeviceLost: When the device fails. As with every error, there is no update then.
         """
         phase = self._plan.phase_of(round_index)
         self._model.set_state(global_state)
@@ -170,8 +167,9 @@ class SiteTrainer:
                 public_divisor=float(phase.sampling_rate * self._plan.privacy.nominal_subjects),
                 keystream=self._keystream,
             )
+            micro_batches = MicroBatches(self._micro_batch_records)
             for step in range(phase.steps_per_round):
-                self._step(engine, optimizer, phase)
+                self._step(engine, optimizer, phase, micro_batches)
                 if progress is not None:
                     progress(step + 1, phase.steps_per_round)
             steps = optimizer.steps
@@ -182,15 +180,29 @@ class SiteTrainer:
         update = {name: local[name] - start[name] for name in local}
         return RoundResult(round=round_index, update=update, steps=steps, seeded=self._seeded)
 
-    def _step(self, engine: Engine, optimizer: SubjectOptimizer, phase: Phase) -> None:
+    def _step(
+        self,
+        engine: Engine,
+        optimizer: SubjectOptimizer,
+        phase: Phase,
+        micro_batches: MicroBatches,
+    ) -> None:
         optimizer.zero_grad()
         sampled = self._keystream.poisson_sample(len(self._records_of), phase.sampling_rate)
-        for batch in self._micro_batches(sampled):
-            engine.group(torch.tensor(batch.subjects), batch.subject_count)
-            logits = engine(*self._inputs(batch.records, phase.kind))
-            losses = cross_entropy(logits, self._labels[batch.records], reduction="none")
-            engine.backward((losses * torch.tensor(batch.weights)).sum())
-            optimizer.accumulate(engine.collect(), batch.subject_count, finished=batch.finished)
+        chosen = [self._records_to_use(int(subject)) for subject in sampled]
+        chosen.sort(key=lambda records: max(len(self._tokens[r]) for r in records))
+
+        def accumulate(parts: Sequence[Part]) -> None:
+            records = [record for part in parts for record in part.records]
+            subjects = [slot for slot, part in enumerate(parts) for _ in part.records]
+            weights = torch.tensor([part.weight for part in parts for _ in part.records])
+            engine.group(torch.tensor(subjects), len(parts))
+            logits = engine(*self._inputs(records, phase.kind))
+            losses = cross_entropy(logits, self._labels[records], reduction="none")
+            engine.backward((losses * weights).sum())
+            optimizer.accumulate(engine.collect(), len(parts), finished=parts[-1].finished)
+
+        micro_batches.run([Part.whole(records) for records in chosen], accumulate)
         optimizer.step()
 
     def _inputs(self, records: list[int], kind: str) -> tuple[Tensor, ...]:
@@ -201,33 +213,6 @@ class SiteTrainer:
             return (self._features[records],)
         return self._model.pad([self._tokens[record] for record in records])
 
-    def _micro_batches(self, sampled: npt.NDArray[np.int64]) -> Iterator[_MicroBatch]:
-        """Whole subjects, by length, up to the memory limit; a larger subject comes in pieces."""
-        limit = self._micro_batch_records
-        chosen = [self._records_to_use(int(subject)) for subject in sampled]
-        chosen.sort(key=lambda records: max(len(self._tokens[r]) for r in records))
-        waiting: list[list[int]] = []
-        size = 0
-        for records in chosen:
-            if waiting and size + len(records) > limit:
-                yield _whole(waiting)
-                waiting, size = [], 0
-            if len(records) > limit:
-                for start in range(0, len(records), limit):
-                    piece = records[start : start + limit]
-                    yield _MicroBatch(
-                        records=piece,
-                        subjects=[0] * len(piece),
-                        weights=[1 / len(records)] * len(piece),
-                        subject_count=1,
-                        finished=start + limit >= len(records),
-                    )
-                continue
-            waiting.append(records)
-            size += len(records)
-        if waiting:
-            yield _whole(waiting)
-
     def _records_to_use(self, subject: int) -> list[int]:
         records = self._records_of[subject]
         cap = self._plan.privacy.max_records_per_subject
@@ -235,6 +220,7 @@ class SiteTrainer:
             records = records[self._keystream.choose(len(records), cap)]
         return [int(record) for record in records]
 
+    @device_failures_named()
     def evaluate(
         self, state: Mapping[str, npt.NDArray[Any]], held_out: Sequence[Example]
     ) -> Evaluation:
@@ -243,6 +229,8 @@ class SiteTrainer:
         Raises:
             MalformedInput: When the state does not fit, a label lies outside the plan, or the
                 model gives scores that are not finite.
+            OutOfMemory: When not even one record fits into memory.
+            DeviceLost: When the device fails.
         """
         labels = len(self._plan.labels)
         check_examples(held_out, labels)
@@ -263,13 +251,3 @@ class SiteTrainer:
             tokens = self._model.encode([example.text for example in examples])
             self._evaluated = (examples, self._model.features(tokens))
         return self._evaluated[1]
-
-
-def _whole(subjects: list[list[int]]) -> _MicroBatch:
-    return _MicroBatch(
-        records=[record for records in subjects for record in records],
-        subjects=[slot for slot, records in enumerate(subjects) for _ in records],
-        weights=[1 / len(records) for records in subjects for _ in records],
-        subject_count=len(subjects),
-        finished=True,
-    )

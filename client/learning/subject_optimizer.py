@@ -80,6 +80,8 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
     ) -> None:
         """Fold the subjects' gradients of the last backward pass into the step's sum.
 
+        Where it raises, also for want of memory, the sum is what it was.
+
         Args:
             gradients: Of the optimiser's weights, in its order.
             subject_count: Number of subjects in this micro-batch.
@@ -96,14 +98,14 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
             pieces = gradients.weighted_sum(whole)
             if self._unfinished is not None:
                 pieces = [a + b for a, b in zip(self._unfinished, pieces, strict=True)]
-            self._unfinished = pieces
             if not finished:
+                self._unfinished = pieces
                 return
             gradients = DenseGradients([piece.unsqueeze(0) for piece in pieces])
-            self._unfinished = None
-        for p, clipped in zip(
-            self.params, clip_and_sum(gradients, self.max_grad_norm), strict=True
-        ):
+        total = clip_and_sum(gradients, self.max_grad_norm)
+        # From here on nothing needs memory that could run out.
+        self._unfinished = None
+        for p, clipped in zip(self.params, total, strict=True):
             p.summed_grad = clipped if p.summed_grad is None else p.summed_grad.add_(clipped)
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:

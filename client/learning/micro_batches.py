@@ -1,0 +1,114 @@
+"""Micro-batches: whole subjects as far as memory allows, and fewer of them when it does not.
+
+* A subject is in one micro-batch with all its records, or, where they exceed the limit, alone in
+  several that follow each other. The last one is marked: only then is the subject clipped.
+* When the memory runs out in a micro-batch, that one is done again in smaller ones and the limit
+  stays smaller; what was done before stays. So each record is counted exactly once, and a subject
+  is clipped once, whatever happens. That holds if work which fails leaves nothing behind, as
+  `OneBackwardModule.group` and `SubjectOptimizer.accumulate` see to.
+* How records are batched decides memory and speed, never results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from client.learning.device_failures import OutOfMemory, is_out_of_memory
+
+
+@dataclass(frozen=True)
+class Part:
+    """Records of one subject.
+
+    Attributes:
+        records: All that a step uses of the subject, or the next of them.
+        weight: Of each record's loss: one over how many records the step uses of the subject.
+        finished: Whether no more records of the subject follow.
+    """
+
+    records: Sequence[int]
+    weight: float
+    finished: bool = True
+
+    @classmethod
+    def whole(cls, records: Sequence[int]) -> Self:
+        """All that a step uses of a subject, at least one record."""
+        return cls(records, 1 / len(records))
+
+    def split(self, size: int) -> tuple[Part, Part]:
+        """The first `size` records, and the rest, which may be empty."""
+        is_last = self.finished and size >= len(self.records)
+        return (
+            Part(self.records[:size], self.weight, is_last),
+            Part(self.records[size:], self.weight, self.finished),
+        )
+
+
+class MicroBatches:
+    """Feeds subjects to work that takes so many records at once.
+
+    Args:
+        limit: Records in memory at once, at least 1; it shrinks when they do not fit.
+    """
+
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        self.limit = limit
+
+    def run(self, parts: Sequence[Part], work: Callable[[Sequence[Part]], None]) -> None:
+        """Do `work` on all parts, in their order.
+
+        Args:
+            parts: At most one of each subject, unless it is the only one here.
+            work: Takes one micro-batch. Where memory runs out in it, it must leave nothing behind:
+                the same records come again in smaller micro-batches.
+
+        Raises:
+            OutOfMemory: When not even one record fits.
+        """
+        for batch in self._packed(parts):
+            if _fits(work, batch):
+                continue
+            # Only here is what the failed work held free again: its error kept it alive.
+            torch.cuda.empty_cache()
+            self._halve(sum(len(part.records) for part in batch))
+            self.run(batch, work)
+
+    def _packed(self, parts: Sequence[Part]) -> Iterator[list[Part]]:
+        waiting: list[Part] = []
+        size = 0
+        for part in parts:
+            count = len(part.records)
+            if waiting and size + count > self.limit:
+                yield waiting
+                waiting, size = [], 0
+            if count > self.limit or not part.finished:
+                rest = part
+                while rest.records:
+                    piece, rest = rest.split(self.limit)
+                    yield [piece]
+                continue
+            waiting.append(part)
+            size += count
+        if waiting:
+            yield waiting
+
+    def _halve(self, records: int) -> None:
+        if records == 1:
+            raise OutOfMemory
+        self.limit = records // 2
+
+
+def _fits(work: Callable[[Sequence[Part]], None], batch: list[Part]) -> bool:
+    try:
+        work(batch)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
