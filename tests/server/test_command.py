@@ -224,6 +224,17 @@ def test_status_tells_what_happened_with_the_coordinator_running(finished: Finis
     assert (plan["state"], plan["stage"], plan["rounds_done"]) == ("completed", "completed", 2)
     assert plan["epsilon_by_site"] == {"lakeside": "0.2", "st-elm": "0.2"}
     assert plan["accuracy"] == "0.818182"
+    figures = plan["evaluation"]["everybody"]
+    low, high = figures["accuracy_interval"]
+    assert low < figures["accuracy"] == 0.818182 < high
+    assert (figures["examples"], figures["macro"]["f1"]) == (66, 0.818182)
+    assert figures["macro_roc_auc"] is not None
+    assert figures["expected_calibration_error"] is not None
+    rows = plan["evaluation"]["labels"]
+    assert [(row["label"], row["support"], row["recall"]) for row in rows] == [
+        (label, 22, 0.818182) for label in ("billing", "clinical", "other")
+    ]
+    assert [0, 0, 18] in plan["evaluation"]["confusion"]
     assert status["errors"] == []
 
 
@@ -235,6 +246,7 @@ def test_status_works_with_the_coordinator_stopped_and_says_so(finished: Finishe
     text = finished.desk.run("status").stdout
     assert "stopped" in text
     assert "round 2 of 2" in text
+    assert status["plans"][0]["measured"] in " ".join(text.split())
 
 
 def test_sites_are_listed(finished: Finished) -> None:
@@ -322,6 +334,10 @@ def test_a_fetched_release_says_what_it_is(finished: Finished, model: Path) -> N
         "provenance.json",
     ]
     assert json.loads((model / "labels.json").read_text()) == ["billing", "clinical", "other"]
+    evaluation = json.loads((model / "evaluation.json").read_text())
+    assert evaluation["everybody"] == finished.status["plans"][0]["evaluation"]["everybody"]
+    assert [row["label"] for row in evaluation["labels"]] == ["billing", "clinical", "other"]
+    assert finished.status["plans"][0]["measured"] in (model / "README.md").read_text()
     promise = json.loads((model / "dp_statement.json").read_text())
     assert promise["epsilon_by_site"] == {"lakeside": "0.2", "st-elm": "0.2"}
     assert (promise["unit"], promise["delta"]) == ("subject", "0.00001")
