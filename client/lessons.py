@@ -101,8 +101,18 @@ class Lessons:
         return _material(found)
 
     def train(self, round_index: int, state: State, progress: Progress | None) -> RoundResult:
-        """Train one round of the prepared plan."""
-        return self._prepared().train_round(round_index, state, progress)
+        """Train one round of the prepared plan.
+
+        Raises:
+            Refused: When the noise can be repeated from a seed: nothing of it may leave the site.
+        """
+        result = self._prepared().train_round(round_index, state, progress)
+        if result.seeded:
+            raise Refused(
+                "the noise came from a seed, so whoever knows it can subtract it",
+                fix="seeds are for tests and benchmarks: remove it",
+            )
+        return result
 
     def evaluate(self, state: State) -> Evaluation:
         """Counts of the held-out subjects under `state`, for the prepared plan."""

@@ -300,6 +300,23 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     return _Watched.seen
 
 
+class _Seeded(SiteTrainer):
+    def __init__(self, model: Any, plan: Any, examples: Sequence[Example]) -> None:
+        super().__init__(model, plan, examples, seed=1)
+
+
+def test_an_update_with_repeatable_noise_does_not_leave(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lessons, "SiteTrainer", _Seeded)
+    world.train(0)
+    world.run()
+    assert world.codes() == ["refused"]
+    assert world.fleet.replies[0].arrays is None
+    assert world.started() == 1, "it was trained: it is spent"
+    assert any("seed" in line for line in world.notes.lines)
+
+
 def test_the_model_stays_warm_while_nothing_changes(world: World, seen: list[set[str]]) -> None:
     for round_index in range(3):
         world.train(round_index)
