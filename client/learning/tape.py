@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from client.learning.subject_gradients import add_by_subject, rows
 
 ROUNDING: Final = 2.0**-21
-"""Relative to the largest that a norm could be: four times the unit roundoff of float32 and more
-than twenty times what was measured (`tests/client/learning/test_tape.py`). Rounding errors of
+"""Relative to the largest that a norm could be: four times the machine epsilon of float32 and more
+than ten times what was measured (`tests/client/learning/test_tape.py`). Rounding errors of
 sums behave like a random walk (Higham & Mary 2019, SIAM J. Sci. Comput. 41-5)."""
 
 

@@ -1,0 +1,479 @@
+"""What privacy costs a training step, beside plain training and Opacus, in one run.
+
+    python -m bench.training [--quick] [--engine-only] [--data DIR]
+
+* `lora_*` and `full_*`: one logical step of 64 records of 128 tokens on the packaged encoder (two
+  micro-batches of 32, then the optimiser's step with noise): without privacy, with ours (clipped
+  per subject, two records of each), and with Opacus' hooks and ghost mode (clipped per record).
+  Steps are taken in turns and the medians of the paired ratios are reported. Peak memory is that of
+  a fresh process which does nothing else.
+* `records_per_second_over_opacus_recipe`: LoRA on real messages and abstracts, the product's own
+  `SiteTrainer` beside Opacus as its tutorials use it: Poisson loader, `BatchMemoryManager`, padding
+  to the plan's length; same sampling rate, same noise.
+* `records_per_second_over_plain_trainer`: beside a Hugging Face `Trainer` without privacy, with
+  LoRA and its defaults.
+
+The last line is one JSON object; progress goes to standard error.
+
+Exit status: 0; 77 when the data is not there (what test harnesses call "skipped").
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from client.learning.data import Example
+from client.learning.model import (
+    EMBEDDED_MODEL,
+    ClassifierModel,
+    base_model_digest,
+    quiet_transformers,
+    resolve_base_model,
+)
+from client.learning.one_backward import OneBackwardModule
+from client.learning.private_sgd import SiteTrainer
+from client.learning.randomness import Keystream
+from client.learning.subject_optimizer import SubjectOptimizer
+from compliance.statements import Adapter, BaseModelReference, Phase, Privacy, TrainingPlan, utc_now
+
+LABELS: Final = 77
+LENGTH: Final = 128
+MICRO_BATCH: Final = 32
+MICRO_BATCHES: Final = 2
+RECORDS_PER_SUBJECT: Final = 2
+NOISE: Final = 1.0
+NORM: Final = 1.0
+EXIT_SKIPPED: Final = 77
+
+Step = Callable[[], None]
+
+
+# --- one step of a model --------------------------------------------------------------------------
+
+
+def build(kind: str) -> nn.Module:
+    """The packaged encoder with a classifier: `lora` (r 8 on queries and values) or `full`."""
+    import peft
+    import transformers
+
+    with quiet_transformers():
+        model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
+            resolve_base_model(EMBEDDED_MODEL), num_labels=LABELS, local_files_only=True
+        )
+        for part in model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+        if kind == "lora":
+            config = peft.LoraConfig(r=8, target_modules=["query", "value"], lora_dropout=0.0)
+            model = peft.get_peft_model(model, config)
+    built: nn.Module = model.train()
+    return built
+
+
+def batches() -> list[tuple[Tensor, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randint(1000, 30000, (MICRO_BATCH, LENGTH), generator=generator),
+            torch.ones(MICRO_BATCH, LENGTH, dtype=torch.long),
+            torch.randint(0, LABELS, (MICRO_BATCH,), generator=generator),
+        )
+        for _ in range(MICRO_BATCHES)
+    ]
+
+
+def losses_of(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    positions = torch.arange(LENGTH).repeat(len(ids), 1)  # a row a record, which Opacus needs
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    return cross_entropy(logits, labels, reduction="none")
+
+
+def plain_step(model: nn.Module) -> Step:
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for batch in batches():
+            losses_of(model, *batch).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def our_step(model: nn.Module) -> Step:
+    engine = OneBackwardModule(model)
+    optimizer = SubjectOptimizer(
+        torch.optim.SGD(engine.weights, lr=1e-4),
+        noise_multiplier=NOISE,
+        max_grad_norm=NORM,
+        public_divisor=MICRO_BATCH * MICRO_BATCHES / RECORDS_PER_SUBJECT,
+        keystream=Keystream(),
+    )
+    subjects = torch.arange(MICRO_BATCH) // RECORDS_PER_SUBJECT
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for batch in batches():
+            engine.group(subjects, MICRO_BATCH // RECORDS_PER_SUBJECT)
+            engine.backward(losses_of(engine, *batch).sum())
+            optimizer.accumulate(engine.collect(), MICRO_BATCH // RECORDS_PER_SUBJECT)
+        optimizer.step()
+
+    return step
+
+
+def opacus_step(model: nn.Module, mode: str) -> Step:
+    from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
+    from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+
+    inner = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    settings: dict[str, Any] = {
+        "noise_multiplier": NOISE,
+        "max_grad_norm": NORM,
+        "expected_batch_size": MICRO_BATCH * MICRO_BATCHES,
+        "loss_reduction": "sum",
+    }
+    if mode == "hooks":
+        hooked: Any = GradSampleModule(model, loss_reduction="sum", strict=False)
+        optimizer: Any = DPOptimizer(inner, **settings)
+
+        def step() -> None:
+            for number, batch in enumerate(batches(), start=1):
+                losses_of(hooked, *batch).sum().backward()  # type: ignore[no-untyped-call]
+                optimizer.signal_skip_step(number < MICRO_BATCHES)
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return step
+    ghost: Any = GradSampleModuleFastGradientClipping(
+        model, max_grad_norm=NORM, use_ghost_clipping=True, loss_reduction="sum", strict=False
+    )
+    ghost_optimizer: Any = DPOptimizerFastGradientClipping(inner, **settings)
+
+    def ghost_step() -> None:
+        for number, batch in enumerate(batches(), start=1):
+            ghost_optimizer.signal_skip_step(number < MICRO_BATCHES)
+            losses = losses_of(ghost, *batch)
+            losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            ghost_optimizer.zero_grad()
+            factors = ghost.get_clipping_coef()
+            ghost.disable_hooks()
+            (factors * losses).sum().backward()
+            ghost.enable_hooks()
+            ghost_optimizer.step()
+
+    return ghost_step
+
+
+STEPS: Final[dict[str, Callable[[nn.Module], Step]]] = {
+    "plain": plain_step,
+    "ours": our_step,
+    "hooks": lambda model: opacus_step(model, "hooks"),
+    "ghost": lambda model: opacus_step(model, "ghost"),
+}
+
+
+def measure_steps(kind: str, turns: int) -> dict[str, float]:
+    """Medians of ratios to the plain step of the same turn."""
+    steps = {name: make(build(kind)) for name, make in STEPS.items()}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Opacus warns of what it does
+        for turn in range(turns + 1):
+            for name, step in steps.items():
+                started = time.perf_counter()
+                step()
+                if turn:  # the first one warms up
+                    taken[name].append(time.perf_counter() - started)
+                say(f"{kind}: {name} {time.perf_counter() - started:.2f} s")
+    return {
+        f"{kind}_{'dp' if name == 'ours' else name}_over_plain": round(
+            statistics.median(
+                mine / plain for mine, plain in zip(taken[name], taken["plain"], strict=True)
+            ),
+            3,
+        )
+        for name in ("ours", "hooks", "ghost")
+    } | {f"{kind}_plain_step_seconds": round(statistics.median(taken["plain"]), 2)}
+
+
+def measure_memory(kind: str) -> dict[str, float]:
+    """Peak memory of a process that takes two steps, over that of plain training."""
+    peaks = {}
+    for name in STEPS:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.training", "--peak", kind, name],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        peaks[name] = float(done.stdout.split()[-1])
+        say(f"{kind}: {name} peak {peaks[name]:.0f} MiB")
+    return {
+        f"{kind}_{'memory' if name == 'ours' else f'{name}_memory'}_over_plain": round(
+            peaks[name] / peaks["plain"], 3
+        )
+        for name in ("ours", "hooks", "ghost")
+    }
+
+
+def peak(kind: str, name: str) -> float:
+    """MiB."""
+    step = STEPS[name](build(kind))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# --- whole recipes on real data -------------------------------------------------------------------
+
+
+def read_examples(data: Path, name: str, most: int) -> tuple[list[Example], tuple[str, ...]]:
+    """Training records; each row is taken for one data subject."""
+    file_name = "train.csv" if name == "banking77" else "abstracts.csv"
+    with (data / name / file_name).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    if name == "medical_abstracts":
+        rows = [[row[1], row[0]] for row in rows]
+    labels = tuple(sorted({row[1] for row in rows}))
+    spread = rows[:: max(1, len(rows) // most)][:most]
+    return [
+        Example(subject=str(number), text=row[0], label=labels.index(row[1]))
+        for number, row in enumerate(spread)
+    ], labels
+
+
+def plan_for(labels: Sequence[str], max_tokens: int, subjects: int, rate: str) -> TrainingPlan:
+    base = resolve_base_model(EMBEDDED_MODEL)
+    phase = Phase(
+        kind="adapter",
+        rounds=1,
+        steps_per_round=1,
+        sampling_rate=Decimal(rate),
+        learning_rate=Decimal("0.5"),
+        max_grad_norm=Decimal(1),
+        noise_multiplier=Decimal(1),
+    )
+    return TrainingPlan(
+        name="bench",
+        federation="bench",
+        author="bench",
+        created_at=utc_now(),
+        base_model=BaseModelReference(name=EMBEDDED_MODEL, digest=base_model_digest(base)),
+        task="text-classification",
+        labels=tuple(labels),
+        max_tokens=max_tokens,
+        adapter=Adapter(rank=8, alpha=16),
+        phases=(phase,),
+        privacy=Privacy(
+            epsilon=Decimal(100),
+            delta=Decimal("0.00001"),
+            nominal_subjects=subjects,
+            max_records_per_subject=1,
+        ),
+        purpose="bench",
+        legal_basis="consent",
+        retention_days=1,
+        sites=("bench",),
+        quorum=1,
+    )
+
+
+def our_rate(plan: TrainingPlan, examples: Sequence[Example]) -> Callable[[], float]:
+    """Records a second of one step of the product's trainer."""
+    model = ClassifierModel.build(plan, resolve_base_model(EMBEDDED_MODEL))
+    trainer = SiteTrainer(model, plan, examples)
+    state = model.get_state()
+    expected = float(plan.phases[0].sampling_rate) * len(examples)
+
+    def run() -> float:
+        started = time.perf_counter()
+        trainer.train_round(0, state)
+        return expected / (time.perf_counter() - started)
+
+    return run
+
+
+def lora_classifier(labels: int) -> tuple[Any, Any]:
+    import peft
+    import transformers
+
+    base = resolve_base_model(EMBEDDED_MODEL)
+    with quiet_transformers():
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=labels, local_files_only=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
+    config = peft.LoraConfig(
+        task_type=peft.TaskType.SEQ_CLS, r=8, target_modules=["query", "value"]
+    )
+    return peft.get_peft_model(model, config), tokenizer
+
+
+def opacus_rate(plan: TrainingPlan, examples: Sequence[Example]) -> Callable[[], float]:
+    """Records a second of Opacus, as its tutorials train a transformer."""
+    from opacus import PrivacyEngine
+    from opacus.utils.batch_memory_manager import BatchMemoryManager
+    from torch.utils.data import DataLoader, TensorDataset
+
+    model, tokenizer = lora_classifier(len(plan.labels))
+    encoded = tokenizer(
+        [example.text for example in examples],
+        truncation=True,
+        padding="max_length",
+        max_length=plan.max_tokens,
+        return_tensors="pt",
+    )
+    dataset = TensorDataset(
+        encoded["input_ids"],
+        encoded["attention_mask"],
+        torch.tensor([example.label for example in examples]),
+    )
+    batch = max(1, int(float(plan.phases[0].sampling_rate) * len(examples)))
+    model.train()
+    private, optimizer, loader = PrivacyEngine().make_private(
+        module=model,
+        optimizer=torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4),
+        data_loader=DataLoader(dataset, batch_size=batch),
+        noise_multiplier=NOISE,
+        max_grad_norm=NORM,
+    )
+
+    def run() -> float:
+        records, started = 0, time.perf_counter()
+        with BatchMemoryManager(
+            data_loader=loader, max_physical_batch_size=MICRO_BATCH, optimizer=optimizer
+        ) as physical:
+            for ids, mask, labels in physical:
+                optimizer.zero_grad()
+                losses = private(input_ids=ids, attention_mask=mask).logits
+                cross_entropy(losses, labels).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                records += len(labels)
+                if records >= batch:
+                    break
+        return records / (time.perf_counter() - started)
+
+    return run
+
+
+def trainer_rate(plan: TrainingPlan, examples: Sequence[Example]) -> Callable[[], float]:
+    """Records a second of a Hugging Face `Trainer` with its defaults, without privacy."""
+    import transformers
+
+    model, tokenizer = lora_classifier(len(plan.labels))
+    encoded = [
+        {
+            **tokenizer(example.text, truncation=True, max_length=plan.max_tokens),
+            "labels": example.label,
+        }
+        for example in examples
+    ]
+    steps = max(4, int(float(plan.phases[0].sampling_rate) * len(examples)) // 8)
+
+    def run() -> float:
+        with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+            trainer = transformers.Trainer(
+                model=model,
+                args=transformers.TrainingArguments(
+                    output_dir=folder,
+                    max_steps=steps,
+                    report_to=[],
+                    save_strategy="no",
+                    disable_tqdm=True,
+                    logging_strategy="no",
+                ),
+                train_dataset=encoded,
+                processing_class=tokenizer,
+            )
+            started = time.perf_counter()
+            trainer.train()
+            return (
+                steps * trainer.args.per_device_train_batch_size / (time.perf_counter() - started)
+            )
+
+    return run
+
+
+def measure_recipes(data: Path, turns: int, most: int) -> dict[str, float]:
+    figures = {}
+    for name, max_tokens in (("banking77", 64), ("medical_abstracts", 256)):
+        examples, labels = read_examples(data, name, most)
+        plan = plan_for(labels, max_tokens, len(examples), "0.5")
+        rates = {
+            "ours": our_rate(plan, examples),
+            "opacus_recipe": opacus_rate(plan, examples),
+            "plain_trainer": trainer_rate(plan, examples),
+        }
+        seen: dict[str, list[float]] = {key: [] for key in rates}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(turns):
+                for key, rate in rates.items():
+                    seen[key].append(rate())
+                    say(f"{name}: {key} {seen[key][-1]:.1f} records/s")
+        figures[f"{name}.records_per_second"] = round(statistics.median(seen["ours"]), 1)
+        for key in ("opacus_recipe", "plain_trainer"):
+            ratios = [mine / other for mine, other in zip(seen["ours"], seen[key], strict=True)]
+            figures[f"{name}.records_per_second_over_{key}"] = round(statistics.median(ratios), 2)
+    return figures
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="fewer turns and records")
+    parser.add_argument("--engine-only", action="store_true", help="leave the recipes out")
+    parser.add_argument("--recipes-only", action="store_true", help="leave the engine out")
+    default = Path(__file__).parents[1] / ".." / "shared" / "data"
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("FIDUCIARY_DATA", default))
+    )
+    parser.add_argument("--peak", nargs=2, metavar=("KIND", "STEP"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.peak:
+        print(peak(*options.peak))
+        return 0
+    figures: dict[str, float] = {"threads": torch.get_num_threads()}
+    if not options.recipes_only:
+        for kind in ("lora", "full"):
+            figures |= measure_steps(kind, 3 if options.quick else 9)
+            figures |= measure_memory(kind)
+    if not options.engine_only:
+        if not (options.data / "banking77").is_dir():
+            say(f"no data in {options.data}: set FIDUCIARY_DATA")
+            return EXIT_SKIPPED
+        turns, most = (2, 256) if options.quick else (3, 1024)
+        figures |= measure_recipes(options.data, turns, most)
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        print(f"{name:<{width}} {value:>10,}")
+    print(json.dumps(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
