@@ -39,6 +39,10 @@ Progress = Callable[[int, int], None]
 """Called with steps done and steps in all, after each step."""
 
 
+PROBE_FACTOR: Final = 64
+"""How many times as many records a micro-batch of a probe has: each is one vector of features."""
+
+
 class Engine(Protocol):
     """A wrapped model that gives the subjects' gradients of each backward pass.
 
@@ -167,7 +171,8 @@ class SiteTrainer:
                 public_divisor=float(phase.sampling_rate * self._plan.privacy.nominal_subjects),
                 keystream=self._keystream,
             )
-            micro_batches = MicroBatches(self._micro_batch_records)
+            factor = PROBE_FACTOR if phase.kind == "probe" else 1
+            micro_batches = MicroBatches(factor * self._micro_batch_records)
             for step in range(phase.steps_per_round):
                 self._step(engine, optimizer, phase, micro_batches)
                 if progress is not None:
