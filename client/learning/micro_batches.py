@@ -87,7 +87,7 @@ class MicroBatches:
             if waiting and size + count > self.limit:
                 yield waiting
                 waiting, size = [], 0
-            if count > self.limit or not part.finished:
+            if count > self.limit:
                 rest = part
                 while rest.records:
                     piece, rest = rest.split(self.limit)
