@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from audit.errors import Conflict, Unauthorised, Unreachable
 from audit.journal import Journal
@@ -430,6 +431,30 @@ def test_an_unexpected_error_tells_nothing_of_its_text(
     world.train(1)
     world.run()
     assert report_of(world.fleet.replies[-1]).round == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "advice"),
+    [
+        (torch.AcceleratorError("CUDA error: unknown error"), "device-lost", "nvidia-smi"),
+        (MemoryError(), "out-of-memory", "max_tokens"),
+    ],
+)
+def test_a_device_that_fails_spends_the_round_and_sends_no_update(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, advice: str
+) -> None:
+    def broken(self: SiteTrainer, *_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SiteTrainer, "_step", broken)
+        world.train(0)
+        world.run()
+    assert world.codes() == [code]
+    assert world.fleet.replies[0].arrays is None
+    assert world.fleet.replies[0].reason == "its operator was told the reason"
+    assert any(advice in line for line in world.notes.lines)
+    assert world.started() == 1, "it may have trained: it is spent"
 
 
 def test_without_a_journal_the_worker_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
