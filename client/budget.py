@@ -3,11 +3,15 @@
 * A budget is a list of mechanism events (noise, sampling rate, steps; unit, adjacency, cap), never
   a number: ε is computed from *all* events at once, by the PLD accountant, whenever somebody asks.
 * ε are never added. The ε of two plans together is at most, and mostly less than, their sum.
+* What a figure is, in the words of Rogers, Roth, Ullman & Vadhan 2016 (arXiv 1605.08294): the limit
+  is enforced by a *filter*, which stops before a bound that was fixed ahead; what is spent is read
+  off an *odometer*, which only tells. `FILTER`, `ODOMETER` and `ADAPTIVE` say what each proves.
 * Pure data and pure decisions; `client.ledger` makes them durable.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +23,32 @@ from compliance.statements import TrainingPlan
 
 RoundState = Literal["reserved", "started", "released"]
 """A round costs from the moment it is reserved; only a round that never started is given back."""
+
+FILTER = (
+    "filter: a plan is refused before it starts when spent, reserved and that plan together exceed "
+    "the limit"
+)
+"""What enforces the limit. Composition is exact for plans that are fixed before earlier results are
+seen; for plans chosen after that, see `ADAPTIVE`."""
+
+ODOMETER = (
+    "odometer: the exact epsilon of the rounds that started, as if all had been fixed beforehand; "
+    "it tells, and stops nothing"
+)
+"""What `spent` is. It is not a bound at every moment at once, as the odometers of Whitehouse,
+Ramdas, Rogers & Wu 2023 (arXiv 2203.05481) are, which cost more for it."""
+
+ADAPTIVE = (
+    "the same for plans that somebody chose after seeing what earlier plans gave out, by a filter "
+    "that is proven for that"
+)
+"""What `adaptive` is: `client.learning.accounting.adaptive_epsilon`."""
+
+POPULATION = "every data subject of this site, in whichever dataset and version"
+"""Whose budget it is. A subject may be in several datasets, so there is one for all of them."""
+
+HISTORY_POINTS = 24
+"""Readings of a history: a composition each."""
 
 Composer = Callable[[Iterable[Event], Decimal], Decimal]
 """ε at a δ of everything in the events, rounded up. The default is the PLD accountant."""
@@ -179,6 +209,8 @@ class Budget:
         limit: `max_epsilon_total`, or None where no policy can be read.
         delta: δ of all three.
         plans: Each plan's part, oldest first. Their ε do not add up to the total.
+        adaptive: `committed` for plans that were chosen after seeing earlier results; None without
+            a limit.
     """
 
     spent: Decimal
@@ -186,6 +218,7 @@ class Budget:
     limit: Decimal | None
     delta: Decimal
     plans: tuple[PlanBudget, ...]
+    adaptive: Decimal | None = None
 
     @property
     def reserved(self) -> Decimal:
@@ -205,9 +238,16 @@ class Budget:
             "epsilon_committed": float(self.committed),
             "epsilon_limit": None if self.limit is None else float(self.limit),
             "epsilon_left": None if self.left is None else float(self.left),
+            "epsilon_adaptive": finite(self.adaptive),
             "delta": float(self.delta),
+            "population": POPULATION,
             "unit": "subject",
             "adjacency": "add-remove-one",
+            "kinds": {
+                "epsilon_spent": ODOMETER,
+                "epsilon_limit": FILTER,
+                "epsilon_adaptive": ADAPTIVE,
+            },
             "plans": [plan.to_json() for plan in self.plans],
         }
 
@@ -233,6 +273,50 @@ class Cost:
             "epsilon_total": float(self.total),
             "reserved": self.reserved,
         }
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The odometer after a round.
+
+    Attributes:
+        time: When the round started.
+        plan_id: Its plan.
+        rounds: Rounds of all plans started so far.
+        epsilon: ε of them, at the policy's δ.
+    """
+
+    time: str
+    plan_id: str
+    rounds: int
+    epsilon: Decimal
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "time": self.time,
+            "plan_id": self.plan_id,
+            "rounds": self.rounds,
+            "epsilon_spent": float(self.epsilon),
+        }
+
+
+def readings_at(plan_ids: Sequence[str], points: int) -> list[int]:
+    """After how many rounds to read: where a plan's rounds end, and evenly in between.
+
+    >>> readings_at(["a", "a", "a", "b"], 2)
+    [2, 3, 4]
+    """
+    total = len(plan_ids)
+    ends = {n for n in range(1, total + 1) if n == total or plan_ids[n] != plan_ids[n - 1]}
+    if len(ends) > points:  # plans that train in turns
+        ends = {total} if total else set()
+    return sorted(ends | {math.ceil(total * n / points) for n in range(1, points + 1) if total})
+
+
+def finite(epsilon: Decimal | None) -> float | None:
+    """As JSON can hold it: None where there is no finite ε."""
+    return None if epsilon is None or not epsilon.is_finite() else float(epsilon)
 
 
 def over_limit(reservation: Reservation, cost: Cost, limits: Limits) -> str | None:

@@ -286,7 +286,16 @@ def budget(
         typer.Option(
             "--plan",
             metavar="PLAN",
-            help="Tell what this plan would cost: its id, its first digits, or its name.",
+            help="Tell what this plan would cost: a plan.toml, or a submitted plan's id or name.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.svg",
+            help="Draw how epsilon grew with the rounds, and the limit.",
             show_default=False,
         ),
     ] = None,
@@ -295,26 +304,41 @@ def budget(
     """Show the site's privacy budget: spent, reserved, left, and each plan's part.
 
     Epsilon is for adding or removing one data subject. It is composed over everything that was ever
-    trained here, never added up, and a round counts from the moment it is reserved. The limits are
-    those of policy.toml.
+    trained here, never added up, and a round counts from the moment it is reserved. Erasing records
+    or adding them anew gives nothing back. The limits are those of policy.toml.
 
-    With `--plan` it tells what a submitted plan would cost, without reserving anything; the exit
-    code is then 10 when the budget does not allow it.
+    **What the figures are.** The limit is a *filter*: it refuses a plan before it starts. What is
+    spent is an *odometer*: it tells, and stops nothing. Both compose exactly what was fixed before
+    it ran. If somebody chose plans after seeing what earlier ones gave out, the last figure holds.
 
-    Examples: `client budget` · `client budget --plan 3fa2c1`
+    With `--plan` it tells what a plan would cost and what would be left, without reserving
+    anything; the exit code is then 10 when the budget does not allow it.
+
+    Examples: `client budget` · `client budget --plan 3fa2c1` · `client budget --plot budget.svg`
     """
+    from client.budget_plot import budget_svg
     from client.policy import read_policy
 
+    if plot is not None and (plan is not None or plot.suffix.lower() != ".svg"):
+        raise typer.BadParameter(
+            "give a name that ends in .svg, and no --plan", param_hint="--plot"
+        )
     with Site.open(folder) as site, site.ledger() as ledger:
         policy = read_policy(site.paths.policy)
-        if plan is None:
-            found = ledger.budget(policy.delta, policy.max_epsilon_total)
-            if json:
-                print_json(found.to_json())
-            else:
-                print_budget(found)
+        if plan is not None:
+            policy_cli.show_cost(site, ledger, policy, plan, json=json)
             return
-        policy_cli.show_cost(site, ledger, policy, plan, json=json)
+        found = ledger.budget(policy.delta, policy.max_epsilon_total)
+        history = () if plot is None else ledger.history(policy.delta)
+    if plot is not None:
+        plot.write_text(budget_svg(found, history), encoding="utf-8")
+    if json:
+        shown = {} if plot is None else {"history": [reading.to_json() for reading in history]}
+        print_json({**found.to_json(), **shown})
+        return
+    print_budget(found)
+    if plot is not None:
+        say(f"wrote {escape(str(plot))}")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """A coordinator's `plan.toml`, read by a site that is asked for its opinion before submission.
 
-Only what a policy looks at is read; the coordinator's own command checks the rest. A draft proves
-nothing: what counts is the signed and approved plan, which the guard checks again.
+Only what a policy and a budget look at is read; the coordinator's own command checks the rest. A
+draft proves nothing: what counts is the signed and approved plan, which the guard checks again.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import tomllib
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from audit.errors import MalformedInput
+from client.budget import Reservation, RoundEvent
 from client.policy import Proposal
-from compliance.statements import Fraction, first_problem
+from compliance.statements import Fraction, Phase, Privacy, first_problem
 
 MAX_DRAFT_BYTES = 4 * 1024 * 1024
 
@@ -46,6 +47,22 @@ class _Draft(BaseModel):
     privacy: _Privacy
 
 
+class _PlanRounds(_Plan):
+    name: str = "draft"
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    sites: Annotated[tuple[str, ...], Field(min_length=1)]
+    rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    adapter_rounds: Annotated[int, Field(ge=0, le=10_000)] | None = None
+
+
+class _Costed(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    plan: _PlanRounds
+    privacy: Privacy
+    phases: Annotated[tuple[dict[str, Any], ...], Field(max_length=8)] = ()
+
+
 def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
     """What a `plan.toml` proposes.
 
@@ -56,18 +73,7 @@ def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
     Raises:
         MalformedInput: When it is not a plan's file.
     """
-    fix = "pass the coordinator's plan.toml, or the id of a submitted plan"
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_DRAFT_BYTES + 1)
-        if len(data) > MAX_DRAFT_BYTES:
-            raise MalformedInput(f"{path.name} is larger than any plan", fix=fix)
-        document = tomllib.loads(data.decode("utf-8"), parse_float=Decimal)
-        draft = _Draft.model_validate(document)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MalformedInput(f"malformed {path.name}: not TOML: {error}", fix=fix) from error
-    except ValidationError as error:
-        raise MalformedInput(f"malformed {path.name}: {first_problem(error)}", fix=fix) from error
+    draft = _read(path, _Draft)
     return Proposal(
         purpose=draft.plan.purpose,
         task=draft.plan.task,
@@ -77,3 +83,85 @@ def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
         epsilon=draft.privacy.epsilon,
         delta=draft.privacy.delta,
     )
+
+
+def draft_reservation(path: Path) -> Reservation:
+    """What a `plan.toml` would reserve, with the noise that `server submit` would solve for it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        MalformedInput: When it is not a plan's file, or its epsilon cannot be reached in the steps
+            that it asks for.
+    """
+    from client.learning.accounting import solve_noise_multipliers
+    from client.learning.recipes import recommended_phases
+
+    draft = _read(path, _Costed)
+    plan, privacy = draft.plan, draft.privacy
+    phases = (
+        solve_noise_multipliers(_phases(path, draft.phases), privacy.epsilon, privacy.delta)
+        if draft.phases
+        else recommended_phases(
+            privacy.epsilon,
+            privacy.delta,
+            label_count=len(plan.labels),
+            nominal_subjects=privacy.nominal_subjects,
+            site_count=len(plan.sites),
+            rounds=plan.rounds,
+            adapter_rounds=plan.adapter_rounds,
+        )
+    )
+    return Reservation(
+        plan_id="",
+        plan_name=plan.name,
+        purpose=plan.purpose,
+        datasets=(),
+        unit=privacy.unit,
+        adjacency=privacy.adjacency,
+        max_records_per_subject=privacy.max_records_per_subject,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        rounds=tuple(
+            RoundEvent(phase.noise_multiplier, phase.sampling_rate, phase.steps_per_round)
+            for phase in phases
+            for _ in range(phase.rounds)
+        ),
+    )
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_FIX = "pass the coordinator's plan.toml, or the id of a submitted plan"
+
+
+def _read(path: Path, model: type[_Model]) -> _Model:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DRAFT_BYTES + 1)
+        if len(data) > MAX_DRAFT_BYTES:
+            raise MalformedInput(f"{path.name} is larger than any plan", fix=_FIX)
+        return model.model_validate(tomllib.loads(data.decode("utf-8"), parse_float=Decimal))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MalformedInput(f"malformed {path.name}: not TOML: {error}", fix=_FIX) from error
+    except ValidationError as error:
+        raise MalformedInput(f"malformed {path.name}: {first_problem(error)}", fix=_FIX) from error
+
+
+def _phases(path: Path, sections: tuple[dict[str, Any], ...]) -> tuple[Phase, ...]:
+    """Phases whose noise multipliers are relative, as `relative_noise` states them."""
+    try:
+        return tuple(
+            Phase.model_validate(
+                {
+                    **{name: value for name, value in one.items() if name != "relative_noise"},
+                    "noise_multiplier": one.get("relative_noise", Decimal(1)),
+                }
+            )
+            for one in sections
+        )
+    except ValidationError as error:
+        raise MalformedInput(
+            f"malformed {path.name}: phases: {first_problem(error)}", fix=_FIX
+        ) from error

@@ -36,17 +36,20 @@ from audit.errors import BudgetExhausted, Conflict, NotFound, Refused, Verificat
 from client import ledger_journal
 from client import ledger_rows as rows
 from client.budget import (
+    HISTORY_POINTS,
     AlreadyEvaluated,
     Budget,
     Composer,
     Cost,
     Limits,
     NoReservation,
+    Reading,
     Reservation,
     RoundAlreadyStarted,
     compose_epsilon,
     over_limit,
 )
+from client.learning.accounting import adaptive_epsilon
 from client.ledger_journal import JournalWriter
 from compliance.statements import utc_now
 
@@ -288,20 +291,40 @@ class Ledger:
         with self._reading():
             return self._cost(reservation, delta)
 
-    def budget(self, delta: Decimal, limit: Decimal | None = None) -> Budget:
-        """The whole budget at `delta`."""
+    def budget(
+        self, delta: Decimal, limit: Decimal | None = None, *, with_plans: bool = True
+    ) -> Budget:
+        """The whole budget at `delta`.
+
+        Args:
+            delta: The policy's.
+            limit: The policy's `max_epsilon_total`, or None where no policy can be read.
+            with_plans: Compose each plan's part, too.
+        """
         with self._reading() as connection:
+            committed = rows.events(connection, reserved=True)
             parts = (
                 rows.plan_budget(connection, plan_id, self._compose)
-                for plan_id in rows.plan_ids(connection)
+                for plan_id in (rows.plan_ids(connection) if with_plans else ())
             )
             return Budget(
                 spent=self._compose(rows.events(connection, reserved=False), delta),
-                committed=self._compose(rows.events(connection, reserved=True), delta),
+                committed=self._compose(committed, delta),
                 limit=limit,
                 delta=delta,
                 plans=tuple(part for part in parts if part is not None),
+                adaptive=None if limit is None else adaptive_epsilon(committed, limit, delta),
             )
+
+    def history(self, delta: Decimal, points: int = HISTORY_POINTS) -> tuple[Reading, ...]:
+        """How epsilon grew with the rounds: at every plan's last one, and evenly in between.
+
+        Args:
+            delta: The policy's.
+            points: About how many readings; each is a composition of its own.
+        """
+        with self._reading() as connection:
+            return rows.history(connection, self._compose, delta, points)
 
     def epsilon_spent(self, plan_id: str) -> Decimal:
         """Epsilon of a plan's rounds started so far, at the plan's own delta.

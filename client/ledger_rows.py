@@ -12,7 +12,14 @@ from decimal import Decimal
 from pathlib import Path
 
 from audit.errors import VerificationFailed
-from client.budget import Composer, PlanBudget, Reservation, RoundEvent
+from client.budget import (
+    Composer,
+    PlanBudget,
+    Reading,
+    Reservation,
+    RoundEvent,
+    readings_at,
+)
 from client.learning.accounting import Event, joined
 
 FORMAT = "fiduciary.ledger/1"
@@ -245,3 +252,31 @@ def started_plans(connection: sqlite3.Connection) -> list[tuple[str, tuple[str, 
         "rounds.plan_id = plans.plan_id AND rounds.state = 'started') ORDER BY number"
     )
     return [(str(plan_id), tuple(json.loads(names))) for plan_id, names in found]
+
+
+def started_rounds(connection: sqlite3.Connection) -> list[tuple[str, str, Event]]:
+    """Every round that was started: when, of which plan, and its mechanism; oldest first."""
+    found = connection.execute(
+        "SELECT started_at, plan_id, noise_multiplier, sampling_rate, steps FROM rounds "
+        "WHERE state = 'started' ORDER BY started_at, plan_id, round"
+    )
+    return [
+        (str(time), str(plan_id), Event(float(noise), float(rate), int(steps)))
+        for time, plan_id, noise, rate, steps in found
+    ]
+
+
+def history(
+    connection: sqlite3.Connection, compose: Composer, delta: Decimal, points: int
+) -> tuple[Reading, ...]:
+    """The odometer at about `points` of the rounds that were started."""
+    started = started_rounds(connection)
+    return tuple(
+        Reading(
+            time=started[count - 1][0],
+            plan_id=started[count - 1][1],
+            rounds=count,
+            epsilon=compose((event for _, _, event in started[:count]), delta),
+        )
+        for count in readings_at([plan_id for _, plan_id, _ in started], points)
+    )

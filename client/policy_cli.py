@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ from client.policy import (
     read_policy,
     write_default_policy,
 )
-from client.presentation import print_findings, print_policy, say, short
+from client.presentation import print_cost, print_findings, print_policy, say, short
 from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
 from compliance.api import ComplianceClient
 from compliance.resources import PlanView
@@ -117,15 +118,19 @@ def check(
     Examples: `client policy check plan.toml` · `client policy check 3fa2c1 --json`
     """
     with Site.open(folder) as site:
+        notes: tuple[str, ...] = ()
         if Path(plan).is_file():
             findings = _check_draft(site, Path(plan))
         else:
-            findings = _check_submitted(site, plan)
+            findings, notes = _check_submitted(site, plan)
     failure = first_failure(findings)
     if json:
-        print_json({"allowed": failure is None, "findings": [f.to_json() for f in findings]})
+        found = [finding.to_json() for finding in findings]
+        print_json({"allowed": failure is None, "findings": found, "notes": list(notes)})
     else:
         print_findings(findings)
+        for note in notes:
+            say(f"[yellow]note[/]: {escape(note)}")
         if failure is None:
             say("[green]allowed[/]")
         else:
@@ -161,26 +166,39 @@ def find_plan(service: ComplianceClient, plan: str) -> PlanView:
 
 
 def show_cost(site: Site, ledger: Ledger, policy: Policy, plan: str, *, json: bool) -> None:
-    """Tell what a submitted plan would cost.
+    """Tell what a plan would cost: a submitted one, or a coordinator's `plan.toml`.
 
     Raises:
         BudgetExhausted: When the budget does not allow it.
     """
-    with open_service(site) as service:
-        view = find_plan(service, plan)
-    reservation = Reservation.of(view.plan_id, view.plan, ())
+    if Path(plan).is_file():
+        from client.drafts import draft_reservation
+
+        reservation = draft_reservation(Path(plan))
+    else:
+        with open_service(site) as service:
+            view = find_plan(service, plan)
+        reservation = Reservation.of(view.plan_id, view.plan, ())
     cost = ledger.cost_of(reservation, policy.delta)
+    budget = ledger.budget(policy.delta, policy.max_epsilon_total, with_plans=False)
     limits = Limits(policy.max_epsilon_per_plan, policy.max_epsilon_total, policy.delta)
     problem = None if cost.reserved else over_limit(reservation, cost, limits)
     if json:
-        print_json({**cost.to_json(), "plan_id": view.plan_id, "allowed": problem is None})
-    else:
-        say(
-            f"plan {escape(view.plan.name)} ({short(view.plan_id)}): epsilon {cost.plan} at delta "
-            f"{reservation.delta:f}"
+        left = policy.max_epsilon_total - cost.total
+        print_json(
+            {
+                **cost.to_json(),
+                "plan_id": reservation.plan_id or None,
+                "epsilon_committed": float(budget.committed),
+                "epsilon_limit": float(policy.max_epsilon_total),
+                "epsilon_left_after": float(max(left, Decimal(0))),
+                "delta": float(policy.delta),
+                "allowed": problem is None,
+                "refusal": problem,
+            }
         )
-        verb = "is" if cost.reserved else "would be"
-        say(f"with it, this site's total {verb} {cost.total} at delta {policy.delta:f}")
+    else:
+        print_cost(cost, reservation, budget, problem)
     if problem is not None:
         raise BudgetExhausted(problem, fix="the limits are in policy.toml")
 
@@ -200,7 +218,7 @@ def _check_draft(site: Site, path: Path) -> tuple[Finding, ...]:
     return check_proposal(read_policy(site.paths.policy), proposal)
 
 
-def _check_submitted(site: Site, plan: str) -> tuple[Finding, ...]:
+def _check_submitted(site: Site, plan: str) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
     from client.review import Review
     from client.vault.store import Vault
 
@@ -209,4 +227,5 @@ def _check_submitted(site: Site, plan: str) -> tuple[Finding, ...]:
         vault = stack.enter_context(Vault.open(site.paths, site.keyring))
         ledger = stack.enter_context(site.ledger())
         view = find_plan(service, plan)
-        return Review(site, vault, ledger, service).of(view.plan_id).findings
+        review = Review(site, vault, ledger, service)
+        return review.of(view.plan_id).findings, review.notes(view.plan)

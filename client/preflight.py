@@ -265,7 +265,7 @@ def exit_code_of(checks: tuple[Check, ...]) -> ExitCode:
 
 
 def _left(ledger: Ledger, policy: Policy) -> str:
-    budget = ledger.budget(policy.delta, policy.max_epsilon_total)
+    budget = ledger.budget(policy.delta, policy.max_epsilon_total, with_plans=False)
     left = policy.max_epsilon_total - budget.committed
     told = (
         f"epsilon {budget.committed} of {policy.max_epsilon_total} spent or reserved "

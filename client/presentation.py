@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from audit.terminal import out
 
 if TYPE_CHECKING:  # so that `client --help` does not wait for torch
-    from client.budget import Budget
+    from client.budget import Budget, Cost, Reservation
     from client.erasure import Erased
     from client.findings import Finding
     from client.policy import Policy
@@ -57,17 +58,31 @@ def print_policy(policy: Policy) -> None:
     out().print(table)
 
 
+BAR_CELLS = 60
+"""Cells of the bar that shows a budget."""
+
+
 def print_budget(budget: Budget) -> None:
-    """The whole budget, then each plan's part."""
+    """The whole budget, as figures and a bar, what each figure is, then each plan's part."""
+    from client.budget import ADAPTIVE, FILTER, ODOMETER, POPULATION
+
     limit = "no policy" if budget.limit is None else str(budget.limit)
     left = "unknown" if budget.left is None else str(budget.left)
     say(
         f"epsilon at delta {budget.delta:f}, for adding or removing one data subject:\n"
         f"  spent {budget.spent} · reserved {budget.reserved} · left {left} of {limit}"
     )
+    bar = _bar(budget)
+    if bar:
+        say(f"  {bar}")
     if not budget.plans:
         say("no plan has used this site's records")
         return
+    say(f"[dim]whose      {POPULATION}[/]")
+    say(f"[dim]spent      {ODOMETER}[/]")
+    say(f"[dim]limit      {FILTER}[/]")
+    if budget.adaptive is not None:
+        say(f"[dim]{budget.adaptive!s:<10} {ADAPTIVE}[/]")
     table = _table("plan", "purpose", "state", "rounds started", "spent", "committed", "promised")
     for plan in budget.plans:
         total = plan.rounds_started + plan.rounds_reserved + plan.rounds_released
@@ -83,6 +98,29 @@ def print_budget(budget: Budget) -> None:
     out().print(table)
     if len(budget.plans) > 1:
         say("[dim]The plans' epsilons do not add up: the total composes all of them at once.[/]")
+
+
+def print_cost(cost: Cost, reservation: Reservation, budget: Budget, refusal: str | None) -> None:
+    """What a plan would cost, what would be left, and whether the budget allows it."""
+    name = escape(reservation.plan_name)
+    if reservation.plan_id:
+        name += f" ({short(reservation.plan_id)})"
+    say(f"plan {name}: epsilon {cost.plan} at delta {reservation.delta:f}")
+    verb = "is" if cost.reserved else "would be"
+    say(f"with it, this site's total {verb} {cost.total} at delta {budget.delta:f}")
+    if refusal is None and budget.limit is not None:
+        say(f"{budget.limit - cost.total} of {budget.limit} {verb} left: [green]allowed[/]")
+
+
+def _bar(budget: Budget) -> str:
+    """Spent, reserved and left as shares of the limit; empty where there is nothing to show."""
+    limit = budget.limit
+    if not limit or not budget.committed.is_finite():
+        return ""
+    committed = min(BAR_CELLS, math.ceil(BAR_CELLS * budget.committed / limit))
+    spent = min(committed, math.ceil(BAR_CELLS * budget.spent / limit))
+    left = BAR_CELLS - committed
+    return f"[green]{'█' * spent}[/][yellow]{'▒' * (committed - spent)}[/][dim]{'·' * left}[/]"
 
 
 def print_erasure(erased: Erased, *, delivered: bool) -> None:

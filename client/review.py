@@ -93,6 +93,15 @@ class Review:
             cost_of=self._ledger.cost_of,
         )
 
+    def notes(self, plan: TrainingPlan) -> tuple[str, ...]:
+        """What the operator should know of an allowed plan; it tells counts and never leaves.
+
+        Args:
+            plan: The plan, as the service showed it.
+        """
+        names = [d.name for d in self._vault.datasets() if plan.purpose in d.datasheet.purposes]
+        return notes_on(plan, self._count_subjects(names)) if names else ()
+
     def _prove(self, plan_id: str) -> tuple[tuple[Finding, ...], Witnessed | None]:
         known = self._proven.get(plan_id)
         if known is not None:
@@ -138,6 +147,28 @@ class Review:
             return self._vault.dataset(names[0]).subjects
         # A subject may be in several datasets, and counts once.
         return len({record.subject for name in names for record in self._vault.examples(name)})
+
+
+def notes_on(plan: TrainingPlan, subjects: int) -> tuple[str, ...]:
+    """Where a plan fits a population badly without breaking a promise, or with a weak one.
+
+    Args:
+        plan: The plan.
+        subjects: The site's subjects for its purpose.
+    """
+    privacy, notes = plan.privacy, []
+    if subjects < privacy.nominal_subjects:
+        notes.append(
+            f"the plan divides as if {privacy.nominal_subjects} subjects were here, and "
+            f"{subjects} are: batches are smaller than it expects, which costs accuracy and no "
+            "privacy; ask for a lower nominal_subjects"
+        )
+    if privacy.delta * subjects >= 1:
+        notes.append(
+            f"the promise may fail with a chance of {privacy.delta:f}, which is at least one in "
+            f"your {subjects} subjects; ask for a smaller delta, and lower it in policy.toml"
+        )
+    return tuple(notes)
 
 
 def membership_of(site: Site) -> Membership:

@@ -170,7 +170,67 @@ def reported_epsilon(events: Iterable[Event], delta: float | Decimal) -> Decimal
         raise MalformedInput(
             f"no finite epsilon holds at delta {delta}", fix="raise the plan's noise_multiplier"
         )
-    return Decimal(repr(epsilon)).quantize(EPSILON_STEP, rounding=ROUND_CEILING)
+    return _rounded_up(epsilon)
+
+
+def _rounded_up(epsilon: float) -> Decimal:
+    value = Decimal(repr(epsilon))
+    return value.quantize(EPSILON_STEP, rounding=ROUND_CEILING) if value.is_finite() else value
+
+
+def adaptive_epsilon(
+    events: Iterable[Event], limit: float | Decimal, delta: float | Decimal
+) -> Decimal:
+    """The least limit whose filter would have let `events` pass, had each been chosen at will.
+
+    `epsilon_of` composes mechanisms that are fixed before any of them runs. Whoever chooses a
+    mechanism after seeing what earlier ones gave out needs a *privacy filter* (Rogers, Roth, Ullman
+    & Vadhan 2016, arXiv 1605.08294), and composing exactly is one only where the mechanisms are
+    totally ordered (Regehr et al. 2026, arXiv 2602.15815). So:
+
+    * Plain Gaussian mechanisms: `epsilon_of` itself (Koskela, Tobaben & Honkela 2022, arXiv
+      2209.15596).
+    * With subsampling: the Rényi filter (Feldman & Zrnic 2021, arXiv 2008.11193), which adds Rényi
+      divergences of one order. The order is fixed beforehand: it follows from `limit` and `delta`.
+
+    Args:
+        events: What ran or may run.
+        limit: The filter's ε, above 0.
+        delta: In (0, 1).
+
+    Returns:
+        Rounded up to four decimals; infinity where no finite ε holds.
+
+    >>> adaptive_epsilon([Event(1.0, 0.1, 100)], 10, 1e-5), reported_epsilon(
+    ...     [Event(1.0, 0.1, 100)], 1e-5
+    ... )
+    (Decimal('8.3481'), Decimal('7.0467'))
+    """
+    events = joined(events)
+    if all(event.mechanism.joins for event in events):
+        return _rounded_up(epsilon_of(events, delta))
+    if not math.isfinite(epsilon_of(events, delta)):
+        return Decimal("Infinity")
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant(orders=[_filter_order(float(limit), float(delta))])
+    for event in events:
+        # A capped step is at most as bad as one in which a subject always replaces another.
+        noise = event.noise_multiplier / (2 if event.mechanism.truncation else 1)
+        gaussian = GaussianDpEvent(noise)
+        accountant.compose(PoissonSampledDpEvent(event.sampling_rate, gaussian), event.steps)
+    return _rounded_up(float(accountant.get_epsilon(float(delta))))
+
+
+def _filter_order(limit: float, delta: float) -> float:
+    """The best order for Gaussian mechanisms that use up `limit` (Mironov, arXiv 1702.07476).
+
+    Of their zero-concentrated divergence `r`: `r + 2 √(r log(1/δ)) = limit`.
+    """
+    log_delta = math.log(1 / delta)
+    spread = math.sqrt(log_delta + limit) - math.sqrt(log_delta)
+    return 1 + math.sqrt(log_delta) / spread
 
 
 def solve_noise_multipliers(

@@ -52,6 +52,13 @@ MAX_BINS_OF_SUM = 2**21
 TAIL_LOG_MASS = -50.0
 """Log of the mass beyond a distribution's range, which counts as an infinite loss."""
 
+TAIL_OF_SUM = 1e-15
+"""Mass that a sum of losses may move to an infinite loss (the package's default)."""
+
+STEPS_AT_ONCE = 4096
+"""The package's Chernoff bounds have orders of at least one over the number of bins: right for a
+deviation that grows to about a hundred times that of a step."""
+
 _NO_LOSS = 1e-9
 
 
@@ -147,11 +154,14 @@ def compose(steps: Mapping[Mechanism, int], delta: float, width: float | None = 
         width: Width of the bins; `bin_width` by default.
     """
     width = bin_width(steps, delta) if width is None else width
+    return _epsilon(tuple(sorted(steps.items())), delta, width)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(steps: tuple[tuple[Mechanism, int], ...], delta: float, width: float) -> float:
     composed: Any = None
-    for mechanism in sorted(
-        steps, key=lambda m: (m.noise_multiplier, m.sampling_rate, m.truncation)
-    ):
-        loss = _loss_of(mechanism, steps[mechanism], width)
+    for mechanism, count in steps:
+        loss = _loss_of(mechanism, count, width)
         composed = loss if composed is None else composed.compose(loss)
     return 0.0 if composed is None else float(composed.get_epsilon_for_delta(delta))
 
@@ -161,7 +171,20 @@ def _loss_of(mechanism: Mechanism, count: int, width: float) -> Any:
     if mechanism.joins:
         one = Mechanism(mechanism.noise_multiplier / math.sqrt(count), 1.0, mechanism.truncation)
         return loss_of_step(one, width)
-    return loss_of_step(mechanism, width).self_compose(count)
+    return _repeated(loss_of_step(mechanism, width), count, TAIL_OF_SUM)
+
+
+def _repeated(loss: Any, count: int, tail: float) -> Any:
+    """A loss added to itself, in powers of `STEPS_AT_ONCE`.
+
+    With few bins and many steps the package's arrays grow with the steps instead of their root.
+    """
+    if count <= STEPS_AT_ONCE:
+        return loss.self_compose(count, tail_mass_truncation=tail)
+    many, rest = divmod(count, STEPS_AT_ONCE)
+    power = loss.self_compose(STEPS_AT_ONCE, tail_mass_truncation=tail / (2 * many))
+    whole = _repeated(power, many, tail / 2)
+    return whole.compose(loss.self_compose(rest, tail_mass_truncation=tail)) if rest else whole
 
 
 @lru_cache(maxsize=128)

@@ -19,6 +19,7 @@ from audit.errors import MalformedInput
 from client.learning.accounting import (
     BatchCap,
     Event,
+    adaptive_epsilon,
     epsilon_of,
     events_of,
     joined,
@@ -238,6 +239,14 @@ def test_whatever_a_plan_may_promise_can_be_accounted_for() -> None:
     assert epsilon_of([Event(0.095, 1.0, 1)], DELTA) == pytest.approx(99.4, abs=0.5)
 
 
+@pytest.mark.parametrize("steps", [10_000, 4096 * 3, 10**6, 10**8])
+def test_steps_beyond_counting_are_composed_like_few(steps: int) -> None:
+    """So many small steps are as good as one Gaussian (central limit): mu = q sqrt(T) / sigma."""
+    sigma, rate = 100.0 * math.sqrt(steps / 10_000), 0.5
+    limit = gaussian_epsilon(sigma / rate, steps, DELTA)
+    assert limit - 1e-3 <= epsilon_of([Event(sigma, rate, steps)], DELTA) <= limit + 0.01
+
+
 @pytest.mark.parametrize("epsilon", ["0.3", "3", "8"])
 def test_solved_noise_keeps_the_promise_and_wastes_little(epsilon: str) -> None:
     phases = (
@@ -367,3 +376,35 @@ def test_joining_keeps_caps_apart() -> None:
         Event(2.0, 0.5, 6, other),
     )
     assert epsilon_of(events, DELTA) > epsilon_of([Event(2.0, 0.5, 6)], DELTA)
+
+
+# --- plans that were chosen after earlier results ------------------------------------------------
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=4), st.sampled_from([1, 8, 30]))
+@settings(max_examples=20, deadline=None)
+def test_a_bound_for_adaptively_chosen_plans_is_no_lower(events: list[Event], limit: int) -> None:
+    adaptive = float(adaptive_epsilon(events, limit, DELTA))
+    assert adaptive >= epsilon_of(events, DELTA) - TOLERANCE
+    if all(event.sampling_rate == 1 for event in events):
+        assert adaptive == float(reported_epsilon(events, DELTA))
+
+
+def test_the_renyi_filter_has_one_order_that_follows_from_the_limit_alone() -> None:
+    """Of T Gaussians the divergence of order a is a T / (2 sigma²): here of almost full batches."""
+    limit, delta = 8.0, 1e-5
+    log_delta = math.log(1 / delta)
+    order = 1 + math.sqrt(log_delta) / (math.sqrt(log_delta + limit) - math.sqrt(log_delta))
+    divergence = order * 20 / (2 * 6.0**2)
+    exact = divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
+    got = float(adaptive_epsilon([Event(6.0, 1 - 1e-9, 20)], limit, delta))
+    assert exact <= got <= exact + 2e-4
+    capped = adaptive_epsilon([Event(6.0, 1 - 1e-9, 20, BatchCap(10, 20))], limit, delta)
+    assert float(capped) == pytest.approx(
+        float(adaptive_epsilon([Event(3.0, 1 - 1e-9, 20)], limit, delta))
+    )
+
+
+def test_without_a_finite_epsilon_there_is_no_adaptive_one() -> None:
+    assert adaptive_epsilon([Event(0.01, 0.5, 10)], 10, DELTA) == Decimal("Infinity")
+    assert adaptive_epsilon([], 10, DELTA) == 0

@@ -88,7 +88,7 @@ def test_the_guarantee_of_a_capped_step_holds_where_it_can_be_computed() -> None
 
     def density(table: dict[float, float]) -> Curve:
         rows = [weight * norm.pdf(outcomes, value, sigma) for value, weight in table.items()]
-        return np.sum(rows, axis=0)
+        return np.asarray(np.sum(rows, axis=0), dtype=np.float64)
 
     for first, second in ((without, joining), (joining, without)):
         for epsilon in (0.0, 0.3, 0.8, 1.5):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -20,12 +21,14 @@ from audit.receipt import Receipt
 from client import erasure_cli, network, policy_cli, preflight
 from client.budget import Reservation
 from client.cli import main
+from client.review import notes_on
 from client.site import SITE_ENVIRONMENT, Site
 from tests.client.site.counterparts import Coordinator, FakeCompliance, make_kit, write_kit
 from tests.client.site.documents import (
     ZERO_DIGEST,
     add_dataset,
     make_limits,
+    make_plan,
     make_policy,
     policy_toml,
     submit,
@@ -287,6 +290,125 @@ def test_budget_tells_what_a_plan_would_cost(run: Run, world: World) -> None:
     assert cost.json["reserved"] is False
     world.allow(max_epsilon_per_plan="0.1", max_epsilon_total="0.1")
     assert run("budget", "--dir", folder, "--plan", "triage-2026").code == 10
+
+
+def test_budget_says_what_would_be_left_and_why_not(run: Run, world: World) -> None:
+    folder = world.site.paths.root
+    cost = run("budget", "--dir", folder, "--plan", "triage-2026", "--json").json
+    assert cost["epsilon_left_after"] == pytest.approx(10 - cost["epsilon_total"])
+    assert (cost["allowed"], cost["refusal"]) == (True, None)
+    shown = run("budget", "--dir", folder, "--plan", "triage-2026").out
+    assert f"{cost['epsilon_left_after']:.4f} of 10 would be left: allowed" in shown
+    world.allow(max_epsilon_per_plan="0.1", max_epsilon_total="0.1")
+    refused = run("budget", "--dir", folder, "--plan", "triage-2026", "--json")
+    assert refused.code == 10
+    assert refused.json["allowed"] is False
+    assert refused.json["epsilon_left_after"] == 0
+    assert "more than the 0.1" in refused.json["refusal"]
+
+
+DRAFT = """
+[plan]
+name = "spring"
+labels = ["urgent", "routine"]
+sites = ["north", "south"]
+purpose = "triage"
+[privacy]
+epsilon = 3
+delta = 1e-5
+nominal_subjects = 20
+"""
+
+PHASES = """
+[[phases]]
+kind = "probe"
+rounds = 3
+steps_per_round = 2
+sampling_rate = 0.5
+learning_rate = 1
+max_grad_norm = 1
+"""
+
+
+@pytest.mark.parametrize("phases", ["", PHASES, PHASES + "relative_noise = 0.5\n"])
+def test_budget_tells_what_a_draft_would_cost(
+    run: Run, folder: Path, tmp_path: Path, phases: str
+) -> None:
+    draft = tmp_path / "plan.toml"
+    draft.write_text(DRAFT + phases)
+    found = run("budget", "--dir", folder, "--plan", draft, "--json")
+    assert found.code == 0
+    assert 2.9 < found.json["epsilon_plan"] <= 3
+    assert found.json["epsilon_total"] == pytest.approx(found.json["epsilon_plan"], abs=1e-3)
+    assert found.json["plan_id"] is None
+    assert "plan spring: epsilon" in run("budget", "--dir", folder, "--plan", draft).out
+
+
+def test_a_draft_whose_epsilon_is_out_of_reach_is_refused(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    draft = tmp_path / "plan.toml"
+    many = PHASES.replace("= 3", "= 10000").replace("= 2", "= 10000").replace("0.5", "1")
+    draft.write_text(DRAFT.replace("epsilon = 3", "epsilon = 0.0001") + many)
+    found = run("budget", "--dir", folder, "--plan", draft)
+    assert found.code == 5
+    assert "cannot be reached in the steps asked" in found.err
+    draft.write_text(DRAFT + PHASES.replace("sampling_rate = 0.5", "sampling_rate = 1.5"))
+    found = run("budget", "--dir", folder, "--plan", draft)
+    assert found.code == 5
+    assert "phases: sampling_rate" in found.err
+
+
+def test_budget_is_shown_as_a_bar_with_what_its_figures_are(run: Run, world: World) -> None:
+    folder = world.site.paths.root
+    world.train(0)
+    world.run()
+    shown = run("budget", "--dir", folder).out
+    bar = next(line.strip() for line in shown.splitlines() if "█" in line)
+    assert len(bar) == 60
+    assert set(bar) == set("█▒·")
+    assert "limit      filter: " in shown
+    assert "spent      odometer: " in shown
+    assert "every data subject of this site" in shown
+
+
+def test_budget_is_drawn(run: Run, world: World, tmp_path: Path) -> None:
+    folder = world.site.paths.root
+    world.train(0)
+    world.train(1)
+    world.run()
+    picture = tmp_path / "budget.svg"
+    done = run("budget", "--dir", folder, "--plot", picture, "--json")
+    assert done.code == 0
+    history = done.json["history"]
+    assert [reading["rounds"] for reading in history] == [1, 2]
+    assert history[-1]["epsilon_spent"] == done.json["epsilon_spent"]
+    root = ElementTree.fromstring(picture.read_text())  # noqa: S314  our own picture
+    texts = [text for element in root.iter() if (text := element.text)]
+    assert f"spent {done.json['epsilon_spent']:.4f}" in texts
+    assert "limit 10" in texts
+    assert "triage-2026" in texts
+    assert len([element for element in root.iter() if element.tag.endswith("circle")]) == 2
+    assert run("budget", "--dir", folder, "--plot", tmp_path / "budget.gif").code == 2
+    assert run("budget", "--dir", folder, "--plot", picture, "--plan", "x").code == 2
+    assert "wrote" in run("budget", "--dir", folder, "--plot", picture).out
+
+
+def test_policy_check_notes_what_fits_a_population_badly(run: Run, world: World) -> None:
+    folder = world.site.paths.root
+    assert run("policy", "check", "triage-2026", "--dir", folder, "--json").json["notes"] == []
+    add_dataset(world.site, "notes", subjects=12, replace=True)
+    found = run("policy", "check", "triage-2026", "--dir", folder, "--json").json
+    assert found["allowed"] is True, "it costs accuracy and no privacy"
+    assert len(found["notes"]) == 1
+    assert "as if 20 subjects were here, and 12 are" in found["notes"][0]
+    assert "no privacy" in run("policy", "check", "triage-2026", "--dir", folder).out
+
+
+def test_a_promise_that_may_fail_for_a_whole_subject_is_noted() -> None:
+    plan = make_plan(privacy={"delta": "0.05"})
+    assert any("at least one in your 24 subjects" in note for note in notes_on(plan, 24))
+    assert notes_on(make_plan(), 24) == ()
 
 
 def test_an_empty_budget_says_so(run: Run, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,11 +22,20 @@ from client.budget import (
     Reservation,
     RoundAlreadyStarted,
     compose_epsilon,
+    readings_at,
 )
+from client.erasure import erase_subject
 from client.learning.accounting import Event
 from client.ledger import Ledger
 from client.site import Site
-from tests.client.site.documents import make_limits, make_plan, make_reservation
+from client.vault import Vault
+from tests.client.site.documents import (
+    ZERO_DIGEST,
+    add_dataset,
+    make_limits,
+    make_plan,
+    make_reservation,
+)
 
 DELTA = Decimal("0.00001")
 FIRST, SECOND = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -186,6 +195,75 @@ def test_epsilon_is_composed_and_never_added(ledger: Ledger) -> None:
     parts = [plan.epsilon_committed for plan in budget.plans]
     assert max(parts) < budget.committed < sum(parts)
     assert budget.committed == compose_epsilon([Event(4.0, 1.0, 8)], DELTA)
+
+
+def test_datasets_that_share_subjects_share_one_budget(ledger: Ledger) -> None:
+    """Nothing tells apart who is in which dataset: what two plans do to both is composed."""
+    ledger.reserve(make_reservation(FIRST, noise="4", datasets=("notes",)), make_limits())
+    ledger.reserve(make_reservation(SECOND, noise="5", datasets=("letters",)), make_limits())
+    for plan_id in (FIRST, SECOND):
+        for round_index in range(3):
+            ledger.start_round(plan_id, round_index)
+    budget = ledger.budget(DELTA, Decimal(20))
+    assert budget.spent == compose_epsilon([Event(4.0, 1.0, 3), Event(5.0, 1.0, 3)], DELTA)
+    assert budget.to_json()["population"].startswith("every data subject of this site")
+
+
+@pytest.mark.parametrize("change", ["replaced", "erased", "removed"])
+def test_a_new_version_of_a_dataset_has_no_budget_of_its_own(local: Site, change: str) -> None:
+    add_dataset(local, "notes")
+    with local.ledger() as ledger:
+        ledger.reserve(make_reservation(FIRST, rounds=2), make_limits("8"))
+        ledger.start_round(FIRST, 0)
+        ledger.start_round(FIRST, 1)
+        before = ledger.budget(DELTA).spent
+        with Vault.open(local.paths, local.keyring) as vault:
+            if change == "erased":
+                erase_subject(local, vault, ledger, "P-003")
+            elif change == "removed":
+                vault.remove("notes")
+    add_dataset(local, "notes", replace=change != "removed")
+    add_dataset(local, "notes-2")
+    with local.ledger() as ledger:
+        assert ledger.budget(DELTA).spent == before
+        for datasets in (("notes",), ("notes-2",)):
+            with pytest.raises(BudgetExhausted, match="exceed the epsilon 8"):
+                ledger.reserve(
+                    make_reservation(SECOND, rounds=2, datasets=datasets), make_limits("8")
+                )
+
+
+def test_an_odometer_tells_how_epsilon_grew(ledger: Ledger) -> None:
+    assert ledger.history(DELTA) == ()
+    for plan_id, noise in ((FIRST, "4"), (SECOND, "5")):
+        ledger.reserve(make_reservation(plan_id, noise=noise), make_limits())
+        for round_index in range(3):
+            ledger.start_round(plan_id, round_index)
+    history = ledger.history(DELTA, points=2)
+    assert [(reading.rounds, reading.plan_id) for reading in history] == [(3, FIRST), (6, SECOND)]
+    assert history[0].epsilon == compose_epsilon([Event(4.0, 1.0, 3)], DELTA)
+    assert history[1].epsilon == ledger.budget(DELTA).spent
+    assert len(ledger.history(DELTA)) == 6
+
+
+def test_plans_that_train_in_turns_have_few_readings() -> None:
+    turns = ["a", "b"] * 500
+    assert len(readings_at(turns, 24)) <= 25
+    assert readings_at(turns, 24)[-1] == 1000
+    assert readings_at([], 24) == []
+
+
+def test_the_budget_says_what_holds_for_plans_that_were_chosen_later(ledger: Ledger) -> None:
+    ledger.reserve(make_reservation(FIRST, noise="1.5", rate="0.2", steps=9), make_limits())
+    budget = ledger.budget(DELTA, Decimal(20))
+    assert budget.adaptive is not None
+    assert budget.adaptive > budget.committed
+    told = budget.to_json()
+    assert told["epsilon_adaptive"] == float(budget.adaptive)
+    assert told["kinds"]["epsilon_limit"].startswith("filter")
+    assert told["kinds"]["epsilon_spent"].startswith("odometer")
+    assert ledger.budget(DELTA).adaptive is None, "no order can be fixed without a limit"
+    assert ledger.budget(DELTA, with_plans=False).plans == ()
 
 
 def test_cost_of_tells_what_reserve_would_find(ledger: Ledger) -> None:
@@ -386,3 +464,42 @@ def test_a_fresh_ledger_in_place_of_the_old_one_is_noticed(local: Site) -> None:
     Ledger.create(local.paths.ledger)
     with pytest.raises(VerificationFailed, match="knows 1 changes"):
         local.ledger()
+
+
+def test_cut_off_in_the_middle_of_any_write_the_ledger_is_whole(
+    local: Site, tmp_path: Path
+) -> None:
+    """A process that dies leaves a prefix of what it wrote to the write-ahead log, byte by byte.
+
+    Every prefix must open, as the state after one of the changes, and never as an earlier one than
+    a shorter prefix.
+    """
+    copied = tmp_path / "ledger.sqlite"
+    holding = sqlite3.connect(local.paths.ledger)  # keeps the log from being merged at a close
+    holding.execute("SELECT count(*) FROM plans").fetchone()
+    with Ledger.open(local.paths.ledger, _Silent(), "site:north", compose=_steps) as ledger:
+        ledger.reserve(make_reservation(), make_limits())
+        ledger.start_round(ZERO_DIGEST, 0)
+        ledger.start_round(ZERO_DIGEST, 1)
+        ledger.settle(ZERO_DIGEST)
+    written = local.paths.ledger.with_name("ledger.sqlite-wal").read_bytes()
+    frame = 24 + 4096
+    assert (len(written) - 32) % frame == 0
+    assert len(written) > 10 * frame
+    seen = []
+    for start in range(32, len(written) + 1, frame):
+        for length in {start, min(start + 24, len(written)), min(start + 1000, len(written))}:
+            shutil.copy(local.paths.ledger, copied)
+            _remove_write_ahead_log(copied)
+            copied.with_name("ledger.sqlite-wal").write_bytes(written[:length])
+            with Ledger.open(copied, _Silent(), "site:north", compose=_steps) as ledger:
+                plans = ledger.budget(DELTA).plans
+                seen.append((plans[0].rounds_started, plans[0].settled) if plans else (-1, False))
+    holding.close()
+    assert seen == sorted(seen)
+    assert set(seen) == {(-1, False), (0, False), (1, False), (2, False), (2, True)}
+
+
+def _steps(events: Iterable[Event], _delta: Decimal) -> Decimal:
+    """Steps in place of epsilon, where only the bookkeeping matters."""
+    return Decimal(sum(event.steps for event in events))
