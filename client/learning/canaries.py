@@ -1,0 +1,312 @@
+"""Canaries: made-up subjects that the site's trainer trains on, so that what they move can be seen.
+
+* Each canary is in or out by a fair coin of its own, has a coordinate of the weights for itself,
+  and brings several records. Coordinates are orthogonal, and so are the noises in them: what one
+  canary moves says nothing about another.
+* Canaries train in passes of `PASS_CANARIES`, each a training run of its own on its own canaries.
+* Gradients exceed the clipping norm times the number of canaries: otherwise a mean over a batch
+  would hide that nothing is clipped (as in Opacus' ghost mode around a model's own loss).
+* The trainer is `client.learning.private_sgd.SiteTrainer` as it is: its sampling, cap, engine,
+  clipping, noise and divisor. Only the model is a stand-in, whose gradients are known.
+
+Canaries that are orthogonal, with gradients set by the auditor: Steinke, Nasr & Jagielski 2023
+(arXiv 2305.08846, "gradient space attacks"), after Nasr et al. 2023 (arXiv 2302.07956).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from client.learning.data import Example
+from client.learning.epsilon_bounds import Included, Scores
+from client.learning.model import ClassifierModel, State
+from client.learning.private_sgd import RoundResult, SiteTrainer
+from client.learning.randomness import Keystream
+from compliance.statements import BaseModelReference, Phase, Privacy, TrainingPlan
+
+PASS_CANARIES: Final = 500
+MAX_STEPS: Final = 2000
+"""Bounds an audit's time whatever a plan asks for: about a minute."""
+
+RECORDS_PER_CANARY: Final = 5
+"""So that clipping records instead of subjects shifts a canary several times as far."""
+
+GRADIENT_OVER_NORM: Final = 1000.0
+"""A canary's gradient, over clipping norm times canaries."""
+
+MICRO_BATCH_RECORDS: Final = 200
+"""Small enough that a step takes several, as real ones do."""
+
+SCALE_COORDINATES: Final = 256
+SCALE_RUNS: Final = 4
+
+_LARGEST_LOGIT: Final = 1e-3
+"""Weights stay so small that a canary's gradient is the same in every step."""
+
+
+class Trainer(Protocol):
+    """What is audited."""
+
+    def train_round(
+        self, round_index: int, global_state: Mapping[str, npt.NDArray[Any]]
+    ) -> RoundResult:
+        """Train one round from `global_state`."""
+        ...
+
+
+MakeTrainer = Callable[[ClassifierModel, TrainingPlan, Sequence[Example]], Trainer]
+
+
+@dataclass(frozen=True)
+class CanaryScores:
+    """How far each canary's coordinate moved.
+
+    Attributes:
+        scores: `(canaries,)`, in standard deviations of the promised noise.
+        included: `(canaries,)`: who was in.
+        expected_effect: By how much the scores of those in are shifted if all is as promised.
+        steps: Steps of each training run.
+    """
+
+    scores: Scores
+    included: Included
+    expected_effect: float
+    steps: int
+
+
+def site_trainer(engine: str) -> MakeTrainer:
+    """The site's own trainer, with one of `private_sgd.ENGINES`, as audits use it."""
+    return partial(SiteTrainer, engine=engine, micro_batch_records=MICRO_BATCH_RECORDS)
+
+
+def run_canaries(
+    phases: Sequence[Phase],
+    privacy: Privacy,
+    canaries: int,
+    make_trainer: MakeTrainer,
+    coins: Keystream,
+    progress: Callable[[int, int], None] | None = None,
+) -> CanaryScores:
+    """Train canaries, and score each by the move of its own coordinate.
+
+    A round's move is weighted by sampling rate over squared noise multiplier, which tells a sum of
+    Gaussian steps best.
+    """
+    passes = math.ceil(canaries / PASS_CANARIES)
+    width = math.ceil(canaries / passes)
+    audited = _shortened(phases, MAX_STEPS // passes)
+    weights = [float(p.sampling_rate) / float(p.noise_multiplier) ** 2 for p in audited]
+    steps = [p.rounds * p.steps_per_round for p in audited]
+    deviation = math.sqrt(
+        sum(
+            (a * float(p.noise_multiplier)) ** 2 * n
+            for a, p, n in zip(weights, audited, steps, strict=True)
+        )
+    )
+    shift = sum(
+        a * float(p.sampling_rate) * n for a, p, n in zip(weights, audited, steps, strict=True)
+    )
+    rounds = sum(phase.rounds for phase in audited)
+    all_scores, all_included = [], []
+    for number in range(passes):
+        included = coins.uniform(width) < 0.5
+        experiment = _Experiment(audited, privacy, width, np.flatnonzero(included))
+        trainer = experiment.trainer(make_trainer)
+        scores = np.zeros(width)
+        for index in range(rounds):
+            moved, phase = experiment.moves(trainer, index)
+            scores += weights[phase] * moved
+            if progress is not None:
+                progress(number * rounds + index + 1, passes * rounds)
+        all_scores.append(scores / deviation)
+        all_included.append(included)
+    return CanaryScores(
+        np.concatenate(all_scores), np.concatenate(all_included), shift / deviation, sum(steps)
+    )
+
+
+def neighbours_noise(
+    phases: Sequence[Phase], privacy: Privacy, make_trainer: MakeTrainer
+) -> tuple[Scores, Scores]:
+    """Noise of two data sets that differ by one subject, in coordinates that nobody touches.
+
+    The data sets have one subject and two: where a scale follows their number, it doubles.
+
+    Returns:
+        Two arrays of `SCALE_RUNS * SCALE_COORDINATES` for each phase, in standard deviations of the
+        promised noise.
+    """
+    short = [p.model_copy(update={"rounds": 1, "steps_per_round": 1}) for p in phases]
+    noises = []
+    for subjects in (1, 2):
+        values = []
+        for _ in range(SCALE_RUNS):
+            experiment = _Experiment(short, privacy, SCALE_COORDINATES + 2, np.arange(subjects))
+            trainer = experiment.trainer(make_trainer)
+            for index, phase in enumerate(short):
+                moved, _number = experiment.moves(trainer, index)
+                values.append(moved[2:] / float(phase.noise_multiplier))
+        noises.append(np.concatenate(values))
+    return noises[0], noises[1]
+
+
+def _shortened(phases: Sequence[Phase], most_steps: int) -> list[Phase]:
+    """The first rounds of each phase, at least one, so that all steps are about `most_steps`."""
+    total = sum(phase.rounds * phase.steps_per_round for phase in phases)
+    if total <= most_steps:
+        return list(phases)
+    shorter = []
+    for phase in phases:
+        steps = max(1, phase.rounds * phase.steps_per_round * most_steps // total)
+        each = min(phase.steps_per_round, steps)
+        rounds = max(1, steps // each)
+        shorter.append(phase.model_copy(update={"rounds": rounds, "steps_per_round": each}))
+    return shorter
+
+
+class _Experiment:
+    """One training run on canaries: the plan, the model, and how to read a move."""
+
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        privacy: Privacy,
+        width: int,
+        included: npt.NDArray[np.int64],
+    ) -> None:
+        norm = max(float(phase.max_grad_norm) for phase in phases)
+        scale = GRADIENT_OVER_NORM * norm * width
+        self._units = [_unit(phase, scale) for phase in phases]
+        self._plan = _canary_plan(phases, privacy, self._units)
+        self._model = CanaryModel(width, scale)
+        self._signs = np.where(np.arange(width) % 2 == 0, 1.0, -1.0)
+        self._examples = [
+            Example(subject=f"canary-{canary}", text=str(canary), label=int(canary) % 2)
+            for canary in included
+            for _ in range(RECORDS_PER_CANARY)
+        ]
+
+    def trainer(self, make: MakeTrainer) -> Trainer:
+        """A trainer of this run."""
+        return make(self._model, self._plan, self._examples)
+
+    def moves(self, trainer: Trainer, index: int) -> tuple[Scores, int]:
+        """How far a round from zero moves each canary's way, in clipping norms; and its phase."""
+        phase = self._plan.phase_of(index)
+        number = self._plan.phases.index(phase)
+        zero = {name: np.zeros_like(array) for name, array in self._model.get_state().items()}
+        update = trainer.train_round(index, zero).update
+        names = ["head.weight"] if phase.kind == "probe" else sorted(zero)
+        # The gradient of label 0 points along (-1, 1), that of label 1 the other way.
+        moved = sum((update[name][0] - update[name][1]).astype(np.float64) for name in names)
+        return self._signs * moved / math.sqrt(2 * len(names)) / self._units[number], number
+
+
+def _unit(phase: Phase, scale: float) -> float:
+    """How far one clipping norm is to move a weight, so that logits stay small."""
+    steps = phase.steps_per_round
+    reach = steps + 8 * float(phase.noise_multiplier) * math.sqrt(steps)
+    return _LARGEST_LOGIT / (scale * reach)
+
+
+def _canary_plan(phases: Sequence[Phase], privacy: Privacy, units: Sequence[float]) -> TrainingPlan:
+    """A plan with these phases, whose learning rates move weights by `units`."""
+    changed = []
+    for phase, unit in zip(phases, units, strict=True):
+        divisor = float(phase.sampling_rate * privacy.nominal_subjects)
+        rate = unit * divisor / float(phase.max_grad_norm)
+        changed.append(phase.model_copy(update={"learning_rate": Decimal(repr(rate))}))
+    plan = TrainingPlan(
+        name="audit",
+        federation="audit",
+        author="audit",
+        created_at="2026-01-01T00:00:00Z",
+        base_model=BaseModelReference(name="canaries", digest="sha256:" + 64 * "0"),
+        task="text-classification",
+        labels=("zero", "one"),
+        phases=tuple(phases),
+        privacy=privacy,
+        purpose="audit",
+        legal_basis="legal-obligation",
+        retention_days=1,
+        sites=("audit",),
+        quorum=1,
+    )
+    return plan.model_copy(update={"phases": tuple(changed)})
+
+
+class _CanaryNetwork(nn.Module):
+    """Logits of a canary: its own column of two weight matrices, which start at zero."""
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, 2, bias=False)
+        self.adapter = nn.Linear(width, 2, bias=False)
+        self._scale = scale
+        for layer in (self.head, self.adapter):
+            nn.init.zeros_(layer.weight)
+
+    def inputs(self, canaries: Tensor) -> Tensor:
+        """`(records, width)`: the scale in the canary's column."""
+        return nn.functional.one_hot(canaries, self.head.in_features).float() * self._scale
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits `(records, 2)` of records that are one token each: the canary's number."""
+        inputs = self.inputs(input_ids[:, 0] * attention_mask[:, 0])
+        logits: Tensor = self.head(inputs) + self.adapter(inputs)
+        return logits
+
+
+class CanaryModel(ClassifierModel):
+    """Stands in for a plan's model: same interface, and every canary has a direction of its own.
+
+    A `probe` phase trains `head.weight`, an `adapter` phase `adapter.weight` too, so that norms
+    must be taken over both.
+    """
+
+    def __init__(self, width: int, scale: float) -> None:
+        self.labels = ("zero", "one")
+        self.max_tokens = 8
+        self.network: Any = _CanaryNetwork(width, scale)
+
+    def set_trainable(self, kind: str) -> list[nn.Parameter]:
+        """Let the weights of a phase train and freeze the other."""
+        self.network.adapter.weight.requires_grad_(kind == "adapter")
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """One token: the canary's number."""
+        return [[int(text)] for text in texts]
+
+    def pad(self, token_ids: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Nothing is to be padded."""
+        return torch.tensor(token_ids), torch.ones(len(token_ids), 1, dtype=torch.long)
+
+    def features(self, token_ids: Sequence[list[int]], *, adapted: bool = False) -> Tensor:
+        """What the head sees; the adapter is beside it, and changes nothing of it."""
+        del adapted
+        inputs: Tensor = self.network.inputs(torch.tensor([ids[0] for ids in token_ids]).long())
+        return inputs
+
+    def get_state(self) -> State:
+        """Copies of both weights."""
+        return {
+            name: parameter.detach().numpy().copy()
+            for name, parameter in sorted(self.network.named_parameters())
+        }
+
+    def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take weights as `get_state` gives them."""
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                parameter.copy_(torch.from_numpy(np.array(state[name], dtype=np.float32)))
