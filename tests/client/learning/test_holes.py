@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -403,7 +403,8 @@ def test_the_whole_number_of_one_over_the_rate_is_a_step_short() -> None:
 def test_a_round_takes_the_steps_that_its_plan_says(
     model: ClassifierModel, make_plan: MakePlan, engine: str, steps: int
 ) -> None:
-    rate = round(Decimal(1) / steps, 17)
+    rate = (Decimal(1) / steps).quantize(Decimal("1e-17"), rounding=ROUND_UP)
+    assert int(1 / float(rate)) < steps
 
     def train(steps: int) -> Accounted:
         plan = make_plan(phase(steps_per_round=steps, sampling_rate=rate))
