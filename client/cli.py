@@ -12,7 +12,14 @@ from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError, NotFound, Unauthorised, Unreachable
 from audit.terminal import VersionOption, err, print_error, print_json, run_app
-from client import datasets_cli, erasure_cli, policy_cli, retention_cli, subject_cli
+from client import (
+    datasets_cli,
+    erasure_cli,
+    evaluate_cli,
+    policy_cli,
+    retention_cli,
+    subject_cli,
+)
 from client.kit import group_digits
 from client.presentation import print_budget, print_checks, print_head, say
 from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
@@ -42,6 +49,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 **At any time**
 
 - `client budget` shows what was spent, what is reserved, and what is left
+- `client evaluate-privacy PLAN` tests whether training here leaks as little as a plan promises
 - `client policy check plan.toml` explains, rule by rule, what your site would say to a plan
 - `client subject SUBJECT` tells what is held of a data subject, and which plans could use it
 - `client erase SUBJECT` erases a data subject and keeps a signed receipt
@@ -389,6 +397,7 @@ def witness(folder: FolderOption = None, json: Json = False) -> None:
 
 app.command()(subject_cli.subject)
 app.command()(erasure_cli.erase)
+app.command()(evaluate_cli.evaluate_privacy)
 
 
 def main() -> None:

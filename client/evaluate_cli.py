@@ -1,0 +1,158 @@
+"""`client evaluate-privacy`: whether this installation keeps what a plan promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from audit.errors import VerificationFailed
+from audit.terminal import err, out, print_json
+from client.policy_cli import FolderOption, Json, find_plan
+from client.presentation import say, short
+from client.site import Site
+
+if TYPE_CHECKING:
+    from client.learning.membership import Estimate
+    from client.privacy_evaluation import PrivacyEvaluation
+
+
+def evaluate_privacy(
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLAN",
+            help="A submitted plan: its id, first digits, or name; or a file with the signed plan.",
+            show_default=False,
+        ),
+    ],
+    folder: FolderOption = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="PATH",
+            help="A release of the plan (its folder), or a state, to attack with own records.",
+            show_default=False,
+        ),
+    ] = None,
+    canaries: Annotated[
+        int,
+        typer.Option(
+            "--canaries", min=20, max=100_000, help="Made-up subjects: more are a sharper test."
+        ),
+    ] = 4000,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.svg",
+            help="Draw how far canaries moved that were in, and that were out.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Test whether training here leaks as little as a plan promises.
+
+    **The audit** trains made-up subjects, *canaries*, with the plan's noise, sampling rate, steps,
+    clipping norm and cap, and this installation's own trainer. A coin decides which of them are in.
+    How well that can be told from the result is a lower bound on epsilon, with its confidence. It
+    uses no record of anybody, and spends no budget.
+
+    **The attack** (`--model`) guesses from a trained model's losses which of this site's subjects
+    trained it and which were held out. Only figures over all subjects are shown.
+
+    A bound above the promise means that the promise is broken: stop training, and tell whoever
+    answers for the software. Bounds below it prove nothing; they are what this test could find. The
+    result is in the site's journal before it is shown.
+
+    Exit codes: 0 no bound contradicts the promise, 6 one does, 4 no such plan or model, or no
+    record here that it was trained on, 5 the plan or the model cannot be read.
+
+    Examples: `client evaluate-privacy 3fa2c1` ·
+    `client evaluate-privacy triage-2026 --model release/ --plot canaries.svg`
+    """
+    from client.canary_plot import canary_svg
+    from client.network import open_service
+    from client.privacy_evaluation import evaluate_privacy, read_plan
+
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise typer.BadParameter("give a name that ends in .svg", param_hint="--plot")
+    with Site.open(folder) as site:
+        if Path(plan).is_file():
+            plan_id, content = read_plan(Path(plan))
+        else:
+            with open_service(site) as service:
+                view = find_plan(service, plan)
+            plan_id, content = view.plan_id, view.plan
+        with err().status("auditing") as status:
+            found = evaluate_privacy(
+                site,
+                plan_id,
+                content,
+                model=model,
+                canaries=canaries,
+                progress=lambda done, total: status.update(f"auditing round {done} of {total}"),
+            )
+    if plot is not None:
+        title = f"canaries of plan {found.plan_name} ({short(plan_id)})"
+        plot.write_text(canary_svg(found.audit.canaries, title), encoding="utf-8")
+    if json:
+        print_json(found.to_json())
+    else:
+        _print(found)
+        if plot is not None:
+            say(f"wrote {escape(str(plot))}")
+    if not found.passes:
+        raise VerificationFailed(
+            f"plan {found.plan_name} promises epsilon {found.audit.claimed}, and at least "
+            f"{found.lower_bound} was measured",
+            fix="stop training with this installation, and report it",
+        )
+
+
+def _print(found: PrivacyEvaluation) -> None:
+    audit = found.audit
+    say(
+        f"plan {escape(found.plan_name)} ({short(found.plan_id)}) promises epsilon {audit.claimed} "
+        f"at delta {audit.delta:f}, for adding or removing one data subject"
+    )
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("test", "epsilon is at least", "confidence", "verdict"):
+        table.add_column(column, overflow="fold")
+    for bound in found.bounds:
+        table.add_row(
+            bound.method,
+            f"{bound.epsilon}",
+            f"{bound.confidence:.1%}",
+            "[green]allowed[/]" if bound.epsilon <= audit.claimed else "[red]broken[/]",
+        )
+    out().print(table)
+    canaries = len(audit.canaries.scores)
+    noise = "any amount" if audit.noise_at_most is None else f"at most {audit.noise_at_most} times"
+    say(
+        f"{canaries} canaries, {audit.canaries.steps} steps, engine {audit.engine}: "
+        f"the noise is {noise} {'' if audit.noise_at_most is None else 'the promised'}".rstrip()
+    )
+    if found.attack is None:
+        say("[dim]no model was attacked: name one with --model[/]")
+    else:
+        attack = found.attack
+        say(
+            f"attack on {attack.members} subjects that trained and {attack.others} held out: "
+            f"ROC-AUC {_shown(attack.area)}, recognised at 1 % false positives "
+            f"{_shown(attack.caught_at_low_rate)} (95 % intervals)"
+        )
+    say(
+        "[green]no bound contradicts the promise[/]"
+        if found.passes
+        else "[bold red]the promise is broken[/]"
+    )
+
+
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

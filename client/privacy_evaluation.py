@@ -1,0 +1,229 @@
+"""Evaluates what a plan promises, at a site: canaries for its mechanism, an attack on its model.
+
+* The audit trains made-up subjects and spends no budget (`client.learning.privacy_audit`).
+* The attack reads the site's own records, here; only figures over all subjects come out, and they
+  stay at the site (`client.learning.membership`).
+* What was found is journalled before anybody is told, whatever it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audit.errors import MalformedInput, NotFound
+from audit.log import Entry
+from audit.statement import SignedStatement
+from client.arrays import Arrays, unpack_arrays
+from client.base_models import find_base_model
+from client.learning.data import examples_from_records, split_by_subject
+from client.learning.membership import AttackResult, attack
+from client.learning.model import ClassifierModel
+from client.learning.privacy_audit import AuditResult, LowerBound, audit_mechanism
+from client.ledger import Ledger
+from client.site import Site
+from client.vault.store import Vault
+from compliance.statements import TrainingPlan
+
+ACTION = "privacy-evaluated"
+
+MAX_PLAN_BYTES = 16 * 1024 * 1024
+MAX_MODEL_BYTES = 2 * 1024**3
+
+_RELEASE_FILE = "adapter_model.safetensors"
+_RELEASE_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class PrivacyEvaluation:
+    """What was found.
+
+    Attributes:
+        plan_id: Digest of the signed plan.
+        plan_name: Its name.
+        audit: Of the plan's mechanism, by canaries.
+        attack: On a model of the plan, if one was given.
+    """
+
+    plan_id: str
+    plan_name: str
+    audit: AuditResult
+    attack: AttackResult | None
+
+    @property
+    def bounds(self) -> tuple[LowerBound, ...]:
+        """Every bound that was found."""
+        return self.audit.bounds + (() if self.attack is None else self.attack.bounds)
+
+    @property
+    def lower_bound(self) -> Decimal:
+        """The best of them."""
+        return max(bound.epsilon for bound in self.bounds)
+
+    @property
+    def passes(self) -> bool:
+        """Whether none of them contradicts the promise."""
+        return self.lower_bound <= self.audit.claimed
+
+    def to_json(self) -> dict[str, Any]:
+        """As canonical JSON holds it, and as the journal does."""
+        return {
+            "plan_id": self.plan_id,
+            "plan_name": self.plan_name,
+            "claimed": f"{self.audit.claimed:f}",
+            "delta": f"{self.audit.delta:f}",
+            "confidence": f"{self.audit.confidence:f}",
+            "lower_bound": f"{self.lower_bound:f}",
+            "passes": self.passes,
+            "audit": self.audit.to_json(),
+            "attack": None if self.attack is None else self.attack.to_json(),
+        }
+
+
+def evaluate_privacy(
+    site: Site,
+    plan_id: str,
+    plan: TrainingPlan,
+    *,
+    model: Path | None = None,
+    canaries: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> PrivacyEvaluation:
+    """Evaluate a plan here, and journal what was found.
+
+    Args:
+        site: Whose installation, records and journal.
+        plan_id: The plan.
+        plan: What it says.
+        model: A state or a release of the plan, to attack; None attacks nothing.
+        canaries: How many canaries.
+        progress: Told rounds done and rounds in all.
+
+    Raises:
+        NotFound: When a model is given and this site never trained the plan, or there is no file.
+        MalformedInput: When the model is not one of the plan, or too few subjects are here.
+        FiduciaryError: When the base model, the vault or the journal cannot be used.
+    """
+    # First what can be refused: the audit takes seconds.
+    attacked = None if model is None else attack_model(site, plan_id, plan, model)
+    audited = audit_mechanism(plan.phases, plan.privacy, canaries=canaries, progress=progress)
+    found = PrivacyEvaluation(plan_id, plan.name, audited, attacked)
+    site.journal.record(
+        Entry(
+            actor=site.principal,
+            action=ACTION,
+            object=f"plan:{plan_id}",
+            subject=None,
+            payload=found.to_json(),
+        )
+    )
+    return found
+
+
+def attack_model(site: Site, plan_id: str, plan: TrainingPlan, path: Path) -> AttackResult:
+    """Attack a model of a plan with the subjects that this site trained it on, and held out.
+
+    Subjects that came into the datasets later count as trained: the attack is then weaker.
+
+    Raises:
+        NotFound: When this site trained no round of the plan, or there is no such file.
+        MalformedInput: When the model is not one of the plan, or too few subjects are here.
+    """
+    with site.ledger() as ledger, Vault.open(site.paths, site.keyring) as vault:
+        names = trained_datasets(ledger, vault, plan_id)
+        arrays = read_model(path)
+        model = ClassifierModel.build(
+            plan, find_base_model(plan.base_model.name, site.paths.models)
+        )
+        model.set_state(state_of(arrays))
+        records = [
+            (record.subject, record.text, record.label)
+            for name in names
+            for record in vault.examples(name)
+        ]
+        sides = split_by_subject(
+            examples_from_records(records, plan.labels), plan.held_out_share, vault.split_secret()
+        )
+    return attack(
+        model,
+        *sides,
+        held_out_share=float(plan.held_out_share),
+        delta=float(plan.privacy.delta),
+    )
+
+
+def trained_datasets(ledger: Ledger, vault: Vault, plan_id: str) -> tuple[str, ...]:
+    """Datasets that a plan was trained on here, as far as they are still here.
+
+    Raises:
+        NotFound: When it was trained on none of them.
+    """
+    present = {dataset.name for dataset in vault.datasets()}
+    trained = dict(ledger.started_plans()).get(plan_id, ())
+    names = tuple(name for name in trained if name in present)
+    if not names:
+        raise NotFound(
+            "this site holds no records that the plan was trained on",
+            fix="leave out --model: the canaries need no records",
+        )
+    return names
+
+
+def read_plan(path: Path) -> tuple[str, TrainingPlan]:
+    """A signed plan from a file, as the compliance service hands it out, with its id.
+
+    Raises:
+        MalformedInput: When the file holds no signed plan.
+        NotFound: When it cannot be read.
+    """
+    fix = "give a submitted plan's id or name, or a file with its signed statement"
+    data = _read(path, MAX_PLAN_BYTES)
+    try:
+        statement = SignedStatement.from_json(json.loads(data))
+    except (ValueError, RecursionError) as error:
+        raise MalformedInput(f"malformed plan {path.name}: not JSON", fix=fix) from error
+    return statement.digest, TrainingPlan.from_body(statement.body)
+
+
+def read_model(path: Path) -> Arrays:
+    """Weights from a state's file, a release's folder, or its `adapter_model.safetensors`.
+
+    Raises:
+        NotFound: When there is no such file.
+        MalformedInput: When it is not safetensors.
+    """
+    return unpack_arrays(_read(path / _RELEASE_FILE if path.is_dir() else path, MAX_MODEL_BYTES))
+
+
+def state_of(arrays: Arrays) -> Arrays:
+    """A release's weights under the names that a state has; a state as it is.
+
+    In a release, as peft writes it, `A` matrices are stored too. They are the plan's, not trained.
+    """
+    if not any(name.startswith(_RELEASE_PREFIX) for name in arrays):
+        return arrays
+    state = {}
+    for name, array in arrays.items():
+        inner = name.removeprefix(_RELEASE_PREFIX)
+        if inner.endswith(".lora_B.weight"):
+            state[inner.partition(".")[2].removesuffix(".weight")] = np.asarray(array)
+        elif ".lora_" not in inner:
+            state[f"head.{inner.rpartition('.')[2]}"] = np.asarray(array)
+    return state
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise NotFound(f"cannot read {path.name}: {error.strerror}", fix="name a file") from error
+    if len(data) > limit:
+        raise MalformedInput(f"{path.name} is larger than {limit} bytes", fix="name another file")
+    return data
