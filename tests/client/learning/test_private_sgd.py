@@ -390,6 +390,23 @@ def test_a_label_outside_the_plan_is_refused(
         SiteTrainer(model, make_plan(), []).evaluate(model.get_state(), foreign)
 
 
+@pytest.mark.parametrize("nominal", [1, 4, 1000])
+def test_the_nominal_number_of_subjects_scales_a_step_and_does_nothing_else(
+    model: ClassifierModel, make_plan: MakePlan, nominal: int
+) -> None:
+    """More than there are, or fewer: the same sum, the same noise, another public divisor."""
+    state = model.get_state()
+
+    def update(nominal: int) -> np.ndarray:
+        privacy = Privacy(epsilon=Decimal(8), delta=Decimal("0.00001"), nominal_subjects=nominal)
+        plan = make_plan(phase(noise_multiplier="1", learning_rate=nominal), privacy=privacy)
+        result = SiteTrainer(model, plan, people([1, 3, 2, 1]), seed=6).train_round(0, state)
+        assert result.steps == 1
+        return flat(result.update)
+
+    np.testing.assert_allclose(update(nominal), update(1), atol=1e-5)
+
+
 def test_a_malformed_global_state_is_refused(model: ClassifierModel, make_plan: MakePlan) -> None:
     trainer = SiteTrainer(model, make_plan(), people([1]))
     state = model.get_state()
