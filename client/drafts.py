@@ -95,24 +95,8 @@ def draft_reservation(path: Path) -> Reservation:
         MalformedInput: When it is not a plan's file, or its epsilon cannot be reached in the steps
             that it asks for.
     """
-    from client.learning.accounting import solve_noise_multipliers
-    from client.learning.recipes import recommended_phases
-
-    draft = _read(path, _Costed)
+    draft, phases = _costed(path)
     plan, privacy = draft.plan, draft.privacy
-    phases = (
-        solve_noise_multipliers(_phases(path, draft.phases), privacy.epsilon, privacy.delta)
-        if draft.phases
-        else recommended_phases(
-            privacy.epsilon,
-            privacy.delta,
-            label_count=len(plan.labels),
-            nominal_subjects=privacy.nominal_subjects,
-            site_count=len(plan.sites),
-            rounds=plan.rounds,
-            adapter_rounds=plan.adapter_rounds,
-        )
-    )
     return Reservation(
         plan_id="",
         plan_name=plan.name,
@@ -128,6 +112,36 @@ def draft_reservation(path: Path) -> Reservation:
             for phase in phases
             for _ in range(phase.rounds)
         ),
+    )
+
+
+def draft_promise(path: Path) -> tuple[str, Privacy, tuple[Phase, ...]]:
+    """A draft's name, what it promises, and its phases as `draft_reservation` solves them.
+
+    Raises:
+        MalformedInput: As `draft_reservation` does.
+    """
+    draft, phases = _costed(path)
+    return draft.plan.name, draft.privacy, phases
+
+
+def _costed(path: Path) -> tuple[_Costed, tuple[Phase, ...]]:
+    from client.learning.accounting import solve_noise_multipliers
+    from client.learning.recipes import recommended_phases
+
+    draft = _read(path, _Costed)
+    plan, privacy = draft.plan, draft.privacy
+    if draft.phases:
+        stated = _phases(path, draft.phases)
+        return draft, solve_noise_multipliers(stated, privacy.epsilon, privacy.delta)
+    return draft, recommended_phases(
+        privacy.epsilon,
+        privacy.delta,
+        label_count=len(plan.labels),
+        nominal_subjects=privacy.nominal_subjects,
+        site_count=len(plan.sites),
+        rounds=plan.rounds,
+        adapter_rounds=plan.adapter_rounds,
     )
 
 

@@ -25,7 +25,7 @@ def evaluate_privacy(
         str,
         typer.Argument(
             metavar="PLAN",
-            help="A submitted plan: its id, first digits, or name; or a file with the signed plan.",
+            help="A submitted plan: its id, first digits, or name. A plan.toml. A signed plan.",
             show_default=False,
         ),
     ],
@@ -78,28 +78,27 @@ def evaluate_privacy(
     """
     from client.canary_plot import canary_svg
     from client.network import open_service
-    from client.privacy_evaluation import evaluate_privacy, read_plan
+    from client.privacy_evaluation import Promise, evaluate_privacy, read_promise
 
     if plot is not None and plot.suffix.lower() != ".svg":
         raise typer.BadParameter("give a name that ends in .svg", param_hint="--plot")
     with Site.open(folder) as site:
         if Path(plan).is_file():
-            plan_id, content = read_plan(Path(plan))
+            promise = read_promise(Path(plan))
         else:
             with open_service(site) as service:
                 view = find_plan(service, plan)
-            plan_id, content = view.plan_id, view.plan
+            promise = Promise.of(view.plan_id, view.plan)
         with err().status("auditing") as status:
             found = evaluate_privacy(
                 site,
-                plan_id,
-                content,
+                promise,
                 model=model,
                 canaries=canaries,
                 progress=lambda done, total: status.update(f"auditing round {done} of {total}"),
             )
     if plot is not None:
-        title = f"canaries of plan {found.plan_name} ({short(plan_id)})"
+        title = f"canaries of plan {found.plan_name} ({short(found.plan_id)})"
         plot.write_text(canary_svg(found.audit.canaries, title), encoding="utf-8")
     if json:
         print_json(found.to_json())

@@ -22,6 +22,7 @@ from audit.log import Entry
 from audit.statement import SignedStatement
 from client.arrays import Arrays, unpack_arrays
 from client.base_models import find_base_model
+from client.drafts import draft_promise
 from client.learning.data import examples_from_records, split_by_subject
 from client.learning.membership import AttackResult, attack
 from client.learning.model import ClassifierModel
@@ -29,7 +30,7 @@ from client.learning.privacy_audit import AuditResult, LowerBound, audit_mechani
 from client.ledger import Ledger
 from client.site import Site
 from client.vault.store import Vault
-from compliance.statements import TrainingPlan
+from compliance.statements import Phase, Privacy, TrainingPlan
 
 ACTION = "privacy-evaluated"
 
@@ -41,11 +42,35 @@ _RELEASE_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
+class Promise:
+    """What is evaluated.
+
+    Attributes:
+        plan_id: Digest of the signed plan; "draft" for one that nobody has signed.
+        plan_name: Its name.
+        phases: What it trains, with which noise.
+        privacy: What it promises.
+        plan: All of it; None for a draft.
+    """
+
+    plan_id: str
+    plan_name: str
+    phases: tuple[Phase, ...]
+    privacy: Privacy
+    plan: TrainingPlan | None
+
+    @classmethod
+    def of(cls, plan_id: str, plan: TrainingPlan) -> Promise:
+        """What a signed plan promises."""
+        return cls(plan_id, plan.name, plan.phases, plan.privacy, plan)
+
+
+@dataclass(frozen=True)
 class PrivacyEvaluation:
     """What was found.
 
     Attributes:
-        plan_id: Digest of the signed plan.
+        plan_id: Digest of the signed plan, or "draft".
         plan_name: Its name.
         audit: Of the plan's mechanism, by canaries.
         attack: On a model of the plan, if one was given.
@@ -88,8 +113,7 @@ class PrivacyEvaluation:
 
 def evaluate_privacy(
     site: Site,
-    plan_id: str,
-    plan: TrainingPlan,
+    promise: Promise,
     *,
     model: Path | None = None,
     canaries: int,
@@ -99,8 +123,7 @@ def evaluate_privacy(
 
     Args:
         site: Whose installation, records and journal.
-        plan_id: The plan.
-        plan: What it says.
+        promise: Of the plan.
         model: A state or a release of the plan, to attack; None attacks nothing.
         canaries: How many canaries.
         progress: Told rounds done and rounds in all.
@@ -111,14 +134,14 @@ def evaluate_privacy(
         FiduciaryError: When the base model, the vault or the journal cannot be used.
     """
     # First what can be refused: the audit takes seconds.
-    attacked = None if model is None else attack_model(site, plan_id, plan, model)
-    audited = audit_mechanism(plan.phases, plan.privacy, canaries=canaries, progress=progress)
-    found = PrivacyEvaluation(plan_id, plan.name, audited, attacked)
+    attacked = None if model is None else attack_model(site, promise, model)
+    audited = audit_mechanism(promise.phases, promise.privacy, canaries=canaries, progress=progress)
+    found = PrivacyEvaluation(promise.plan_id, promise.plan_name, audited, attacked)
     site.journal.record(
         Entry(
             actor=site.principal,
             action=ACTION,
-            object=f"plan:{plan_id}",
+            object=f"plan:{promise.plan_id}",
             subject=None,
             payload=found.to_json(),
         )
@@ -126,7 +149,7 @@ def evaluate_privacy(
     return found
 
 
-def attack_model(site: Site, plan_id: str, plan: TrainingPlan, path: Path) -> AttackResult:
+def attack_model(site: Site, promise: Promise, path: Path) -> AttackResult:
     """Attack a model of a plan with the subjects that this site trained it on, and held out.
 
     Subjects that came into the datasets later count as trained: the attack is then weaker.
@@ -135,8 +158,11 @@ def attack_model(site: Site, plan_id: str, plan: TrainingPlan, path: Path) -> At
         NotFound: When this site trained no round of the plan, or there is no such file.
         MalformedInput: When the model is not one of the plan, or too few subjects are here.
     """
+    plan = promise.plan
+    if plan is None:
+        raise NotFound("nobody has trained a draft", fix="name the submitted plan")
     with site.ledger() as ledger, Vault.open(site.paths, site.keyring) as vault:
-        names = trained_datasets(ledger, vault, plan_id)
+        names = trained_datasets(ledger, vault, promise.plan_id)
         arrays = read_model(path)
         model = ClassifierModel.build(
             plan, find_base_model(plan.base_model.name, site.paths.models)
@@ -175,20 +201,25 @@ def trained_datasets(ledger: Ledger, vault: Vault, plan_id: str) -> tuple[str, .
     return names
 
 
-def read_plan(path: Path) -> tuple[str, TrainingPlan]:
-    """A signed plan from a file, as the compliance service hands it out, with its id.
+def read_promise(path: Path) -> Promise:
+    """What a file promises: a coordinator's `plan.toml`, or a signed plan as JSON.
 
     Raises:
-        MalformedInput: When the file holds no signed plan.
+        MalformedInput: When the file holds neither, or its ε cannot be reached.
         NotFound: When it cannot be read.
     """
-    fix = "give a submitted plan's id or name, or a file with its signed statement"
+    if path.suffix == ".toml":
+        name, privacy, phases = draft_promise(path)
+        return Promise("draft", name, phases, privacy, None)
     data = _read(path, MAX_PLAN_BYTES)
     try:
         statement = SignedStatement.from_json(json.loads(data))
     except (ValueError, RecursionError) as error:
-        raise MalformedInput(f"malformed plan {path.name}: not JSON", fix=fix) from error
-    return statement.digest, TrainingPlan.from_body(statement.body)
+        raise MalformedInput(
+            f"malformed plan {path.name}: not JSON",
+            fix="give a submitted plan's id or name, a plan.toml, or a signed plan's file",
+        ) from error
+    return Promise.of(statement.digest, TrainingPlan.from_body(statement.body))
 
 
 def read_model(path: Path) -> Arrays:

@@ -1,6 +1,14 @@
 """The audit: the right trainer passes, every broken one is caught.
 
-All seeds are fixed, so nothing here can flake.
+All seeds are fixed, so nothing here can flake. How far the verdicts are from chance was measured
+once, with exactly these audits (a promise of 8, 2,000 canaries), over seeds 0 to 199:
+
+| promise | trainer | caught | Gaussian bound |
+|---|---|---|---|
+| full batches | right | 0 of 200 | 6.35 to 7.71 |
+| full batches | noise x 0.8 | 200 of 200 | 8.58 to 10.26 |
+| sampled | right | 0 of 200 | 5.06 to 8.00 |
+| sampled | norm of one weight | 200 of 200 | 8.55 to 12.22 |
 """
 
 from __future__ import annotations

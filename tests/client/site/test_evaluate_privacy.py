@@ -104,6 +104,22 @@ def test_a_signed_plan_in_a_file(world: World, run: Run, tmp_path: Path) -> None
     assert len(journalled(world.site)) == 1, "what cannot be read is not evaluated"
 
 
+def test_a_draft_before_anybody_has_signed_it(world: World, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        '[plan]\nname = "draft-1"\npurpose = "triage"\nlabels = ["a", "b"]\nsites = ["north"]\n'
+        "rounds = 2\n[privacy]\nepsilon = 3\ndelta = 1e-5\nnominal_subjects = 90\n"
+    )
+    code, out, _ = run(path, "--canaries", 100, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["plan_id"], found["plan_name"], found["claimed"]) == ("draft", "draft-1", "3")
+    assert found["audit"]["steps"] == 40
+    assert run(path, "--model", tmp_path)[0] == 4, "nobody has trained it"
+    path.write_text("[plan]")
+    assert run(path)[0] == 5
+
+
 def test_wrong_words(run: Run, tmp_path: Path) -> None:
     assert run("no-such-plan")[0] == 4
     assert run("triage-2026", "--plot", tmp_path / "canaries.png")[0] == 2
