@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from audit.errors import FiduciaryError
-from client.learning import subject_optimizer
+from client.learning import private_sgd, subject_optimizer
 from client.learning.data import Example
 from client.learning.device_failures import DeviceLost, OutOfMemory, is_out_of_memory
 from client.learning.micro_batches import MicroBatches, Part
@@ -26,6 +26,13 @@ from client.learning.subject_gradients import SubjectGradients, clip_and_sum
 from tests.client.learning.conftest import MakePlan, people, phase
 
 engines = pytest.mark.parametrize("engine", sorted(ENGINES))
+
+
+@pytest.fixture(autouse=True)
+def one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many records at once in a probe as in an adapter phase, so that few tell enough."""
+    monkeypatch.setattr(private_sgd, "PROBE_FACTOR", 1)
+
 
 # --- which records, how often ---------------------------------------------------------------------
 
