@@ -14,7 +14,12 @@ from typing import Any, Self
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from client.learning.subject_gradients import DenseGradients, SubjectGradients, add_by_subject
+from client.learning.subject_gradients import (
+    DenseGradients,
+    SubjectGradients,
+    add_by_subject,
+    check_records_are_independent,
+)
 
 
 class HooksModule:
@@ -24,10 +29,11 @@ class HooksModule:
         module: The model; which weights train must be settled.
 
     Raises:
-        NotImplementedError: When Opacus does not know a layer with trained weights.
+        NotImplementedError: When Opacus does not know a trained layer, or a layer mixes records.
     """
 
     def __init__(self, module: nn.Module) -> None:
+        check_records_are_independent(module)
         self._hooked = GradSampleModule(module, loss_reduction="sum", strict=False)
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self._names = {id(p): name for name, p in module.named_parameters()}

@@ -34,7 +34,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-from client.learning.subject_gradients import SubjectGradients
+from client.learning.subject_gradients import (
+    SubjectGradients,
+    check_records_are_independent,
+)
 from client.learning.tape import Dense, Layout, TapeGradients, Use, make_lookup, make_product
 
 Record = Callable[[nn.Parameter, Callable[[Layout], Use]], None]
@@ -60,6 +63,7 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
 
     Raises:
         UnknownLayer: When a trained weight is in a layer that is not known.
+        NotImplementedError: When a layer mixes the records of a batch.
         ValueError: For another value of the last three.
     """
 
@@ -75,6 +79,7 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
     ) -> None:
         if not (batch_first and loss_reduction == "sum" and strict):
             raise ValueError("one_backward is batch_first, sums losses, and is strict")
+        check_records_are_independent(m)
         self.validate(m)
         super().__init__(m, batch_first=True, loss_reduction="sum")
         self.weights = [p for p in m.parameters() if p.requires_grad]
@@ -131,9 +136,15 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
         """The subjects' gradients of the backward pass that was just made.
 
         Raises:
-            ValueError: When a weight got no gradient, or one that no layer recorded.
+            ValueError: When a weight got no gradient, or one that no layer recorded; or when torch
+                was told to compute products of float32 less exactly.
         """
         uses, self._uses, self._layout = self._uses, {}, None
+        if torch.get_float32_matmul_precision() != "highest":
+            raise ValueError(
+                "products of float32 are computed with fewer bits, so norms could be understated:"
+                ' torch.set_float32_matmul_precision("highest")'
+            )
         for weight in self.weights:
             if weight.grad is not None:
                 raise ValueError(
@@ -367,6 +378,10 @@ def _scale(
     if normed is not None:
         gradient = gradient * normed
     records = owner.records
+    if len(gradient) != records:
+        raise ValueError(
+            f"expected {records} records along the first dimension, got {len(gradient)}"
+        )
     # The weight may have several dimensions (LayerNorm over more than the last).
     tokens = gradient.reshape(records, -1, *weight.shape).sum(1)
     owner.record(weight, lambda layout: Dense(layout.add(tokens)))

@@ -5,6 +5,8 @@
   gradient once, adds noise and divides by `sampling_rate * nominal_subjects`, which is public.
 * A round takes exactly `steps_per_round` steps whatever the data is, so neighbouring datasets have
   the same schedule and the same scale.
+* The promise is about the *updates*. What else a site tells (evaluation counts, refusals, digests
+  of its data) is said in docs/privacy.md.
 * Losses and counts of the training data never leave: a `RoundResult` holds the update and numbers
   that the plan already tells.
 

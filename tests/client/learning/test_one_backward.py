@@ -353,7 +353,7 @@ def test_autocast_to_bfloat16() -> None:
     [
         nn.Conv1d(2, 2, 1),
         nn.GRU(2, 2),
-        nn.BatchNorm1d(2),
+        nn.GroupNorm(1, 2),
         nn.Conv2d(2, 2, 1, groups=2),
         nn.Conv2d(2, 2, 3, padding="same"),
         nn.Embedding(3, 2, max_norm=1.0),
@@ -445,3 +445,42 @@ def test_without_gradients_nothing_is_recorded() -> None:
     with OneBackwardModule(nn.Linear(8, 3)) as wrapped, torch.no_grad():
         wrapped(torch.randn(2, 8))
         assert wrapped._uses == {}
+
+
+@pytest.mark.parametrize("engine", [OneBackwardModule, HooksModule])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm1d(4),
+        nn.BatchNorm1d(4, affine=False),
+        nn.InstanceNorm1d(4, track_running_stats=True),
+    ],
+)
+def test_a_layer_that_mixes_records_is_refused_even_frozen(
+    engine: Callable[[nn.Module], Any], layer: nn.Module
+) -> None:
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(NotImplementedError, match=r"1: a \w+ mixes the records"):
+        engine(nn.Sequential(nn.Linear(4, 4), layer))
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(8), nn.RMSNorm(8)])
+def test_records_along_another_dimension_are_refused(layer: nn.Module) -> None:
+    """A sequence-first model would be clipped as if its tokens were records."""
+    with OneBackwardModule(layer) as wrapped:
+        wrapped.group(SUBJECTS, 3)
+        with pytest.raises(ValueError, match="expected 6 records along the first dimension, got 5"):
+            wrapped.backward(wrapped(torch.randn(5, 6, 8)).sum())
+
+
+def test_less_exact_products_are_refused() -> None:
+    with OneBackwardModule(nn.Linear(8, 3)) as wrapped:
+        wrapped.group(SUBJECTS, 3)
+        wrapped.backward(record_loss(wrapped, slice(None)).sum())
+        torch.set_float32_matmul_precision("high")
+        try:
+            with pytest.raises(ValueError, match="fewer bits"):
+                wrapped.collect()
+        finally:
+            torch.set_float32_matmul_precision("highest")

@@ -186,3 +186,19 @@ def test_a_closure_is_refused() -> None:
     optimizer = make(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="closure"):
         optimizer.step(lambda: 0.0)
+
+
+def test_an_attached_accountant_counts_every_step() -> None:
+    from opacus.accountants import RDPAccountant
+
+    optimizer = make(nn.Linear(2, 2), noise=1.5)
+    accountant = RDPAccountant()
+    optimizer.attach_step_hook(accountant.get_optimizer_hook_fn(sample_rate=0.25))
+    for _ in range(3):
+        optimizer.step()
+    assert accountant.history == [(1.5, 0.25, 3)]
+
+
+def test_opacus_memory_manager_is_refused() -> None:
+    with pytest.raises(ValueError, match="call `step` once"):
+        make(nn.Linear(1, 1)).signal_skip_step()
