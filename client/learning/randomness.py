@@ -1,13 +1,13 @@
-"""Randomness for private training: a ChaCha20 keystream, Poisson samples and Gaussian noise.
+"""Randomness for private training: a ChaCha20 keystream, uniforms and Poisson samples.
 
 * The key comes from the operating system (`os.urandom`); nothing here touches the global state of
-  `random`, `numpy` or `torch`, so neither a seed set elsewhere nor a fork repeats the noise.
-* Gaussian samples are Box-Muller over 53-bit uniforms. Each value that is handed out is the sum of
-  four independent samples divided by two, the guard of Holohan & Braghin (arXiv 2107.10138, §5.1)
-  that Opacus calls `secure_mode`: an attacker who inverts the floating-point sampler faces 2**159
-  candidates instead of 2**53.
+  `random`, `numpy` or `torch`, so a seed set elsewhere does not repeat the stream. A forked process
+  takes a key of its own, and a stream cannot be copied or pickled.
 * A seed makes the stream repeatable. It is for tests and benchmarks: whoever knows the seed can
-  subtract the noise, so `RoundResult.seeded` says when one was used and a site must refuse it.
+  subtract the noise, so `Keystream.seeded` says when there is one, and a site does not hand out
+  what came of it.
+* Noise for release is made by `client.learning.noise`. `Keystream.normal` has no grid; it sums four
+  samples over two, the guard of Holohan & Braghin (arXiv 2107.10138, §5.1).
 """
 
 from __future__ import annotations
@@ -16,30 +16,65 @@ import hashlib
 import math
 import os
 from decimal import Decimal
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+_STREAM_BYTES = 2**38
+"""A nonce's stream ends with its 32-bit block counter, where `cryptography` raises."""
 
 _UNIFORM_BITS = 53
 _GUARD_TERMS = 4
 
 
 class Keystream:
-    """An endless ChaCha20 keystream (RFC 8439 block function, 64-bit counter), read as numbers.
+    """An endless ChaCha20 keystream (RFC 8439), read as numbers.
+
+    One key gives a stream for each 96-bit nonce; when one ends, the next nonce's begins.
 
     Args:
         seed: Bytes that fix the stream, for tests only. `None` takes a fresh 256-bit key from the
-            operating system.
+            operating system, and another one in a process that was forked.
     """
 
     def __init__(self, seed: bytes | None = None) -> None:
-        key = os.urandom(32) if seed is None else hashlib.sha256(seed).digest()
-        self._encryptor = Cipher(algorithms.ChaCha20(key, b"\0" * 16), mode=None).encryptor()
+        self._seed = seed
+        self._start()
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the stream can be repeated: what it protects must not be handed out."""
+        return self._seed is not None
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._key = os.urandom(32) if self._seed is None else hashlib.sha256(self._seed).digest()
+        self._nonce = -1
+        self._left = 0
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a keystream cannot be copied: both would give the same noise")
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
-        """`count` independent uniform 64-bit words."""
-        return np.frombuffer(self._encryptor.update(bytes(8 * count)), dtype="<u8")
+        """`count` independent uniform 64-bit words, in an array of their own."""
+        if self._seed is None and self._process != os.getpid():
+            self._start()
+        taken = bytearray(8 * count)
+        rest = memoryview(taken)
+        while rest:
+            if not self._left:
+                self._nonce += 1
+                # The first four bytes are the block counter.
+                nonce = bytes(4) + self._nonce.to_bytes(12, "little")
+                cipher = Cipher(algorithms.ChaCha20(self._key, nonce), mode=None)
+                self._encryptor, self._left = cipher.encryptor(), _STREAM_BYTES
+            size = min(len(rest), self._left)
+            self._encryptor.update_into(rest[:size], rest[:size])
+            self._left -= size
+            rest = rest[size:]
+        return np.frombuffer(taken, dtype="<u8")
 
     def uniform(self, count: int) -> npt.NDArray[np.float64]:
         """`count` uniforms on the 53-bit grid of [0, 1)."""
