@@ -6,14 +6,12 @@
 * A seed makes the stream repeatable. It is for tests and benchmarks: whoever knows the seed can
   subtract the noise, so `Keystream.seeded` says when there is one, and a site does not hand out
   what came of it.
-* Noise for release is made by `client.learning.noise`. `Keystream.normal` has no grid; it sums four
-  samples over two, the guard of Holohan & Braghin (arXiv 2107.10138, §5.1).
+* Gaussian noise is made of these words by `client.learning.noise`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from decimal import Decimal
 from typing import NoReturn
@@ -26,7 +24,6 @@ _STREAM_BYTES = 2**38
 """A nonce's stream ends with its 32-bit block counter, where `cryptography` raises."""
 
 _UNIFORM_BITS = 53
-_GUARD_TERMS = 4
 
 
 class Keystream:
@@ -80,19 +77,6 @@ class Keystream:
         """`count` uniforms on the 53-bit grid of [0, 1)."""
         high_bits = self.words(count) >> np.uint64(64 - _UNIFORM_BITS)
         return high_bits.astype(np.float64) * 2.0**-_UNIFORM_BITS
-
-    def normal(self, count: int) -> npt.NDArray[np.float64]:
-        """`count` independent standard normal samples (mean 0, variance 1), guarded as above."""
-        return np.asarray(
-            self._box_muller(_GUARD_TERMS * count).reshape(_GUARD_TERMS, count).sum(0)
-        ) / (math.sqrt(_GUARD_TERMS))
-
-    def _box_muller(self, count: int) -> npt.NDArray[np.float64]:
-        half = (count + 1) // 2
-        # 1 - u lies in (0, 1], so that the logarithm is finite.
-        radius = np.sqrt(-2.0 * np.log1p(-self.uniform(half)))
-        angle = (2.0 * math.pi) * self.uniform(half)
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
 
     def poisson_sample(self, population: int, sampling_rate: Decimal) -> npt.NDArray[np.int64]:
         """Include each of `population` members independently with probability `sampling_rate`.
