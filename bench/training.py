@@ -2,7 +2,7 @@
 
     python -m bench.training [--quick] [--engine-only] [--data DIR]
 
-* `lora_*` and `full_*`: one logical step of 64 records of 128 tokens on the packaged encoder (two
+* `lora_*` and `full_*`: one logical step of 128 records of 128 tokens on the packaged encoder (four
   micro-batches of 32, then the optimiser's step with noise): without privacy, with ours (clipped
   per subject, two records of each), and with Opacus' hooks and ghost mode (clipped per record).
   Steps are taken in turns and the medians of the paired ratios are reported. Peak memory is that of
@@ -24,7 +24,6 @@ import argparse
 import csv
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -57,7 +56,7 @@ from compliance.statements import Adapter, BaseModelReference, Phase, Privacy, T
 LABELS: Final = 77
 LENGTH: Final = 128
 MICRO_BATCH: Final = 32
-MICRO_BATCHES: Final = 2
+MICRO_BATCHES: Final = 4
 RECORDS_PER_SUBJECT: Final = 2
 NOISE: Final = 1.0
 NORM: Final = 1.0
@@ -242,7 +241,9 @@ def peak(kind: str, name: str) -> float:
         warnings.simplefilter("ignore")
         for _ in range(2):
             step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `ru_maxrss`, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 # --- whole recipes on real data -------------------------------------------------------------------

@@ -113,11 +113,14 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
                 self._unfinished = pieces
                 return
             gradients = DenseGradients([piece.unsqueeze(0) for piece in pieces])
-        total = [part.double() for part in clip_and_sum(gradients, self.max_grad_norm)]
+        total = clip_and_sum(gradients, self.max_grad_norm)
+        for p in self.params:
+            if p.summed_grad is None:
+                p.summed_grad = torch.zeros_like(p, dtype=torch.float64)
         # From here on nothing needs memory that could run out.
         self._unfinished = None
         for p, clipped in zip(self.params, total, strict=True):
-            p.summed_grad = clipped if p.summed_grad is None else p.summed_grad.add_(clipped)
+            p.summed_grad.add_(clipped)
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
         """Noise and scale what `accumulate` summed. An empty sum is a step of noise alone.
