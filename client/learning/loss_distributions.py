@@ -33,9 +33,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 COARSEST_BIN = 1e-3
 """Widest bin, in nats of privacy loss."""
 
@@ -216,6 +213,12 @@ def _connected(sigma: float, rate: float, width: float, adjacency: Any) -> Any:
     from dp_accounting.pld import pld_pmf
     from dp_accounting.pld import privacy_loss_mechanism as mechanisms
 
+    from client.learning.gaussian_divergences import (
+        delta_of_adding,
+        delta_of_removing,
+        epsilons_of_bins,
+    )
+
     bounds = mechanisms.GaussianPrivacyLoss(
         sigma,
         sampling_prob=rate,
@@ -224,45 +227,8 @@ def _connected(sigma: float, rate: float, width: float, adjacency: Any) -> Any:
     ).connect_dots_bounds()
     lower = math.floor(bounds.epsilon_lower / width)
     upper = math.ceil(bounds.epsilon_upper / width)
-    epsilons = np.arange(lower, upper + 1) * width
-    deltas = (
-        _delta_of_removing(sigma, rate, epsilons)
-        if adjacency == mechanisms.AdjacencyType.REMOVE
-        else _delta_of_adding(sigma, rate, epsilons)
+    removing = adjacency == mechanisms.AdjacencyType.REMOVE
+    deltas = (delta_of_removing if removing else delta_of_adding)(
+        sigma, rate, epsilons_of_bins(lower, upper, width)
     )
-    return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
-        width, lower, upper, np.clip(deltas, 0.0, 1.0)
-    )
-
-
-Curve = npt.NDArray[np.float64]
-
-
-def _delta_of_removing(sigma: float, rate: float, epsilons: Curve) -> Curve:
-    """Hockey-stick divergence of `(1 - q) N(0, σ²) + q N(-1, σ²)` from `N(0, σ²)` at each ε."""
-    from scipy.special import ndtr
-
-    losses = _without_sampling(rate, epsilons)
-    outcomes = -0.5 - losses * sigma**2
-    joined = (1 - rate) * ndtr(outcomes / sigma) + rate * ndtr((outcomes + 1) / sigma)
-    return np.asarray(joined - np.exp(epsilons) * ndtr(outcomes / sigma), dtype=np.float64)
-
-
-def _delta_of_adding(sigma: float, rate: float, epsilons: Curve) -> Curve:
-    """Hockey-stick divergence of `N(0, σ²)` from `(1 - q) N(0, σ²) + q N(1, σ²)` at each ε."""
-    from scipy.special import ndtr
-
-    losses = -_without_sampling(rate, -epsilons)
-    outcomes = 0.5 - losses * sigma**2
-    joined = (1 - rate) * ndtr(outcomes / sigma) + rate * ndtr((outcomes - 1) / sigma)
-    return np.asarray(ndtr(outcomes / sigma) - np.exp(epsilons) * joined, dtype=np.float64)
-
-
-def _without_sampling(rate: float, losses: Curve) -> Curve:
-    """`log(1 + (exp(loss) - 1) / q)`; -inf where no outcome has so small a loss."""
-    if rate == 1:
-        return losses
-    excess = losses - math.log1p(-rate)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kept = losses - math.log(rate) + np.log(-np.expm1(-excess))
-    return np.where(excess > 0, kept, -np.inf)
+    return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(width, lower, upper, deltas)

@@ -10,11 +10,11 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from client.learning.gaussian_divergences import Curve
 from client.learning.loss_distributions import (
     COARSEST_BIN,
     FINEST_HALVINGS,
     MAX_BINS_OF_STEP,
-    Curve,
     Mechanism,
     bin_width,
     compose,

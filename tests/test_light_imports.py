@@ -1,0 +1,37 @@
+"""Every command says what it does on a machine that has none of the extras."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+EXTRAS = (
+    "dp_accounting",
+    "hvac",
+    "numpy",
+    "opacus",
+    "peft",
+    "presidio_analyzer",
+    "psycopg",
+    "scipy",
+    "spacy",
+    "torch",
+    "transformers",
+)
+
+PROGRAM = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import audit.cli, client.cli, compliance.cli, server.cli
+"""
+
+
+def test_the_commands_load_without_any_extra() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
