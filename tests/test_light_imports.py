@@ -7,16 +7,23 @@ import sys
 
 EXTRAS = (
     "dp_accounting",
+    "fastapi",
+    "flwr",
     "hvac",
     "numpy",
     "opacus",
     "peft",
     "presidio_analyzer",
+    "presidio_anonymizer",
     "psycopg",
+    "pyarrow",
+    "safetensors",
     "scipy",
     "spacy",
+    "sqlalchemy",
     "torch",
     "transformers",
+    "uvicorn",
 )
 
 PROGRAM = f"""
