@@ -9,6 +9,7 @@ Models are tiny and learning rates are 1, so that a step's movement is what was 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from client.learning.accounting import events_of
 from client.learning.data import Example
 from client.learning.model import ClassifierModel, quiet_transformers
+from client.learning.noise import grid_step
 from client.learning.private_sgd import ENGINES, SiteTrainer
 from client.learning.randomness import Keystream
 from client.learning.subject_optimizer import SubjectOptimizer
@@ -143,11 +145,13 @@ class Ours:
 def is_bounded(release: Callable[[D], Tensor], whole: D, neighbours: Sequence[D]) -> bool:
     """Whether adding or removing one subject moves the release by at most the clipping norm.
 
-    The noise is the same in all releases, so the difference has none.
+    The noise is the same in all releases, so the difference has none. Ours is rounded to a grid
+    after the noise was added, which moves each coordinate of a difference by a step at most.
     """
     released = release(whole)
+    rounding = grid_step(NORM * NOISE) * math.sqrt(released.numel())
     return all(
-        float((released - release(other)).double().norm()) <= NORM * (1 + 1e-4)
+        float((released - release(other)).double().norm()) <= NORM * (1 + 1e-4) + rounding
         for other in neighbours
     )
 
