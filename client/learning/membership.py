@@ -39,6 +39,7 @@ from client.learning.epsilon_bounds import (
     clopper_pearson_bound,
     one_run_bound,
 )
+from client.learning.metrics import auc_interval
 from client.learning.model import ClassifierModel
 from client.learning.privacy_audit import BOUND_ALPHA, LowerBound
 from client.learning.randomness import Keystream
@@ -50,8 +51,6 @@ INTERVAL_ALPHA: Final = 0.05
 
 LEAST_SUBJECTS: Final = 20
 """On either side; fewer tell nothing, and a figure of theirs would be about a person."""
-
-_BISECTIONS = 50
 
 
 @dataclass(frozen=True)
@@ -201,32 +200,15 @@ def attack_scores(
 def area_under_curve(inside: Scores, outside: Scores) -> Estimate:
     """Chance that a member scores above another, ties half, with a 95 % score interval.
 
-    The interval inverts Hanley and McNeil's variance (Newcombe 2006, Statistics in Medicine 25,
-    559-573, method 5), so that it is not empty where the two sides do not overlap at all.
-
     >>> area_under_curve(np.arange(3.0, 6.0), np.arange(3.0)).value
     1.0
     """
-    from scipy.special import ndtri
     from scipy.stats import rankdata
 
     m, n = len(inside), len(outside)
     ranks = rankdata(np.concatenate([inside, outside]))
     value = float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
-    z, half = -float(ndtri(INTERVAL_ALPHA / 2)), (m + n) / 2 - 1
-
-    def outside_interval(area: float) -> bool:
-        odds = half * ((1 - area) / (2 - area) + area / (1 + area))
-        return abs(value - area) > z * math.sqrt(area * (1 - area) * (1 + odds) / (m * n))
-
-    def limit(end: float) -> float:
-        near, far = value, end
-        for _ in range(_BISECTIONS):
-            middle = (near + far) / 2
-            near, far = (near, middle) if outside_interval(middle) else (middle, far)
-        return near
-
-    return Estimate(value, limit(0.0), limit(1.0))
+    return Estimate(value, *auc_interval(value, m, n))
 
 
 def _caught(inside: Scores, outside: Scores) -> Estimate:

@@ -210,11 +210,17 @@ def roc_auc(histogram: Counts) -> RocAuc | None:
     below = np.cumsum(rest) - rest
     pairs, ties = float(own) * float(others), float(label @ rest)
     value = (float(label @ below) + ties / 2) / pairs
-    return RocAuc(value, _auc_interval(value, own, others), ties / 2 / pairs)
+    return RocAuc(value, auc_interval(value, own, others), ties / 2 / pairs)
 
 
-def _auc_interval(value: float, own: int, others: int) -> Interval:
-    """Areas whose own standard error reaches `value`: Newcombe (2006), method 5."""
+def auc_interval(value: float, own: int, others: int) -> Interval:
+    """Areas whose own standard error reaches `value`: Newcombe (2006), method 5.
+
+    Args:
+        value: The area, in [0, 1].
+        own: Examples that should score above, at least 1.
+        others: Examples that should score below, at least 1.
+    """
     mean = (own + others) / 2 - 1
 
     def compatible(area: float) -> bool:
