@@ -15,11 +15,11 @@ from opacus import GradSampleModule
 from torch import Tensor, nn
 
 from client.learning.subject_gradients import (
-    DenseGradients,
     SubjectGradients,
     add_by_subject,
     check_records_are_independent,
 )
+from client.learning.tape import DenseGradients
 
 
 class HooksModule:

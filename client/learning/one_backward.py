@@ -204,10 +204,14 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
         return self._names[id(weight)]
 
 
-def _tokens(x: Tensor, records: int) -> Tensor:
-    """`(records, …, d)` as `(records, tokens, d)`."""
+def _check_records(x: Tensor, records: int) -> None:
     if len(x) != records:
         raise ValueError(f"expected {records} records along the first dimension, got {len(x)}")
+
+
+def _tokens(x: Tensor, records: int) -> Tensor:
+    """`(records, …, d)` as `(records, tokens, d)`."""
+    _check_records(x, records)
     return x.detach().reshape(records, -1, x.shape[-1])
 
 
@@ -225,38 +229,23 @@ def _affine(owner: OneBackwardModule, layer: Any, x: Tensor, dy: Tensor, swapped
 
 
 class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, _anchor: Tensor, layer: nn.Linear, owner: Any) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.layer, ctx.owner = layer, owner
-        return functional.linear(x, layer.weight, layer.bias)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = dy.matmul(ctx.layer.weight.to(dy.dtype)).to(x.dtype)
-        _affine(ctx.owner, ctx.layer, x, dy, swapped=False)
-        return dx, torch.zeros_like(ctx.owner._anchor), None, None
-
-
-class _Conv1D(torch.autograd.Function):
-    """transformers' `Conv1D`: a linear layer whose weight is `(inputs, outputs)`."""
+    """`nn.Linear`, and transformers' `Conv1D`, whose weight is `(inputs, outputs)`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, _anchor: Tensor, layer: Any, owner: Any) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.layer, ctx.owner = layer, owner
-        return functional.linear(x, layer.weight.T, layer.bias)
+        ctx.layer, ctx.owner, ctx.swapped = layer, owner, not isinstance(layer, nn.Linear)
+        weight = layer.weight.T if ctx.swapped else layer.weight
+        return functional.linear(x, weight, layer.bias)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = dy.matmul(ctx.layer.weight.T.to(dy.dtype)).to(x.dtype)
-        _affine(ctx.owner, ctx.layer, x, dy, swapped=True)
+            weight = ctx.layer.weight.T if ctx.swapped else ctx.layer.weight
+            dx = dy.matmul(weight.to(dy.dtype)).to(x.dtype)
+        _affine(ctx.owner, ctx.layer, x, dy, swapped=ctx.swapped)
         return dx, torch.zeros_like(ctx.owner._anchor), None, None
 
 
@@ -378,10 +367,7 @@ def _scale(
     if normed is not None:
         gradient = gradient * normed
     records = owner.records
-    if len(gradient) != records:
-        raise ValueError(
-            f"expected {records} records along the first dimension, got {len(gradient)}"
-        )
+    _check_records(gradient, records)
     # The weight may have several dimensions (LayerNorm over more than the last).
     tokens = gradient.reshape(records, -1, *weight.shape).sum(1)
     owner.record(weight, lambda layout: Dense(layout.add(tokens)))
@@ -425,7 +411,7 @@ def _maker(layer: Any) -> _Maker | None:
         return _with(_Conv2d) if plain and not isinstance(layer.padding, str) else None
     if kind.__module__.startswith("transformers."):
         if kind.__name__ == "Conv1D":
-            return _with(_Conv1D)
+            return _with(_Linear)
         if kind.__name__ in RMS_NORMS:
             return _with(_RMSNorm)
     return None

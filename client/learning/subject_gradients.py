@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -34,22 +33,6 @@ class SubjectGradients(Protocol):
                 a factor of zero would not remove. None when all do.
         """
         ...
-
-
-class DenseGradients:
-    """Gradients that exist: one `(subjects, *shape)` tensor a weight."""
-
-    def __init__(self, per_weight: Sequence[Tensor]) -> None:
-        self._per_weight = per_weight
-
-    def squared_norms(self) -> Tensor:
-        """Squared L2 norm of each subject's gradient."""
-        squares = [torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in self._per_weight]
-        return torch.stack(squares).sum(0)
-
-    def weighted_sum(self, factors: Tensor, usable: Tensor | None = None) -> list[Tensor]:
-        """`Σ_s factors[s]·g_s`, one tensor a weight."""
-        return [torch.tensordot(factors, rows(g, usable), dims=1) for g in self._per_weight]
 
 
 def rows(values: Tensor, usable: Tensor | None) -> Tensor:

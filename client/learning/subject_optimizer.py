@@ -43,7 +43,8 @@ from torch.optim import Optimizer
 
 from client.learning.noise import add_noise
 from client.learning.randomness import Keystream
-from client.learning.subject_gradients import DenseGradients, SubjectGradients, clip_and_sum
+from client.learning.subject_gradients import SubjectGradients, clip_and_sum
+from client.learning.tape import DenseGradients
 
 
 class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]

@@ -97,7 +97,7 @@ class Use(Protocol):
 
 
 class Dense:
-    """Gradients that exist, `(subjects, *shape)`, in float32."""
+    """Gradients that exist, `(subjects, *shape)`."""
 
     def __init__(self, gradients: Tensor) -> None:
         self._gradients = gradients
@@ -217,6 +217,13 @@ class TapeGradients:
                 total = total + use.weighted_sum(factors, usable)
             totals.append(total)
         return totals
+
+
+class DenseGradients(TapeGradients):
+    """Gradients that exist: one `(subjects, *shape)` tensor a weight, used once."""
+
+    def __init__(self, per_weight: Sequence[Tensor]) -> None:
+        super().__init__([[Dense(gradients)] for gradients in per_weight])
 
 
 def _squared_norms(uses: Sequence[Use]) -> Tensor:

@@ -14,8 +14,9 @@ from torch import nn
 from client.learning.hooks import HooksModule
 from client.learning.private_sgd import ENGINES
 from client.learning.randomness import Keystream
-from client.learning.subject_gradients import DenseGradients, clip_and_sum
+from client.learning.subject_gradients import clip_and_sum
 from client.learning.subject_optimizer import SubjectOptimizer
+from client.learning.tape import DenseGradients
 
 
 def make(
