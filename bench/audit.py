@@ -30,11 +30,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 from audit.checkpoint import read_checkpoint
+from audit.file_log import FileStore
 from audit.group_commit import GroupCommit
 from audit.journal import Journal
 from audit.keyring import Keyring
@@ -314,30 +316,22 @@ class Kind:
         return Journal.over(self._open(where), self._signer, self._keyring)
 
 
-def run_sqlite(folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    paths = (folder / f"{number}.sqlite" for number in count())
-
-    def create() -> tuple[str, AbstractContextManager[LogStore]]:
-        path = next(paths)
-        return str(path), SqliteStore.create(path)
-
-    kind = Kind(folder, create, lambda where: SqliteStore.open(Path(where)))
-    with plain_sqlite(folder) as plain:
-        return measure("SQLite", kind, plain, options)
-
-
-def run_files(folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    from audit.file_log import FileStore
-
+def run_local(
+    name: str,
+    store: type[SqliteStore] | type[FileStore],
+    folder: Path,
+    options: argparse.Namespace,
+) -> dict[str, float]:
+    """On this machine's disk, beside a plain table in SQLite."""
     paths = (folder / f"log-{number}" for number in count())
 
     def create() -> tuple[str, AbstractContextManager[LogStore]]:
         path = next(paths)
-        return str(path), FileStore.create(path)
+        return str(path), store.create(path)
 
-    kind = Kind(folder, create, lambda where: FileStore.open(Path(where)))
+    kind = Kind(folder, create, lambda where: store.open(Path(where)))
     with plain_sqlite(folder) as plain:
-        return measure("files", kind, plain, options)
+        return measure(name, kind, plain, options)
 
 
 def run_postgresql(folder: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -390,7 +384,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="audit-", dir=out))
     figures: dict[str, Any] = {}
     try:
-        runs = {"sqlite": run_sqlite, "files": run_files, "postgresql": run_postgresql}
+        runs: dict[str, Callable[[Path, argparse.Namespace], dict[str, float]]] = {
+            "sqlite": partial(run_local, "SQLite", SqliteStore),
+            "files": partial(run_local, "files", FileStore),
+            "postgresql": run_postgresql,
+        }
         if options.no_postgresql:
             del runs["postgresql"]
         for kind, run in runs.items():
