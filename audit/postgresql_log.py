@@ -53,7 +53,7 @@ _STREAM_ROWS: Final = 2000
 
 
 class _Connection:
-    """`audit.sql_log.SqlConnection` over psycopg, which spells a parameter `%s`.
+    """`audit.sql_log.SqlConnection` over psycopg, which spells a parameter `%b`.
 
     Args:
         connection: Commits by itself what is outside a transaction.
@@ -287,7 +287,7 @@ def _check_committed(commit: psycopg.Cursor[Any]) -> None:
 
 
 def _spelled(query: str) -> bytes:
-    return query.replace("?", "%s").encode()
+    return query.replace("?", "%b").encode()  # binary: bytes as text take three times as long
 
 
 def _first_line(error: psycopg.Error) -> str:

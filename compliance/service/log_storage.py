@@ -20,7 +20,7 @@ class SessionConnection:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._marker = "?" if session.get_bind().dialect.paramstyle == "qmark" else "%s"
+        self._marker = "?" if session.get_bind().dialect.paramstyle == "qmark" else "%b"
 
     def execute(self, query: str, parameters: Sequence[Any] = (), /) -> SqlCursor:
         """Run one statement in the session's transaction."""
