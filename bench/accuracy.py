@@ -35,16 +35,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from client.learning.accounting import events_of, reported_epsilon
 from client.learning.aggregation import advance, begin, state_to_send
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.data import Example, examples_from_records
 from client.learning.metrics import accuracy, macro_f1
-from client.learning.model import (
-    EMBEDDED_MODEL,
-    ClassifierModel,
-    base_model_digest,
-    resolve_base_model,
-)
 from client.learning.private_sgd import SiteTrainer
 from client.learning.recipes import recommended_phases
+from client.learning.tasks import build_model
 from compliance.statements import BaseModelReference, Phase, Privacy, TrainingPlan, utc_now
 
 SITES = ("north", "east", "south", "west")
@@ -176,7 +172,7 @@ def train(
     """Test accuracy and macro F1 of the model that the run would release."""
     base_path = resolve_base_model(EMBEDDED_MODEL)
     plan = plan_of(run, labels, base_model_digest(base_path))
-    model = ClassifierModel.build(plan, base_path)
+    model = build_model(plan, base_path)
     trainers = [
         SiteTrainer(
             model,

@@ -39,18 +39,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.data import Example
-from client.learning.model import (
-    EMBEDDED_MODEL,
-    ClassifierModel,
-    base_model_digest,
-    quiet_transformers,
-    resolve_base_model,
-)
 from client.learning.one_backward import OneBackwardModule
+from client.learning.plan_model import quiet_transformers
 from client.learning.private_sgd import SiteTrainer
 from client.learning.randomness import Keystream
 from client.learning.subject_optimizer import SubjectOptimizer
+from client.learning.tasks import build_model
 from compliance.statements import Adapter, BaseModelReference, Phase, Privacy, TrainingPlan, utc_now
 
 LABELS: Final = 77
@@ -302,7 +298,7 @@ def plan_for(labels: Sequence[str], max_tokens: int, subjects: int, rate: str) -
 
 def our_rate(plan: TrainingPlan, examples: Sequence[Example]) -> Callable[[], float]:
     """Records a second of one step of the product's trainer."""
-    model = ClassifierModel.build(plan, resolve_base_model(EMBEDDED_MODEL))
+    model = build_model(plan, resolve_base_model(EMBEDDED_MODEL))
     trainer = SiteTrainer(model, plan, examples)
     state = model.get_state()
     expected = float(plan.phases[0].sampling_rate) * len(examples)

@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 
 from audit.errors import MalformedInput, NotFound, Refused
-from client.learning.model import base_model_digest, quiet_transformers, resolve_base_model
+from client.learning.base_model import base_model_digest, resolve_base_model
+from client.learning.plan_model import quiet_transformers
 from client.policy import EMBEDDED_PREFIX
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")

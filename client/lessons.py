@@ -20,10 +20,11 @@ import numpy.typing as npt
 from audit.canonical import canonical_bytes, digest
 from audit.errors import MalformedInput, Refused
 from client.base_models import find_base_model
-from client.learning.data import Example, examples_from_records, split_by_subject
+from client.learning.data import Example, StoredRecord, split_by_subject
 from client.learning.evaluation import Evaluation
-from client.learning.model import ClassifierModel
+from client.learning.plan_model import PlanModel
 from client.learning.private_sgd import Progress, RoundResult, SiteTrainer
+from client.learning.tasks import build_model, read_examples
 from client.vault.contents import Dataset
 from client.vault.store import Vault
 from compliance.statements import TrainingPlan
@@ -57,7 +58,7 @@ class Lessons:
         self._vault = vault
         self._models = models
         self._plan_id: str | None = None
-        self._model: ClassifierModel | None = None
+        self._model: PlanModel | None = None
         self._key: tuple[tuple[str, str], ...] | None = None
         self._trainer: SiteTrainer | None = None
         self._held_out: list[Example] = []
@@ -86,9 +87,7 @@ class Lessons:
         """
         if self._plan_id != plan_id or self._model is None:
             self.forget()
-            self._model = ClassifierModel.build(
-                plan, find_base_model(plan.base_model.name, self._models)
-            )
+            self._model = build_model(plan, find_base_model(plan.base_model.name, self._models))
             self._plan_id = plan_id
         self._model.set_state(state)
         found = [self._vault.dataset(name) for name in datasets]
@@ -152,9 +151,9 @@ class Lessons:
         for dataset in datasets:
             for record in self._vault.examples(dataset.name):
                 held.setdefault(record.subject, {})[dataset.id] = dataset
-                records.append((record.subject, record.text, record.label))
+                records.append(StoredRecord(record.subject, record.text, record.label))
         try:
-            examples = examples_from_records(records, plan.labels)
+            examples = read_examples(plan, records)
         except MalformedInput as error:
             # Its text names the label, which is the site's to know.
             raise Refused(

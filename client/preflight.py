@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from audit.errors import ExitCode, FiduciaryError
 from client.base_models import find_base_model
 from client.certificates import check_certificate, read_node_key
-from client.learning.model import EMBEDDED_MODEL
+from client.learning.base_model import EMBEDDED_MODEL
 from client.ledger import Ledger
 from client.policy import ANY_EMBEDDED, Policy, read_policy
 from client.site import Site

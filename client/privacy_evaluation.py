@@ -23,10 +23,10 @@ from audit.statement import SignedStatement
 from client.arrays import Arrays, unpack_arrays
 from client.base_models import find_base_model
 from client.drafts import draft_promise
-from client.learning.data import examples_from_records, split_by_subject
+from client.learning.data import StoredRecord, split_by_subject
 from client.learning.membership import AttackResult, attack
-from client.learning.model import ClassifierModel
 from client.learning.privacy_audit import AuditResult, LowerBound, audit_mechanism
+from client.learning.tasks import build_model, read_examples
 from client.ledger import Ledger
 from client.site import Site
 from client.vault.store import Vault
@@ -164,17 +164,15 @@ def attack_model(site: Site, promise: Promise, path: Path) -> AttackResult:
     with site.ledger() as ledger, Vault.open(site.paths, site.keyring) as vault:
         names = trained_datasets(ledger, vault, promise.plan_id)
         arrays = read_model(path)
-        model = ClassifierModel.build(
-            plan, find_base_model(plan.base_model.name, site.paths.models)
-        )
+        model = build_model(plan, find_base_model(plan.base_model.name, site.paths.models))
         model.set_state(state_of(arrays))
         records = [
-            (record.subject, record.text, record.label)
+            StoredRecord(record.subject, record.text, record.label)
             for name in names
             for record in vault.examples(name)
         ]
         sides = split_by_subject(
-            examples_from_records(records, plan.labels), plan.held_out_share, vault.split_secret()
+            read_examples(plan, records), plan.held_out_share, vault.split_secret()
         )
     return attack(
         model,

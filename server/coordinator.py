@@ -16,7 +16,9 @@ from typing import Any
 from audit.errors import FiduciaryError, Refused, Unreachable, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import sign_statement, verify_statement
-from client.learning.model import ClassifierModel, resolve_base_model
+from client.learning.base_model import resolve_base_model
+from client.learning.plan_model import PlanModel
+from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
 from compliance.resources import PlanView
 from compliance.statements import Decision, Refusal, TrainingPlan, utc_now
@@ -157,7 +159,7 @@ class Coordinator:
         )
         training = self._training(compliance, view.plan_id, plan, folder)
         try:
-            model = ClassifierModel.build(plan, resolve_base_model(plan.base_model.name))
+            model = build_model(plan, resolve_base_model(plan.base_model.name))
         except FiduciaryError as error:
             training().fail(plain(f"the coordinator cannot build the model: {error}"))
             return
@@ -181,7 +183,7 @@ class Coordinator:
     def _training(
         self, compliance: ComplianceClient, plan_id: str, plan: TrainingPlan, folder: RunFolder
     ) -> Callable[..., Training]:
-        def make(model: ClassifierModel | None = None) -> Training:
+        def make(model: PlanModel | None = None) -> Training:
             return Training(
                 plan_id,
                 plan,

@@ -57,7 +57,7 @@ class Fetched:
         return code
 
     def _base_model(self) -> str:
-        from client.learning.model import resolve_base_model  # loads torch
+        from client.learning.base_model import resolve_base_model
 
         try:
             return str(resolve_base_model(self.manifest.base_model.name))

@@ -253,7 +253,7 @@ def model_card(
 
 def hub_name(plan: TrainingPlan) -> str:
     """Where others find the base model: its hub id, or the path that the plan names."""
-    from client.learning.model import EMBEDDED_MODEL
+    from client.learning.base_model import EMBEDDED_MODEL
 
     embedded = plan.base_model.name == EMBEDDED_MODEL
     return "sentence-transformers/all-MiniLM-L6-v2" if embedded else plan.base_model.name

@@ -46,7 +46,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from client.learning.accounting import solve_noise_multipliers
-from client.learning.model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.recipes import recommended_phases
 from compliance.statements import (
     Adapter,

@@ -24,7 +24,8 @@ from audit.durable import write_durably
 from audit.errors import Conflict, MalformedInput
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from client.learning.aggregation import Iterate
-from client.learning.model import ClassifierModel, resolve_base_model
+from client.learning.base_model import resolve_base_model
+from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
 from compliance.resources import PlanEvidence, PlanView
 from compliance.sealing import DATA_KEY_BYTES, SERVICE, seal_data_key
@@ -158,9 +159,9 @@ def _write_files(
     iterate: Iterate,
     epsilon_by_site: dict[str, Decimal],
 ) -> dict[str, str]:
-    model = ClassifierModel.build(plan, resolve_base_model(plan.base_model.name))
+    model = build_model(plan, resolve_base_model(plan.base_model.name))
     model.set_state(iterate.average)
-    model.save_adapter(folder)
+    model.save(folder)
     documents = {
         "labels.json": labels_file(plan),
         "README.md": model_card(plan, view.plan_id, state, epsilon_by_site),

@@ -28,7 +28,7 @@ from audit.keys import VerifyKey
 from audit.statement import SignedStatement, verify_statement
 from client.arrays import Arrays, arrays_digest
 from client.learning.evaluation import Evaluation
-from client.learning.model import State, check_state
+from client.learning.plan_model import State, check_state
 from compliance.statements import Phase, SiteReport, TrainingPlan
 from server.errors import MalformedReply
 

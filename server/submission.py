@@ -9,7 +9,8 @@ from typing import Any
 
 from audit.statement import SignedStatement, sign_statement
 from client.learning.accounting import events_of, reported_epsilon
-from client.learning.model import ClassifierModel, resolve_base_model
+from client.learning.base_model import resolve_base_model
+from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
 from compliance.statements import TrainingPlan
 from server.federation import Federation
@@ -88,7 +89,7 @@ def propose(federation: Federation, compliance: ComplianceClient, path: Path) ->
     file = read_plan_file(path)
     admitted = [view.name for view in compliance.sites() if view.state == "approved"]
     plan = make_plan(file, path=path, federation=federation.settings.name, admitted_sites=admitted)
-    model = ClassifierModel.build(plan, resolve_base_model(plan.base_model.name))
+    model = build_model(plan, resolve_base_model(plan.base_model.name))
     weights = sum(array.size for array in model.get_state().values())
     # A round sends the state to train, the update back, and the state to evaluate.
     megabytes = 3 * plan.rounds * weights * BYTES_A_WEIGHT / 1e6

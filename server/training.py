@@ -23,7 +23,7 @@ from client.arrays import arrays_digest, pack_arrays
 from client.learning.aggregation import Iterate, advance, begin, mean_update, state_to_send
 from client.learning.evaluation import Evaluation, sum_evaluations
 from client.learning.metrics import EvaluationReport, evaluation_report
-from client.learning.model import State
+from client.learning.plan_model import State
 from compliance.api import ComplianceClient
 from compliance.statements import (
     Metrics,

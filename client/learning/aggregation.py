@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audit.errors import MalformedInput
-from client.learning.model import State, check_state
+from client.learning.plan_model import State, check_state
 from compliance.statements import TrainingPlan
 
 AVERAGING_DEGREE = 16
@@ -101,7 +101,10 @@ def advance(
     current = {name: start[name] + update[name] for name in start}
     weight = (AVERAGING_DEGREE + 1) / (position + 1 + AVERAGING_DEGREE)
     average = {
-        name: ((1 - weight) * iterate.average[name] + weight * current[name]).astype(np.float32)
+        # What did not move stays the same to the last bit.
+        name: (iterate.average[name] + weight * (current[name] - iterate.average[name])).astype(
+            np.float32
+        )
         for name in current
     }
     return Iterate(round=iterate.round + 1, current=current, average=average)

@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,11 @@ from torch import Tensor, nn
 
 from client.learning.data import Example
 from client.learning.epsilon_bounds import Included, Scores
-from client.learning.model import ClassifierModel, State
+from client.learning.passes import Settings
+from client.learning.plan_model import EncodedRecord, PlanModel, State, copies
 from client.learning.private_sgd import RoundResult, SiteTrainer
 from client.learning.randomness import Keystream
+from client.learning.single_label import SingleLabel
 from compliance.statements import BaseModelReference, Phase, Privacy, TrainingPlan
 
 PASS_CANARIES: Final = 500
@@ -64,7 +67,7 @@ class Trainer(Protocol):
         ...
 
 
-MakeTrainer = Callable[[ClassifierModel, TrainingPlan, Sequence[Example]], Trainer]
+MakeTrainer = Callable[[PlanModel, TrainingPlan, Sequence[Example]], Trainer]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class CanaryScores:
 
 def site_trainer(engine: str) -> MakeTrainer:
     """The site's own trainer, with one of `private_sgd.ENGINES`, as audits use it."""
-    return partial(SiteTrainer, engine=engine, micro_batch_records=MICRO_BATCH_RECORDS)
+    settings = Settings(engine=engine, micro_batch_tokens=MICRO_BATCH_RECORDS)
+    return partial(SiteTrainer, settings=settings)
 
 
 def run_canaries(
@@ -188,7 +192,7 @@ class _Experiment:
         scale = GRADIENT_OVER_NORM * norm * width
         self._units = [_unit(phase, scale) for phase in phases]
         self._plan = _canary_plan(phases, privacy, self._units)
-        self._model = CanaryModel(width, scale)
+        self._model = CanaryModel(self._plan, width, scale)
         self._signs = np.where(np.arange(width) % 2 == 0, 1.0, -1.0)
         self._examples = [
             Example(subject=f"canary-{canary}", text=str(canary), label=int(canary) % 2)
@@ -260,53 +264,62 @@ class _CanaryNetwork(nn.Module):
         """`(records, width)`: the scale in the canary's column."""
         return nn.functional.one_hot(canaries, self.head.in_features).float() * self._scale
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits `(records, 2)` of records that are one token each: the canary's number."""
-        inputs = self.inputs(input_ids[:, 0] * attention_mask[:, 0])
+    def forward(self, canaries: Tensor) -> Tensor:
+        """Logits `(records, 2)` of canaries' numbers `(records,)`."""
+        inputs = self.inputs(canaries)
         logits: Tensor = self.head(inputs) + self.adapter(inputs)
         return logits
 
 
-class CanaryModel(ClassifierModel):
+class CanaryModel(SingleLabel):
     """Stands in for a plan's model: same interface, and every canary has a direction of its own.
 
-    A `probe` phase trains `head.weight`, an `adapter` phase `adapter.weight` too, so that norms
+    A `probe` phase trains `head.weight`, any other phase `adapter.weight` too, so that norms
     must be taken over both.
     """
 
-    def __init__(self, width: int, scale: float) -> None:
-        self.labels = ("zero", "one")
-        self.max_tokens = 8
-        self.network: Any = _CanaryNetwork(width, scale)
+    network: _CanaryNetwork
+    load_example: ClassVar[str] = ""
 
-    def set_trainable(self, kind: str) -> list[nn.Parameter]:
-        """Let the weights of a phase train and freeze the other."""
-        self.network.adapter.weight.requires_grad_(kind == "adapter")
-        return [p for p in self.network.parameters() if p.requires_grad]
+    def __init__(self, plan: TrainingPlan, width: int, scale: float) -> None:
+        super().__init__(plan, _CanaryNetwork(width, scale))
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """One token: the canary's number."""
-        return [[int(text)] for text in texts]
+    def weights(self, kind: str) -> Mapping[str, nn.Parameter]:
+        """One matrix, or both."""
+        names = ("head",) if kind == "probe" else ("adapter", "head")
+        return {f"{name}.weight": getattr(self.network, name).weight for name in names}
 
-    def pad(self, token_ids: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """Nothing is to be padded."""
-        return torch.tensor(token_ids), torch.ones(len(token_ids), 1, dtype=torch.long)
+    def trained_module(self, kind: str) -> nn.Module:
+        """The head, or both."""
+        return self.network.head if kind == "probe" else self.network
 
-    def features(self, token_ids: Sequence[list[int]], *, adapted: bool = False) -> Tensor:
-        """What the head sees; the adapter is beside it, and changes nothing of it."""
-        del adapted
-        inputs: Tensor = self.network.inputs(torch.tensor([ids[0] for ids in token_ids]).long())
-        return inputs
+    @property
+    def is_adapted(self) -> bool:
+        """No canary changes what the head sees."""
+        return False
 
-    def get_state(self) -> State:
-        """Copies of both weights."""
-        return {
-            name: parameter.detach().numpy().copy()
-            for name, parameter in sorted(self.network.named_parameters())
-        }
+    def _own_state(self) -> State:
+        return copies(self.weights("adapter"))
 
-    def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take weights as `get_state` gives them."""
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                parameter.copy_(torch.from_numpy(np.array(state[name], dtype=np.float32)))
+    def _take_own_state(self, state: State) -> None:
+        for name, weight in self.weights("adapter").items():
+            weight.copy_(torch.from_numpy(state[name]))
+
+    def save(self, folder: Path) -> None:
+        """Nobody releases canaries."""
+        raise NotImplementedError
+
+    def encode(self, examples: Sequence[Example]) -> list[EncodedRecord]:
+        """The canary's number."""
+        return [
+            EncodedRecord(int(example.text), example.label, 1, self.shares(example.label))
+            for example in examples
+        ]
+
+    def inputs(
+        self, kind: str, records: Sequence[EncodedRecord], below: Sequence[Tensor] | None
+    ) -> tuple[Tensor, ...]:
+        """Numbers, or what the head sees of them."""
+        del below
+        numbers = torch.tensor([record.content for record in records], dtype=torch.long)
+        return (self.network.inputs(numbers) if kind == "probe" else numbers,)

@@ -3,18 +3,28 @@
 * A subject is whoever privacy is promised to; a subject's records stay on one side of the split.
 * The split is a keyed hash of the subject: the same in every round and after a restart, and not to
   be foreseen by anyone without the site's secret.
-* A label that the plan does not name is refused, never dropped.
+* A label that the plan does not name is refused, never dropped. How a task reads records is said in
+  `client.learning.tasks`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from audit.errors import MalformedInput
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters `[start, end)` of a text, and the index of their label in the plan's labels."""
+
+    start: int
+    end: int
+    label: int
 
 
 @dataclass(frozen=True)
@@ -23,32 +33,35 @@ class Example:
 
     Attributes:
         subject: Whose record it is.
-        text: De-identified text.
-        label: Index into the plan's labels.
-        group: What evaluation is sliced by, as the plan declares it; empty for none.
+        text: De-identified content as the task reads it: text, an object of columns as JSON, or an
+            image in base64.
+        label: Index into the plan's labels; 0 where a record has no class of its own.
+        group: What evaluation is sliced by, one of the plan's groups; empty for none.
+        spans: Labelled parts of the text, where the task labels parts; in order, without overlap.
     """
 
     subject: str
     text: str
-    label: int
+    label: int = 0
     group: str = ""
+    spans: tuple[Span, ...] = ()
 
 
-def examples_from_records(
-    records: Iterable[tuple[str, str, str]], labels: Sequence[str]
-) -> list[Example]:
-    """Turn `(subject, text, label name)` records into examples of a plan.
+@dataclass(frozen=True)
+class StoredRecord:
+    """One record as a site keeps it.
 
-    Raises:
-        MalformedInput: When a label is not one of `labels`.
+    Attributes:
+        subject: Whose record it is.
+        text: De-identified content.
+        label: The class as the site spells it, or labelled spans as JSON; empty for none.
+        group: What the site says the record is grouped by; empty for none.
     """
-    index = {label: position for position, label in enumerate(labels)}
-    examples = []
-    for subject, text, label in records:
-        if label not in index:
-            raise _foreign_label(repr(label), labels)
-        examples.append(Example(subject=subject, text=text, label=index[label]))
-    return examples
+
+    subject: str
+    text: str
+    label: str = ""
+    group: str = ""
 
 
 def check_examples(examples: Sequence[Example], label_count: int) -> None:
@@ -58,9 +71,11 @@ def check_examples(examples: Sequence[Example], label_count: int) -> None:
         MalformedInput: With the first label that is out of range.
     """
     for example in examples:
-        if not 0 <= example.label < label_count:
+        labels = [span.label for span in example.spans] or [example.label] * bool(label_count)
+        outside = [label for label in labels if not 0 <= label < label_count]
+        if outside:
             raise MalformedInput(
-                f"label {example.label} is not one of the plan's {label_count} labels",
+                f"label {outside[0]} is not one of the plan's {label_count} labels",
                 fix="train this dataset under a plan that names all of its labels",
             )
 
@@ -87,7 +102,25 @@ def split_by_subject(
     return training, held_out
 
 
-def _foreign_label(label: str, labels: Sequence[str]) -> MalformedInput:
+def label_index(label: str, labels: Sequence[str]) -> int:
+    """Where a label is among a plan's.
+
+    Raises:
+        MalformedInput: When the plan does not name it.
+    """
+    try:
+        return labels.index(label)
+    except ValueError:
+        raise foreign_label(repr(label), labels) from None
+
+
+def group_of(group: str, groups: Sequence[str]) -> str:
+    """The group, where the plan declares it; empty otherwise."""
+    return group if group in groups else ""
+
+
+def foreign_label(label: str, labels: Sequence[str]) -> MalformedInput:
+    """The error for a label that a plan does not name."""
     shown = ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")
     return MalformedInput(
         f"label {label} is not one of the plan's {len(labels)} labels ({shown})",

@@ -27,8 +27,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn.functional import cross_entropy
 
 from audit.errors import MalformedInput
 from client.learning.data import Example
@@ -40,7 +38,8 @@ from client.learning.epsilon_bounds import (
     one_run_bound,
 )
 from client.learning.metrics import auc_interval
-from client.learning.model import ClassifierModel
+from client.learning.passes import Passes, Settings
+from client.learning.plan_model import PlanModel
 from client.learning.privacy_audit import BOUND_ALPHA, LowerBound
 from client.learning.randomness import Keystream
 
@@ -102,7 +101,7 @@ class AttackResult:
 
 
 def attack(
-    model: ClassifierModel,
+    model: PlanModel,
     members: Sequence[Example],
     others: Sequence[Example],
     *,
@@ -138,15 +137,13 @@ def attack(
     )
 
 
-def subject_scores(model: ClassifierModel, examples: Sequence[Example]) -> Scores:
+def subject_scores(model: PlanModel, examples: Sequence[Example]) -> Scores:
     """Each subject's mean loss, negated, in the order of the subjects' names.
 
     Raises:
         MalformedInput: When a loss is not finite.
     """
-    logits = model.logits([example.text for example in examples])
-    labels = torch.tensor([example.label for example in examples], dtype=torch.long)
-    losses = cross_entropy(logits.double(), labels, reduction="none").tolist()
+    losses = Passes(model, examples, Settings()).losses()
     of_subject: dict[str, list[float]] = {}
     for example, loss in zip(examples, losses, strict=True):
         of_subject.setdefault(example.subject, []).append(loss)

@@ -39,26 +39,29 @@ class Part:
         """All that a step uses of a subject, at least one record."""
         return cls(records, 1 / len(records))
 
-    def split(self, size: int) -> tuple[Part, Part]:
-        """The first `size` records, and the rest, which may be empty."""
-        is_last = self.finished and size >= len(self.records)
+    def split(self, count: int) -> tuple[Part, Part]:
+        """The first `count` records, and the rest, which may be empty."""
+        is_last = self.finished and count >= len(self.records)
         return (
-            Part(self.records[:size], self.weight, is_last),
-            Part(self.records[size:], self.weight, self.finished),
+            Part(self.records[:count], self.weight, is_last),
+            Part(self.records[count:], self.weight, self.finished),
         )
 
 
 class MicroBatches:
-    """Feeds subjects to work that takes so many records at once.
+    """Feeds subjects to work that takes so much at once.
 
     Args:
-        limit: Records in memory at once, at least 1; it shrinks when they do not fit.
+        limit: Sum of records' sizes in memory at once, at least 1; it shrinks when they do not fit.
+            A record that is larger is alone.
+        size_of: A record's size, at least 1; by default every record counts 1.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, size_of: Callable[[int], int] = lambda _: 1) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         self.limit = limit
+        self._size_of = size_of
 
     def run(self, parts: Sequence[Part], work: Callable[[Sequence[Part]], None]) -> None:
         """Do `work` on all parts, in their order.
@@ -76,32 +79,44 @@ class MicroBatches:
                 continue
             # Only here is what the failed work held free again: its error kept it alive.
             torch.cuda.empty_cache()
-            self._halve(sum(len(part.records) for part in batch))
+            self._halve(batch)
             self.run(batch, work)
 
     def _packed(self, parts: Sequence[Part]) -> Iterator[list[Part]]:
         waiting: list[Part] = []
-        size = 0
+        taken = 0
         for part in parts:
-            count = len(part.records)
-            if waiting and size + count > self.limit:
+            size = self._size(part)
+            if waiting and taken + size > self.limit:
                 yield waiting
-                waiting, size = [], 0
-            if count > self.limit:
+                waiting, taken = [], 0
+            if size > self.limit:
                 rest = part
                 while rest.records:
-                    piece, rest = rest.split(self.limit)
+                    piece, rest = rest.split(self._fitting(rest.records))
                     yield [piece]
                 continue
             waiting.append(part)
-            size += count
+            taken += size
         if waiting:
             yield waiting
 
-    def _halve(self, records: int) -> None:
-        if records == 1:
+    def _size(self, part: Part) -> int:
+        return sum(map(self._size_of, part.records))
+
+    def _fitting(self, records: Sequence[int]) -> int:
+        """How many of the first records fit; at least one."""
+        left = self.limit
+        for count, record in enumerate(records):
+            left -= self._size_of(record)
+            if left < 0:
+                return max(1, count)
+        return len(records)
+
+    def _halve(self, batch: list[Part]) -> None:
+        if sum(len(part.records) for part in batch) == 1:
             raise OutOfMemory
-        self.limit = records // 2
+        self.limit = max(1, sum(map(self._size, batch)) // 2)
 
 
 def _fits(work: Callable[[Sequence[Part]], None], batch: list[Part]) -> bool:

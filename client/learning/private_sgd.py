@@ -23,26 +23,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from audit.errors import MalformedInput
 from client.learning.data import Example, check_examples
 from client.learning.device_failures import device_failures_named
-from client.learning.evaluation import Evaluation, evaluate_examples
+from client.learning.evaluation import Evaluation
 from client.learning.hooks import HooksModule
 from client.learning.micro_batches import MicroBatches, Part
-from client.learning.model import ClassifierModel, State
 from client.learning.one_backward import OneBackwardModule
+from client.learning.passes import PROBE_FACTOR, Passes, Settings
+from client.learning.plan_model import PlanModel, State
 from client.learning.randomness import Keystream
 from client.learning.subject_gradients import SubjectGradients
 from client.learning.subject_optimizer import SubjectOptimizer
 from compliance.statements import Phase, TrainingPlan
 
+DEFAULT_SETTINGS: Final = Settings()
+
 Progress = Callable[[int, int], None]
 """Called with steps done and steps in all, after each step."""
-
-
-PROBE_FACTOR: Final = 64
-"""How many times as many records a micro-batch of a probe has: each is one vector of features."""
 
 
 class Engine(Protocol):
@@ -100,43 +99,42 @@ class SiteTrainer:
     """Trains one plan on one site's examples.
 
     Args:
-        model: The plan's model; the trainer changes its weights.
+        model: The plan's model; the trainer changes its weights, and its device.
         plan: Phases, sampling and privacy.
         examples: Training examples of the site, held-out subjects excluded.
         seed: Makes sampling and noise repeatable, for tests and benchmarks only.
-        engine: How per-subject gradients are computed; one of `ENGINES`.
-        micro_batch_records: Records in memory at once, fewer when they do not fit; changes speed
-            and memory, not results.
+        settings: How the site computes.
 
     Raises:
-        MalformedInput: When a label lies outside the plan.
+        MalformedInput: When a label lies outside the plan, or the site has more subjects than a
+            batch limit of the plan allows for.
+        DeviceLost: When there is no such device.
     """
 
     def __init__(
         self,
-        model: ClassifierModel,
+        model: PlanModel,
         plan: TrainingPlan,
         examples: Sequence[Example],
         seed: int | None = None,
         *,
-        engine: str = "one_backward",
-        micro_batch_records: int = 32,
+        settings: Settings = DEFAULT_SETTINGS,
     ) -> None:
         check_examples(examples, len(plan.labels))
         self._model = model
         self._plan = plan
+        self._settings = settings
         self._keystream = Keystream(None if seed is None else f"site-trainer {seed}".encode())
         self._seeded = seed is not None
-        self._engine = engine
-        self._micro_batch_records = micro_batch_records
-        self._labels = torch.tensor([example.label for example in examples], dtype=torch.long)
-        self._tokens = model.encode([example.text for example in examples])
+        with device_failures_named():
+            model.to(torch.device(settings.device))
+            self._passes = Passes(model, examples, settings)
         records_of: dict[str, list[int]] = {}
         for record, example in enumerate(examples):
             records_of.setdefault(example.subject, []).append(record)
         self._records_of = [np.array(records_of[subject]) for subject in sorted(records_of)]
-        self._features: Tensor | None = None
-        self._evaluated: tuple[tuple[Example, ...], Tensor] | None = None
+        _check_population(plan, len(self._records_of))
+        self._evaluated: Passes | None = None
 
     @device_failures_named()
     def train_round(
@@ -149,7 +147,7 @@ class SiteTrainer:
 
         Args:
             round_index: From 0, over all phases of the plan.
-            global_state: As `ClassifierModel.get_state` gives it.
+            global_state: As `PlanModel.get_state` gives it.
             progress: Told after each step.
 
         Raises:
@@ -160,11 +158,9 @@ class SiteTrainer:
         phase = self._plan.phase_of(round_index)
         self._model.set_state(global_state)
         start = self._model.get_state()
-        self._model.set_trainable(phase.kind)
-        network = self._model.network
-        module: nn.Module = network.head if phase.kind == "probe" else network
-        network.train()
-        engine = ENGINES[self._engine](module)
+        module = self._model.set_trainable(phase.kind)
+        self._model.network.train()
+        engine = ENGINES[self._settings.engine](module)
         try:
             optimizer = SubjectOptimizer(
                 torch.optim.SGD(engine.weights, lr=float(phase.learning_rate)),
@@ -173,8 +169,10 @@ class SiteTrainer:
                 public_divisor=float(phase.sampling_rate * self._plan.privacy.nominal_subjects),
                 keystream=self._keystream,
             )
-            factor = PROBE_FACTOR if phase.kind == "probe" else 1
-            micro_batches = MicroBatches(factor * self._micro_batch_records)
+            factor = PROBE_FACTOR if phase.kind in ("probe", "histogram") else 1
+            micro_batches = MicroBatches(
+                factor * self._settings.micro_batch_tokens, self._passes.size
+            )
             for step in range(phase.steps_per_round):
                 self._step(engine, optimizer, phase, micro_batches)
                 if progress is not None:
@@ -182,7 +180,7 @@ class SiteTrainer:
             steps = optimizer.steps
         finally:
             engine.close()
-            network.eval()
+            self._model.network.eval()
         local = self._model.get_state()
         update = {name: local[name] - start[name] for name in local}
         return RoundResult(round=round_index, update=update, steps=steps, seeded=self._seeded)
@@ -195,30 +193,40 @@ class SiteTrainer:
         micro_batches: MicroBatches,
     ) -> None:
         optimizer.zero_grad()
-        sampled = self._keystream.poisson_sample(len(self._records_of), phase.sampling_rate)
-        chosen = [self._records_to_use(int(subject)) for subject in sampled]
-        chosen.sort(key=lambda records: max(len(self._tokens[r]) for r in records))
+        chosen = [self._records_to_use(subject) for subject in self._sample(phase)]
+        chosen.sort(key=lambda records: max(map(self._passes.size, records)))
+        self._passes.prepare(phase.kind, [record for records in chosen for record in records])
 
         def accumulate(parts: Sequence[Part]) -> None:
             records = [record for part in parts for record in part.records]
             subjects = [slot for slot, part in enumerate(parts) for _ in part.records]
-            weights = torch.tensor([part.weight for part in parts for _ in part.records])
-            engine.group(torch.tensor(subjects), len(parts))
-            logits = engine(*self._inputs(records, phase.kind))
-            losses = cross_entropy(logits, self._labels[records], reduction="none")
+            device = self._model.device
+            weights = torch.tensor(
+                [part.weight for part in parts for _ in part.records], device=device
+            )
+            engine.group(torch.tensor(subjects, device=device), len(parts))
+            with self._settings.autocast():
+                outputs = engine(*self._passes.inputs(phase.kind, records))
+            losses = self._losses(phase.kind, outputs, records)
             engine.backward((losses * weights).sum())
             optimizer.accumulate(engine.collect(), len(parts), finished=parts[-1].finished)
 
         micro_batches.run([Part.whole(records) for records in chosen], accumulate)
         optimizer.step()
 
-    def _inputs(self, records: list[int], kind: str) -> tuple[Tensor, ...]:
-        if kind == "probe":
-            if self._features is None:
-                self._features = self._model.features(self._tokens)
-                self._model.network.train()
-            return (self._features[records],)
-        return self._model.pad([self._tokens[record] for record in records])
+    def _losses(self, kind: str, outputs: Any, records: Sequence[int]) -> Tensor:
+        if kind == "histogram":
+            shares: Tensor = -outputs  # the step downhill adds what was counted
+            return shares
+        return self._model.losses(outputs, [self._passes.records[record] for record in records])
+
+    def _sample(self, phase: Phase) -> list[int]:
+        """Subjects of one step."""
+        sampled = self._keystream.poisson_sample(len(self._records_of), phase.sampling_rate)
+        if phase.batch_limit is not None and len(sampled) > phase.batch_limit.subjects:
+            kept = self._keystream.choose(len(sampled), phase.batch_limit.subjects)
+            sampled = sampled[kept]
+        return [int(subject) for subject in sampled]
 
     def _records_to_use(self, subject: int) -> list[int]:
         records = self._records_of[subject]
@@ -239,22 +247,21 @@ class SiteTrainer:
             OutOfMemory: When not even one record fits into memory.
             DeviceLost: When the device fails.
         """
-        labels = len(self._plan.labels)
-        check_examples(held_out, labels)
+        check_examples(held_out, len(self._plan.labels))
         self._model.set_state(state)
-        features = self._held_out_features(held_out)
-        return evaluate_examples(
-            held_out, lambda rows: self._model.head_logits(features[rows]).cpu().numpy(), labels
+        if self._evaluated is None or self._evaluated.examples != tuple(held_out):
+            self._evaluated = Passes(self._model, held_out, self._settings)
+        passes, kind = self._evaluated, self._model.kind_of_state()
+        return self._model.evaluation(
+            passes.examples, passes.records, lambda rows: passes.results_of(kind, rows)
         )
 
-    def _held_out_features(self, held_out: Sequence[Example]) -> Tensor:
-        """As the head sees them; computed once for as long as the encoder is as it was built."""
-        examples = tuple(held_out)
-        if self._model.is_adapted:
-            return self._model.features(
-                self._model.encode([e.text for e in examples]), adapted=True
+
+def _check_population(plan: TrainingPlan, subjects: int) -> None:
+    for phase in plan.phases:
+        if phase.batch_limit is not None and subjects > phase.batch_limit.max_population:
+            raise MalformedInput(
+                f"the plan's batch limit holds for at most {phase.batch_limit.max_population} "
+                "subjects, and this site has more",
+                fix="ask for a plan with a larger max_population",
             )
-        if self._evaluated is None or self._evaluated[0] != examples:
-            tokens = self._model.encode([example.text for example in examples])
-            self._evaluated = (examples, self._model.features(tokens))
-        return self._evaluated[1]

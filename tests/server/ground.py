@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from audit.statement import sign_statement
-from client.learning.model import State
+from client.learning.plan_model import State
 from compliance.api import ComplianceClient
 from compliance.statements import TrainingPlan
 from server.events import EventLog

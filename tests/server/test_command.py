@@ -26,7 +26,8 @@ import pytest
 
 from audit.errors import ExitCode
 from client.arrays import Arrays
-from client.learning.model import ClassifierModel, resolve_base_model
+from client.learning.base_model import resolve_base_model
+from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import ReleaseManifest, TrainingPlan, format_time
 from server.cli import main
 from server.federation import Federation
@@ -376,7 +377,7 @@ def test_a_fetched_release_loads_with_plain_peft_and_gives_the_same_answers(
     ((folder, state),) = all_runs(federation.runs)
     iterate = folder.model(state)
     assert iterate is not None
-    ours = ClassifierModel.build(finished.plan, resolve_base_model(finished.plan.base_model.name))
+    ours = TextClassifier.build(finished.plan, resolve_base_model(finished.plan.base_model.name))
     ours.set_state(iterate.average)
     np.testing.assert_allclose(
         scope["logits"].numpy(), ours.logits(scope["texts"]).numpy(), atol=1e-5

@@ -10,7 +10,7 @@ import pytest
 
 from audit.errors import NotFound
 from client.learning.accounting import epsilon_of, events_of
-from client.learning.model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from compliance.statements import TrainingPlan
 from server.errors import MalformedPlanFile
 from server.plan_file import make_plan, read_plan_file

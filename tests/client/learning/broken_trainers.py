@@ -13,10 +13,10 @@ import torch
 
 from client.learning import private_sgd
 from client.learning.data import Example
-from client.learning.model import ClassifierModel
 from client.learning.private_sgd import Progress, RoundResult, SiteTrainer
 from client.learning.subject_gradients import SubjectGradients
 from client.learning.subject_optimizer import SubjectOptimizer
+from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import TrainingPlan
 
 
@@ -154,7 +154,7 @@ class FaultyTrainer(SiteTrainer):
 
     def __init__(
         self,
-        model: ClassifierModel,
+        model: TextClassifier,
         plan: TrainingPlan,
         examples: Sequence[Example],
         *,
@@ -186,7 +186,7 @@ class SeededTrainers:
         self._made = 0
 
     def __call__(
-        self, model: ClassifierModel, plan: TrainingPlan, examples: Sequence[Example]
+        self, model: TextClassifier, plan: TrainingPlan, examples: Sequence[Example]
     ) -> FaultyTrainer:
         self._made += self._step
         return FaultyTrainer(

@@ -11,13 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.data import Example
-from client.learning.model import (
-    EMBEDDED_MODEL,
-    ClassifierModel,
-    base_model_digest,
-    resolve_base_model,
-)
+from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Adapter, BaseModelReference, Phase, Privacy, TrainingPlan
 
 LABELS = ("card_lost", "weather", "refund")
@@ -113,8 +109,8 @@ def make_plan(tiny_base: Path) -> MakePlan:
 
 
 @pytest.fixture
-def model(tiny_base: Path, make_plan: MakePlan) -> ClassifierModel:
-    return ClassifierModel.build(make_plan(), tiny_base)
+def model(tiny_base: Path, make_plan: MakePlan) -> TextClassifier:
+    return TextClassifier.build(make_plan(), tiny_base)
 
 
 def people(records_of: Sequence[int]) -> list[Example]:

@@ -16,7 +16,7 @@ from client.learning.aggregation import (
     mean_update,
     state_to_send,
 )
-from client.learning.model import State
+from client.learning.plan_model import State
 from tests.client.learning.conftest import MakePlan, phase
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from client.learning.model import EMBEDDED_MODEL, ClassifierModel, resolve_base_model
+from client.learning.base_model import EMBEDDED_MODEL, resolve_base_model
 from client.learning.private_sgd import SiteTrainer
+from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Adapter
 from tests.client.learning.conftest import TEXTS, people, phase, plan_for
 from tests.client.learning.test_private_sgd import DIVISOR, naive_gradients, trained_weights
@@ -57,7 +58,7 @@ def test_a_step_and_the_release_of_another_encoder(
         shutil.copy(resolve_base_model(EMBEDDED_MODEL) / name, base / name)
     adapter = Adapter(rank=2, alpha=4, target_modules=targets)
     plan = plan_for(base, [phase("adapter", learning_rate="1000")], adapter=adapter)
-    model = ClassifierModel.build(plan, base)
+    model = TextClassifier.build(plan, base)
     examples = people([1, 3, 2])
     wanted = naive_gradients(model, examples, "adapter", 0.1)
     before = trained_weights(model, "adapter")
@@ -67,7 +68,7 @@ def test_a_step_and_the_release_of_another_encoder(
     want = torch.cat([g.flatten() for g in wanted]) * 1000 / DIVISOR
     assert float((got - want).norm()) <= 1e-5 * float(want.norm())
 
-    model.save_adapter(tmp_path / "adapter")
+    model.save(tmp_path / "adapter")
     released = AutoPeftModelForTokenClassification.from_pretrained(
         tmp_path / "adapter", num_labels=len(plan.labels)
     ).eval()

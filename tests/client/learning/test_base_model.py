@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 
 from audit.errors import NotFound, Refused, VerificationFailed
-from client.learning.model import (
-    EMBEDDED_MODEL,
-    ClassifierModel,
-    base_model_digest,
-    resolve_base_model,
-)
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
+from client.learning.tasks.text_classification import TextClassifier
 from tests.client.learning.conftest import MakePlan
 
 
@@ -59,7 +55,7 @@ def test_one_changed_byte_changes_the_digest_and_is_refused(
     (copy / name).write_bytes(data)
     assert base_model_digest(copy) != base_model_digest(tiny_base)
     with pytest.raises(VerificationFailed, match=r"expected sha256:.*got sha256:"):
-        ClassifierModel.build(make_plan(), copy)
+        TextClassifier.build(make_plan(), copy)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt"])

@@ -27,11 +27,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from client.learning.accounting import events_of
 from client.learning.data import Example
-from client.learning.model import ClassifierModel, quiet_transformers
 from client.learning.noise import grid_step
+from client.learning.plan_model import quiet_transformers
 from client.learning.private_sgd import ENGINES, SiteTrainer
 from client.learning.randomness import Keystream
 from client.learning.subject_optimizer import SubjectOptimizer
+from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Privacy
 from tests.client.learning.conftest import MakePlan, people, phase
 
@@ -217,7 +218,7 @@ def test_a_person_with_five_records_is_bounded(engine: str) -> None:
 
 
 @engines
-def test_a_site_bounds_its_people(model: ClassifierModel, make_plan: MakePlan, engine: str) -> None:
+def test_a_site_bounds_its_people(model: TextClassifier, make_plan: MakePlan, engine: str) -> None:
     plan = make_plan(
         phase("adapter", max_grad_norm=str(NORM), noise_multiplier="1", learning_rate="1"),
         privacy=Privacy(epsilon=Decimal(8), delta=Decimal("0.00001"), nominal_subjects=1),
@@ -291,7 +292,7 @@ def test_a_rate_from_the_private_population_tells_neighbours_apart(
 
 
 @pytest.fixture(scope="module")
-def many_labels(make_plan: MakePlan, tiny_base: Path) -> tuple[ClassifierModel, Any]:
+def many_labels(make_plan: MakePlan, tiny_base: Path) -> tuple[TextClassifier, Any]:
     plan = make_plan(
         phase(
             steps_per_round=10,
@@ -302,13 +303,13 @@ def many_labels(make_plan: MakePlan, tiny_base: Path) -> tuple[ClassifierModel, 
         labels=tuple(f"label {number}" for number in range(COORDINATES[0])),
         privacy=Privacy(epsilon=Decimal(8), delta=Decimal("0.00001"), nominal_subjects=100),
     )
-    return ClassifierModel.build(plan, tiny_base), plan
+    return TextClassifier.build(plan, tiny_base), plan
 
 
 @engines
 @pytest.mark.parametrize("neighbour", [99, 101, 0])
 def test_schedule_and_scale_are_public(
-    many_labels: tuple[ClassifierModel, Any], engine: str, neighbour: int
+    many_labels: tuple[TextClassifier, Any], engine: str, neighbour: int
 ) -> None:
     """Even a site with nobody at all looks like one with a hundred people."""
     model, plan = many_labels
@@ -405,7 +406,7 @@ def test_the_whole_number_of_one_over_the_rate_is_a_step_short() -> None:
 @engines
 @pytest.mark.parametrize("steps", [92, 93, 99, 105])
 def test_a_round_takes_the_steps_that_its_plan_says(
-    model: ClassifierModel, make_plan: MakePlan, engine: str, steps: int
+    model: TextClassifier, make_plan: MakePlan, engine: str, steps: int
 ) -> None:
     rate = (Decimal(1) / steps).quantize(Decimal("1e-17"), rounding=ROUND_UP)
     assert int(1 / float(rate)) < steps
@@ -569,7 +570,7 @@ def test_lora_that_was_loaded_to_go_on_may_train_nothing(inference_mode: bool) -
 
 @engines
 def test_an_adapter_phase_trains_what_it_says(
-    model: ClassifierModel, make_plan: MakePlan, engine: str
+    model: TextClassifier, make_plan: MakePlan, engine: str
 ) -> None:
     """With noise far below the gradients: what moved has learnt."""
     before = weights_of(model.network)

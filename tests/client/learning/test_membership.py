@@ -17,8 +17,8 @@ from client.learning.membership import (
     attack_scores,
     subject_scores,
 )
-from client.learning.model import ClassifierModel
 from client.learning.randomness import Keystream
+from client.learning.tasks.text_classification import TextClassifier
 from tests.client.learning.conftest import LABELS, people
 
 DELTA = 1e-5
@@ -87,7 +87,7 @@ def test_the_one_run_bound_holds_where_most_subjects_trained() -> None:
 
 
 def test_a_model_that_learned_its_members_by_heart_is_seen_through(
-    model: ClassifierModel,
+    model: TextClassifier,
 ) -> None:
     """A head fitted to members' labels, which are random, against others with random labels."""
     examples = people([1] * 240)
@@ -107,7 +107,7 @@ def test_a_model_that_learned_its_members_by_heart_is_seen_through(
     assert json.loads(canonical_bytes(leaky.to_json()))["members"] == 30
 
 
-def test_a_subject_counts_once_with_the_mean_of_its_records(model: ClassifierModel) -> None:
+def test_a_subject_counts_once_with_the_mean_of_its_records(model: TextClassifier) -> None:
     examples = people([1, 4, 2])
     scores = subject_scores(model, examples)
     each = [-subject_scores(model, [e])[0] for e in examples]
@@ -116,14 +116,14 @@ def test_a_subject_counts_once_with_the_mean_of_its_records(model: ClassifierMod
     )
 
 
-def test_too_few_subjects_are_refused(model: ClassifierModel) -> None:
+def test_too_few_subjects_are_refused(model: TextClassifier) -> None:
     enough, few = people([1] * LEAST_SUBJECTS), people([2] * (LEAST_SUBJECTS - 1))
     for members, others in ((enough, few), (few, enough)):
         with pytest.raises(MalformedInput, match="needs 20 subjects"):
             attack(model, members, others, held_out_share=0.5, delta=DELTA)
 
 
-def test_a_loss_that_is_not_finite_is_refused(model: ClassifierModel) -> None:
+def test_a_loss_that_is_not_finite_is_refused(model: TextClassifier) -> None:
     model.network.head.weight.data.fill_(float("nan"))
     with pytest.raises(MalformedInput, match="not finite"):
         subject_scores(model, people([1]))

@@ -20,9 +20,9 @@ from client.learning import private_sgd, subject_optimizer
 from client.learning.data import Example
 from client.learning.device_failures import DeviceLost, OutOfMemory, is_out_of_memory
 from client.learning.micro_batches import MicroBatches, Part
-from client.learning.model import ClassifierModel
 from client.learning.private_sgd import ENGINES, SiteTrainer
 from client.learning.subject_gradients import SubjectGradients, clip_and_sum
+from client.learning.tasks.text_classification import TextClassifier
 from tests.client.learning.conftest import MakePlan, people, phase
 
 engines = pytest.mark.parametrize("engine", sorted(ENGINES))
@@ -218,7 +218,7 @@ class _Fault(torch.autograd.Function):
 
 
 @contextmanager
-def faulty(model: ClassifierModel, layer: nn.Module, faults: Faults) -> Iterator[Faults]:
+def faulty(model: TextClassifier, layer: nn.Module, faults: Faults) -> Iterator[Faults]:
     """`layer`'s output meets the faults in each pass that trains."""
 
     def count(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -266,13 +266,13 @@ def exact_features(count: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def two_labels(make_plan: MakePlan, tiny_base: Any) -> tuple[ClassifierModel, Any]:
+def two_labels(make_plan: MakePlan, tiny_base: Any) -> tuple[TextClassifier, Any]:
     plan = make_plan(
         phase(max_grad_norm="1", noise_multiplier="1"),
         labels=("yes", "no"),
         privacy=make_plan().privacy.model_copy(update={"max_records_per_subject": 16}),
     )
-    return ClassifierModel.build(plan, tiny_base), plan
+    return TextClassifier.build(plan, tiny_base), plan
 
 
 def of_one_size(records_of: Sequence[int]) -> list[Example]:
@@ -286,7 +286,7 @@ def of_one_size(records_of: Sequence[int]) -> list[Example]:
 @engines
 @pytest.mark.parametrize("where", WHERE)
 def test_the_sum_is_exactly_the_undisturbed_one(
-    two_labels: tuple[ClassifierModel, Any],
+    two_labels: tuple[TextClassifier, Any],
     monkeypatch: pytest.MonkeyPatch,
     engine: str,
     where: str,
@@ -321,7 +321,7 @@ def test_the_sum_is_exactly_the_undisturbed_one(
 @engines
 @pytest.mark.parametrize("where", WHERE)
 def test_a_pass_that_fails_halfway_leaves_nothing_behind(
-    model: ClassifierModel, make_plan: MakePlan, engine: str, where: str
+    model: TextClassifier, make_plan: MakePlan, engine: str, where: str
 ) -> None:
     """In the middle of the encoder: some layers have recorded, others have not."""
     plan = make_plan(phase("adapter", noise_multiplier="0.001", learning_rate="10"))
@@ -383,7 +383,7 @@ def test_a_layer_used_twice_that_failed_in_between_starts_anew(engine: str) -> N
         torch.testing.assert_close(one, other)
 
 
-def test_inference_goes_on_with_fewer_records(model: ClassifierModel) -> None:
+def test_inference_goes_on_with_fewer_records(model: TextClassifier) -> None:
     texts = [example.text for example in people([1] * 9)]
     wanted = model.logits(texts)
 
@@ -415,7 +415,7 @@ def test_inference_goes_on_with_fewer_records(model: ClassifierModel) -> None:
     ],
 )
 def test_a_round_that_fails_hands_out_nothing_and_the_next_one_is_as_ever(
-    model: ClassifierModel,
+    model: TextClassifier,
     make_plan: MakePlan,
     engine: str,
     where: str,
@@ -439,7 +439,7 @@ def test_a_round_that_fails_hands_out_nothing_and_the_next_one_is_as_ever(
 
 
 def test_a_failure_behind_the_micro_batches_is_named_too(
-    model: ClassifierModel, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+    model: TextClassifier, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = SiteTrainer(model, make_plan(), people([1]))
     state = model.get_state()

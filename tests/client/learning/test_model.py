@@ -12,16 +12,12 @@ import pytest
 import torch
 
 from audit.errors import MalformedInput
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.data import Example
 from client.learning.metrics import accuracy
-from client.learning.model import (
-    EMBEDDED_MODEL,
-    ClassifierModel,
-    State,
-    base_model_digest,
-    resolve_base_model,
-)
+from client.learning.plan_model import State
 from client.learning.private_sgd import SiteTrainer
+from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Adapter, BaseModelReference
 from tests.client.learning.conftest import LABELS, TEXTS, MakePlan, people, phase
 
@@ -44,7 +40,7 @@ print(json.dumps({"logits": ((logits * mask).sum(1) / mask.sum(1)).tolist(), "fo
 """
 
 
-def trained(model: ClassifierModel, make_plan: MakePlan) -> State:
+def trained(model: TextClassifier, make_plan: MakePlan) -> State:
     """A state in which head and every LoRA matrix differ from where they began."""
     plan = make_plan(phase("adapter", learning_rate="3", steps_per_round=2))
     update = SiteTrainer(model, plan, people([1] * 6)).train_round(0, model.get_state()).update
@@ -53,11 +49,11 @@ def trained(model: ClassifierModel, make_plan: MakePlan) -> State:
 
 
 def test_plain_peft_loads_the_release_and_computes_the_same(
-    model: ClassifierModel, make_plan: MakePlan, tiny_base: Path, tmp_path: Path
+    model: TextClassifier, make_plan: MakePlan, tiny_base: Path, tmp_path: Path
 ) -> None:
     trained(model, make_plan)
     expected = model.logits(TEXTS)
-    model.save_adapter(tmp_path / "adapter")
+    model.save(tmp_path / "adapter")
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -84,7 +80,7 @@ def test_saving_twice_gives_the_same_bytes_and_no_path(
     reference = BaseModelReference(name=EMBEDDED_MODEL, digest=base_model_digest(tiny_base))
     plan = make_plan(base_model=reference)
     for name in ("one", "two"):
-        ClassifierModel.build(plan, tiny_base).save_adapter(tmp_path / name)
+        TextClassifier.build(plan, tiny_base).save(tmp_path / name)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     text = (tmp_path / "one" / "adapter_config.json").read_text(encoding="utf-8")
@@ -92,7 +88,7 @@ def test_saving_twice_gives_the_same_bytes_and_no_path(
     assert str(tiny_base) not in text
 
 
-def test_document_logits_are_the_masked_mean_of_token_logits(model: ClassifierModel) -> None:
+def test_document_logits_are_the_masked_mean_of_token_logits(model: TextClassifier) -> None:
     ids, mask = model.pad(model.encode(TEXTS))
     weight, bias = model.network.released_head()
     with torch.no_grad():
@@ -102,7 +98,7 @@ def test_document_logits_are_the_masked_mean_of_token_logits(model: ClassifierMo
     torch.testing.assert_close(model.logits(TEXTS), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_and_company_do_not_change_a_documents_logits(model: ClassifierModel) -> None:
+def test_padding_and_company_do_not_change_a_documents_logits(model: TextClassifier) -> None:
     together = model.logits(TEXTS)
     for position, text in enumerate(TEXTS):
         torch.testing.assert_close(
@@ -111,14 +107,14 @@ def test_padding_and_company_do_not_change_a_documents_logits(model: ClassifierM
 
 
 def test_every_party_of_a_plan_builds_the_same_model(make_plan: MakePlan, tiny_base: Path) -> None:
-    first = ClassifierModel.build(make_plan(), tiny_base)
+    first = TextClassifier.build(make_plan(), tiny_base)
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
-    second = ClassifierModel.build(make_plan(), tiny_base)
+    second = TextClassifier.build(make_plan(), tiny_base)
     assert torch.equal(torch.random.get_rng_state(), before), "the global generator was used"
     for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(a, b)
-    other = ClassifierModel.build(make_plan(name="other-plan"), tiny_base)
+    other = TextClassifier.build(make_plan(name="other-plan"), tiny_base)
     differ = [
         name
         for (name, a), b in zip(
@@ -130,7 +126,7 @@ def test_every_party_of_a_plan_builds_the_same_model(make_plan: MakePlan, tiny_b
     assert all("lora_A" in name for name in differ)
 
 
-def test_the_state_is_sorted_float32_and_independent_of_the_model(model: ClassifierModel) -> None:
+def test_the_state_is_sorted_float32_and_independent_of_the_model(model: TextClassifier) -> None:
     state = model.get_state()
     assert list(state) == sorted(state)
     assert {array.dtype for array in state.values()} == {np.dtype(np.float32)}
@@ -142,7 +138,7 @@ def test_the_state_is_sorted_float32_and_independent_of_the_model(model: Classif
     assert not np.array_equal(model.get_state()["head.weight"], kept)
 
 
-def test_a_state_survives_being_set(model: ClassifierModel, make_plan: MakePlan) -> None:
+def test_a_state_survives_being_set(model: TextClassifier, make_plan: MakePlan) -> None:
     state = trained(model, make_plan)
     before = model.logits(TEXTS)
     model.set_state(state)
@@ -164,7 +160,7 @@ def test_a_state_survives_being_set(model: ClassifierModel, make_plan: MakePlan)
     ],
 )
 def test_a_malformed_state_is_refused_and_changes_nothing(
-    model: ClassifierModel, change: object, reason: str
+    model: TextClassifier, change: object, reason: str
 ) -> None:
     state = {name: array + 1 for name, array in model.get_state().items()}
     assert callable(change)
@@ -182,7 +178,7 @@ def test_targets_that_are_not_linear_layers_are_refused(
 ) -> None:
     plan = make_plan(adapter=Adapter(rank=2, alpha=4, target_modules=targets))
     with pytest.raises(MalformedInput, match="are not linear layers"):
-        ClassifierModel.build(plan, tiny_base)
+        TextClassifier.build(plan, tiny_base)
 
 
 def test_label_names_alone_are_better_than_chance(make_plan: MakePlan) -> None:
@@ -190,7 +186,7 @@ def test_label_names_alone_are_better_than_chance(make_plan: MakePlan) -> None:
     base = resolve_base_model(EMBEDDED_MODEL)
     reference = BaseModelReference(name=EMBEDDED_MODEL, digest=base_model_digest(base))
     plan = make_plan(base_model=reference, adapter=Adapter())
-    model = ClassifierModel.build(plan, base)
+    model = TextClassifier.build(plan, base)
     features = model.features(model.encode(TEXTS))
     assert 0.7 < float(features[:, :-1].norm(dim=1).mean()) < 1.5
     told = [

@@ -15,15 +15,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from audit.errors import MalformedInput
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.data import Example
-from client.learning.model import (
-    EMBEDDED_MODEL,
-    ClassifierModel,
-    State,
-    base_model_digest,
-    resolve_base_model,
-)
+from client.learning.plan_model import State
 from client.learning.private_sgd import SiteTrainer
+from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Adapter, BaseModelReference, Privacy
 from tests.client.learning.conftest import LABELS, TEXTS, MakePlan, people, phase
 
@@ -35,12 +31,12 @@ def flat(state: State) -> np.ndarray:
     return np.concatenate([state[name].ravel() for name in sorted(state)]).astype(np.float64)
 
 
-def trained_weights(model: ClassifierModel, kind: str) -> list[Tensor]:
+def trained_weights(model: TextClassifier, kind: str) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.set_trainable(kind)]
 
 
 def naive_gradients(
-    model: ClassifierModel, examples: Sequence[Example], kind: str, norm: float
+    model: TextClassifier, examples: Sequence[Example], kind: str, norm: float
 ) -> list[Tensor]:
     """Clip the gradient of each subject's mean loss, one subject at a time, without Opacus."""
     parameters = model.set_trainable(kind)
@@ -57,7 +53,7 @@ def naive_gradients(
 
 
 def step_equals_naive(
-    model: ClassifierModel, make_plan: MakePlan, kind: str, norm: str, **changes: Any
+    model: TextClassifier, make_plan: MakePlan, kind: str, norm: str, **changes: Any
 ) -> bool:
     """Whether one step moves the weights by the naive sum, to 1e-5 of its length.
 
@@ -77,7 +73,7 @@ def step_equals_naive(
 @pytest.mark.parametrize("kind", ["probe", "adapter"])
 @pytest.mark.parametrize("norm", ["0.1", "100"])
 def test_a_step_equals_the_naive_computation(
-    model: ClassifierModel, make_plan: MakePlan, kind: str, norm: str
+    model: TextClassifier, make_plan: MakePlan, kind: str, norm: str
 ) -> None:
     assert step_equals_naive(model, make_plan, kind, norm)
 
@@ -87,13 +83,13 @@ def test_the_real_encoder_equals_the_naive_computation(make_plan: MakePlan, kind
     base = resolve_base_model(EMBEDDED_MODEL)
     reference = BaseModelReference(name=EMBEDDED_MODEL, digest=base_model_digest(base))
     changes = {"base_model": reference, "adapter": Adapter()}
-    model = ClassifierModel.build(make_plan(**changes), base)
+    model = TextClassifier.build(make_plan(**changes), base)
     assert step_equals_naive(model, make_plan, kind, "0.1", **changes)
 
 
 @pytest.mark.parametrize("kind", ["probe", "adapter"])
 def test_only_the_intended_weights_move_and_they_do_move(
-    model: ClassifierModel, make_plan: MakePlan, kind: str
+    model: TextClassifier, make_plan: MakePlan, kind: str
 ) -> None:
     plan = make_plan(phase(kind, steps_per_round=2, learning_rate="5"))
     before = {name: p.detach().clone() for name, p in model.network.named_parameters()}
@@ -112,7 +108,7 @@ def test_only_the_intended_weights_move_and_they_do_move(
 
 
 def test_the_adapter_phase_starts_exactly_where_the_probe_ends(
-    model: ClassifierModel, make_plan: MakePlan
+    model: TextClassifier, make_plan: MakePlan
 ) -> None:
     plan = make_plan(phase("probe", steps_per_round=3, learning_rate="20"), phase("adapter"))
     examples = people([1] * 8)
@@ -133,7 +129,7 @@ def test_the_adapter_phase_starts_exactly_where_the_probe_ends(
 
 
 def test_the_probe_reads_the_frozen_encoder_whatever_the_adapter_holds(
-    model: ClassifierModel, make_plan: MakePlan
+    model: TextClassifier, make_plan: MakePlan
 ) -> None:
     state = model.get_state()
     adapted = {n: a + 1 if "lora" in n else a for n, a in state.items()}
@@ -146,7 +142,7 @@ def test_the_probe_reads_the_frozen_encoder_whatever_the_adapter_holds(
 @pytest.mark.parametrize("kind", ["probe", "adapter"])
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_micro_batches_change_memory_and_not_results(
-    model: ClassifierModel, make_plan: MakePlan, kind: str, size: int
+    model: TextClassifier, make_plan: MakePlan, kind: str, size: int
 ) -> None:
     plan = make_plan(phase(kind, steps_per_round=2))
     examples = people([1, 4, 2, 3, 1])
@@ -160,7 +156,7 @@ def test_micro_batches_change_memory_and_not_results(
 
 @pytest.mark.parametrize("kind", ["probe", "adapter"])
 def test_one_subject_more_or_less_moves_a_step_by_at_most_the_clipping_norm(
-    model: ClassifierModel, make_plan: MakePlan, kind: str
+    model: TextClassifier, make_plan: MakePlan, kind: str
 ) -> None:
     """Neighbouring data sets: same noise, same divisor, same number of steps."""
     plan = make_plan(phase(kind, noise_multiplier="1"))
@@ -194,7 +190,7 @@ def test_one_subject_more_or_less_moves_a_step_by_at_most_the_clipping_norm(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_the_schedule_is_the_plans_whatever_the_data(
-    model: ClassifierModel,
+    model: TextClassifier,
     make_plan: MakePlan,
     rounds: int,
     steps: int,
@@ -215,7 +211,7 @@ def test_the_schedule_is_the_plans_whatever_the_data(
 
 @pytest.mark.parametrize("kind", ["probe", "adapter"])
 def test_an_empty_sample_is_a_step_of_noise_of_the_same_scale(
-    model: ClassifierModel, make_plan: MakePlan, kind: str
+    model: TextClassifier, make_plan: MakePlan, kind: str
 ) -> None:
     """Nobody sampled, or nobody there at all: the divisor does not change, nor the noise."""
     plan = make_plan(
@@ -235,7 +231,7 @@ def test_an_empty_sample_is_a_step_of_noise_of_the_same_scale(
 @pytest.mark.parametrize("kind", ["probe", "adapter"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_record_that_poisons_its_gradient_costs_only_its_own_subject(
-    model: ClassifierModel, make_plan: MakePlan, kind: str, bad: float
+    model: TextClassifier, make_plan: MakePlan, kind: str, bad: float
 ) -> None:
     plan = make_plan(phase(kind))
     innocent = people([1, 2, 1])
@@ -256,7 +252,7 @@ def test_a_record_that_poisons_its_gradient_costs_only_its_own_subject(
 
 
 def test_at_most_so_many_records_of_a_subject_and_not_always_the_same(
-    model: ClassifierModel, make_plan: MakePlan
+    model: TextClassifier, make_plan: MakePlan
 ) -> None:
     privacy = Privacy(
         epsilon=Decimal(8),
@@ -288,7 +284,7 @@ def test_at_most_so_many_records_of_a_subject_and_not_always_the_same(
 
 
 def test_noise_is_fresh_unless_a_seed_is_given_and_a_seed_is_told(
-    model: ClassifierModel, make_plan: MakePlan
+    model: TextClassifier, make_plan: MakePlan
 ) -> None:
     plan = make_plan(phase(noise_multiplier="1", sampling_rate="0.5"))
     examples, state = people([1] * 6), model.get_state()
@@ -304,7 +300,7 @@ def test_noise_is_fresh_unless_a_seed_is_given_and_a_seed_is_told(
     assert [kind for _, kind in (fresh, again, seeded)] == [False, False, True]
 
 
-def test_the_update_is_local_minus_global(model: ClassifierModel, make_plan: MakePlan) -> None:
+def test_the_update_is_local_minus_global(model: TextClassifier, make_plan: MakePlan) -> None:
     start = {name: array + np.float32(0.01) for name, array in model.get_state().items()}
     plan = make_plan(phase("adapter"))
     update = SiteTrainer(model, plan, people([1] * 4)).train_round(0, start).update
@@ -313,7 +309,7 @@ def test_the_update_is_local_minus_global(model: ClassifierModel, make_plan: Mak
         np.testing.assert_allclose(start[name] + update[name], end[name], atol=1e-5)
 
 
-def test_rounds_follow_the_plans_phases(model: ClassifierModel, make_plan: MakePlan) -> None:
+def test_rounds_follow_the_plans_phases(model: TextClassifier, make_plan: MakePlan) -> None:
     phases = phase(rounds=2, steps_per_round=3), phase("adapter", steps_per_round=2)
     trainer = SiteTrainer(model, make_plan(*phases), people([1] * 4))
     state = model.get_state()
@@ -328,7 +324,7 @@ def test_rounds_follow_the_plans_phases(model: ClassifierModel, make_plan: MakeP
             trainer.train_round(number, state)
 
 
-def test_training_learns(model: ClassifierModel, make_plan: MakePlan) -> None:
+def test_training_learns(model: TextClassifier, make_plan: MakePlan) -> None:
     """With little noise the labels of four texts can be learnt."""
     examples = [Example(str(n), text, n % len(LABELS)) for n, text in enumerate(TEXTS)]
     plan = make_plan(phase(rounds=5, steps_per_round=20, learning_rate="10", max_grad_norm="1"))
@@ -343,7 +339,7 @@ def test_training_learns(model: ClassifierModel, make_plan: MakePlan) -> None:
 
 
 def test_evaluation_counts_every_held_out_record_once(
-    model: ClassifierModel, make_plan: MakePlan
+    model: TextClassifier, make_plan: MakePlan
 ) -> None:
     trainer = SiteTrainer(model, make_plan(), people([1]))
     examples = people([3, 2, 2])
@@ -355,7 +351,7 @@ def test_evaluation_counts_every_held_out_record_once(
 
 
 def test_evaluation_follows_state_and_examples_whatever_it_has_cached(
-    model: ClassifierModel, make_plan: MakePlan
+    model: TextClassifier, make_plan: MakePlan
 ) -> None:
     trainer = SiteTrainer(model, make_plan(), people([1]))
     examples, others = people([3, 2, 2]), people([1, 1])
@@ -381,7 +377,7 @@ def test_evaluation_follows_state_and_examples_whatever_it_has_cached(
 
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_outside_the_plan_is_refused(
-    model: ClassifierModel, make_plan: MakePlan, label: int
+    model: TextClassifier, make_plan: MakePlan, label: int
 ) -> None:
     foreign = [Example("someone", "text", label)]
     with pytest.raises(MalformedInput, match=f"label {label} is not one of the plan's 3"):
@@ -392,7 +388,7 @@ def test_a_label_outside_the_plan_is_refused(
 
 @pytest.mark.parametrize("nominal", [1, 4, 1000])
 def test_the_nominal_number_of_subjects_scales_a_step_and_does_nothing_else(
-    model: ClassifierModel, make_plan: MakePlan, nominal: int
+    model: TextClassifier, make_plan: MakePlan, nominal: int
 ) -> None:
     """More than there are, or fewer: the same sum, the same noise, another public divisor."""
     state = model.get_state()
@@ -407,7 +403,7 @@ def test_the_nominal_number_of_subjects_scales_a_step_and_does_nothing_else(
     np.testing.assert_allclose(update(nominal), update(1), atol=1e-5)
 
 
-def test_a_malformed_global_state_is_refused(model: ClassifierModel, make_plan: MakePlan) -> None:
+def test_a_malformed_global_state_is_refused(model: TextClassifier, make_plan: MakePlan) -> None:
     trainer = SiteTrainer(model, make_plan(), people([1]))
     state = model.get_state()
     state["head.bias"] = np.full(3, np.nan, np.float32)
@@ -417,7 +413,7 @@ def test_a_malformed_global_state_is_refused(model: ClassifierModel, make_plan: 
         trainer.evaluate(state, [])
 
 
-def test_a_failed_round_leaves_no_hooks_behind(model: ClassifierModel, make_plan: MakePlan) -> None:
+def test_a_failed_round_leaves_no_hooks_behind(model: TextClassifier, make_plan: MakePlan) -> None:
     trainer = SiteTrainer(model, make_plan(phase(steps_per_round=3)), people([1] * 4))
     state = model.get_state()
 

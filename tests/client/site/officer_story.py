@@ -27,7 +27,8 @@ from unittest import mock
 import pytest
 
 from audit.cosignature import WitnessKey
-from client.learning.model import ClassifierModel, base_model_digest
+from client.learning.base_model import base_model_digest
+from client.learning.tasks.text_classification import TextClassifier
 from client.network import open_service
 from client.site import Site
 from client.stopping import StopSignal
@@ -237,7 +238,7 @@ def _train(stage: Stage, site: Site, digest: str, model: Path) -> tuple[str, str
     plan_id = coordinator.api.submit_plan(coordinator.sign(plan.body())).plan_id
     stage.service.as_("officer").approve_plan(plan_id, reason="reviewed with the DPO")
     fleet = FakeFleet()
-    state = ClassifierModel.build(plan, model).get_state()
+    state = TextClassifier.build(plan, model).get_state()
 
     def report(index: int) -> None:
         signed = coordinator.round_report(

@@ -9,7 +9,7 @@ import pytest
 
 from audit.errors import MalformedInput, NotFound, Refused
 from client.base_models import find_base_model, installed_digest, load_base_model
-from client.learning.model import EMBEDDED_MODEL, base_model_digest
+from client.learning.base_model import EMBEDDED_MODEL, base_model_digest
 
 
 def test_a_model_is_found_in_the_sites_folder(tiny_model: Path, tmp_path: Path) -> None:

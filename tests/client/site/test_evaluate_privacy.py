@@ -16,7 +16,7 @@ from client import network
 from client.arrays import pack_arrays
 from client.cli import main
 from client.learning import private_sgd
-from client.learning.model import ClassifierModel
+from client.learning.tasks.text_classification import TextClassifier
 from client.privacy_evaluation import ACTION, state_of
 from client.site import Site
 from tests.client.learning.broken_trainers import NoNoise
@@ -147,14 +147,14 @@ def test_the_attack_on_a_state(trained: World, run: Run, tmp_path: Path) -> None
 def test_the_attack_on_a_release_reads_the_same_model(
     trained: World, run: Run, tmp_path: Path
 ) -> None:
-    model = ClassifierModel.build(trained.plan, trained.model)
+    model = TextClassifier.build(trained.plan, trained.model)
     rng = np.random.default_rng(0)
     state = {
         name: array + rng.normal(size=array.shape).astype(np.float32)
         for name, array in trained.state.items()
     }
     model.set_state(state)
-    model.save_adapter(tmp_path / "release")
+    model.save(tmp_path / "release")
     (tmp_path / "state").write_bytes(pack_arrays(state))
     areas = [
         json.loads(run("triage-2026", "--canaries", 20, "--model", tmp_path / name, "--json")[1])[

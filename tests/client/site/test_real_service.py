@@ -18,7 +18,8 @@ from client import worker
 from client.enrolment import Waiting, join
 from client.erasure import erase_subject
 from client.guard import Allowed, Refused
-from client.learning.model import ClassifierModel, base_model_digest
+from client.learning.base_model import base_model_digest
+from client.learning.tasks.text_classification import TextClassifier
 from client.network import NetworkProbe, connect_service, open_service
 from client.outbox import Outbox
 from client.review import Review
@@ -127,7 +128,7 @@ def test_a_plan_from_submission_to_erasure(
         assert isinstance(Review(member, vault, ledger, own).of(plan_id), Allowed)
 
         fleet = FakeFleet()
-        state = ClassifierModel.build(plan, tiny_model).get_state()
+        state = TextClassifier.build(plan, tiny_model).get_state()
 
         def end() -> None:
             outcome = RunOutcome(

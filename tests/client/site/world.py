@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from client.arrays import arrays_digest
-from client.learning.model import ClassifierModel, State, base_model_digest
+from client.learning.base_model import base_model_digest
+from client.learning.plan_model import State
+from client.learning.tasks.text_classification import TextClassifier
 from client.ledger import Ledger
 from client.site import Site
 from client.stopping import StopSignal
@@ -62,7 +64,7 @@ class World:
         self.allow()
         self.plan_id = self.approve()
         self.plan = self.compliance.plan(self.plan_id).plan
-        self.state = ClassifierModel.build(self.plan, self.model).get_state()
+        self.state = TextClassifier.build(self.plan, self.model).get_state()
 
     def allow(self, **changes: Any) -> None:
         """Write the site's policy; by default one that allows the plan."""

@@ -1,0 +1,149 @@
+"""Records of one data set through a plan's model: inputs for training, results for evaluation.
+
+* What lies below the trained part is computed without gradients, together for all records that
+  will need it, in order of their length, and kept (`client.learning.frozen`).
+* `Settings` are a site's own: device, precision and memory decide speed, never the guarantee.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from client.learning.data import Example
+from client.learning.frozen import DEFAULT_LIMIT_BYTES, FrozenValues
+from client.learning.micro_batches import MicroBatches, Part
+from client.learning.plan_model import PlanModel
+
+INFERENCE_FACTOR: Final = 4
+"""How much larger a micro-batch without gradients is."""
+
+PROBE_FACTOR: Final = 16
+"""How much larger a micro-batch of a probe is: it has features instead of a network's insides."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a site computes.
+
+    Attributes:
+        engine: How per-subject gradients are computed: `one_backward` or `hooks`.
+        device: As torch names it, such as `cpu` or `cuda:0`.
+        precision: `bf16` computes forward and backward pass in bfloat16 where torch's autocast
+            does; norms, sums and noise are float32 and float64 in either case.
+        micro_batch_tokens: Tokens in memory at once, fewer when they do not fit.
+        cache_bytes: How much of frozen layers' outputs is kept.
+    """
+
+    engine: str = "one_backward"
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch_tokens: int = 4096
+    cache_bytes: int = DEFAULT_LIMIT_BYTES
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Where forward passes run."""
+        with torch.autocast(
+            torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            yield
+
+
+class Passes:
+    """Some examples as a model reads them.
+
+    Args:
+        model: The plan's model.
+        examples: Whose order gives records their numbers.
+        settings: The site's.
+    """
+
+    def __init__(self, model: PlanModel, examples: Sequence[Example], settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+        self.examples = tuple(examples)
+        self.records = model.encode(self.examples)
+        self._frozen = FrozenValues(settings.cache_bytes)
+
+    def size(self, record: int) -> int:
+        """How much of a micro-batch a record takes."""
+        return self.records[record].size
+
+    def inputs(self, kind: str, records: Sequence[int]) -> tuple[Tensor, ...]:
+        """What the module of a phase is called with for some records."""
+        encoded = [self.records[record] for record in records]
+        if kind == "histogram":
+            return (torch.tensor([r.shares for r in encoded], device=self._model.device),)
+        return self._model.inputs(kind, encoded, self._below(kind, records))
+
+    def results_of(self, kind: str, records: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+        """Of each record, what evaluation needs, in their order."""
+        module = self._model.trained_module(kind)
+        found: dict[int, npt.NDArray[np.float32]] = {}
+
+        def run(chosen: list[int]) -> None:
+            with torch.no_grad(), self._settings.autocast():
+                outputs = module(*self.inputs(kind, chosen))
+            encoded = [self.records[record] for record in chosen]
+            found.update(zip(chosen, self._model.results(outputs, encoded), strict=True))
+
+        self.prepare(kind, records)
+        self._in_batches(PROBE_FACTOR if kind == "probe" else INFERENCE_FACTOR, records, run)
+        return [found[record] for record in records]
+
+    def losses(self) -> list[float]:
+        """Each record's loss under the model's present state."""
+        kind = self._model.kind_of_state()
+        module = self._model.trained_module(kind)
+        found: dict[int, float] = {}
+
+        def run(chosen: list[int]) -> None:
+            encoded = [self.records[record] for record in chosen]
+            with torch.no_grad(), self._settings.autocast():
+                losses = self._model.losses(module(*self.inputs(kind, chosen)), encoded)
+            found.update(zip(chosen, losses.double().tolist(), strict=True))
+
+        records = range(len(self.records))
+        self.prepare(kind, records)
+        self._in_batches(INFERENCE_FACTOR, records, run)
+        return [found[record] for record in records]
+
+    def prepare(self, kind: str, records: Sequence[int]) -> None:
+        """Compute what lies below a phase for records that will need it, as far as it is kept."""
+        if not self._model.keeps_below(kind) or self._frozen.is_full:
+            return
+        missing = [record for record in records if not self._frozen.has(kind, record)]
+        self._in_batches(INFERENCE_FACTOR, missing, lambda chosen: self._below(kind, chosen))
+
+    def _below(self, kind: str, records: Sequence[int]) -> list[Tensor] | None:
+        if not self._model.keeps_below(kind):
+            return None
+        return self._frozen.of(kind, records, lambda missing: self._compute(kind, missing))
+
+    def _compute(self, kind: str, records: Sequence[int]) -> list[Tensor]:
+        training = self._model.network.training
+        self._model.network.eval()
+        try:
+            with torch.no_grad(), self._settings.autocast():
+                values = self._model.below(kind, [self.records[record] for record in records])
+        finally:
+            self._model.network.train(training)
+        return [value.float() for value in values]
+
+    def _in_batches(
+        self, factor: int, records: Sequence[int], run: Callable[[list[int]], object]
+    ) -> None:
+        batches = MicroBatches(factor * self._settings.micro_batch_tokens, self.size)
+
+        def work(parts: Sequence[Part]) -> None:
+            run([record for part in parts for record in part.records])
+
+        batches.run([Part.whole([r]) for r in sorted(records, key=self.size)], work)

@@ -1,0 +1,160 @@
+"""What every document of the domain has in common.
+
+* A document is data only: no code, no paths, no free-form options. Unknown fields are an error.
+* A statement's bytes are canonical JSON (`audit.canonical`), so it has one digest, which
+  `audit.statement` signs.
+* Numbers with a fraction are decimals, written as strings: canonical JSON has no floats.
+* Times are RFC 3339 in UTC. Digests are `sha256:<hex>`.
+* A format change gets a new `format` value and an ADR; a reader refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from audit.errors import MalformedInput
+
+_NAME = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
+_DIGEST = r"^sha256:[0-9a-f]{64}$"
+_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z$")
+
+
+def _is_time(value: str) -> str:
+    if not _TIME.match(value):
+        raise ValueError("expected RFC 3339 in UTC, such as 2026-01-31T12:00:00Z")
+    datetime.fromisoformat(value)
+    return value
+
+
+def _is_plain(value: Decimal) -> Decimal:
+    if not value.is_finite():
+        raise ValueError("expected a finite number")
+    return value
+
+
+Name = Annotated[str, Field(pattern=_NAME)]
+"""Lower-case name of a site, plan, federation or release: 1 to 64 of `a-z 0-9 . _ -`."""
+
+Digest = Annotated[str, Field(pattern=_DIGEST)]
+"""`sha256:` and 64 hexadecimal digits."""
+
+Time = Annotated[str, AfterValidator(_is_time)]
+"""RFC 3339 in UTC with a `Z`."""
+
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+"""One line or paragraph for people."""
+
+Fraction = Annotated[Decimal, AfterValidator(_is_plain), Field(max_digits=18, allow_inf_nan=False)]
+"""A decimal number, a string in JSON."""
+
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+
+def utc_now() -> str:
+    """The present time as statements write it: RFC 3339, UTC, milliseconds."""
+    return format_time(datetime.now(UTC))
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds and a `Z`.
+
+    >>> format_time(datetime(2026, 1, 31, 12, 0, tzinfo=UTC))
+    '2026-01-31T12:00:00.000Z'
+    """
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Document(BaseModel):
+    """A frozen, closed document; unknown fields are refused.
+
+    `later` names the fields that a later format brought. While such a field has its default it is
+    not written: what an earlier format could say keeps its bytes, and its digest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {
+            name: value
+            for name, value in written.items()
+            if name not in self.later or name in self._later_fields()
+        }
+
+    def _later_fields(self) -> list[str]:
+        fields = type(self).model_fields
+        return [
+            name for name in sorted(self.later) if getattr(self, name) != fields[name].get_default()
+        ]
+
+    def first_later_field(self) -> str | None:
+        """A field, here or further inside, that the first format does not know; None if none is."""
+        for name in self._later_fields():
+            return name
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            for part in value if isinstance(value, tuple) else (value,):
+                found = part.first_later_field() if isinstance(part, Document) else None
+                if found:
+                    return f"{name}.{found}"
+        return None
+
+
+class Statement(Document):
+    """A document that is signed, logged, and later proven.
+
+    Each subclass fixes `format`, the first word of which is the statement's kind in the log.
+    """
+
+    kind: ClassVar[str]
+
+    @model_validator(mode="after")
+    def _says_what_its_format_knows(self) -> Self:
+        written = str(getattr(self, "format", ""))
+        later = self.first_later_field() if written.endswith("/1") else None
+        if later:
+            raise ValueError(f"{later}: unknown field of {written}")
+        return self
+
+    def body(self) -> dict[str, Any]:
+        """The statement as canonical JSON can hold it: strings, integers, lists, objects."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Self:
+        """Read a statement.
+
+        Raises:
+            MalformedInput: With the first field that is wrong and why.
+        """
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            raise MalformedInput(f"malformed {cls.kind}: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem that pydantic found, as one sentence without the input's value."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "document"
+    reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        reason = "unknown field"
+    return f"{where}: {reason}"

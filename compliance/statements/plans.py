@@ -1,0 +1,276 @@
+"""The training plan that a coordinator proposes, and an officer's decision about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, ClassVar, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from audit.errors import MalformedInput
+from compliance.statements.documents import (
+    Digest,
+    Document,
+    Fraction,
+    Name,
+    Statement,
+    Text,
+    Time,
+)
+
+MAX_LABELS = 1000
+"""More classes than any task of the registry needs; bounds a hostile plan's memory."""
+
+MAX_FEATURES = 1000
+"""Columns of a table; likewise."""
+
+TaskName = Literal[
+    "text-classification",
+    "token-classification",
+    "causal-language-modelling",
+    "image-classification",
+    "tabular-classification",
+]
+
+PhaseKind = Literal["histogram", "probe", "adapter", "full"]
+
+PHASES_OF_TASK: Final[Mapping[str, frozenset[str]]] = {
+    "text-classification": frozenset({"histogram", "probe", "adapter", "full"}),
+    "token-classification": frozenset({"histogram", "probe", "adapter", "full"}),
+    "causal-language-modelling": frozenset({"adapter", "full"}),
+    "image-classification": frozenset({"histogram", "probe", "adapter", "full"}),
+    "tabular-classification": frozenset({"histogram", "full"}),
+}
+"""What a task can train: a language model has no head of its own, a table's model no encoder."""
+
+
+class BaseModelReference(Document):
+    """The pretrained model, always named by digest."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    digest: Digest
+
+
+class Adapter(Document):
+    """LoRA (Hu et al. 2021): `rank` and `alpha` of the low-rank update of `target_modules`.
+
+    `layers` says how many of the upper layers have it; None: all. What lies below is frozen, and a
+    site computes it once.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"layers"})
+
+    kind: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1, le=256)] = 8
+    alpha: Annotated[int, Field(ge=1, le=1024)] = 16
+    target_modules: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)] = (
+        "query",
+        "value",
+    )
+    layers: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+
+class BatchLimit(Document):
+    """Of more than `subjects` sampled subjects, a uniform subset of this size takes part.
+
+    The promise then holds at sites with at most `max_population` subjects; others refuse.
+    """
+
+    subjects: Annotated[int, Field(ge=1, le=10**9)]
+    max_population: Annotated[int, Field(ge=1, le=10**9)]
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.subjects > self.max_population:
+            raise ValueError(
+                f"a batch of {self.subjects} subjects must not be larger than the population of "
+                f"at most {self.max_population}"
+            )
+        return self
+
+
+class Phase(Document):
+    """Consecutive rounds that train the same parameters with the same mechanism.
+
+    `histogram` counts labels, with noise, so that rare ones can weigh more; `probe` trains the head
+    on features of the frozen base model; `adapter` trains LoRA and head; `full` trains all weights.
+    `sampling_rate` is the Poisson rate of each of the `steps_per_round` steps, in (0, 1].
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"batch_limit"})
+
+    kind: PhaseKind
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    steps_per_round: Annotated[int, Field(ge=1, le=10_000)]
+    sampling_rate: Annotated[Fraction, Field(gt=0, le=1)]
+    learning_rate: Annotated[Fraction, Field(gt=0, le=1000)]
+    max_grad_norm: Annotated[Fraction, Field(gt=0, le=1000)]
+    noise_multiplier: Annotated[Fraction, Field(gt=0, le=10_000)]
+    batch_limit: BatchLimit | None = None
+
+
+class Feature(Document):
+    """A column of a table, with what is public about it.
+
+    A `number` is scaled by its stated range and cut to it; a `category` is one of `values`. What is
+    missing or not among the values is told to the model as missing. So preparing a record needs
+    nothing of any other record.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    kind: Literal["number", "category"]
+    low: Fraction | None = None
+    high: Fraction | None = None
+    values: Annotated[tuple[Text, ...], Field(max_length=MAX_LABELS)] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "number":
+            if self.low is None or self.high is None or not self.low < self.high or self.values:
+                raise ValueError(f"{self.name}: a number needs low < high, and no values")
+        elif not self.values or len(set(self.values)) != len(self.values) or self.low or self.high:
+            raise ValueError(f"{self.name}: a category needs distinct values, and no low or high")
+        return self
+
+
+class Privacy(Document):
+    """What every site promises its subjects.
+
+    `epsilon` and `delta` hold for one site's whole part in the plan, for adding or removing one
+    data subject (`unit`), by the PLD accountant over the plan's phases. `nominal_subjects` is a
+    public constant: every sum is divided by `sampling_rate * nominal_subjects`, whatever the
+    site's true number of subjects is, so that neither schedule nor scale depends on private data.
+    """
+
+    unit: Literal["subject"] = "subject"
+    adjacency: Literal["add-remove-one"] = "add-remove-one"
+    epsilon: Annotated[Fraction, Field(gt=0, le=100)]
+    delta: Annotated[Fraction, Field(gt=0, lt=1)]
+    nominal_subjects: Annotated[int, Field(ge=1, le=10**9)]
+    max_records_per_subject: Annotated[int, Field(ge=1, le=1000)] = 4
+
+
+class TrainingPlan(Statement):
+    """One federated fine-tuning run, as the coordinator proposes it (DESIGN: declarative only)."""
+
+    kind: ClassVar[str] = "plan"
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"features", "groups", "class_weights", "focal_gamma", "privacy_audit"}
+    )
+
+    format: Literal["fiduciary.plan/1", "fiduciary.plan/2"] = "fiduciary.plan/2"
+    name: Name
+    federation: Name
+    author: Annotated[str, Field(min_length=1, max_length=200)]
+    created_at: Time
+    base_model: BaseModelReference
+    task: TaskName
+    labels: Annotated[tuple[Text, ...], Field(max_length=MAX_LABELS)]
+    """Every label, in the order of the model's outputs; none where language is modelled."""
+    features: Annotated[tuple[Feature, ...], Field(max_length=MAX_FEATURES)] = ()
+    """Columns that a tabular plan reads; records without one of them count it as missing."""
+    groups: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
+    """Groups of records by which evaluation is sliced; a site says which column holds them."""
+    max_tokens: Annotated[int, Field(ge=8, le=512)] = 128
+    adapter: Adapter = Adapter()
+    class_weights: Literal["none", "histogram"] = "none"
+    """`histogram`: a label weighs the less, the commoner it is by the `histogram` phase."""
+    focal_gamma: Annotated[Fraction, Field(ge=0, le=10)] = Decimal(0)
+    """Focal loss (Lin et al. 2017, arXiv 1708.02002): 0 is cross-entropy."""
+    privacy_audit: bool = False
+    """Whether each site audits the plan by canaries before it trains, and refuses what fails."""
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=8)]
+    privacy: Privacy
+    held_out_share: Annotated[Fraction, Field(gt=0, lt=1)] = Decimal("0.2")
+    purpose: Name
+    legal_basis: Literal[
+        "consent",
+        "contract",
+        "legal-obligation",
+        "vital-interests",
+        "public-task",
+        "legitimate-interests",
+    ]
+    retention_days: Annotated[int, Field(ge=1, le=36_500)]
+    sites: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1000)]
+    quorum: Annotated[int, Field(ge=1, le=1000)]
+    deadline_seconds: Annotated[int, Field(ge=5, le=7 * 86_400)] = 600
+    minimum_subjects: Annotated[int, Field(ge=1, le=10**9)] = 50
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: each label may appear once")
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("sites: each site may appear once")
+        if self.quorum > len(self.sites):
+            raise ValueError(f"quorum: {self.quorum} is more than the {len(self.sites)} sites")
+        self._check_task()
+        self._check_phases()
+        return self
+
+    def _check_task(self) -> None:
+        if self.task == "causal-language-modelling":
+            if self.labels or self.focal_gamma:
+                raise ValueError("labels: a plan that models language has no labels or focal_gamma")
+        elif len(self.labels) < 2:
+            raise ValueError("labels: a plan that classifies names at least 2 labels")
+        if bool(self.features) != (self.task == "tabular-classification"):
+            raise ValueError("features: a tabular plan names at least one, and no other plan any")
+        names = [feature.name for feature in self.features]
+        if len(set(names)) != len(names):
+            raise ValueError("features: each column may appear once")
+        if len(set(self.groups)) != len(self.groups) or any("/" in group for group in self.groups):
+            raise ValueError("groups: each group may appear once, and none may hold a slash")
+
+    def _check_phases(self) -> None:
+        kinds = [phase.kind for phase in self.phases]
+        for kind in kinds:
+            if kind not in PHASES_OF_TASK[self.task]:
+                raise ValueError(f"phases: {self.task} has no phase {kind!r}")
+        if {"adapter", "full"} <= set(kinds):
+            raise ValueError("phases: a plan trains an adapter or all weights, not both")
+        for kind in ("histogram", "probe"):
+            if kinds.count(kind) > 1:
+                raise ValueError(f"phases: a {kind} can only come once")
+        if "histogram" in kinds[1:]:
+            raise ValueError("phases: a histogram can only come first")
+        if "probe" in kinds and kinds.index("probe") > ("histogram" in kinds):
+            raise ValueError("phases: a probe can only come first, or after a histogram")
+        if kinds == ["histogram"]:
+            raise ValueError("phases: a histogram alone trains nothing")
+        if ("histogram" in kinds) != (self.class_weights == "histogram"):
+            raise ValueError("class_weights: a histogram phase and class_weights go together")
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds over all phases."""
+        return sum(phase.rounds for phase in self.phases)
+
+    def phase_of(self, round_index: int) -> Phase:
+        """The phase that round `round_index` (from 0) belongs to.
+
+        Raises:
+            MalformedInput: When the plan has no such round.
+        """
+        first = 0
+        for phase in self.phases:
+            if first <= round_index < first + phase.rounds:
+                return phase
+            first += phase.rounds
+        raise MalformedInput(f"round {round_index} is not one of the plan's {self.rounds} rounds")
+
+
+class Decision(Statement):
+    """An officer's approval or rejection, signed by the compliance service."""
+
+    kind: ClassVar[str] = "decision"
+
+    format: Literal["fiduciary.decision/1"] = "fiduciary.decision/1"
+    object: Annotated[str, Field(pattern=r"^(plan|release):sha256:[0-9a-f]{64}$")]
+    verdict: Literal["approved", "rejected"]
+    decided_by: Annotated[str, Field(min_length=1, max_length=200)]
+    decided_at: Time
+    reason: str = ""

@@ -1,0 +1,87 @@
+"""Rounds, how a run ended, and what it released."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from compliance.statements.documents import (
+    Count,
+    Digest,
+    Document,
+    Fraction,
+    Name,
+    Statement,
+    Text,
+    Time,
+)
+from compliance.statements.plans import BaseModelReference, PhaseKind
+
+
+class Metrics(Document):
+    """Measured on the summed counts of the sites' held-out subjects.
+
+    `macro_f1` is absent and `perplexity` present where the plan models language: there an example
+    is a token, and it is right when it was the likeliest one.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"perplexity"})
+
+    accuracy: Annotated[Fraction, Field(ge=0, le=1)]
+    macro_f1: Annotated[Fraction, Field(ge=0, le=1)] | None = None
+    examples: Count
+    perplexity: Annotated[Fraction, Field(ge=1)] | None = None
+
+
+class RoundReport(Statement):
+    """One round, as the coordinator saw it."""
+
+    kind: ClassVar[str] = "round-report"
+
+    format: Literal["fiduciary.round-report/1", "fiduciary.round-report/2"] = (
+        "fiduciary.round-report/2"
+    )
+    plan_id: Digest
+    round: Count
+    phase: PhaseKind
+    participants: tuple[Name, ...]
+    absent: dict[Name, Text]
+    """Each site of the plan that did not take part, with the reason."""
+    update_norm: Annotated[Fraction, Field(ge=0)]
+    state_digest: Digest
+    epsilon_by_site: dict[Name, Fraction]
+    metrics: Metrics | None = None
+    finished_at: Time
+
+
+class RunOutcome(Statement):
+    """How a plan's run ended. Only `completed` produced a model."""
+
+    kind: ClassVar[str] = "outcome"
+
+    format: Literal["fiduciary.outcome/1", "fiduciary.outcome/2"] = "fiduciary.outcome/2"
+    plan_id: Digest
+    verdict: Literal["completed", "failed"]
+    reason: str = ""
+    rounds_done: Count
+    metrics: Metrics | None = None
+    finished_at: Time
+
+
+class ReleaseManifest(Statement):
+    """A release: what is in it, where it came from, what it cost in privacy."""
+
+    kind: ClassVar[str] = "release"
+
+    format: Literal["fiduciary.release/1", "fiduciary.release/2"] = "fiduciary.release/2"
+    name: Name
+    plan_id: Digest
+    base_model: BaseModelReference
+    files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], Digest]
+    ciphertext_digest: Digest
+    ciphertext_bytes: Count
+    delta: Fraction
+    epsilon_by_site: dict[Name, Fraction]
+    metrics: Metrics
+    created_at: Time
