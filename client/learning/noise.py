@@ -50,12 +50,15 @@ Formal guarantees. Write `g = grid_step(deviation)`; `g` lies in `[2**-12, 2**-1
 | no coordinates | an empty tensor; no words are drawn |
 | NaN or ±inf in `total`, or 2**62 grid steps and more | `ValueError`: clipping must have failed |
 | noise far below `total` | exact all the same, up to 2**62 grid steps |
-| many coordinates | besides the result, a few arrays of `CHUNK` doubles |
+| many coordinates | besides the result, a few arrays of `CHUNK` doubles a thread |
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -120,24 +123,45 @@ def add_noise(total: Tensor, deviation: float, keystream: Keystream) -> Tensor:
     if not total.is_floating_point():
         raise ValueError(f"expected floating-point numbers, got {total.dtype}")
     step = grid_step(deviation)
-    noisy = torch.empty(total.shape, dtype=total.dtype, device=total.device)
-    source, target = total.detach().reshape(-1), noisy.view(-1)
-    wide = torch.promote_types(total.dtype, torch.float32)  # NumPy has no bfloat16
-    for start in range(0, len(source), CHUNK):
-        piece = slice(start, start + CHUNK)
-        values = source[piece].cpu().to(wide).numpy()
-        steps = np.multiply(values, 1 / step, dtype=np.float64)
-        if not max(steps.max(), -steps.min()) < _MAX_STEPS:  # nor is a NaN
-            raise ValueError(f"expected finite numbers below 2**62 * {step}")
-        whole = np.rint(steps)
-        steps -= whole
-        moved = standard_normal(len(steps), keystream)
-        moved *= deviation / step
-        moved += steps
-        on_grid = whole.astype(np.int64)
-        on_grid += np.rint(moved, out=moved).astype(np.int64)
-        target[piece] = torch.from_numpy(np.multiply(on_grid, step, out=moved))
-    return noisy
+    noisy = torch.empty(total.shape, dtype=total.dtype)
+    source, target = total.detach().cpu().reshape(-1), noisy.view(-1)
+
+    def work(piece: slice, words: npt.NDArray[np.uint64]) -> None:
+        target[piece] = _noisy(source[piece], deviation, step, words)
+
+    pieces = [slice(start, start + CHUNK) for start in range(0, len(source), CHUNK)]
+    threads = min(torch.get_num_threads(), len(pieces) // 4)
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        waiting: deque[Future[None]] = deque()
+        for piece in pieces:
+            # Words are drawn here, in order: the threads change nothing but the time.
+            count = len(source[piece])
+            words = keystream.words(count + count % 2)
+            if pool is None:
+                work(piece, words)
+                continue
+            waiting.append(pool.submit(work, piece, words))
+            if len(waiting) > 2 * threads:
+                waiting.popleft().result()
+        for each in waiting:
+            each.result()
+    return noisy.to(total.device)
+
+
+def _noisy(source: Tensor, deviation: float, step: float, words: npt.NDArray[np.uint64]) -> Tensor:
+    wide = torch.promote_types(source.dtype, torch.float32)  # NumPy has no bfloat16
+    values = source.to(wide).numpy()
+    steps = np.multiply(values, 1 / step, dtype=np.float64)
+    if not max(steps.max(), -steps.min()) < _MAX_STEPS:  # nor is a NaN
+        raise ValueError(f"expected finite numbers below 2**62 * {step}")
+    whole = np.rint(steps)
+    steps -= whole
+    moved = _normals(words)[: len(steps)]
+    moved *= deviation / step
+    moved += steps
+    on_grid = whole.astype(np.int64)
+    on_grid += np.rint(moved, out=moved).astype(np.int64)
+    return torch.from_numpy(np.multiply(on_grid, step, out=moved))
 
 
 def standard_normal(count: int, keystream: Keystream) -> npt.NDArray[np.float64]:
@@ -145,7 +169,11 @@ def standard_normal(count: int, keystream: Keystream) -> npt.NDArray[np.float64]
 
     They are for rounding and for statistics; added as they are, they hide nothing for certain.
     """
-    words = keystream.words(count + count % 2)
+    return _normals(keystream.words(count + count % 2))[:count]
+
+
+def _normals(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """As many as there are words, an even number."""
     radius_word, angle_word = np.split(words.view(np.int64), 2)
     # The half of a last place keeps the logarithm finite.
     radius = (angle_word & _SPARE_MASK) + 0.5
@@ -163,7 +191,7 @@ def standard_normal(count: int, keystream: Keystream) -> npt.NDArray[np.float64]
     _double_angle(half_angle, cosine, sine)
     cosine *= radius
     sine *= radius
-    return normals[:count]
+    return normals
 
 
 def _double_angle(
