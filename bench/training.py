@@ -7,11 +7,14 @@
   per subject, two records of each), and with Opacus' hooks and ghost mode (clipped per record).
   Steps are taken in turns and the medians of the paired ratios are reported. Peak memory is that of
   a fresh process which does nothing else.
-* `records_per_second_over_opacus_recipe`: LoRA on real messages and abstracts, the product's own
-  `SiteTrainer` beside Opacus as its tutorials use it: Poisson loader, `BatchMemoryManager`, padding
-  to the plan's length; same sampling rate, same noise.
+* `records_per_second_over_opacus_recipe`: LoRA in the upper third of the layers, on real messages
+  and abstracts (Opacus' tutorial on text trains the last one): the product's `SiteTrainer` beside
+  Opacus as its tutorials use it: Poisson loader, `BatchMemoryManager`, padding to the plan's
+  length; same trained weights, sampling rate and noise. `…_all_layers`: LoRA in every layer.
 * `records_per_second_over_plain_trainer`: beside a Hugging Face `Trainer` without privacy, with
-  LoRA and its defaults.
+  LoRA (in the same layers) and its defaults.
+* The two keys without a data set's name are the smaller ones of both data sets. What lies below the
+  trained layers is computed in the first step, whose rate is told too; medians are of later ones.
 
 The last line is one JSON object; progress goes to standard error.
 
@@ -21,17 +24,14 @@ Exit status: 0; 77 when the data is not there (what test harnesses call "skipped
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,15 +39,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
-from client.learning.data import Example
+from bench.recipes import measure_recipes
+from client.learning.base_model import EMBEDDED_MODEL, resolve_base_model
 from client.learning.one_backward import OneBackwardModule
 from client.learning.plan_model import quiet_transformers
-from client.learning.private_sgd import SiteTrainer
 from client.learning.randomness import Keystream
 from client.learning.subject_optimizer import SubjectOptimizer
-from client.learning.tasks import build_model
-from compliance.statements import Adapter, BaseModelReference, Phase, Privacy, TrainingPlan, utc_now
 
 LABELS: Final = 77
 LENGTH: Final = 128
@@ -240,200 +237,6 @@ def peak(kind: str, name: str) -> float:
     # Not `ru_maxrss`, which a process inherits from the one that started it.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-# --- whole recipes on real data -------------------------------------------------------------------
-
-
-def read_examples(data: Path, name: str, most: int) -> tuple[list[Example], tuple[str, ...]]:
-    """Training records; each row is taken for one data subject."""
-    file_name = "train.csv" if name == "banking77" else "abstracts.csv"
-    with (data / name / file_name).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    if name == "medical_abstracts":
-        rows = [[row[1], row[0]] for row in rows]
-    labels = tuple(sorted({row[1] for row in rows}))
-    spread = rows[:: max(1, len(rows) // most)][:most]
-    return [
-        Example(subject=str(number), text=row[0], label=labels.index(row[1]))
-        for number, row in enumerate(spread)
-    ], labels
-
-
-def plan_for(labels: Sequence[str], max_tokens: int, subjects: int, rate: str) -> TrainingPlan:
-    base = resolve_base_model(EMBEDDED_MODEL)
-    phase = Phase(
-        kind="adapter",
-        rounds=1,
-        steps_per_round=1,
-        sampling_rate=Decimal(rate),
-        learning_rate=Decimal("0.5"),
-        max_grad_norm=Decimal(1),
-        noise_multiplier=Decimal(1),
-    )
-    return TrainingPlan(
-        name="bench",
-        federation="bench",
-        author="bench",
-        created_at=utc_now(),
-        base_model=BaseModelReference(name=EMBEDDED_MODEL, digest=base_model_digest(base)),
-        task="text-classification",
-        labels=tuple(labels),
-        max_tokens=max_tokens,
-        adapter=Adapter(rank=8, alpha=16),
-        phases=(phase,),
-        privacy=Privacy(
-            epsilon=Decimal(100),
-            delta=Decimal("0.00001"),
-            nominal_subjects=subjects,
-            max_records_per_subject=1,
-        ),
-        purpose="bench",
-        legal_basis="consent",
-        retention_days=1,
-        sites=("bench",),
-        quorum=1,
-    )
-
-
-def our_rate(plan: TrainingPlan, examples: Sequence[Example]) -> Callable[[], float]:
-    """Records a second of one step of the product's trainer."""
-    model = build_model(plan, resolve_base_model(EMBEDDED_MODEL))
-    trainer = SiteTrainer(model, plan, examples)
-    state = model.get_state()
-    expected = float(plan.phases[0].sampling_rate) * len(examples)
-
-    def run() -> float:
-        started = time.perf_counter()
-        trainer.train_round(0, state)
-        return expected / (time.perf_counter() - started)
-
-    return run
-
-
-def lora_classifier(labels: int) -> tuple[Any, Any]:
-    import peft
-    import transformers
-
-    base = resolve_base_model(EMBEDDED_MODEL)
-    with quiet_transformers():
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=labels, local_files_only=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
-    config = peft.LoraConfig(
-        task_type=peft.TaskType.SEQ_CLS, r=8, target_modules=["query", "value"]
-    )
-    return peft.get_peft_model(model, config), tokenizer
-
-
-def opacus_rate(plan: TrainingPlan, examples: Sequence[Example]) -> Callable[[], float]:
-    """Records a second of Opacus, as its tutorials train a transformer."""
-    from opacus import PrivacyEngine
-    from opacus.utils.batch_memory_manager import BatchMemoryManager
-    from torch.utils.data import DataLoader, TensorDataset
-
-    model, tokenizer = lora_classifier(len(plan.labels))
-    encoded = tokenizer(
-        [example.text for example in examples],
-        truncation=True,
-        padding="max_length",
-        max_length=plan.max_tokens,
-        return_tensors="pt",
-    )
-    dataset = TensorDataset(
-        encoded["input_ids"],
-        encoded["attention_mask"],
-        torch.tensor([example.label for example in examples]),
-    )
-    batch = max(1, int(float(plan.phases[0].sampling_rate) * len(examples)))
-    model.train()
-    private, optimizer, loader = PrivacyEngine().make_private(
-        module=model,
-        optimizer=torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4),
-        data_loader=DataLoader(dataset, batch_size=batch),
-        noise_multiplier=NOISE,
-        max_grad_norm=NORM,
-    )
-
-    def run() -> float:
-        records, started = 0, time.perf_counter()
-        with BatchMemoryManager(
-            data_loader=loader, max_physical_batch_size=MICRO_BATCH, optimizer=optimizer
-        ) as physical:
-            for ids, mask, labels in physical:
-                optimizer.zero_grad()
-                losses = private(input_ids=ids, attention_mask=mask).logits
-                cross_entropy(losses, labels).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                records += len(labels)
-                if records >= batch:
-                    break
-        return records / (time.perf_counter() - started)
-
-    return run
-
-
-def trainer_rate(plan: TrainingPlan, examples: Sequence[Example]) -> Callable[[], float]:
-    """Records a second of a Hugging Face `Trainer` with its defaults, without privacy."""
-    import transformers
-
-    model, tokenizer = lora_classifier(len(plan.labels))
-    encoded = [
-        {
-            **tokenizer(example.text, truncation=True, max_length=plan.max_tokens),
-            "labels": example.label,
-        }
-        for example in examples
-    ]
-    steps = max(4, int(float(plan.phases[0].sampling_rate) * len(examples)) // 8)
-
-    def run() -> float:
-        with tempfile.TemporaryDirectory() as folder, quiet_transformers():
-            trainer = transformers.Trainer(
-                model=model,
-                args=transformers.TrainingArguments(
-                    output_dir=folder,
-                    max_steps=steps,
-                    report_to=[],
-                    save_strategy="no",
-                    disable_tqdm=True,
-                    logging_strategy="no",
-                ),
-                train_dataset=encoded,
-                processing_class=tokenizer,
-            )
-            started = time.perf_counter()
-            trainer.train()
-            return (
-                steps * trainer.args.per_device_train_batch_size / (time.perf_counter() - started)
-            )
-
-    return run
-
-
-def measure_recipes(data: Path, turns: int, most: int) -> dict[str, float]:
-    figures = {}
-    for name, max_tokens in (("banking77", 64), ("medical_abstracts", 256)):
-        examples, labels = read_examples(data, name, most)
-        plan = plan_for(labels, max_tokens, len(examples), "0.5")
-        rates = {
-            "ours": our_rate(plan, examples),
-            "opacus_recipe": opacus_rate(plan, examples),
-            "plain_trainer": trainer_rate(plan, examples),
-        }
-        seen: dict[str, list[float]] = {key: [] for key in rates}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for _ in range(turns):
-                for key, rate in rates.items():
-                    seen[key].append(rate())
-                    say(f"{name}: {key} {seen[key][-1]:.1f} records/s")
-        figures[f"{name}.records_per_second"] = round(statistics.median(seen["ours"]), 1)
-        for key in ("opacus_recipe", "plain_trainer"):
-            ratios = [mine / other for mine, other in zip(seen["ours"], seen[key], strict=True)]
-            figures[f"{name}.records_per_second_over_{key}"] = round(statistics.median(ratios), 2)
-    return figures
 
 
 def say(text: str) -> None:
