@@ -20,7 +20,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ class EncoderModel(PlanModel):
         self._base = {} if self._is_lora else copies(self._encoder_weights)
 
     @classmethod
-    def build(cls, plan: TrainingPlan, base_path: Path, seed: int | None = None) -> EncoderModel:
+    def build(cls, plan: TrainingPlan, base_path: Path, seed: int | None = None) -> Self:
         """Load the base model, add LoRA that changes nothing yet, and start the head.
 
         Args:

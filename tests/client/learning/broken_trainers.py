@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from client.learning import private_sgd
+from client.learning.canaries import MICRO_BATCH_RECORDS
 from client.learning.data import Example
+from client.learning.passes import Settings
+from client.learning.plan_model import PlanModel
 from client.learning.private_sgd import Progress, RoundResult, SiteTrainer
 from client.learning.subject_gradients import SubjectGradients
 from client.learning.subject_optimizer import SubjectOptimizer
-from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import TrainingPlan
 
 
@@ -154,7 +156,7 @@ class FaultyTrainer(SiteTrainer):
 
     def __init__(
         self,
-        model: TextClassifier,
+        model: PlanModel,
         plan: TrainingPlan,
         examples: Sequence[Example],
         *,
@@ -186,7 +188,7 @@ class SeededTrainers:
         self._made = 0
 
     def __call__(
-        self, model: TextClassifier, plan: TrainingPlan, examples: Sequence[Example]
+        self, model: PlanModel, plan: TrainingPlan, examples: Sequence[Example]
     ) -> FaultyTrainer:
         self._made += self._step
         return FaultyTrainer(
@@ -195,6 +197,5 @@ class SeededTrainers:
             examples,
             fault=self._fault,
             seed=1_000_000 * self._seed + self._made,
-            engine=self._engine,
-            micro_batch_records=200,
+            settings=Settings(engine=self._engine, micro_batch_tokens=MICRO_BATCH_RECORDS),
         )

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.data import Example
+from client.learning.encoder_model import EncoderModel
+from client.learning.plan_model import EncodedRecord, PlanModel
 from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Adapter, BaseModelReference, Phase, Privacy, TrainingPlan
 
@@ -127,3 +130,33 @@ def people(records_of: Sequence[int]) -> list[Example]:
                 )
             )
     return examples
+
+
+def read_texts(model: PlanModel, texts: Sequence[str]) -> list[EncodedRecord]:
+    """Texts as the model reads them."""
+    return model.encode([Example("somebody", text) for text in texts])
+
+
+def logits_of(model: EncoderModel, texts: Sequence[str]) -> Tensor:
+    """`(texts, labels)`: one plain forward pass with adapter and head, past batching and caches."""
+    records = read_texts(model, texts)
+    with torch.no_grad():
+        below = model.below("adapter", records) if model.keeps_below("adapter") else None
+        logits: Tensor = model.network(*model.inputs("adapter", records, below))
+    return logits
+
+
+def base_features(model: EncoderModel, texts: Sequence[str]) -> Tensor:
+    """`(texts, hidden + 1)`: what a probe's head sees."""
+    with torch.no_grad():
+        return model.features(read_texts(model, texts))
+
+
+def trained_weights(model: PlanModel, kind: str) -> list[Tensor]:
+    """Copies of what a phase trains, in the order in which an engine has it."""
+    return [weight.detach().clone() for weight in trainable(model, kind)]
+
+
+def trainable(model: PlanModel, kind: str) -> list[torch.nn.Parameter]:
+    """What a phase trains, ready to."""
+    return [weight for weight in model.set_trainable(kind).parameters() if weight.requires_grad]

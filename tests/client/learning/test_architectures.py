@@ -13,8 +13,16 @@ from client.learning.base_model import EMBEDDED_MODEL, resolve_base_model
 from client.learning.private_sgd import SiteTrainer
 from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Adapter
-from tests.client.learning.conftest import TEXTS, people, phase, plan_for
-from tests.client.learning.test_private_sgd import DIVISOR, naive_gradients, trained_weights
+from tests.client.learning.conftest import (
+    TEXTS,
+    logits_of,
+    people,
+    phase,
+    plan_for,
+    read_texts,
+    trained_weights,
+)
+from tests.client.learning.test_private_sgd import DIVISOR, naive_gradients
 
 
 def tiny(kind: str) -> Any:
@@ -72,8 +80,8 @@ def test_a_step_and_the_release_of_another_encoder(
     released = AutoPeftModelForTokenClassification.from_pretrained(
         tmp_path / "adapter", num_labels=len(plan.labels)
     ).eval()
-    ids, mask = model.pad(model.encode(TEXTS))
+    ids, mask = model.raw_inputs(read_texts(model, TEXTS))
     with torch.no_grad():
         tokens = released(input_ids=ids, attention_mask=mask).logits
     document = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    torch.testing.assert_close(model.logits(TEXTS), document, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(model, TEXTS), document, rtol=1e-4, atol=1e-4)

@@ -7,20 +7,42 @@ from decimal import Decimal
 import pytest
 
 from audit.errors import MalformedInput
-from client.learning.data import Example, examples_from_records, split_by_subject
+from client.learning.data import Example, Span, StoredRecord, check_examples, split_by_subject
+from client.learning.tasks import read_examples
+from tests.client.learning.conftest import MakePlan
 
-RECORDS = [(f"subject-{n % 400}", f"text {n}", ("yes", "no")[n % 2]) for n in range(1000)]
-EXAMPLES = examples_from_records(RECORDS, ("no", "yes"))
-
-
-def test_labels_become_positions_in_the_plan() -> None:
-    assert EXAMPLES[0] == Example(subject="subject-0", text="text 0", label=1)
-    assert EXAMPLES[1].label == 0
+EXAMPLES = [Example(f"subject-{n % 400}", f"text {n}", 1 - n % 2) for n in range(1000)]
 
 
-def test_a_label_that_the_plan_does_not_name_is_refused() -> None:
-    with pytest.raises(MalformedInput, match="label 'maybe' is not one of the plan's 2 labels"):
-        examples_from_records([("s", "t", "maybe")], ("no", "yes"))
+def test_labels_become_positions_in_the_plan(make_plan: MakePlan) -> None:
+    plan = make_plan(labels=("no", "yes"), groups=("f", "m"))
+    records = [
+        StoredRecord("anna", "text", "yes", "f"),
+        StoredRecord("ben", "other text", "no"),
+        StoredRecord("carla", "", "no", "x"),  # a group that the plan does not declare
+    ]
+    assert read_examples(plan, records) == [
+        Example("anna", "text", 1, "f"),
+        Example("ben", "other text", 0, ""),
+        Example("carla", "", 0, ""),
+    ]
+
+
+def test_a_label_that_the_plan_does_not_name_is_refused(make_plan: MakePlan) -> None:
+    plan = make_plan(labels=("no", "yes"))
+    for label in ("maybe", "", "Yes"):
+        with pytest.raises(MalformedInput, match=f"label '{label}' is not one of the plan's 2 lab"):
+            read_examples(plan, [StoredRecord("s", "t", "no"), StoredRecord("s", "t", label)])
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_an_index_outside_the_plan_is_refused_of_spans_too(label: int) -> None:
+    spans = (Span(0, 1, 2), Span(2, 3, label))
+    for example in (Example("s", "t", label), Example("s", "t", 0, "", spans)):
+        with pytest.raises(MalformedInput, match=f"label {label} is not one of the plan's 3"):
+            check_examples([Example("s", "t", 2), example], 3)
+    check_examples([Example("s", "t"), Example("s", "t", spans=(Span(0, 1, 2),))], 3)
+    check_examples([Example("s", "t")], 0)
 
 
 def test_a_subjects_records_stay_together_and_the_share_is_about_right() -> None:

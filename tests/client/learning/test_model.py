@@ -19,7 +19,16 @@ from client.learning.plan_model import State
 from client.learning.private_sgd import SiteTrainer
 from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Adapter, BaseModelReference
-from tests.client.learning.conftest import LABELS, TEXTS, MakePlan, people, phase
+from tests.client.learning.conftest import (
+    LABELS,
+    TEXTS,
+    MakePlan,
+    base_features,
+    logits_of,
+    people,
+    phase,
+    read_texts,
+)
 
 LOAD_WITH_PLAIN_PEFT = """
 import json, sys
@@ -52,7 +61,7 @@ def test_plain_peft_loads_the_release_and_computes_the_same(
     model: TextClassifier, make_plan: MakePlan, tiny_base: Path, tmp_path: Path
 ) -> None:
     trained(model, make_plan)
-    expected = model.logits(TEXTS)
+    expected = logits_of(model, TEXTS)
     model.save(tmp_path / "adapter")
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json",
@@ -89,20 +98,20 @@ def test_saving_twice_gives_the_same_bytes_and_no_path(
 
 
 def test_document_logits_are_the_masked_mean_of_token_logits(model: TextClassifier) -> None:
-    ids, mask = model.pad(model.encode(TEXTS))
+    ids, mask = model.raw_inputs(read_texts(model, TEXTS))
     weight, bias = model.network.released_head()
     with torch.no_grad():
         hidden = model.network.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         tokens = hidden @ weight.T + bias
     expected = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    torch.testing.assert_close(model.logits(TEXTS), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(model, TEXTS), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_padding_and_company_do_not_change_a_documents_logits(model: TextClassifier) -> None:
-    together = model.logits(TEXTS)
+    together = logits_of(model, TEXTS)
     for position, text in enumerate(TEXTS):
         torch.testing.assert_close(
-            model.logits([text])[0], together[position], rtol=1e-4, atol=1e-4
+            logits_of(model, [text])[0], together[position], rtol=1e-4, atol=1e-4
         )
 
 
@@ -140,9 +149,9 @@ def test_the_state_is_sorted_float32_and_independent_of_the_model(model: TextCla
 
 def test_a_state_survives_being_set(model: TextClassifier, make_plan: MakePlan) -> None:
     state = trained(model, make_plan)
-    before = model.logits(TEXTS)
+    before = logits_of(model, TEXTS)
     model.set_state(state)
-    torch.testing.assert_close(model.logits(TEXTS), before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits_of(model, TEXTS), before, rtol=1e-5, atol=1e-5)
     for name, array in model.get_state().items():
         np.testing.assert_allclose(array, state[name], rtol=1e-5, atol=1e-6)
 
@@ -187,7 +196,7 @@ def test_label_names_alone_are_better_than_chance(make_plan: MakePlan) -> None:
     reference = BaseModelReference(name=EMBEDDED_MODEL, digest=base_model_digest(base))
     plan = make_plan(base_model=reference, adapter=Adapter())
     model = TextClassifier.build(plan, base)
-    features = model.features(model.encode(TEXTS))
+    features = base_features(model, TEXTS)
     assert 0.7 < float(features[:, :-1].norm(dim=1).mean()) < 1.5
     told = [
         Example(subject=str(number), text=text, label=label)

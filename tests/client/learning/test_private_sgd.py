@@ -17,11 +17,23 @@ from torch.nn.functional import cross_entropy
 from audit.errors import MalformedInput
 from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.data import Example
+from client.learning.passes import Passes, Settings
 from client.learning.plan_model import State
 from client.learning.private_sgd import SiteTrainer
 from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import Adapter, BaseModelReference, Privacy
-from tests.client.learning.conftest import LABELS, TEXTS, MakePlan, people, phase
+from tests.client.learning.conftest import (
+    LABELS,
+    TEXTS,
+    MakePlan,
+    base_features,
+    logits_of,
+    people,
+    phase,
+    read_texts,
+    trainable,
+    trained_weights,
+)
 
 LEARNING_RATE = 0.5
 DIVISOR = 10  # sampling rate 1 times 10 nominal subjects
@@ -31,20 +43,16 @@ def flat(state: State) -> np.ndarray:
     return np.concatenate([state[name].ravel() for name in sorted(state)]).astype(np.float64)
 
 
-def trained_weights(model: TextClassifier, kind: str) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in model.set_trainable(kind)]
-
-
 def naive_gradients(
     model: TextClassifier, examples: Sequence[Example], kind: str, norm: float
 ) -> list[Tensor]:
     """Clip the gradient of each subject's mean loss, one subject at a time, without Opacus."""
-    parameters = model.set_trainable(kind)
+    parameters = trainable(model, kind)
     totals = [torch.zeros_like(parameter) for parameter in parameters]
     for subject in sorted({example.subject for example in examples}):
         own = [example for example in examples if example.subject == subject]
-        ids, mask = model.pad(model.encode([example.text for example in own]))
-        loss = cross_entropy(model.network(ids, mask), torch.tensor([e.label for e in own]))
+        logits = model.network(*model.raw_inputs(model.encode(own)))
+        loss = cross_entropy(logits, torch.tensor([e.label for e in own]))
         gradients = torch.autograd.grad(loss, parameters)
         length = float(torch.sqrt(sum(g.double().pow(2).sum() for g in gradients)))  # type: ignore[arg-type]
         for total, gradient in zip(totals, gradients, strict=True):
@@ -118,14 +126,11 @@ def test_the_adapter_phase_starts_exactly_where_the_probe_ends(
     probed = {name: start[name] + update[name] for name in start}
     model.set_state(probed)
     texts = [example.text for example in examples]
-    with torch.no_grad():
-        features = model.features(model.encode(texts))
-        as_probe = model.network.head(features)
+    as_probe = model.network.head(base_features(model, texts)).detach()
     assert not torch.allclose(as_probe, torch.zeros_like(as_probe))
-    torch.testing.assert_close(model.logits(texts), as_probe, rtol=0, atol=0)
-    with torch.no_grad():
-        as_adapter = model.network(*model.pad(model.encode(texts)))
-    torch.testing.assert_close(as_adapter, as_probe, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(model, texts), as_probe, rtol=1e-4, atol=1e-4)
+    told = Passes(model, examples, Settings()).results_of("adapter", range(len(examples)))
+    torch.testing.assert_close(torch.tensor(np.stack(told)), as_probe, rtol=1e-4, atol=1e-4)
 
 
 def test_the_probe_reads_the_frozen_encoder_whatever_the_adapter_holds(
@@ -140,15 +145,16 @@ def test_the_probe_reads_the_frozen_encoder_whatever_the_adapter_holds(
 
 
 @pytest.mark.parametrize("kind", ["probe", "adapter"])
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("tokens", [1, 20, 33, 1000])
 def test_micro_batches_change_memory_and_not_results(
-    model: TextClassifier, make_plan: MakePlan, kind: str, size: int
+    model: TextClassifier, make_plan: MakePlan, kind: str, tokens: int
 ) -> None:
     plan = make_plan(phase(kind, steps_per_round=2))
     examples = people([1, 4, 2, 3, 1])
     start = model.get_state()
     whole = SiteTrainer(model, plan, examples, seed=1).train_round(0, start).update
-    pieces = SiteTrainer(model, plan, examples, seed=1, micro_batch_records=size)
+    settings = Settings(micro_batch_tokens=tokens)
+    pieces = SiteTrainer(model, plan, examples, seed=1, settings=settings)
     np.testing.assert_allclose(
         flat(pieces.train_round(0, start).update), flat(whole), rtol=1e-4, atol=1e-6
     )
@@ -239,7 +245,7 @@ def test_a_record_that_poisons_its_gradient_costs_only_its_own_subject(
         Example("victim", "sunny", 0),
         Example("victim", "zebra crossing", 1),  # the word is in nobody else's text
     ]
-    (token,) = model.encode(["zebra"])[0][1:-1]
+    (token,) = read_texts(model, ["zebra"])[0].content[1:-1]
     with torch.no_grad():
         embeddings = model.network.encoder.get_input_embeddings()  # type: ignore[operator]
         embeddings.weight[token] = bad
@@ -262,7 +268,7 @@ def test_at_most_so_many_records_of_a_subject_and_not_always_the_same(
     )
     plan = make_plan(phase(max_grad_norm="100"), privacy=privacy)
     examples = people([6])
-    features = model.features(model.encode([example.text for example in examples]))
+    features = base_features(model, [example.text for example in examples])
     gradients = []
     for row, example in zip(features, examples, strict=True):
         error = torch.softmax(model.network.head(row).detach(), 0)
@@ -367,7 +373,7 @@ def test_evaluation_follows_state_and_examples_whatever_it_has_cached(
     for state in (blank, headed, adapted, headed):
         for held_out in (examples, others, examples):
             model.set_state(state)
-            direct = model.logits([example.text for example in held_out]).argmax(1)
+            direct = logits_of(model, [example.text for example in held_out]).argmax(1)
             expected = np.zeros((3, 3), np.int64)
             for example, predicted in zip(held_out, direct.tolist(), strict=True):
                 expected[example.label, predicted] += 1
