@@ -65,6 +65,8 @@ class PlanModel(ABC):
         plan: Whose model it is.
         network: All weights.
         device: Where it computes.
+        built_from: Folder of the base model and seed, where `build_model` made it: what another
+            process needs to make the same.
         load_example: Code that loads a release without Fiduciary; `{folder}`, `{base}` and
             `{max_tokens}` are to be filled in.
     """
@@ -78,6 +80,7 @@ class PlanModel(ABC):
         self.plan = plan
         self.network = network
         self.device = torch.device("cpu")
+        self.built_from: tuple[Path, int | None] | None = None
         self.histogram = LabelHistogram(len(plan.labels))
         self._has_histogram = plan.class_weights == "histogram"
 
@@ -101,6 +104,12 @@ class PlanModel(ABC):
 
     @abstractmethod
     def _take_own_state(self, state: State) -> None: ...
+
+    @classmethod
+    def load_example_of(cls, plan: TrainingPlan) -> str:
+        """Code that loads a release of the plan; `load_example` unless a task has several."""
+        del plan
+        return cls.load_example
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -38,7 +38,8 @@ def build_model(plan: TrainingPlan, base_path: Path, seed: int | None = None) ->
         VerificationFailed: When the base model's digest is not the plan's.
         MalformedInput: When the plan asks for what the base model does not have.
     """
-    model: PlanModel = getattr(_module(plan), TASKS[plan.task][1]).build(plan, base_path, seed)
+    model: PlanModel = _model_class(plan).build(plan, base_path, seed)
+    model.built_from = (base_path, seed)
     return model
 
 
@@ -54,8 +55,12 @@ def read_examples(plan: TrainingPlan, records: Iterable[StoredRecord]) -> list[E
 
 def load_example(plan: TrainingPlan) -> str:
     """Code that loads a release of the plan without Fiduciary, with places to fill in."""
-    code: str = getattr(_module(plan), TASKS[plan.task][1]).load_example
+    code: str = _model_class(plan).load_example_of(plan)
     return code
+
+
+def _model_class(plan: TrainingPlan) -> Any:
+    return getattr(_module(plan), TASKS[plan.task][1])
 
 
 def _module(plan: TrainingPlan) -> Any:
