@@ -18,8 +18,15 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from audit.errors import Refused
-from client.learning.accounting import Event, joined, reported_epsilon
-from compliance.statements import TrainingPlan
+from client.learning.accounting import (
+    BatchCap,
+    Event,
+    batch_cap,
+    event_of_subject,
+    joined,
+    reported_epsilon,
+)
+from compliance.statements import Phase, TrainingPlan
 
 RoundState = Literal["reserved", "started", "released"]
 """A round costs from the moment it is reserved; only a round that never started is given back."""
@@ -80,18 +87,31 @@ class RoundEvent:
 
     Attributes:
         noise_multiplier: Standard deviation of the noise over the clipping norm.
-        sampling_rate: Poisson rate of subjects in each step, in (0, 1].
+        sampling_rate: Poisson rate of the plan's units in each step, in (0, 1].
         steps: Number of steps.
+        cap: Bound on each step's batch, or None.
     """
 
     noise_multiplier: Decimal
     sampling_rate: Decimal
     steps: int
+    cap: BatchCap | None = None
 
     @property
     def event(self) -> Event:
         """As the accountant takes it."""
-        return Event(float(self.noise_multiplier), float(self.sampling_rate), self.steps)
+        return Event(float(self.noise_multiplier), float(self.sampling_rate), self.steps, self.cap)
+
+
+def rounds_of(phases: Iterable[Phase]) -> tuple[RoundEvent, ...]:
+    """The mechanism of each round of a plan, from round 0."""
+    return tuple(
+        RoundEvent(
+            phase.noise_multiplier, phase.sampling_rate, phase.steps_per_round, batch_cap(phase)
+        )
+        for phase in phases
+        for _ in range(phase.rounds)
+    )
 
 
 @dataclass(frozen=True)
@@ -103,10 +123,10 @@ class Reservation:
         plan_name: Its name, for people.
         purpose: What the records are used for.
         datasets: Names of the datasets that it trains on.
-        unit: Whom the promise protects.
+        unit: Whom the plan's promise protects: `subject` or `record`.
         adjacency: Which datasets count as neighbours.
         max_records_per_subject: Cap on a subject's records in a step.
-        epsilon: What the plan promises, at `delta`.
+        epsilon: What the plan promises to its unit, at `delta`.
         delta: The plan's δ.
         rounds: The mechanism of each round, from round 0.
     """
@@ -125,11 +145,6 @@ class Reservation:
     @classmethod
     def of(cls, plan_id: str, plan: TrainingPlan, datasets: Sequence[str]) -> Reservation:
         """The reservation that a plan needs."""
-        rounds = tuple(
-            RoundEvent(phase.noise_multiplier, phase.sampling_rate, phase.steps_per_round)
-            for phase in plan.phases
-            for _ in range(phase.rounds)
-        )
         return cls(
             plan_id=plan_id,
             plan_name=plan.name,
@@ -140,13 +155,39 @@ class Reservation:
             max_records_per_subject=plan.privacy.max_records_per_subject,
             epsilon=plan.privacy.epsilon,
             delta=plan.privacy.delta,
-            rounds=rounds,
+            rounds=rounds_of(plan.phases),
         )
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """As the accountant takes them, equal mechanisms joined."""
+        """What the plan does to its unit, equal mechanisms joined."""
         return joined(round_event.event for round_event in self.rounds)
+
+    @property
+    def subject_events(self) -> tuple[Event, ...]:
+        """What the plan does to a data subject: what the site's budget is spent on."""
+        return tuple(
+            event_of_subject(event, self.unit, self.max_records_per_subject)
+            for event in self.events
+        )
+
+    @property
+    def caps(self) -> tuple[BatchCap, ...]:
+        """The different bounds on batches, in a fixed order."""
+        return tuple(sorted({each.cap for each in self.rounds if each.cap is not None}))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the site's own audit of a plan found (`client.learning.privacy_audit`).
+
+    Attributes:
+        epsilon: The best lower bound, at least 0, at the plan's δ and for its unit.
+        passes: Whether it does not contradict the plan's promise.
+    """
+
+    epsilon: Decimal
+    passes: bool
 
 
 @dataclass(frozen=True)
@@ -166,7 +207,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class PlanBudget:
-    """One plan's part of the budget. ε are at the plan's own δ."""
+    """One plan's part of the budget. ε are at the plan's own δ, and for its own `unit`.
+
+    Attributes:
+        epsilon_of_subject: What is committed, for a whole data subject.
+        caps: Bounds on its batches; each holds for a population that is public.
+    """
 
     plan_id: str
     plan_name: str
@@ -180,6 +226,9 @@ class PlanBudget:
     epsilon_committed: Decimal
     epsilon_promised: Decimal
     delta: Decimal
+    unit: str
+    epsilon_of_subject: Decimal
+    caps: tuple[BatchCap, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -196,6 +245,9 @@ class PlanBudget:
             "epsilon_committed": float(self.epsilon_committed),
             "epsilon_promised": float(self.epsilon_promised),
             "delta": float(self.delta),
+            "unit": self.unit,
+            "epsilon_of_subject": float(self.epsilon_of_subject),
+            "batch_limits": [vars(cap) for cap in self.caps],
         }
 
 
@@ -257,12 +309,14 @@ class Cost:
     """What a plan would cost.
 
     Attributes:
-        plan: ε of the plan alone, at its own δ.
+        plan: ε of the plan alone, for its own unit, at its own δ.
+        subject: The same for a whole data subject.
         total: ε of everything at this site with the plan, at the policy's δ.
         reserved: Whether the budget holds the plan already.
     """
 
     plan: Decimal
+    subject: Decimal
     total: Decimal
     reserved: bool
 
@@ -270,6 +324,7 @@ class Cost:
         """As `--json` prints it."""
         return {
             "epsilon_plan": float(self.plan),
+            "epsilon_of_subject": float(self.subject),
             "epsilon_total": float(self.total),
             "reserved": self.reserved,
         }
@@ -332,10 +387,11 @@ def over_limit(reservation: Reservation, cost: Cost, limits: Limits) -> str | No
             f"the plan promises epsilon {reservation.epsilon} but costs {cost.plan} "
             f"at delta {reservation.delta}"
         )
-    if cost.plan > limits.max_epsilon_per_plan:
+    if cost.subject > limits.max_epsilon_per_plan:
+        whom = "" if reservation.unit == "subject" else "a data subject "
         return (
-            f"the plan costs epsilon {cost.plan}, more than the {limits.max_epsilon_per_plan} "
-            "that the policy allows one plan"
+            f"the plan costs {whom}epsilon {cost.subject}, more than the "
+            f"{limits.max_epsilon_per_plan} that the policy allows one plan"
         )
     if cost.total > limits.max_epsilon_total:
         # Without the sum: what other plans cost is not for this plan's author to know.

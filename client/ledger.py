@@ -24,20 +24,20 @@ appear twice with the same `sequence`, is never missing, and the budget is never
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from audit.durable import create_private_file
 from audit.errors import BudgetExhausted, Conflict, NotFound, Refused, VerificationFailed
-from client import ledger_journal
+from client import ledger_format, ledger_journal
 from client import ledger_rows as rows
 from client.budget import (
     HISTORY_POINTS,
-    AlreadyEvaluated,
+    Audit,
     Budget,
     Composer,
     Cost,
@@ -45,7 +45,6 @@ from client.budget import (
     NoReservation,
     Reading,
     Reservation,
-    RoundAlreadyStarted,
     compose_epsilon,
     over_limit,
 )
@@ -85,10 +84,10 @@ class Ledger:
             raise Conflict(
                 f"{path} exists already", fix="keep it: a privacy budget is never reset"
             ) from error
-        connection = rows.connect(path)
+        connection = ledger_format.connect(path)
         try:
-            rows.configure(connection)
-            rows.create_tables(connection)
+            ledger_format.configure(connection)
+            ledger_format.create_tables(connection)
         finally:
             connection.close()
 
@@ -103,6 +102,8 @@ class Ledger:
         clock: Callable[[], str] = utc_now,
     ) -> Self:
         """Open the site's ledger, and journal what a crash left unjournalled.
+
+        A file of an earlier format is brought up to date first (`client.ledger_format`).
 
         Args:
             path: The SQLite file.
@@ -121,10 +122,10 @@ class Ledger:
                 fix="restore it from a backup: without it nobody knows what was spent, "
                 "and this site does not train",
             )
-        connection = rows.connect(path)
+        connection = ledger_format.connect(path)
         try:
-            rows.configure(connection)
-            rows.check_format(connection, path)
+            ledger_format.configure(connection)
+            ledger_format.bring_up_to_date(connection, path)
             ledger = cls(connection, journal, actor, compose, clock)
             ledger.flush_journal()
         except sqlite3.DatabaseError as error:
@@ -177,6 +178,8 @@ class Ledger:
                 action = "reserved" if problem is None else "refused"
                 details = {
                     "rounds": len(reservation.rounds),
+                    "unit": reservation.unit,
+                    "batch_limits": [vars(cap) for cap in reservation.caps],
                     "epsilon_plan": str(cost.plan),
                     "epsilon_total": str(cost.total),
                     "delta": str(limits.delta),
@@ -203,7 +206,7 @@ class Ledger:
                 (self._clock(), plan_id, round_index),
             ).rowcount
             if changed != 1:
-                raise _not_startable(connection, plan_id, round_index)
+                raise rows.not_startable(connection, plan_id, round_index)
             ledger_journal.note(connection, "round-started", plan_id, {"round": round_index})
         self.flush_journal()
 
@@ -217,26 +220,31 @@ class Ledger:
             NoReservation: When the site takes no part in the plan.
         """
         with self._writing() as connection:
-            if rows.settled_at(connection, plan_id) is None:
-                raise NoReservation(
-                    f"plan {plan_id} was never reserved here",
-                    fix="train in a plan before asking for its evaluation",
-                )
-            row = connection.execute(
-                "SELECT state_digest FROM evaluations WHERE plan_id = ? AND round = ?",
-                (plan_id, round_index),
-            ).fetchone()
-            if row is not None and row[0] != state_digest:
-                raise AlreadyEvaluated(
-                    f"round {round_index} was evaluated already, for another state",
-                    fix="evaluate one state for each round",
-                )
-            if row is None:
-                connection.execute(
-                    "INSERT INTO evaluations VALUES (?, ?, ?)", (plan_id, round_index, state_digest)
-                )
+            if rows.allow_evaluation(connection, plan_id, round_index, state_digest):
                 details = {"round": round_index, "state_digest": state_digest}
                 ledger_journal.note(connection, "evaluation-allowed", plan_id, details)
+        self.flush_journal()
+
+    def remember_audit(
+        self, plan_id: str, installation: str, audit: Audit, evidence: Mapping[str, Any]
+    ) -> None:
+        """Keep what this installation's audit of a plan found, and journal the evidence.
+
+        Args:
+            plan_id: The plan; it need not be reserved.
+            installation: Software and settings that were audited.
+            audit: What was found.
+            evidence: All of it, as canonical JSON holds it.
+
+        Raises:
+            Conflict: When it was audited already: a result is never replaced by a better one.
+        """
+        with self._writing() as connection:
+            if rows.read_audit(connection, plan_id, installation) is not None:
+                raise Conflict(f"plan {plan_id} was audited here already", fix="go on with that")
+            rows.insert_audit(connection, plan_id, installation, audit, self._clock())
+            details = {**evidence, "installation": installation}
+            ledger_journal.note(connection, "audited", plan_id, details)
         self.flush_journal()
 
     def settle(self, plan_id: str) -> int:
@@ -327,7 +335,7 @@ class Ledger:
             return rows.history(connection, self._compose, delta, points)
 
     def epsilon_spent(self, plan_id: str) -> Decimal:
-        """Epsilon of a plan's rounds started so far, at the plan's own delta.
+        """Epsilon of a plan's rounds started so far, for its own unit, at its own delta.
 
         Raises:
             NoReservation: When the plan was never reserved.
@@ -336,9 +344,12 @@ class Ledger:
             reservation = rows.read_plan(connection, plan_id)
             if reservation is None:
                 raise NoReservation(f"plan {plan_id} was never reserved here")
-            return self._compose(
-                rows.events(connection, reserved=False, plan_id=plan_id), reservation.delta
-            )
+            started = rows.events_of_plan(connection, plan_id, reserved=False)
+            return self._compose(started, reservation.delta)
+
+    def audit_of(self, plan_id: str, installation: str) -> Audit | None:
+        """What this installation's audit of a plan found; None when there was none."""
+        return rows.read_audit(self._connection, plan_id, installation)
 
     def open_plans(self) -> list[str]:
         """Plans that are reserved and not settled, oldest first."""
@@ -358,9 +369,13 @@ class Ledger:
     def _cost(self, reservation: Reservation, delta: Decimal) -> Cost:
         reserved = rows.settled_at(self._connection, reservation.plan_id) is not None
         present = rows.events(self._connection, reserved=True)
-        after = present if reserved else (*present, *reservation.events)
+        after = present if reserved else (*present, *reservation.subject_events)
+        plan = subject = self._compose(reservation.events, reservation.delta)
+        if reservation.unit != "subject":
+            subject = self._compose(reservation.subject_events, reservation.delta)
         return Cost(
-            plan=self._compose(reservation.events, reservation.delta),
+            plan=plan,
+            subject=subject,
             total=self._compose(after, delta),
             reserved=reserved,
         )
@@ -372,7 +387,7 @@ class Ledger:
                 f"plan {plan_id} was settled here", fix="ask the coordinator for a new plan"
             )
         stored = rows.read_plan(self._connection, plan_id)
-        if stored is None or stored.rounds != reservation.rounds:
+        if stored is None or _mechanism(stored) != _mechanism(reservation):
             raise Refused(f"plan {plan_id} is reserved here with other rounds")
 
     @contextmanager
@@ -394,16 +409,6 @@ class Ledger:
             raise
 
 
-def _not_startable(connection: sqlite3.Connection, plan_id: str, round_index: int) -> Refused:
-    row = connection.execute(
-        "SELECT state FROM rounds WHERE plan_id = ? AND round = ?", (plan_id, round_index)
-    ).fetchone()
-    if row is not None and row[0] == "started":
-        return RoundAlreadyStarted(
-            f"round {round_index} of plan {plan_id} was started before; its budget is spent",
-            fix="go on with the plan's next round",
-        )
-    return NoReservation(
-        f"no open reservation holds round {round_index} of plan {plan_id}",
-        fix="ask the coordinator for a new plan",
-    )
+def _mechanism(reservation: Reservation) -> tuple[object, ...]:
+    """What the accountant sees of a plan."""
+    return reservation.rounds, reservation.unit, reservation.max_records_per_subject

@@ -58,9 +58,16 @@ def note(
         plan_id: The plan that it happened to.
         details: What canonical JSON can hold: text and integers.
     """
+    note_about(connection, action, f"plan:{plan_id}", details)
+
+
+def note_about(
+    connection: sqlite3.Connection, action: str, thing: str, details: Mapping[str, Any]
+) -> None:
+    """Queue a journal entry about anything, as `note` does about a plan."""
     connection.execute(
         "INSERT INTO journal_outbox (action, object, payload) VALUES (?, ?, ?)",
-        (ACTION_PREFIX + action, f"plan:{plan_id}", json.dumps(details)),
+        (ACTION_PREFIX + action, thing, json.dumps(details)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The ledger's tables, and how their rows become budgets and events.
+"""How the ledger's rows become budgets and events (the tables: `client.ledger_format`).
 
 Every function works inside its caller's transaction. Decimals are stored as text, as the plan
 wrote them, so that what is composed later is exactly what was reserved.
@@ -9,104 +9,26 @@ from __future__ import annotations
 import json
 import sqlite3
 from decimal import Decimal
-from pathlib import Path
 
-from audit.errors import VerificationFailed
+from audit.errors import Refused
 from client.budget import (
+    AlreadyEvaluated,
+    Audit,
     Composer,
+    NoReservation,
     PlanBudget,
     Reading,
     Reservation,
+    RoundAlreadyStarted,
     RoundEvent,
     readings_at,
 )
-from client.learning.accounting import Event, joined
-
-FORMAT = "fiduciary.ledger/1"
-
-BUSY_TIMEOUT_SECONDS = 60
-"""Longer than composing the largest budget, during which the write lock is held."""
-
-SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE plans (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    plan_id TEXT NOT NULL UNIQUE,
-    plan_name TEXT NOT NULL,
-    purpose TEXT NOT NULL,
-    datasets TEXT NOT NULL,
-    unit TEXT NOT NULL,
-    adjacency TEXT NOT NULL,
-    max_records_per_subject INTEGER NOT NULL,
-    epsilon TEXT NOT NULL,
-    delta TEXT NOT NULL,
-    reserved_at TEXT NOT NULL,
-    settled_at TEXT
-);
-CREATE TABLE rounds (
-    plan_id TEXT NOT NULL REFERENCES plans (plan_id),
-    round INTEGER NOT NULL,
-    noise_multiplier TEXT NOT NULL,
-    sampling_rate TEXT NOT NULL,
-    steps INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('reserved', 'started', 'released')),
-    started_at TEXT,
-    PRIMARY KEY (plan_id, round)
-) WITHOUT ROWID;
-CREATE TABLE evaluations (
-    plan_id TEXT NOT NULL REFERENCES plans (plan_id),
-    round INTEGER NOT NULL,
-    state_digest TEXT NOT NULL,
-    PRIMARY KEY (plan_id, round)
-) WITHOUT ROWID;
-CREATE TABLE journal_outbox (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    action TEXT NOT NULL,
-    object TEXT NOT NULL,
-    payload TEXT NOT NULL
-);
-"""
+from client.learning.accounting import BatchCap, Event, event_of_subject, joined
 
 _PLAN_COLUMNS = (
     "plan_id, plan_name, purpose, datasets, unit, adjacency, max_records_per_subject, "
     "epsilon, delta"
 )
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the file; the caller begins and ends each transaction."""
-    return sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
-
-
-def configure(connection: sqlite3.Connection) -> None:
-    """Make a commit mean that the change is on the disk."""
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def create_tables(connection: sqlite3.Connection) -> None:
-    """Make the tables of an empty file, in one transaction."""
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in SCHEMA.split(";"):
-        connection.execute(statement)
-    connection.execute("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
-    connection.execute("COMMIT")
-
-
-def check_format(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise unless the file is a ledger of this format.
-
-    Raises:
-        VerificationFailed: With what was expected and what was found.
-    """
-    row = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
-    if row is None or row[0] != FORMAT:
-        found = None if row is None else row[0]
-        raise VerificationFailed(
-            f"{path.name} is not a ledger: expected {FORMAT}, got {found}",
-            fix="restore the ledger from a backup",
-        )
 
 
 def insert_plan(connection: sqlite3.Connection, reservation: Reservation, time: str) -> None:
@@ -128,7 +50,7 @@ def insert_plan(connection: sqlite3.Connection, reservation: Reservation, time: 
         ),
     )
     connection.executemany(
-        "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'reserved', NULL)",
+        "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'reserved', NULL, ?, ?)",
         (
             (
                 reservation.plan_id,
@@ -136,6 +58,8 @@ def insert_plan(connection: sqlite3.Connection, reservation: Reservation, time: 
                 str(event.noise_multiplier),
                 str(event.sampling_rate),
                 event.steps,
+                None if event.cap is None else event.cap.subjects,
+                None if event.cap is None else event.cap.max_population,
             )
             for index, event in enumerate(reservation.rounds)
         ),
@@ -162,8 +86,8 @@ def read_plan(connection: sqlite3.Connection, plan_id: str) -> Reservation | Non
     if row is None:
         return None
     rounds = connection.execute(
-        "SELECT noise_multiplier, sampling_rate, steps FROM rounds WHERE plan_id = ? "
-        "ORDER BY round",
+        "SELECT noise_multiplier, sampling_rate, steps, batch_subjects, max_population "
+        "FROM rounds WHERE plan_id = ? ORDER BY round",
         (plan_id,),
     )
     return Reservation(
@@ -177,7 +101,8 @@ def read_plan(connection: sqlite3.Connection, plan_id: str) -> Reservation | Non
         epsilon=Decimal(row[7]),
         delta=Decimal(row[8]),
         rounds=tuple(
-            RoundEvent(Decimal(noise), Decimal(rate), steps) for noise, rate, steps in rounds
+            RoundEvent(Decimal(noise), Decimal(rate), steps, _cap(*cap))
+            for noise, rate, steps, *cap in rounds
         ),
     )
 
@@ -197,23 +122,43 @@ def plan_ids(connection: sqlite3.Connection, *, only_open: bool = False) -> list
     return [str(row[0]) for row in rows]
 
 
-def events(
-    connection: sqlite3.Connection, *, reserved: bool, plan_id: str | None = None
-) -> tuple[Event, ...]:
-    """Mechanisms of the started rounds, of one plan or of the whole site.
+def events(connection: sqlite3.Connection, *, reserved: bool) -> tuple[Event, ...]:
+    """What the started rounds of all plans did to a data subject.
 
     Args:
         connection: The ledger.
         reserved: Include the rounds that are reserved and not started.
-        plan_id: One plan, or None for everything.
     """
     found = connection.execute(
-        "SELECT noise_multiplier, sampling_rate, sum(steps) FROM rounds "
-        "WHERE (state = 'started' OR (state = 'reserved' AND ?)) AND (? IS NULL OR plan_id = ?) "
-        "GROUP BY noise_multiplier, sampling_rate",
-        (reserved, plan_id, plan_id),
+        "SELECT noise_multiplier, sampling_rate, sum(steps), batch_subjects, max_population, "
+        "unit, max_records_per_subject FROM rounds JOIN plans USING (plan_id) "
+        "WHERE state = 'started' OR (state = 'reserved' AND ?) GROUP BY noise_multiplier, "
+        "sampling_rate, batch_subjects, max_population, unit, max_records_per_subject",
+        (reserved,),
     )
-    return joined(Event(float(noise), float(rate), int(steps)) for noise, rate, steps in found)
+    return joined(
+        event_of_subject(_event(noise, rate, steps, *cap), unit, records)
+        for noise, rate, steps, *cap, unit, records in found
+    )
+
+
+def events_of_plan(
+    connection: sqlite3.Connection, plan_id: str, *, reserved: bool
+) -> tuple[Event, ...]:
+    """What a plan's started rounds did to its own unit, which may be a record.
+
+    Args:
+        connection: The ledger.
+        plan_id: Which plan.
+        reserved: Include the rounds that are reserved and not started.
+    """
+    found = connection.execute(
+        "SELECT noise_multiplier, sampling_rate, sum(steps), batch_subjects, max_population "
+        "FROM rounds WHERE plan_id = ? AND (state = 'started' OR (state = 'reserved' AND ?)) "
+        "GROUP BY noise_multiplier, sampling_rate, batch_subjects, max_population",
+        (plan_id, reserved),
+    )
+    return joined(_event(*row) for row in found)
 
 
 def plan_budget(
@@ -228,7 +173,14 @@ def plan_budget(
             "SELECT state, count(*) FROM rounds WHERE plan_id = ? GROUP BY state", (plan_id,)
         ).fetchall()
     )
-    delta = reservation.delta
+    delta, unit = reservation.delta, reservation.unit
+    events_committed = events_of_plan(connection, plan_id, reserved=True)
+    committed = of_subject = compose(events_committed, delta)
+    if unit != "subject":
+        records = reservation.max_records_per_subject
+        of_subject = compose(
+            [event_of_subject(event, unit, records) for event in events_committed], delta
+        )
     return PlanBudget(
         plan_id=plan_id,
         plan_name=reservation.plan_name,
@@ -238,11 +190,79 @@ def plan_budget(
         rounds_reserved=counts.get("reserved", 0),
         rounds_started=counts.get("started", 0),
         rounds_released=counts.get("released", 0),
-        epsilon_spent=compose(events(connection, reserved=False, plan_id=plan_id), delta),
-        epsilon_committed=compose(events(connection, reserved=True, plan_id=plan_id), delta),
+        epsilon_spent=compose(events_of_plan(connection, plan_id, reserved=False), delta),
+        epsilon_committed=committed,
         epsilon_promised=reservation.epsilon,
         delta=delta,
+        unit=unit,
+        epsilon_of_subject=of_subject,
+        caps=reservation.caps,
     )
+
+
+def not_startable(connection: sqlite3.Connection, plan_id: str, round_index: int) -> Refused:
+    """Why no round was started: it was before, or nothing that is open holds it."""
+    row = connection.execute(
+        "SELECT state FROM rounds WHERE plan_id = ? AND round = ?", (plan_id, round_index)
+    ).fetchone()
+    if row is not None and row[0] == "started":
+        return RoundAlreadyStarted(
+            f"round {round_index} of plan {plan_id} was started before; its budget is spent",
+            fix="go on with the plan's next round",
+        )
+    return NoReservation(
+        f"no open reservation holds round {round_index} of plan {plan_id}",
+        fix="ask the coordinator for a new plan",
+    )
+
+
+def allow_evaluation(
+    connection: sqlite3.Connection, plan_id: str, round_index: int, state_digest: str
+) -> bool:
+    """Let a state be evaluated for a round, unless another one was; whether that is new.
+
+    Raises:
+        AlreadyEvaluated: When another state was evaluated for this round.
+        NoReservation: When the site takes no part in the plan.
+    """
+    if settled_at(connection, plan_id) is None:
+        raise NoReservation(
+            f"plan {plan_id} was never reserved here",
+            fix="train in a plan before asking for its evaluation",
+        )
+    row = connection.execute(
+        "SELECT state_digest FROM evaluations WHERE plan_id = ? AND round = ?",
+        (plan_id, round_index),
+    ).fetchone()
+    if row is not None and row[0] != state_digest:
+        raise AlreadyEvaluated(
+            f"round {round_index} was evaluated already, for another state",
+            fix="evaluate one state for each round",
+        )
+    if row is None:
+        connection.execute(
+            "INSERT INTO evaluations VALUES (?, ?, ?)", (plan_id, round_index, state_digest)
+        )
+    return row is None
+
+
+def insert_audit(
+    connection: sqlite3.Connection, plan_id: str, installation: str, audit: Audit, time: str
+) -> None:
+    """Store what an audit found; one is stored for each plan and installation."""
+    connection.execute(
+        "INSERT INTO audits VALUES (?, ?, ?, ?, ?)",
+        (plan_id, installation, f"{audit.epsilon:f}", audit.passes, time),
+    )
+
+
+def read_audit(connection: sqlite3.Connection, plan_id: str, installation: str) -> Audit | None:
+    """What an audit found, or None when there was none."""
+    row = connection.execute(
+        "SELECT epsilon, passes FROM audits WHERE plan_id = ? AND installation = ?",
+        (plan_id, installation),
+    ).fetchone()
+    return None if row is None else Audit(Decimal(row[0]), bool(row[1]))
 
 
 def started_plans(connection: sqlite3.Connection) -> list[tuple[str, tuple[str, ...]]]:
@@ -255,15 +275,29 @@ def started_plans(connection: sqlite3.Connection) -> list[tuple[str, tuple[str, 
 
 
 def started_rounds(connection: sqlite3.Connection) -> list[tuple[str, str, Event]]:
-    """Every round that was started: when, of which plan, and its mechanism; oldest first."""
+    """Every round that was started: when, of which plan, and what it did to a data subject.
+
+    Oldest first.
+    """
     found = connection.execute(
-        "SELECT started_at, plan_id, noise_multiplier, sampling_rate, steps FROM rounds "
-        "WHERE state = 'started' ORDER BY started_at, plan_id, round"
+        "SELECT started_at, plan_id, unit, max_records_per_subject, noise_multiplier, "
+        "sampling_rate, steps, batch_subjects, max_population FROM rounds "
+        "JOIN plans USING (plan_id) WHERE state = 'started' ORDER BY started_at, plan_id, round"
     )
     return [
-        (str(time), str(plan_id), Event(float(noise), float(rate), int(steps)))
-        for time, plan_id, noise, rate, steps in found
+        (str(time), str(plan_id), event_of_subject(_event(*stored), unit, records))
+        for time, plan_id, unit, records, *stored in found
     ]
+
+
+def _event(noise: str, rate: str, steps: int, *cap: int | None) -> Event:
+    return Event(float(noise), float(rate), int(steps), _cap(*cap))
+
+
+def _cap(subjects: int | None, max_population: int | None) -> BatchCap | None:
+    if subjects is None or max_population is None:
+        return None
+    return BatchCap(subjects, max_population)
 
 
 def history(

@@ -129,9 +129,71 @@ def events_of(phases: Iterable[Phase], rounds: int | None = None) -> tuple[Event
                     noise_multiplier=float(phase.noise_multiplier),
                     sampling_rate=float(phase.sampling_rate),
                     steps=taken * phase.steps_per_round,
+                    cap=batch_cap(phase),
                 )
             )
     return tuple(events)
+
+
+def batch_cap(phase: Phase) -> BatchCap | None:
+    """A phase's batch limit as the accountant takes it."""
+    limit = phase.batch_limit
+    return None if limit is None else BatchCap(limit.subjects, limit.max_population)
+
+
+def event_of_subject(event: Event, unit: str, max_records_per_subject: int) -> Event:
+    """What a plan's event is to a whole data subject, whatever unit the plan protects.
+
+    A plan that protects subjects: the event itself. A plan that protects single records samples
+    each record at rate q, clips it to C, and adds noise of sigma·C; of a subject at most k records
+    are in it (`max_records_per_subject`). Then each step is at worst the Poisson-subsampled
+    Gaussian mechanism with noise multiplier sigma/k and sampling rate 1 - (1 - q)^k.
+
+    **Formal guarantees.** Neighbours differ by all records, m ≤ k, of one subject. Let P be the
+    step's output without and Q with them, given which records of others were sampled: that choice
+    has the same law on both sides, so divergences of the mixtures over it are at most those given
+    it (joint convexity of the hockey-stick divergence). In units of C, and with s for sigma, P is
+    N(0, s²). The subject's sampled records are a random set J that is empty with probability
+    (1 - q)^m; their clipped gradients add up to some v_J with ‖v_J‖ ≤ |J| ≤ k. So Q is the
+    mixture, over non-empty J, of `(1 - p) N(0, s²) + p N(v_J, s²)` with p = 1 - (1 - q)^m. In both
+    orders:
+
+    * the divergence of Q and P is at most the largest over J (joint convexity);
+    * it grows with ‖v_J‖: scaling down and adding noise makes the pair of a shorter shift from
+      that of a longer one (data processing), so ‖v_J‖ = k is worst;
+    * it grows with p: the mixture of rate p' < p is a mixture of that of rate p and of N(0, s²)
+      (convexity), so m = k is worst.
+
+    What is left is a pair that dominates the step (Zhu, Dong & Wang 2022, arXiv 2106.08567), so the
+    steps' pairs compose. It takes every sampled subject to have brought all k records, in the same
+    direction: far from tight, and never too low.
+
+    | edge case | what happens |
+    |---|---|
+    | k = 1 | the event itself: a record is then all that a subject brings |
+    | q = 1 | the plain Gaussian mechanism with sigma/k |
+    | a capped batch | refused: a plan that protects records has none |
+
+    Args:
+        event: As the plan states it.
+        unit: Whom the plan protects: `subject` or `record`.
+        max_records_per_subject: k, at least 1.
+
+    Raises:
+        ValueError: When a capped batch holds single records.
+
+    >>> event_of_subject(Event(4.0, 0.5, 10), "record", 2)
+    Event(noise_multiplier=2.0, sampling_rate=0.75, steps=10, cap=None)
+    """
+    if unit == "subject" or max_records_per_subject == 1:
+        return event
+    if event.cap is not None:
+        raise ValueError("no bound is known for a capped batch of single records")
+    # What is lost to rounding here, 1e-16, is far less than what the accountant rounds up.
+    rate = event.sampling_rate
+    if rate < 1:
+        rate = -math.expm1(max_records_per_subject * math.log1p(-rate))
+    return Event(event.noise_multiplier / max_records_per_subject, rate, event.steps)
 
 
 def epsilon_of(events: Iterable[Event], delta: float | Decimal) -> float:

@@ -25,6 +25,7 @@ from compliance.statements.plans import (
     Phase,
     PhaseKind,
     Privacy,
+    PrivacyUnit,
     TaskName,
     TrainingPlan,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Phase",
     "PhaseKind",
     "Privacy",
+    "PrivacyUnit",
     "Refusal",
     "ReleaseManifest",
     "RoundReport",

@@ -35,6 +35,8 @@ TaskName = Literal[
 
 PhaseKind = Literal["histogram", "probe", "adapter", "full"]
 
+PrivacyUnit = Literal["subject", "record"]
+
 PHASES_OF_TASK: Final[Mapping[str, frozenset[str]]] = {
     "text-classification": frozenset({"histogram", "probe", "adapter", "full"}),
     "token-classification": frozenset({"histogram", "probe", "adapter", "full"}),
@@ -138,12 +140,14 @@ class Privacy(Document):
     """What every site promises its subjects.
 
     `epsilon` and `delta` hold for one site's whole part in the plan, for adding or removing one
-    data subject (`unit`), by the PLD accountant over the plan's phases. `nominal_subjects` is a
-    public constant: every sum is divided by `sampling_rate * nominal_subjects`, whatever the
-    site's true number of subjects is, so that neither schedule nor scale depends on private data.
+    `unit`, by the PLD accountant over the plan's phases. The unit is a data subject with all of
+    their records, or, where a plan says so and a site's policy allows it, a single record.
+    `nominal_subjects` is a public constant, of units: every sum is divided by `sampling_rate *
+    nominal_subjects`, whatever the site's true number is, so that neither schedule nor scale
+    depends on private data.
     """
 
-    unit: Literal["subject"] = "subject"
+    unit: PrivacyUnit = "subject"
     adjacency: Literal["add-remove-one"] = "add-remove-one"
     epsilon: Annotated[Fraction, Field(gt=0, le=100)]
     delta: Annotated[Fraction, Field(gt=0, lt=1)]
@@ -207,9 +211,21 @@ class TrainingPlan(Statement):
             raise ValueError("sites: each site may appear once")
         if self.quorum > len(self.sites):
             raise ValueError(f"quorum: {self.quorum} is more than the {len(self.sites)} sites")
+        self._check_format()
         self._check_task()
         self._check_phases()
         return self
+
+    def _check_format(self) -> None:
+        """What the first format had one value for; `Document.later` knows of fields only."""
+        if self.format != "fiduciary.plan/1":
+            return
+        if self.task != "text-classification":
+            raise ValueError(f"task: {self.format} knows no {self.task}")
+        if self.privacy.unit != "subject":
+            raise ValueError(f"privacy.unit: {self.format} protects subjects only")
+        if any(phase.kind not in ("probe", "adapter") for phase in self.phases):
+            raise ValueError(f"phases: {self.format} knows probe and adapter only")
 
     def _check_task(self) -> None:
         if self.task == "causal-language-modelling":
@@ -241,6 +257,8 @@ class TrainingPlan(Statement):
             raise ValueError("phases: a probe can only come first, or after a histogram")
         if kinds == ["histogram"]:
             raise ValueError("phases: a histogram alone trains nothing")
+        if self.privacy.unit == "record" and any(phase.batch_limit for phase in self.phases):
+            raise ValueError("phases: a plan that protects single records has no batch_limit")
         if ("histogram" in kinds) != (self.class_weights == "histogram"):
             raise ValueError("class_weights: a histogram phase and class_weights go together")
 

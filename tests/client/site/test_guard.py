@@ -47,7 +47,7 @@ def make_facts(**changes: Any) -> SiteFacts:
         "count_subjects": lambda _names: 24,
         "base_model_digest": ZERO_DIGEST,
         "base_model_problem": "",
-        "cost_of": lambda _reservation, _delta: Cost(Decimal(3), Decimal(3), reserved=False),
+        "cost_of": lambda _reservation, _delta: Cost(Decimal(3), Decimal(3), Decimal(3), reserved=False),
         **changes,
     }
     return SiteFacts(**facts)
@@ -88,8 +88,8 @@ def _no_ledger(*_: object) -> Cost:
         ("dataset-subjects", {"policy": make_policy(minimum_subjects=25)}, {}),
         ("base-model-present", {"base_model_digest": None}, {}),
         ("base-model-present", {"base_model_digest": "sha256:" + "1" * 64}, {}),
-        ("budget", {"cost_of": lambda *_: Cost(Decimal("8.1"), Decimal("8.1"), False)}, {}),
-        ("budget", {"cost_of": lambda *_: Cost(Decimal(3), Decimal("10.1"), False)}, {}),
+        ("budget", {"cost_of": lambda *_: Cost(Decimal("8.1"), Decimal("8.1"), Decimal("8.1"), False)}, {}),
+        ("budget", {"cost_of": lambda *_: Cost(Decimal(3), Decimal(3), Decimal("10.1"), False)}, {}),
         ("budget", {"cost_of": _no_ledger}, {}),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_dataset_for_another_purpose_is_left_out() -> None:
 
 def test_a_reserved_plan_is_not_charged_twice() -> None:
     """Its own reservation fills the budget: that is no reason to refuse its next round."""
-    cost = Cost(Decimal(3), Decimal("10.1"), reserved=True)
+    cost = Cost(Decimal(3), Decimal(3), Decimal("10.1"), reserved=True)
     assert failures(judge(make_facts(cost_of=lambda *_: cost))) == []
 
 
@@ -126,7 +126,7 @@ def test_findings_do_not_tell_the_sites_secrets() -> None:
     facts = make_facts(
         datasets=(dataset(labels=frozenset({"hiv-positive", "urgent"})),),
         count_subjects=lambda _names: 7,
-        cost_of=lambda *_: Cost(Decimal(3), Decimal("13.37"), reserved=False),
+        cost_of=lambda *_: Cost(Decimal(3), Decimal(3), Decimal("13.37"), reserved=False),
     )
     told = " ".join(finding.detail + finding.fix for finding in judge(facts))
     for secret in ("hiv-positive", " 7 ", "13.37"):

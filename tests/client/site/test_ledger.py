@@ -432,11 +432,14 @@ def test_a_file_that_is_no_ledger_is_refused(local: Site, content: bytes) -> Non
 
 def test_a_ledger_of_a_later_format_is_refused(local: Site) -> None:
     connection = sqlite3.connect(local.paths.ledger)
-    connection.execute("UPDATE meta SET value = 'fiduciary.ledger/2'")
+    connection.execute("UPDATE meta SET value = 'fiduciary.ledger/3'")
     connection.commit()
     connection.close()
-    with pytest.raises(VerificationFailed, match=r"expected fiduciary\.ledger/1"):
+    with pytest.raises(
+        VerificationFailed, match=r"expected fiduciary\.ledger/2, got .*/3"
+    ) as refused:
         local.ledger()
+    assert "install the version" in refused.value.fix
 
 
 def _remove_write_ahead_log(path: Path) -> None:
