@@ -2,6 +2,7 @@
 
 * Default is to refuse: a policy names the purposes it allows, and a fresh one names none.
 * Every key is required, so that a limit is never one that nobody chose; an unknown key is an error.
+* A file of the first format, which had one unit of privacy and one task, is read as what it said.
 * A policy can only refuse. What it allows must still pass the guard's other rules.
 * Checking a plan against a policy is pure: plan in, one finding for each rule out.
 """
@@ -20,12 +21,23 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from audit.errors import MalformedInput, NotFound
 from client.findings import Finding
-from compliance.statements import Digest, Document, Fraction, Name, TrainingPlan, first_problem
+from compliance.statements import (
+    Digest,
+    Document,
+    Fraction,
+    Name,
+    PrivacyUnit,
+    TaskName,
+    TrainingPlan,
+    first_problem,
+)
 
 ANY_EMBEDDED = "any-embedded"
 """Allows every base model that comes with an installed package, whose weights the site verified."""
 
 EMBEDDED_PREFIX = "embedded:"
+
+_FIRST_FORMAT = "fiduciary.policy/1"
 
 MAX_POLICY_BYTES = 64 * 1024
 """A policy is a page; more is another file."""
@@ -52,19 +64,33 @@ class Policy(Document):
     """What the operator allows. `DEFAULT_POLICY` explains each key.
 
     `epsilon` limits are for adding or removing one data subject. `max_epsilon_total` bounds the
-    composition of everything that was ever trained at this site, at `delta`.
+    composition of everything that was ever trained at this site, at `delta`. Both hold for whole
+    subjects also where a plan that protects single records is allowed.
     """
 
-    format: Literal["fiduciary.policy/1"]
+    format: Literal["fiduciary.policy/2"]
     purposes: Annotated[tuple[Name, ...], AfterValidator(_distinct)]
-    tasks: Annotated[tuple[Literal["text-classification"], ...], AfterValidator(_distinct)]
+    tasks: Annotated[tuple[TaskName, ...], AfterValidator(_distinct)]
     base_models: Annotated[tuple[BaseModelRule, ...], AfterValidator(_distinct)]
-    require_unit: Literal["subject"]
+    privacy_units: Annotated[
+        tuple[PrivacyUnit, ...], Field(min_length=1), AfterValidator(_distinct)
+    ]
     max_epsilon_per_plan: Annotated[Number, Field(gt=0, le=100)]
     max_epsilon_total: Annotated[Number, Field(gt=0, le=100)]
     delta: Annotated[Number, Field(gt=0, lt=1)]
     minimum_subjects: Annotated[int, Field(ge=1, le=10**9)]
     share_evaluation: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_first_format(cls, values: Any) -> Any:
+        """Read `fiduciary.policy/1`: `require_unit = "subject"` is all that it could say."""
+        if not isinstance(values, dict) or values.get("format") != _FIRST_FORMAT:
+            return values
+        if values.get("require_unit") != "subject" or "privacy_units" in values:
+            raise ValueError(f'require_unit: {_FIRST_FORMAT} has require_unit = "subject"')
+        kept = {name: value for name, value in values.items() if name != "require_unit"}
+        return {**kept, "format": "fiduciary.policy/2", "privacy_units": ["subject"]}
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:
@@ -115,20 +141,23 @@ class Proposal:
 DEFAULT_POLICY = """\
 # What this site allows. Only you can change it: the coordinator has no way to.
 # Look at a plan with `client policy check plan.toml` (or a plan's id) before you allow it.
-format = "fiduciary.policy/1"
+format = "fiduciary.policy/2"
 
 # Purposes for which records may be used, as plans and datasets name them.
 # EMPTY MEANS THAT EVERY PLAN IS REFUSED. Allow one like this: purposes = ["triage-research"]
 purposes = []
 
-# Tasks that may be trained.
+# Tasks that may be trained: "text-classification", "token-classification",
+# "causal-language-modelling", "image-classification", "tabular-classification".
 tasks = ["text-classification"]
 
 # Base models: "any-embedded" (those of installed packages), or digests like "sha256:…".
 base_models = ["any-embedded"]
 
-# Who is protected: a whole data subject with all their records, not one record.
-require_unit = "subject"
+# Whom a plan must protect: "subject" is a whole data subject with all their records. Add "record"
+# to allow plans that promise their epsilon to single records; a subject then bears more, which the
+# limits below still bound.
+privacy_units = ["subject"]
 
 # Privacy loss (epsilon, add or remove one subject) that one plan may cost, and that all plans
 # together may cost, ever, at this site. Smaller is more private: 1 is strong, 8 is common, and
@@ -221,8 +250,8 @@ def check_proposal(policy: Policy, proposal: Proposal) -> tuple[Finding, ...]:
         _base_model(policy, proposal),
         Finding(
             "privacy-unit",
-            proposal.unit == policy.require_unit,
-            f"the plan protects each {proposal.unit}; required: {policy.require_unit}",
+            proposal.unit in policy.privacy_units,
+            f"the plan protects each {proposal.unit}; allowed: {_listed(policy.privacy_units)}",
             "ask the coordinator for a plan that protects whole subjects",
         ),
         Finding(

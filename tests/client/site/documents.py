@@ -66,11 +66,11 @@ def make_policy(**changes: Any) -> Policy:
     """A policy that allows `make_plan`."""
     return Policy.model_validate(
         {
-            "format": "fiduciary.policy/1",
+            "format": "fiduciary.policy/2",
             "purposes": [PURPOSE],
             "tasks": ["text-classification"],
             "base_models": ["any-embedded", ZERO_DIGEST],
-            "require_unit": "subject",
+            "privacy_units": ["subject"],
             "max_epsilon_per_plan": "8",
             "max_epsilon_total": "10",
             "delta": "0.00001",

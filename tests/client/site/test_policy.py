@@ -62,6 +62,8 @@ def test_a_plan_within_the_policy_passes_every_rule() -> None:
         ("base-model-allowed", {"base_models": ["sha256:" + "1" * 64]}, {}),
         ("epsilon-per-plan", {"max_epsilon_per_plan": "7.9"}, {}),
         ("epsilon-per-plan", {}, {"privacy": {"epsilon": "8.0001"}}),
+        ("privacy-unit", {}, {"privacy": {"unit": "record"}, "format": "fiduciary.plan/2"}),
+        ("privacy-unit", {"privacy_units": ["record"]}, {}),
         ("delta", {"delta": "0.000001"}, {}),
         ("delta", {}, {"privacy": {"delta": "0.0001"}}),
     ],
@@ -71,6 +73,36 @@ def test_each_rule_refuses_alone(rule: str, policy: dict[str, Any], plan: dict[s
     assert [name for name, passed in verdicts(found).items() if not passed] == [rule]
     refusal = next(finding for finding in found if not finding.passed)
     assert refusal.fix
+
+
+def test_a_plan_that_protects_records_needs_the_operators_word() -> None:
+    plan = make_plan(privacy={"unit": "record"}, format="fiduciary.plan/2")
+    found = check_proposal(make_policy(privacy_units=["subject", "record"]), Proposal.of(plan))
+    assert all(verdicts(found).values())
+
+
+FIRST_FORMAT = (
+    policy_toml(make_policy())
+    .replace("fiduciary.policy/2", "fiduciary.policy/1")
+    .replace('privacy_units = ["subject"]', 'require_unit = "subject"')
+)
+
+
+def test_a_policy_of_the_first_format_is_what_it_was() -> None:
+    assert parse_policy(FIRST_FORMAT.encode()) == make_policy()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('require_unit = "subject"', 'require_unit = "record"'),
+        ('require_unit = "subject"', 'privacy_units = ["record"]'),
+        ('require_unit = "subject"', 'require_unit = "subject"\nprivacy_units = ["subject"]'),
+    ],
+)
+def test_the_first_format_cannot_say_what_it_could_not(old: str, new: str) -> None:
+    with pytest.raises(MalformedInput, match="require_unit"):
+        parse_policy(FIRST_FORMAT.replace(old, new).encode())
 
 
 def test_any_embedded_allows_embedded_models_only() -> None:
@@ -94,10 +126,12 @@ def test_any_embedded_allows_embedded_models_only() -> None:
         ("max_epsilon_total = nan", "max_epsilon_total: "),
         ("max_epsilon_total = inf", "max_epsilon_total: "),
         ("delta = 1.5", "delta: "),
-        ('require_unit = "record"', "require_unit"),
+        ('privacy_units = ["household"]', "privacy_units"),
+        ("privacy_units = []", "privacy_units"),
+        ('require_unit = "subject"', "require_unit: unknown field"),
         ("minimum_subjects = 0", "minimum_subjects"),
         ("minimum_subjects = 10.5", "minimum_subjects"),
-        ('format = "fiduciary.policy/2"', "format"),
+        ('format = "fiduciary.policy/3"', "format"),
     ],
 )
 def test_a_mistake_is_named(change: str, problem: str) -> None:
