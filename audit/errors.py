@@ -46,6 +46,7 @@ class ExitCode(IntEnum):
     CHECK_DATASET = 25
     CHECK_POLICY = 26
     CHECK_BUDGET = 27
+    CHECK_COMPUTE = 28
     INTERRUPTED = 130
 
 

@@ -62,7 +62,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 
 **Exit codes.** 0 done · 2 wrong usage · 3 a rule says no · 4 no such thing · 5 malformed input ·
 6 does not verify · 7 a service does not answer · 8 not accepted · 9 exists or used already ·
-10 the privacy budget does not allow it · 20-27 `client check` · 130 ended by Ctrl-C
+10 the privacy budget does not allow it · 20-28 `client check` · 130 ended by Ctrl-C
 """,
 )
 app.add_typer(datasets_cli.app, name="data")
@@ -166,7 +166,7 @@ def join(
 def check(folder: FolderOption = None, json: Json = False) -> None:
     """Tell whether this site could take part, and what to do where it could not.
 
-    Eight checks; each failure names its remedy and has its own exit code. The first check that
+    Nine checks; each failure names its remedy and has its own exit code. The first check that
     fails decides.
 
     | exit code | check | what it looks at |
@@ -179,6 +179,7 @@ def check(folder: FolderOption = None, json: Json = False) -> None:
     | 25 | dataset | there is one, and every row opens |
     | 26 | policy | can be read, and allows something |
     | 27 | budget | the ledger is whole, and something is left |
+    | 28 | compute | `compute.toml` can be read, and its device is here |
 
     Example: `client check --json | jq '.checks[] | select(.outcome == "failed")'`
     """

@@ -1,6 +1,6 @@
 """`client check`: whether this site could take part, and what to do where it could not.
 
-* Eight checks in a fixed order, each with its own exit code; the first that fails decides.
+* Nine checks in a fixed order, each with its own exit code; the first that fails decides.
 * A check never stops another: one run tells everything that is wrong.
 * A warning does not fail: something will be wrong soon, or is unusual.
 * The network is behind `Probe`, the clock is passed in; everything else is read from the site.
@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from audit.errors import ExitCode, FiduciaryError
 from client.base_models import find_base_model
 from client.certificates import check_certificate, read_node_key
+from client.compute import read_compute
 from client.learning.base_model import EMBEDDED_MODEL
 from client.ledger import Ledger
 from client.policy import ANY_EMBEDDED, Policy, read_policy
@@ -39,7 +40,8 @@ class Check:
     """One check's verdict.
 
     Attributes:
-        name: `connection`, `clock`, `certificate`, `keys`, `model`, `dataset`, `policy`, `budget`.
+        name: `connection`, `clock`, `certificate`, `keys`, `model`, `dataset`, `policy`, `budget`,
+            `compute`.
         outcome: Whether it passed.
         detail: What was found.
         fix: What to do next; empty when all is well.
@@ -115,6 +117,7 @@ class Preflight:
             ("dataset", ExitCode.CHECK_DATASET, self._dataset),
             ("policy", ExitCode.CHECK_POLICY, self._policy),
             ("budget", ExitCode.CHECK_BUDGET, self._budget),
+            ("compute", ExitCode.CHECK_COMPUTE, self._compute),
         )
         return tuple(_judge(name, code, check) for name, code, check in table)
 
@@ -256,6 +259,11 @@ class Preflight:
         policy = read_policy(self.site.paths.policy)
         with self.site.ledger() as ledger:
             return _left(ledger, policy)
+
+    def _compute(self) -> str:
+        compute = read_compute(self.site.paths.compute)
+        compute.settings()
+        return compute.in_words()
 
 
 def exit_code_of(checks: tuple[Check, ...]) -> ExitCode:

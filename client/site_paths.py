@@ -4,6 +4,7 @@
 site/
 ├── config.toml          name and federation; written once
 ├── policy.toml          what the operator allows; theirs to edit (`client.policy`)
+├── compute.toml         engine, device, memory; theirs too, and optional (`client.compute`)
 ├── kit.json             the coordinator's signed invitation; its token is spent     (0600)
 ├── enrolment.json       what the site sent to enrol                              (0600)
 ├── token                this site's bearer token for the compliance service      (0600)
@@ -47,6 +48,11 @@ class SitePaths:
     def policy(self) -> Path:
         """What the operator allows."""
         return self.root / "policy.toml"
+
+    @property
+    def compute(self) -> Path:
+        """How the site computes; absent where the defaults do."""
+        return self.root / "compute.toml"
 
     @property
     def kit(self) -> Path:

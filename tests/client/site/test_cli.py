@@ -591,7 +591,7 @@ def test_start_fetches_a_certificate_that_is_ready(
 
 def test_every_check_is_documented_in_its_help(run: Run) -> None:
     help_text = run("check", "--help").out
-    for number in range(20, 28):
+    for number in range(20, 29):
         assert str(number) in help_text
     assert preflight.MAX_CLOCK_SKEW.seconds == 30
     assert "30 s" in help_text

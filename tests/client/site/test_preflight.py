@@ -86,8 +86,9 @@ def test_a_ready_site_passes_everything(ready: Site, probe: FakeProbe) -> None:
 
 def test_the_order_and_the_codes_are_stable(ready: Site, probe: FakeProbe) -> None:
     names = ["connection", "clock", "certificate", "keys", "model", "dataset", "policy", "budget"]
+    names.append("compute")
     assert [(check.name, int(check.exit_code)) for check in run(ready, probe).values()] == list(
-        zip(names, range(20, 28), strict=True)
+        zip(names, range(20, 29), strict=True)
     )
 
 
@@ -234,6 +235,17 @@ def test_a_certificate_that_expires_soon_warns(ready: Site, probe: FakeProbe) ->
     assert checks["certificate"].outcome == "warning"
     assert "expires on" in checks["certificate"].detail
     assert failed(checks) == ["clock"]
+
+
+def test_how_the_site_computes_is_told(ready: Site, probe: FakeProbe) -> None:
+    assert "engine one_backward on cpu, fp32" in run(ready, probe)["compute"].detail
+    ready.paths.compute.write_text('format = "fiduciary.compute/1"\ndevice = "cuda:99"\n')
+    found = run(ready, probe)
+    assert failed(found) == ["compute"]
+    assert "cuda:99 is not here" in found["compute"].detail
+    assert "compute.toml" in found["compute"].fix
+    ready.paths.compute.write_text("device = ")
+    assert failed(run(ready, probe)) == ["compute"]
 
 
 def test_a_dataset_without_purpose_warns(ready: Site, probe: FakeProbe) -> None:
