@@ -1,8 +1,9 @@
 """What a site tells of a model on its held-out subjects: integer counts, and nothing else.
 
-* Three tensors of counts are enough for every figure of `client.learning.metrics`. All of them add
-  up: the sum over sites is what one site with all examples would have counted, bit for bit. So they
-  can be summed by anybody, or by a protocol that shows nobody the summands.
+* A few arrays of counts are enough for every figure of `client.learning.metrics`: `Tally` says what
+  all kinds of them share, `EvaluationCounts` are those of one label an example. All of them add
+  up: the sum over sites is what one site with all examples would have counted, bit for bit. So
+  they can be summed by anybody, or by a protocol that shows nobody the summands.
 * Bins are fixed and public. Scores are binned by log-odds, not by probability: among many labels
   nearly all probabilities lie close to 0, where bins of equal width would tell nothing apart.
 * Confidences are summed in fixed point. No float leaves a site.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,7 @@ import numpy.typing as npt
 from audit.errors import MalformedInput
 from client.arrays import Arrays
 from client.learning.data import Example
-
-Counts = npt.NDArray[np.int64]
+from client.learning.tally import MAX_EXAMPLES, Counts, Tally, malformed
 
 SCORE_BINS = 128
 """Bins of log-odds; the outermost two are unbounded."""
@@ -49,19 +49,18 @@ MINIMUM_SLICE_SUBJECTS = 11
 """Smallest slice that is told: cells of 10 or fewer people are withheld, as the US Centers for
 Medicare & Medicaid Services ask of whoever publishes from their data (cell size policy)."""
 
-MAX_EXAMPLES = 10**9
-"""No site holds more; keeps every count and fixed-point sum far from the end of int64."""
-
 CHUNK_RECORDS = 4096
 """Records whose scores are in memory at once."""
 
 _COUNT, _RIGHT, _CONFIDENCE = range(3)
 _SLICE_SEPARATOR = "/"
 
+AnyTally = TypeVar("AnyTally", bound=Tally)
+
 
 @dataclass(frozen=True, eq=False)
-class EvaluationCounts:
-    """Counts over some examples; `+` gives those over both.
+class EvaluationCounts(Tally):
+    """Counts over examples that have one label each.
 
     Attributes:
         confusion: `(labels, labels)`: true label, predicted label.
@@ -76,10 +75,13 @@ class EvaluationCounts:
     calibration: Counts
 
     @classmethod
-    def empty(cls, label_count: int) -> Self:
-        """Counts over no examples."""
-        shapes = _shapes(label_count)
-        return cls(**{name: np.zeros(shape, np.int64) for name, shape in shapes.items()})
+    def shapes(cls, label_count: int) -> dict[str, tuple[int, ...]]:
+        """Shape of each array."""
+        return {
+            "confusion": (label_count, label_count),
+            "scores": (label_count, 2, SCORE_BINS),
+            "calibration": (CONFIDENCE_BINS, 3),
+        }
 
     @classmethod
     def count(cls, true: npt.ArrayLike, logits: npt.ArrayLike) -> Self:
@@ -132,82 +134,43 @@ class EvaluationCounts:
         """Number of examples."""
         return int(self.confusion.sum())
 
-    def __add__(self, other: EvaluationCounts) -> EvaluationCounts:
-        """Counts over the examples of both.
-
-        Raises:
-            MalformedInput: When they are about different numbers of labels.
-        """
-        if self.label_count != other.label_count:
-            raise MalformedInput(
-                f"counts of {self.label_count} labels cannot be added to counts of "
-                f"{other.label_count}",
-                fix="evaluate the same plan at every site",
-            )
-        return EvaluationCounts(
-            self.confusion + other.confusion,
-            self.scores + other.scores,
-            self.calibration + other.calibration,
-        )
-
-    def to_arrays(self, prefix: str = "") -> dict[str, Counts]:
-        """As they travel: int64 arrays by name."""
-        return {prefix + name: getattr(self, name) for name in _shapes(self.label_count)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays, label_count: int, prefix: str = "") -> Self:
-        """Read what `to_arrays` wrote, believing nothing.
-
-        Raises:
-            MalformedInput: With the first thing that no examples could have given.
-        """
-        shapes = _shapes(label_count)
-        for name, shape in shapes.items():
-            array = arrays[prefix + name]
-            if array.dtype != np.int64 or array.shape != shape:
-                raise _malformed(
-                    f"expected int64 {name} of shape {shape}, got {array.dtype} {array.shape}"
-                )
-        counts = cls(**{name: arrays[prefix + name] for name in shapes})
-        counts._check()
-        return counts
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuse arrays that no examples could have given."""
         confusion, scores, calibration = self.confusion, self.scores, self.calibration
         for name, array in self.to_arrays().items():
             # Only the last column of `calibration` holds anything but counts.
             cells = array[:, :_CONFIDENCE] if name == "calibration" else array
             if (array < 0).any() or (cells > MAX_EXAMPLES).any():
-                raise _malformed(f"its {name} holds numbers that cannot be counts")
+                raise malformed(f"its {name} holds numbers that cannot be counts")
         examples = self.examples
         if examples > MAX_EXAMPLES:
-            raise _malformed(f"it counts {examples} examples, more than {MAX_EXAMPLES}")
+            raise malformed(f"it counts {examples} examples, more than {MAX_EXAMPLES}")
         of_label = confusion.sum(axis=1)
         scored = scores.sum(axis=2)
         if (scored[:, 1] != of_label).any() or (scored[:, 0] != examples - of_label).any():
-            raise _malformed("its scores count other examples than its confusion")
+            raise malformed("its scores count other examples than its confusion")
         count, right, confidence = calibration.T
         if count.sum() != examples or right.sum() != np.trace(confusion):
-            raise _malformed("its calibration counts other examples than its confusion")
+            raise malformed("its calibration counts other examples than its confusion")
         if (right > count).any():
-            raise _malformed("its calibration has more right than there are")
+            raise malformed("its calibration has more right than there are")
         lowest = np.arange(CONFIDENCE_BINS) * (CONFIDENCE_UNIT // CONFIDENCE_BINS)
         highest = np.append(lowest[1:] - 1, CONFIDENCE_UNIT)
         if (confidence < count * lowest).any() or (confidence > count * highest).any():
-            raise _malformed("its calibration has confidences outside their bin")
+            raise malformed("its calibration has confidences outside their bin")
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(Generic[AnyTally]):
     """Counts over all examples, and over those of each group that is large enough to be told.
 
     A group is named as the plan declares it. Groups share no example.
     """
 
-    everybody: EvaluationCounts
-    slices: Mapping[str, EvaluationCounts] = field(default_factory=dict)
+    everybody: AnyTally
+    slices: Mapping[str, AnyTally] = field(default_factory=dict)
 
-    def __add__(self, other: Evaluation) -> Evaluation:
+    def __add__(self, other: Evaluation[AnyTally]) -> Evaluation[AnyTally]:
         """Counts over the examples of both; a slice that one of them withholds is the other's."""
         slices = dict(self.slices)
         for group, counts in other.slices.items():
@@ -221,44 +184,48 @@ class Evaluation:
             arrays |= counts.to_arrays(group + _SLICE_SEPARATOR)
         return arrays
 
-    @classmethod
-    def from_arrays(cls, arrays: Arrays, label_count: int, groups: Collection[str] = ()) -> Self:
+    @staticmethod
+    def from_arrays(
+        arrays: Arrays,
+        label_count: int,
+        groups: Collection[str] = (),
+        kind: type[Tally] = EvaluationCounts,
+    ) -> Evaluation[Any]:
         """Read what `to_arrays` wrote, believing nothing.
 
         Args:
             arrays: As received.
             label_count: Number of the plan's labels.
             groups: The groups that the plan declares; any of them may be withheld.
+            kind: What the plan's task counts (`client.learning.tasks.counts_of`).
 
         Raises:
             MalformedInput: With the first thing that no examples could have given.
         """
+        names = kind.shapes(label_count)
         prefixes = {group: group + _SLICE_SEPARATOR for group in groups}
         told = {
             group: prefix
             for group, prefix in prefixes.items()
-            if any(prefix + name in arrays for name in _shapes(label_count))
+            if any(prefix + name in arrays for name in names)
         }
-        expected = {
-            prefix + name for prefix in ("", *told.values()) for name in _shapes(label_count)
-        }
+        expected = {prefix + name for prefix in ("", *told.values()) for name in names}
         if set(arrays) != expected:
-            raise _malformed(
+            raise malformed(
                 f"expected the arrays {', '.join(sorted(expected))} and nothing else, got "
                 f"{', '.join(sorted(arrays))[:200] or 'none'}"
             )
-        everybody = EvaluationCounts.from_arrays(arrays, label_count)
+        everybody = kind.from_arrays(arrays, label_count)
         slices = {
-            group: EvaluationCounts.from_arrays(arrays, label_count, prefix)
-            for group, prefix in told.items()
+            group: kind.from_arrays(arrays, label_count, prefix) for group, prefix in told.items()
         }
         for name, array in everybody.to_arrays().items():
             if (sum(getattr(counts, name) for counts in slices.values()) > array).any():
-                raise _malformed("its slices count examples that are not among all")
-        return cls(everybody, slices)
+                raise malformed("its slices count examples that are not among all")
+        return Evaluation(everybody, slices)
 
 
-def sum_evaluations(evaluations: Sequence[Evaluation]) -> Evaluation:
+def sum_evaluations(evaluations: Sequence[Evaluation[AnyTally]]) -> Evaluation[AnyTally]:
     """What the sites counted together.
 
     Raises:
@@ -273,8 +240,8 @@ def evaluate_examples(
     examples: Sequence[Example],
     logits_of: Callable[[list[int]], npt.ArrayLike],
     label_count: int,
-) -> Evaluation:
-    """Count all examples, and slices by `Example.group`.
+) -> Evaluation[EvaluationCounts]:
+    """Count examples that have one label each, and slices by `Example.group`.
 
     Args:
         examples: Held-out examples, labels in `[0, label_count)`; an empty group means none.
@@ -284,25 +251,42 @@ def evaluate_examples(
     Raises:
         MalformedInput: When a score is not finite.
     """
+
+    def count(rows: list[int]) -> EvaluationCounts:
+        return EvaluationCounts.count([examples[row].label for row in rows], logits_of(rows))
+
+    return count_by_group(examples, count, EvaluationCounts.empty(label_count))
+
+
+def count_by_group(
+    examples: Sequence[Example], count: Callable[[list[int]], AnyTally], nothing: AnyTally
+) -> Evaluation[AnyTally]:
+    """Count all examples, and slices by `Example.group`.
+
+    Args:
+        examples: Held-out examples; an empty group means none.
+        count: Counts of the examples at some rows.
+        nothing: Counts of no examples.
+    """
     rows_of: dict[str, list[int]] = {}
     groups_of: dict[str, set[str]] = {}
     for row, example in enumerate(examples):
         rows_of.setdefault(example.group, []).append(row)
         groups_of.setdefault(example.subject, set()).add(example.group)
-    by_group = {}
-    for group, rows in rows_of.items():
-        counts = EvaluationCounts.empty(label_count)
-        for start in range(0, len(rows), CHUNK_RECORDS):
-            chunk = rows[start : start + CHUNK_RECORDS]
-            true = [examples[row].label for row in chunk]
-            counts += EvaluationCounts.count(true, logits_of(chunk))
-        by_group[group] = counts
+    by_group = {
+        group: reduce(
+            add,
+            (count(rows[start:][:CHUNK_RECORDS]) for start in range(0, len(rows), CHUNK_RECORDS)),
+            nothing,
+        )
+        for group, rows in rows_of.items()
+    }
     # A subject whose records lie in several groups makes none of them larger.
     subjects = dict.fromkeys(by_group, 0)
     for groups in groups_of.values():
         if len(groups) == 1:
             subjects[min(groups)] += 1
-    everybody = reduce(add, by_group.values(), EvaluationCounts.empty(label_count))
+    everybody = reduce(add, by_group.values(), nothing)
     return Evaluation(everybody, {group: by_group[group] for group in groups_to_tell(subjects)})
 
 
@@ -328,14 +312,6 @@ def groups_to_tell(
     return tuple(sorted(told))
 
 
-def _shapes(label_count: int) -> dict[str, tuple[int, ...]]:
-    return {
-        "confusion": (label_count, label_count),
-        "scores": (label_count, 2, SCORE_BINS),
-        "calibration": (CONFIDENCE_BINS, 3),
-    }
-
-
 def _score_bin(log_probability: npt.NDArray[np.float64]) -> Counts:
     """Bin of the log-odds `log p - log(1 - p)`; monotone in `p`, also at 0 and 1."""
     below_one = np.minimum(log_probability, -np.finfo(np.float64).eps)
@@ -347,9 +323,3 @@ def _score_bin(log_probability: npt.NDArray[np.float64]) -> Counts:
 def _confidence_bin(confidence: Counts) -> Counts:
     bins: Counts = np.minimum(confidence * CONFIDENCE_BINS // CONFIDENCE_UNIT, CONFIDENCE_BINS - 1)
     return bins
-
-
-def _malformed(reason: str) -> MalformedInput:
-    return MalformedInput(
-        f"malformed evaluation: {reason}", fix="run the same version at every site"
-    )

@@ -37,7 +37,7 @@ from client.learning.epsilon_bounds import (
     clopper_pearson_bound,
     one_run_bound,
 )
-from client.learning.metrics import auc_interval
+from client.learning.intervals import auc_interval
 from client.learning.passes import Passes, Settings
 from client.learning.plan_model import PlanModel
 from client.learning.privacy_audit import BOUND_ALPHA, LowerBound

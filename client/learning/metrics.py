@@ -2,43 +2,54 @@
 
 | figure | how |
 |---|---|
-| accuracy, precision, recall | shares, with 95 % intervals of Wilson (1927), Statist. Assoc. 22 |
+| accuracy, precision, recall | shares |
 | F1 | harmonic mean of both; averages macro (a label counts), weighted (by how often it is true),
   micro (an example counts; with one label an example this is the accuracy) |
-| ROC-AUC | one label against the rest, Mann-Whitney over binned scores, ties counted half; 95 %
-  interval by method 5 of Newcombe (2006), Statistics in Medicine 25:559-573, which inverts the
-  variance of Hanley & McNeil (1982), Radiology 143:29-36, and does not collapse at 1 |
+| ROC-AUC | one label against the rest, Mann-Whitney over binned scores, ties counted half |
 | calibration | reliability by bins of confidence and expected calibration error, Guo et al. (2017),
   "On Calibration of Modern Neural Networks", section 2 |
 
-* Intervals treat examples as independent: with several records a subject they are too narrow.
+* Intervals are at 95 % (`client.learning.intervals`) and treat examples as independent: with
+  several records a subject they are too narrow.
+* What language models and labelled spans have of their own: `client.learning.language_evaluation`,
+  `client.learning.entity_evaluation`.
 * What counts nothing is None, never a number: no AUC of a label that is always or never true.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from client.learning.entity_evaluation import (
+    EntityReport,
+    SpanCounts,
+    entities_in_words,
+    entity_report,
+)
 from client.learning.evaluation import (
     CONFIDENCE_BINS,
     CONFIDENCE_UNIT,
-    Counts,
     Evaluation,
     EvaluationCounts,
 )
-
-Interval = tuple[float, float]
-"""Lower and upper end of a 95 % confidence interval."""
-
-Z_95 = 1.959963984540054
-"""97.5 % quantile of the standard normal distribution."""
-
-REPORT_DIGITS = 6
-_BISECTIONS = 60  # halve [0, 1] to below a float's resolution
+from client.learning.intervals import (
+    Interval,
+    auc_interval,
+    rounded,
+    rounded_interval,
+    wilson_interval,
+)
+from client.learning.language_evaluation import (
+    LanguageCounts,
+    LanguageSummary,
+    language_in_words,
+    language_summary,
+)
+from client.learning.tally import Counts, Tally
 
 
 @dataclass(frozen=True)
@@ -114,13 +125,15 @@ class EvaluationReport:
         reliability: Bins of confidence that hold examples.
         confusion: Positions of true and predicted label, and how often: counts above 0 only.
         slices: By declared group.
+        entities: Where spans are labelled: an example is a token then.
     """
 
-    everybody: Summary
-    labels: tuple[LabelMetrics, ...]
-    reliability: tuple[ReliabilityBin, ...]
-    confusion: tuple[tuple[int, int, int], ...]
-    slices: dict[str, Summary] = field(default_factory=dict)
+    everybody: Summary | LanguageSummary
+    labels: tuple[LabelMetrics, ...] = ()
+    reliability: tuple[ReliabilityBin, ...] = ()
+    confusion: tuple[tuple[int, int, int], ...] = ()
+    slices: dict[str, Summary | LanguageSummary] = field(default_factory=dict)
+    entities: EntityReport | None = None
 
 
 def accuracy(matrix: Counts) -> float:
@@ -170,23 +183,6 @@ def averages(matrix: Counts) -> tuple[Averages, Averages, Averages]:
     )
 
 
-def wilson_interval(right: int, total: int) -> Interval:
-    """95 % score interval of a share; everything is possible of nothing seen.
-
-    >>> wilson_interval(0, 0)
-    (0.0, 1.0)
-    >>> [round(end, 4) for end in wilson_interval(81, 263)]
-    [0.2553, 0.3662]
-    """
-    if not total:
-        return (0.0, 1.0)
-    share, spread = right / total, Z_95**2 / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    low = 0.0 if right == 0 else centre - half
-    return (low, 1.0 if right == total else centre + half)
-
-
 def roc_auc(histogram: Counts) -> RocAuc | None:
     """Area under the ROC curve of binned scores.
 
@@ -211,34 +207,6 @@ def roc_auc(histogram: Counts) -> RocAuc | None:
     pairs, ties = float(own) * float(others), float(label @ rest)
     value = (float(label @ below) + ties / 2) / pairs
     return RocAuc(value, auc_interval(value, own, others), ties / 2 / pairs)
-
-
-def auc_interval(value: float, own: int, others: int) -> Interval:
-    """Areas whose own standard error reaches `value`: Newcombe (2006), method 5.
-
-    Args:
-        value: The area, in [0, 1].
-        own: Examples that should score above, at least 1.
-        others: Examples that should score below, at least 1.
-    """
-    mean = (own + others) / 2 - 1
-
-    def compatible(area: float) -> bool:
-        variance = area * (1 - area) / own / others
-        variance *= 1 + mean * (1 - area) / (2 - area) + mean * area / (1 + area)
-        return abs(area - value) <= Z_95 * math.sqrt(max(variance, 0.0))
-
-    def end(outside: float) -> float:
-        inside = value
-        for _ in range(_BISECTIONS):
-            middle = (inside + outside) / 2
-            if compatible(middle):
-                inside = middle
-            else:
-                outside = middle
-        return inside
-
-    return (0.0 if compatible(0.0) else end(0.0), 1.0 if compatible(1.0) else end(1.0))
 
 
 def macro_roc_auc(scores: Counts) -> float | None:
@@ -297,32 +265,43 @@ def label_metrics(counts: EvaluationCounts, labels: Sequence[str]) -> tuple[Labe
     )
 
 
-def summary(counts: EvaluationCounts) -> Summary:
-    """Figures of all labels together."""
+def summary(counts: Tally) -> Summary | LanguageSummary:
+    """Figures of all labels together, or of a language model."""
+    if isinstance(counts, LanguageCounts):
+        return language_summary(counts)
+    if isinstance(counts, EvaluationCounts):
+        return _classification(counts)
+    raise TypeError(f"no figures of {type(counts).__name__}")
+
+
+def _classification(counts: EvaluationCounts) -> Summary:
     right = int(np.trace(counts.confusion))
     area = macro_roc_auc(counts.scores)
     error = expected_calibration_error(counts.calibration)
     macro, micro, weighted = map(_rounded_averages, averages(counts.confusion))
     return Summary(
         examples=counts.examples,
-        accuracy=_round(accuracy(counts.confusion)),
-        accuracy_interval=_rounded(wilson_interval(right, counts.examples)),
+        accuracy=rounded(accuracy(counts.confusion)),
+        accuracy_interval=rounded_interval(wilson_interval(right, counts.examples)),
         macro=macro,
         micro=micro,
         weighted=weighted,
-        macro_roc_auc=None if area is None else _round(area),
-        expected_calibration_error=None if error is None else _round(error),
+        macro_roc_auc=None if area is None else rounded(area),
+        expected_calibration_error=None if error is None else rounded(error),
     )
 
 
-def evaluation_report(evaluation: Evaluation, labels: Sequence[str]) -> EvaluationReport:
+def evaluation_report(evaluation: Evaluation[Any], labels: Sequence[str]) -> EvaluationReport:
     """All figures of the summed counts.
 
     Args:
         evaluation: Of one site, or the sum of several.
         labels: The plan's labels, in order.
     """
-    counts = evaluation.everybody
+    counts: Tally = evaluation.everybody
+    slices = {group: summary(each) for group, each in sorted(evaluation.slices.items())}
+    if not isinstance(counts, EvaluationCounts):
+        return EvaluationReport(everybody=summary(counts), slices=slices)
     true, predicted = np.nonzero(counts.confusion)
     cells = zip(true, predicted, counts.confusion[true, predicted], strict=True)
     return EvaluationReport(
@@ -333,18 +312,23 @@ def evaluation_report(evaluation: Evaluation, labels: Sequence[str]) -> Evaluati
                 low=each.low,
                 high=each.high,
                 examples=each.examples,
-                mean_confidence=_round(each.mean_confidence),
-                accuracy=_round(each.accuracy),
+                mean_confidence=rounded(each.mean_confidence),
+                accuracy=rounded(each.accuracy),
             )
             for each in reliability(counts.calibration)
         ),
         confusion=tuple((int(row), int(column), int(count)) for row, column, count in cells),
-        slices={group: summary(each) for group, each in sorted(evaluation.slices.items())},
+        slices=slices,
+        entities=entity_report(counts, dict(evaluation.slices), labels)
+        if isinstance(counts, SpanCounts)
+        else None,
     )
 
 
-def in_words(figures: Summary) -> str:
-    """The figures of all labels together, in one line."""
+def in_words(figures: Summary | LanguageSummary) -> str:
+    """The figures of all labels together, or of a language model, in one line."""
+    if isinstance(figures, LanguageSummary):
+        return language_in_words(figures)
     low, high = figures.accuracy_interval
     line = f"accuracy {figures.accuracy:.6f} (95 % interval {low:.4f} to {high:.4f})"
     line += f", macro F1 {figures.macro.f1:.6f}"
@@ -355,27 +339,27 @@ def in_words(figures: Summary) -> str:
     return line
 
 
+def report_in_words(report: EvaluationReport) -> str:
+    """The figures of everybody, in one line: of tokens and of spans, where spans are labelled."""
+    line = in_words(report.everybody)
+    if report.entities is None:
+        return line
+    return f"{entities_in_words(report.entities.everybody)}; of tokens: {line}"
+
+
 def _share(part: int, whole: int) -> float | None:
-    return _round(part / whole) if whole else None
+    return rounded(part / whole) if whole else None
 
 
 def _interval(part: int, whole: int) -> Interval | None:
-    return _rounded(wilson_interval(part, whole)) if whole else None
+    return rounded_interval(wilson_interval(part, whole)) if whole else None
 
 
 def _rounded_auc(area: RocAuc | None) -> RocAuc | None:
     if area is None:
         return None
-    return RocAuc(_round(area.value), _rounded(area.interval), _round(area.binning_error))
+    return RocAuc(rounded(area.value), rounded_interval(area.interval), rounded(area.binning_error))
 
 
 def _rounded_averages(each: Averages) -> Averages:
-    return Averages(_round(each.precision), _round(each.recall), _round(each.f1))
-
-
-def _rounded(interval: Interval) -> Interval:
-    return (_round(interval[0]), _round(interval[1]))
-
-
-def _round(value: float) -> float:
-    return round(value, REPORT_DIGITS)
+    return Averages(rounded(each.precision), rounded(each.recall), rounded(each.f1))

@@ -29,6 +29,7 @@ from client.learning.data import Example
 from client.learning.evaluation import Evaluation
 from client.learning.label_histogram import LabelHistogram
 from client.learning.losses import classification_losses
+from client.learning.tally import Tally
 from compliance.statements import TrainingPlan
 
 State = dict[str, npt.NDArray[np.float32]]
@@ -69,12 +70,14 @@ class PlanModel(ABC):
             process needs to make the same.
         load_example: Code that loads a release without Fiduciary; `{folder}`, `{base}` and
             `{max_tokens}` are to be filled in.
+        counts: What an evaluation counts.
     """
 
     plan: TrainingPlan
     network: nn.Module
     device: torch.device
     load_example: ClassVar[str]
+    counts: ClassVar[type[Tally]]
 
     def __init__(self, plan: TrainingPlan, network: nn.Module) -> None:
         self.plan = plan
@@ -208,7 +211,7 @@ class PlanModel(ABC):
         examples: Sequence[Example],
         records: Sequence[EncodedRecord],
         results_of: Callable[[list[int]], list[npt.NDArray[np.float32]]],
-    ) -> Evaluation:
+    ) -> Evaluation[Any]:
         """Counts over examples.
 
         Args:

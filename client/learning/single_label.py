@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor
 
 from client.learning.data import Example
-from client.learning.evaluation import Evaluation, evaluate_examples
+from client.learning.evaluation import Evaluation, EvaluationCounts, evaluate_examples
 from client.learning.plan_model import EncodedRecord, PlanModel
+from client.learning.tally import Tally
 
 
 class SingleLabel(PlanModel):
     """Losses and counts of a model whose outputs are `(records, labels)`."""
+
+    counts: ClassVar[type[Tally]] = EvaluationCounts
 
     def shares(self, label: int) -> tuple[float, ...]:
         """What a record with this label counts in the histogram."""
@@ -38,7 +42,7 @@ class SingleLabel(PlanModel):
         examples: Sequence[Example],
         records: Sequence[EncodedRecord],
         results_of: Callable[[list[int]], list[npt.NDArray[np.float32]]],
-    ) -> Evaluation:
+    ) -> Evaluation[EvaluationCounts]:
         """Counts of records by true label and logits."""
         del records
         return evaluate_examples(

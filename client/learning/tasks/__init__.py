@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from client.learning.data import Example, StoredRecord
 from client.learning.plan_model import PlanModel
+from client.learning.tally import Tally
 from compliance.statements import TrainingPlan
 
 TASKS: Final[Mapping[str, tuple[str, str]]] = {
@@ -57,6 +58,12 @@ def load_example(plan: TrainingPlan) -> str:
     """Code that loads a release of the plan without Fiduciary, with places to fill in."""
     code: str = _model_class(plan).load_example_of(plan)
     return code
+
+
+def counts_of(plan: TrainingPlan) -> type[Tally]:
+    """What sites count when they evaluate a plan."""
+    kind: type[Tally] = _model_class(plan).counts
+    return kind
 
 
 def _model_class(plan: TrainingPlan) -> Any:

@@ -18,6 +18,7 @@ from sklearn.metrics import (
 )
 
 from client.learning.evaluation import CONFIDENCE_UNIT, Evaluation, EvaluationCounts
+from client.learning.intervals import wilson_interval
 from client.learning.metrics import (
     Averages,
     accuracy,
@@ -29,7 +30,6 @@ from client.learning.metrics import (
     macro_roc_auc,
     reliability,
     roc_auc,
-    wilson_interval,
 )
 
 Floats = npt.NDArray[np.float64]
