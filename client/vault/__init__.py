@@ -1,6 +1,8 @@
 """The site's encrypted store of de-identified records."""
 
 from client.vault.contents import (
+    SEARCH_OF_CONTENT,
+    Content,
     Dataset,
     DatasetCheck,
     Datasheet,
@@ -9,13 +11,16 @@ from client.vault.contents import (
     KeyStore,
     Provenance,
     Record,
+    Search,
     SubjectHoldings,
     VaultPaths,
+    labels_of,
 )
 from client.vault.staging import Staging
 from client.vault.store import Vault
 
 __all__ = [
+    "Content",
     "Dataset",
     "DatasetCheck",
     "Datasheet",
@@ -24,8 +29,11 @@ __all__ = [
     "KeyStore",
     "Provenance",
     "Record",
+    "SEARCH_OF_CONTENT",
+    "Search",
     "Staging",
     "SubjectHoldings",
     "Vault",
     "VaultPaths",
+    "labels_of",
 ]

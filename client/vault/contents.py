@@ -6,14 +6,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field
 
 from compliance.statements import Digest, Document, Name, Text, Time
+
+Content = Literal["text", "spans", "language", "table", "image"]
+"""What the records of a dataset are (docs/adr/0021): texts with a class each, texts with labelled
+parts, texts alone, rows of a table, pictures."""
+
+Search = Literal["identifiers-replaced", "rows-kept-out", "pixels-not-searched"]
+"""What was done about identifiers: stand-ins for them in text; rows kept out whose cells hold any;
+nothing but metadata removed from pictures."""
+
+SEARCH_OF_CONTENT: Final[Mapping[Content, Search]] = {
+    "text": "identifiers-replaced",
+    "spans": "identifiers-replaced",
+    "language": "identifiers-replaced",
+    "table": "rows-kept-out",
+    "image": "pixels-not-searched",
+}
 
 
 class VaultPaths(Protocol):
@@ -59,25 +76,47 @@ class Record:
 
     Attributes:
         subject: Keyed pseudonym of the subject, 64 hexadecimal digits.
-        text: De-identified text.
-        label: The class, as the source file spelt it.
+        text: De-identified content: text, a row's cells as a canonical JSON object of strings, or a
+            PNG in base64.
+        label: The class, as the source file spelt it; of labelled spans, canonical JSON
+            `[[start, end, "LABEL"], …]` over `text`; empty where there is none.
+        group: What evaluation is sliced by; empty for none.
     """
 
     subject: str
     text: str
     label: str
+    group: str = ""
+
+
+def labels_of(content: Content, record: Record) -> list[str]:
+    """The labels that a record carries: one class, one for each of its spans, or none.
+
+    >>> labels_of("spans", Record("p", "ache and rash", '[[0,4,"SIGN"],[9,13,"SIGN"]]'))
+    ['SIGN', 'SIGN']
+    """
+    if content == "spans":
+        return [str(label) for _, _, label in json.loads(record.label)]
+    return [record.label] if record.label else []
 
 
 class Datasheet(Document):
     """What is known of a dataset. Sealed at rest: counts and labels are private too."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"content", "groups", "deidentification"})
 
     format: Literal["fiduciary.datasheet/1"] = "fiduciary.datasheet/1"
     created_at: Time
     purposes: tuple[Name, ...] = ()
     """Purposes that the site's operator stated; empty means none was stated."""
     legal_basis: str = ""
+    content: Content = "text"
+    deidentification: Search = "identifiers-replaced"
     deidentification_digest: Digest
     label_counts: dict[Text, Annotated[int, Field(ge=1)]]
+    """Records of each class, or spans of each label."""
+    groups: dict[Text, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Records of each group."""
     records: Annotated[int, Field(ge=0)]
     subjects: Annotated[int, Field(ge=0)]
     quarantined: dict[str, int] = Field(default_factory=dict)
@@ -100,7 +139,7 @@ class Provenance:
         legal_basis: Legal basis that the operator stated.
         quarantined: Rows kept out, by reason.
         duplicates_dropped: Exact duplicates of another row of the file.
-        empty_dropped: Rows that lacked subject, text or label.
+        empty_dropped: Rows that lacked subject, content or label.
         replacements: Identifiers replaced, by kind.
     """
 

@@ -23,8 +23,12 @@ DATASHEET_KEY = "vault:datasheets"
 
 
 def seal_record(key: bytes, dataset_id: str, position: int, record: Record) -> bytes:
-    """Encrypt one record under its subject's key, bound to its place."""
-    plain = canonical_bytes({"label": record.label, "text": record.text})
+    """Encrypt one record under its subject's key, bound to its place.
+
+    A record without a group has the bytes that records had before there were groups.
+    """
+    group = {"group": record.group} if record.group else {}
+    plain = canonical_bytes({"label": record.label, "text": record.text, **group})
     return _sealed(key, plain, _record_data(dataset_id, position, record.subject))
 
 
@@ -44,7 +48,8 @@ def open_record(key: bytes, dataset_id: str, position: int, subject: str, sealed
     content = parse_canonical(plain)
     if not isinstance(content, dict):
         raise VerificationFailed(f"record {position} holds no record")
-    return Record(subject, str(content["text"]), str(content["label"]))
+    text, label, group = (str(content.get(name, "")) for name in ("text", "label", "group"))
+    return Record(subject, text, label, group)
 
 
 def seal_datasheet(key: bytes, dataset_id: str, name: str, version: int, sheet: Datasheet) -> bytes:

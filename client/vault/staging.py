@@ -21,7 +21,16 @@ from typing import Self
 
 from audit.errors import Conflict, Refused
 from client.vault import sealing
-from client.vault.contents import Dataset, Datasheet, HeldSubject, Provenance, Record
+from client.vault.contents import (
+    SEARCH_OF_CONTENT,
+    Content,
+    Dataset,
+    Datasheet,
+    HeldSubject,
+    Provenance,
+    Record,
+    labels_of,
+)
 from client.vault.store import Vault
 from client.vault.tables import digest_of
 from compliance.statements import utc_now
@@ -33,21 +42,26 @@ class Staging:
     Leaving the block without `publish` discards what was staged.
     """
 
-    def __init__(self, vault: Vault, name: str, *, replace: bool = False) -> None:
+    def __init__(
+        self, vault: Vault, name: str, *, replace: bool = False, content: Content = "text"
+    ) -> None:
         """Prepare; entering the block takes the lock.
 
         Args:
             vault: Where the dataset goes.
             name: The dataset's name.
             replace: Whether a visible dataset of that name may be replaced.
+            content: What its records are.
         """
         self._vault = vault
         self.name = name
         self._replace = replace
+        self._content = content
         self._id = secrets.token_hex(16)
         self._version = 1
         self._position = 0
         self._labels: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._groups: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._lock = -1
         self._published = False
         self.erased_rows_left_out = 0
@@ -113,7 +127,8 @@ class Staging:
                     (self._id, self._position, subject, sealed),
                 )
                 self._position += 1
-                self._labels[subject][record.label] += 1
+                self._labels[subject].update(labels_of(self._content, record))
+                self._groups[subject].update([record.group] if record.group else [])
                 stored += 1
         return stored
 
@@ -147,14 +162,19 @@ class Staging:
                     fix="mend the file and add it again; nothing was stored",
                 )
             labels: Counter[str] = Counter()
+            groups: Counter[str] = Counter()
             for subject, _ in rows:
                 labels.update(self._labels[subject])
+                groups.update(self._groups[subject])
             sheet = Datasheet(
                 created_at=utc_now(),
                 purposes=provenance.purposes,
                 legal_basis=provenance.legal_basis,
                 deidentification_digest=provenance.deidentification_digest,
+                content=self._content,
+                deidentification=SEARCH_OF_CONTENT[self._content],
                 label_counts=dict(labels),
+                groups=dict(groups),
                 records=sum(count for _, count in rows),
                 subjects=len(rows),
                 quarantined=dict(provenance.quarantined),

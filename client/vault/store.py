@@ -41,7 +41,7 @@ from client.vault.contents import (
     SubjectHoldings,
     VaultPaths,
 )
-from client.vault.erasing import describe_without, labels_by_dataset
+from client.vault.erasing import describe_without, rows_of
 from client.vault.tables import ReadyDataset, configure, digest_of
 from compliance.statements import utc_now
 
@@ -361,16 +361,16 @@ class Vault:
             known = connection.execute("SELECT 1 FROM subject_keys WHERE subject = ?", (subject,))
             if known.fetchone() is None:
                 raise _unknown_subject()
-            touched = labels_by_dataset(connection, subject, self._existing_key(subject))
+            touched = rows_of(connection, subject, self._existing_key(subject))
             connection.execute("DELETE FROM records WHERE subject = ?", (subject,))
-            for row, labels in touched:
-                describe_without(connection, row, labels, self._datasheet_key())
+            for going in touched:
+                describe_without(connection, going, self._datasheet_key())
             connection.execute(
                 "INSERT INTO erased_subjects VALUES (?, ?, ?, 0, ?)",
                 (
                     subject,
-                    json.dumps([row.name for row, _ in touched]),
-                    sum(len(labels) for _, labels in touched),
+                    json.dumps([going.dataset.name for going in touched]),
+                    sum(going.rows for going in touched),
                     utc_now(),
                 ),
             )
