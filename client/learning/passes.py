@@ -20,7 +20,7 @@ from torch import Tensor
 from client.learning.data import Example
 from client.learning.frozen import DEFAULT_LIMIT_BYTES, FrozenValues
 from client.learning.micro_batches import MicroBatches, Part
-from client.learning.plan_model import PlanModel
+from client.learning.plan_model import EncodedRecord, PlanModel
 
 INFERENCE_FACTOR: Final = 4
 """How much larger a micro-batch without gradients is."""
@@ -36,6 +36,8 @@ class Settings:
     Attributes:
         engine: How per-subject gradients are computed: `one_backward` or `hooks`.
         device: As torch names it, such as `cpu` or `cuda:0`.
+        devices: Where several share out each step's subjects, instead of `device`; what one device
+            does alone, the first does. See `client.learning.parallel`.
         precision: `bf16` computes forward and backward pass in bfloat16 where torch's autocast
             does; norms, sums and noise are float32 and float64 in either case.
         micro_batch_tokens: Tokens in memory at once, fewer when they do not fit.
@@ -44,16 +46,21 @@ class Settings:
 
     engine: str = "one_backward"
     device: str = "cpu"
+    devices: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch_tokens: int = 4096
     cache_bytes: int = DEFAULT_LIMIT_BYTES
 
+    @property
+    def first_device(self) -> torch.device:
+        """Where one process computes."""
+        return torch.device(self.devices[0] if self.devices else self.device)
+
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Where forward passes run."""
-        with torch.autocast(
-            torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"
-        ):
+        is_bf16 = self.precision == "bf16"
+        with torch.autocast(self.first_device.type, torch.bfloat16, enabled=is_bf16):
             yield
 
 
@@ -64,13 +71,20 @@ class Passes:
         model: The plan's model.
         examples: Whose order gives records their numbers.
         settings: The site's.
+        records: The examples as the model reads them, where they were encoded already.
     """
 
-    def __init__(self, model: PlanModel, examples: Sequence[Example], settings: Settings) -> None:
+    def __init__(
+        self,
+        model: PlanModel,
+        examples: Sequence[Example],
+        settings: Settings,
+        records: Sequence[EncodedRecord] | None = None,
+    ) -> None:
         self._model = model
         self._settings = settings
         self.examples = tuple(examples)
-        self.records = model.encode(self.examples)
+        self.records = model.encode(self.examples) if records is None else list(records)
         self._frozen = FrozenValues(settings.cache_bytes)
 
     def size(self, record: int) -> int:

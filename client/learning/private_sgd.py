@@ -15,26 +15,26 @@ The formal statement and the edge cases are in `client.learning.subject_optimize
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from audit.errors import MalformedInput
+from client.learning.clipped_sums import ClippedSums
 from client.learning.data import Example, check_examples
 from client.learning.device_failures import device_failures_named
 from client.learning.evaluation import Evaluation
-from client.learning.hooks import HooksModule
-from client.learning.micro_batches import MicroBatches, Part
-from client.learning.one_backward import OneBackwardModule
-from client.learning.passes import PROBE_FACTOR, Passes, Settings
+from client.learning.observations import Observations
+from client.learning.parallel import Ranks
+from client.learning.passes import Passes, Settings
 from client.learning.plan_model import PlanModel, State
 from client.learning.randomness import Keystream
-from client.learning.subject_gradients import SubjectGradients
 from client.learning.subject_optimizer import SubjectOptimizer
 from compliance.statements import Phase, TrainingPlan
 
@@ -44,41 +44,22 @@ Progress = Callable[[int, int], None]
 """Called with steps done and steps in all, after each step."""
 
 
-class Engine(Protocol):
-    """A wrapped model that gives the subjects' gradients of each backward pass.
+class Sums(Protocol):
+    """Sums of clipped gradients for the steps of one round, on one device or several."""
 
-    Attributes:
-        weights: What trains, in the order in which `collect` gives gradients.
-    """
-
-    weights: list[nn.Parameter]
-
-    def group(self, subject_of_record: Tensor, subject_count: int) -> None:
-        """Say whose the records of the next forward pass are."""
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """What trains."""
         ...
 
-    def __call__(self, *inputs: Any) -> Any:
-        """The model's output."""
+    def add(self, chosen: Sequence[Sequence[int]], optimizer: SubjectOptimizer) -> None:
+        """Fold subjects, given by their records, into the optimiser's sum of this step."""
         ...
 
-    def backward(self, loss: Tensor) -> None:
-        """One backward pass of the sum of the records' losses."""
+    @property
+    def shrunken_limit(self) -> int | None:
+        """To what micro-batches had to shrink because memory ran out; None where they did not."""
         ...
-
-    def collect(self) -> SubjectGradients:
-        """The subjects' gradients of the backward pass that was just made."""
-        ...
-
-    def close(self) -> None:
-        """Undo everything that wrapping did to the model."""
-        ...
-
-
-ENGINES: Final[Mapping[str, Callable[[nn.Module], Engine]]] = {
-    "one_backward": OneBackwardModule,
-    "hooks": HooksModule,
-}
-"""By the name of their `grad_sample_mode`. They compute the same; `hooks` is Opacus' own."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +108,14 @@ class SiteTrainer:
         self._keystream = Keystream(None if seed is None else f"site-trainer {seed}".encode())
         self._seeded = seed is not None
         with device_failures_named():
-            model.to(torch.device(settings.device))
+            model.to(settings.first_device)
             self._passes = Passes(model, examples, settings)
-        records_of: dict[str, list[int]] = {}
-        for record, example in enumerate(examples):
-            records_of.setdefault(example.subject, []).append(record)
-        self._records_of = [np.array(records_of[subject]) for subject in sorted(records_of)]
+        self._records_of = _units(plan, examples)
+        self.observed = Observations()
+        """Of the present or last round; for the operator alone."""
         _check_population(plan, len(self._records_of))
         self._evaluated: Passes | None = None
+        self._ranks: Ranks | None = None
 
     @device_failures_named()
     def train_round(
@@ -158,78 +139,65 @@ class SiteTrainer:
         phase = self._plan.phase_of(round_index)
         self._model.set_state(global_state)
         start = self._model.get_state()
-        module = self._model.set_trainable(phase.kind)
-        self._model.network.train()
-        engine = ENGINES[self._settings.engine](module)
-        try:
+        self.observed = Observations()
+        with self._summing(phase) as sums:
             optimizer = SubjectOptimizer(
-                torch.optim.SGD(engine.weights, lr=float(phase.learning_rate)),
+                torch.optim.SGD(sums.weights, lr=float(phase.learning_rate)),
                 noise_multiplier=float(phase.noise_multiplier),
                 max_grad_norm=float(phase.max_grad_norm),
                 public_divisor=float(phase.sampling_rate * self._plan.privacy.nominal_subjects),
                 keystream=self._keystream,
             )
-            factor = PROBE_FACTOR if phase.kind in ("probe", "histogram") else 1
-            micro_batches = MicroBatches(
-                factor * self._settings.micro_batch_tokens, self._passes.size
-            )
             for step in range(phase.steps_per_round):
-                self._step(engine, optimizer, phase, micro_batches)
+                self._step(sums, optimizer, phase)
                 if progress is not None:
                     progress(step + 1, phase.steps_per_round)
             steps = optimizer.steps
-        finally:
-            engine.close()
-            self._model.network.eval()
         local = self._model.get_state()
         update = {name: local[name] - start[name] for name in local}
         return RoundResult(round=round_index, update=update, steps=steps, seeded=self._seeded)
 
-    def _step(
-        self,
-        engine: Engine,
-        optimizer: SubjectOptimizer,
-        phase: Phase,
-        micro_batches: MicroBatches,
-    ) -> None:
+    def close(self) -> None:
+        """End the processes of further devices, and with them what they hold of the records."""
+        if self._ranks is not None:
+            self._ranks.close()
+            self._ranks = None
+
+    @contextlib.contextmanager
+    def _summing(self, phase: Phase) -> Iterator[Sums]:
+        if len(self._settings.devices) < 2:
+            sums = ClippedSums(self._model, phase.kind, self._passes, self._settings)
+            with contextlib.closing(sums):
+                yield sums
+            return
+        try:
+            if self._ranks is None:
+                self._ranks = Ranks(self._model, self._passes, self._records_of, self._settings)
+            self._ranks.begin(phase.kind, float(phase.max_grad_norm))
+            yield self._ranks
+        except BaseException:
+            self.close()  # they are somewhere within a step: the next round starts anew
+            raise
+
+    def _step(self, sums: Sums, optimizer: SubjectOptimizer, phase: Phase) -> None:
         optimizer.zero_grad()
-        chosen = [self._records_to_use(subject) for subject in self._sample(phase)]
-        chosen.sort(key=lambda records: max(map(self._passes.size, records)))
-        self._passes.prepare(phase.kind, [record for records in chosen for record in records])
-
-        def accumulate(parts: Sequence[Part]) -> None:
-            records = [record for part in parts for record in part.records]
-            subjects = [slot for slot, part in enumerate(parts) for _ in part.records]
-            device = self._model.device
-            weights = torch.tensor(
-                [part.weight for part in parts for _ in part.records], device=device
-            )
-            engine.group(torch.tensor(subjects, device=device), len(parts))
-            with self._settings.autocast():
-                outputs = engine(*self._passes.inputs(phase.kind, records))
-            losses = self._losses(phase.kind, outputs, records)
-            engine.backward((losses * weights).sum())
-            optimizer.accumulate(engine.collect(), len(parts), finished=parts[-1].finished)
-
-        micro_batches.run([Part.whole(records) for records in chosen], accumulate)
+        chosen = [self._records_to_use(unit) for unit in self._sample(phase)]
+        sums.add(chosen, optimizer)
         optimizer.step()
-
-    def _losses(self, kind: str, outputs: Any, records: Sequence[int]) -> Tensor:
-        if kind == "histogram":
-            shares: Tensor = -outputs  # the step downhill adds what was counted
-            return shares
-        return self._model.losses(outputs, [self._passes.records[record] for record in records])
+        self.observed.records += sum(map(len, chosen))
+        self.observed.unusable_subjects = optimizer.unusable_subjects
+        self.observed.micro_batch_limit = sums.shrunken_limit
 
     def _sample(self, phase: Phase) -> list[int]:
-        """Subjects of one step."""
+        """Units of one step: subjects, or records where the plan protects them."""
         sampled = self._keystream.poisson_sample(len(self._records_of), phase.sampling_rate)
         if phase.batch_limit is not None and len(sampled) > phase.batch_limit.subjects:
             kept = self._keystream.choose(len(sampled), phase.batch_limit.subjects)
             sampled = sampled[kept]
         return [int(subject) for subject in sampled]
 
-    def _records_to_use(self, subject: int) -> list[int]:
-        records = self._records_of[subject]
+    def _records_to_use(self, unit: int) -> list[int]:
+        records = self._records_of[unit]
         cap = self._plan.privacy.max_records_per_subject
         if len(records) > cap:
             records = records[self._keystream.choose(len(records), cap)]
@@ -238,7 +206,7 @@ class SiteTrainer:
     @device_failures_named()
     def evaluate(
         self, state: Mapping[str, npt.NDArray[Any]], held_out: Sequence[Example]
-    ) -> Evaluation:
+    ) -> Evaluation[Any]:
         """Counts of held-out examples under `state`, with slices by their groups.
 
         Raises:
@@ -255,6 +223,23 @@ class SiteTrainer:
         return self._model.evaluation(
             passes.examples, passes.records, lambda rows: passes.results_of(kind, rows)
         )
+
+
+def _units(plan: TrainingPlan, examples: Sequence[Example]) -> list[npt.NDArray[np.int64]]:
+    """Of each unit of privacy, its records: what is sampled, clipped and noised as one.
+
+    Where a plan protects single records, each is a unit, and of each subject only the first
+    `max_records_per_subject` train at all: the site's ledger takes no subject to have more.
+    A further record of such a subject displaces at most one other.
+    """
+    records_of: dict[str, list[int]] = {}
+    for record, example in enumerate(examples):
+        records_of.setdefault(example.subject, []).append(record)
+    by_subject = [records_of[subject] for subject in sorted(records_of)]
+    if plan.privacy.unit == "subject":
+        return [np.array(records) for records in by_subject]
+    most = plan.privacy.max_records_per_subject
+    return [np.array([record]) for records in by_subject for record in records[:most]]
 
 
 def _check_population(plan: TrainingPlan, subjects: int) -> None:

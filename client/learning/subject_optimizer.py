@@ -34,7 +34,7 @@ DP-SGD: Abadi et al. 2016 (arXiv 1607.00133). User-level unit: McMahan et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -55,7 +55,8 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         noise_multiplier: sigma, above 0.
         max_grad_norm: C, above 0.
         public_divisor: D, above 0: sampling rate times nominal number of subjects.
-        keystream: Source of the noise.
+        keystream: Source of the noise. None where sums are only made, for a process that adds the
+            noise: no step can be taken then.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         noise_multiplier: float,
         max_grad_norm: float,
         public_divisor: float,
-        keystream: Keystream,
+        keystream: Keystream | None,
     ) -> None:
         for name, value in (
             ("noise_multiplier", noise_multiplier),
@@ -86,6 +87,8 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         self._unfinished: list[Tensor] | None = None
         self.steps = 0
         """Noisy steps taken so far."""
+        self.unusable_subjects = 0
+        """How often a subject counted as zero so far. It is private: for the operator alone."""
 
     def accumulate(
         self, gradients: SubjectGradients, subject_count: int, *, finished: bool = True
@@ -114,7 +117,8 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
                 self._unfinished = pieces
                 return
             gradients = DenseGradients([piece.unsqueeze(0) for piece in pieces])
-        total = clip_and_sum(gradients, self.max_grad_norm)
+        counted = _Counted(gradients)
+        total = clip_and_sum(counted, self.max_grad_norm)
         for p in self.params:
             if p.summed_grad is None:
                 p.summed_grad = torch.zeros_like(p, dtype=torch.float64)
@@ -122,6 +126,16 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         self._unfinished = None
         for p, clipped in zip(self.params, total, strict=True):
             p.summed_grad.add_(clipped)
+        self.unusable_subjects += counted.unusable
+
+    def take_sums(self, sums: Sequence[Tensor]) -> None:
+        """Let a step's sum be one that others made with `accumulate`, of disjoint subjects.
+
+        Args:
+            sums: Of each weight, float64, on any device. They are read in `step`.
+        """
+        for p, total in zip(self.params, sums, strict=True):
+            p.summed_grad = total
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
         """Noise and scale what `accumulate` summed. An empty sum is a step of noise alone.
@@ -161,7 +175,13 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         self.original_optimizer.step()
 
     def add_noise(self) -> None:
-        """Set each weight's `grad` to `(sum + sigma·C·Z) / D`, on the grid of the noise."""
+        """Set each weight's `grad` to `(sum + sigma·C·Z) / D`, on the grid of the noise.
+
+        Raises:
+            ValueError: When there is no keystream.
+        """
+        if self._keystream is None:
+            raise ValueError("this process has no keystream: it makes sums, and no steps")
         deviation = float(self.noise_multiplier) * float(self.max_grad_norm)
         for p in self.params:
             noisy = add_noise(p.summed_grad, deviation, self._keystream)
@@ -172,3 +192,19 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         """Forget everything accumulated since the last step."""
         self._unfinished = None
         super().zero_grad(set_to_none)
+
+
+class _Counted:
+    """Gradients as they are, that notice how many subjects clipping leaves out."""
+
+    def __init__(self, gradients: SubjectGradients) -> None:
+        self._gradients = gradients
+        self.unusable = 0
+
+    def squared_norms(self) -> Tensor:
+        return self._gradients.squared_norms()
+
+    def weighted_sum(self, factors: Tensor, usable: Tensor | None = None) -> list[Tensor]:
+        if usable is not None:
+            self.unusable = int((~usable).sum())
+        return self._gradients.weighted_sum(factors, usable)

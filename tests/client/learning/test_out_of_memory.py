@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from audit.errors import FiduciaryError
-from client.learning import private_sgd, subject_optimizer
+from client.learning import clipped_sums, subject_optimizer
+from client.learning.clipped_sums import ENGINES
 from client.learning.data import Example
 from client.learning.device_failures import DeviceLost, OutOfMemory
 from client.learning.passes import Passes, Settings
 from client.learning.plan_model import EncodedRecord
-from client.learning.private_sgd import ENGINES, SiteTrainer
+from client.learning.private_sgd import SiteTrainer
 from client.learning.subject_gradients import SubjectGradients, clip_and_sum
 from client.learning.tasks.text_classification import TextClassifier
 from compliance.statements import TrainingPlan
@@ -48,7 +49,7 @@ def settings_of(engine: str, records: int) -> Settings:
 @pytest.fixture(autouse=True)
 def one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many records at once in a probe as in an adapter phase."""
-    monkeypatch.setattr(private_sgd, "PROBE_FACTOR", 1)
+    monkeypatch.setattr(clipped_sums, "PROBE_FACTOR", 1)
 
 
 # --- the released sum -----------------------------------------------------------------------------

@@ -30,8 +30,8 @@ from client.learning.accounting import (
     solve_noise_multipliers,
 )
 from client.learning.canaries import neighbours_noise, run_canaries, site_trainer
+from client.learning.clipped_sums import ENGINES
 from client.learning.privacy_audit import AuditResult, audit_mechanism, epsilon_with_noise
-from client.learning.private_sgd import ENGINES
 from client.learning.randomness import Keystream
 from compliance.statements import Phase, Privacy
 from tests.client.learning.broken_trainers import (

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from client.learning.clipped_sums import ENGINES
 from client.learning.hooks import HooksModule
-from client.learning.private_sgd import ENGINES
 from client.learning.randomness import Keystream
 from client.learning.subject_gradients import clip_and_sum
 from client.learning.subject_optimizer import SubjectOptimizer

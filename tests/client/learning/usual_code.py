@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
-from client.learning.private_sgd import ENGINES
+from client.learning.clipped_sums import ENGINES
 from client.learning.randomness import Keystream
 from client.learning.subject_optimizer import SubjectOptimizer
 
