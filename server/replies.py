@@ -96,8 +96,8 @@ def accept_evaluation(
         MalformedReply: With the first thing that is wrong.
     """
     try:
-        # A plan declares no groups yet: slices are refused.
-        evaluation = Evaluation.from_arrays(arrays, len(expected.plan.labels))
+        plan = expected.plan
+        evaluation = Evaluation.from_arrays(arrays, len(plan.labels), plan.groups)
     except FiduciaryError as error:
         raise MalformedReply(str(error)) from error
     stated, _ = _check_report(expected, arrays, report)
