@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +19,43 @@ from rich.table import Table
 from audit.terminal import err, out
 
 if TYPE_CHECKING:  # so that `client --help` does not wait for the language model
-    from client.ingest import IngestResult, SourceFile
+    from client.ingest import IngestResult
     from client.leaks import LeakCount
-    from client.vault import Dataset
+    from client.source_file import SourceFile
+    from client.vault import Content, Dataset
+
+
+_RECORDS_OF: dict[Content, str] = {
+    "text": "texts with a class each",
+    "spans": "texts with labelled spans",
+    "language": "texts without labels",
+    "table": "rows of a table, with a class each",
+    "image": "pictures with a class each",
+}
 
 
 def print_datasets(datasets: Iterable[Dataset]) -> None:
     """One line for each dataset."""
-    table = Table("dataset", "version", "subjects", "records", "labels", "purposes", box=None)
+    columns = (
+        "dataset",
+        "version",
+        "content",
+        "subjects",
+        "records",
+        "labels",
+        "groups",
+        "purposes",
+    )
+    table = Table(*columns, box=None)
     for dataset in datasets:
         table.add_row(
             dataset.name,
             str(dataset.version),
+            dataset.datasheet.content,
             str(dataset.subjects),
             str(dataset.records),
             str(len(dataset.labels)),
+            str(len(dataset.datasheet.groups)),
             ", ".join(dataset.datasheet.purposes) or "none stated",
         )
     out().print(table)
@@ -43,6 +65,9 @@ def described(dataset: Dataset) -> dict[str, Any]:
     """A dataset as JSON."""
     sheet = dataset.datasheet.model_dump(mode="json", exclude={"format", "digest"})
     return {
+        "content": dataset.datasheet.content,
+        "groups": dict(dataset.datasheet.groups),
+        "deidentification": dataset.datasheet.deidentification,
         "name": dataset.name,
         "version": dataset.version,
         "digest": dataset.digest,
@@ -92,11 +117,12 @@ def print_added(result: IngestResult, source: SourceFile) -> None:
     say = out().print
     say(
         f"[green]stored[/] {dataset.name}, version {dataset.version}: {dataset.records} records of"
-        f" {dataset.subjects} subjects in {len(dataset.labels)} classes",
+        f" {dataset.subjects} subjects{_in_classes(dataset)}",
         highlight=False,
     )
-    replaced = sum(sheet.replacements.values())
-    notes = [f"{replaced} identifiers replaced by stand-ins"]
+    notes = [_searched(dataset)]
+    if sheet.groups:
+        notes.append(f"evaluation can be sliced by {len(sheet.groups)} groups")
     if several := result.subjects_with_several_records:
         notes.append(f"subjects with several records, each one person: {several}")
     if source.duplicates_dropped:
@@ -115,17 +141,44 @@ def print_added(result: IngestResult, source: SourceFile) -> None:
         say(f"  {note}", highlight=False)
 
 
+def _in_classes(dataset: Dataset) -> str:
+    match dataset.datasheet.content:
+        case "language":
+            return ""
+        case "spans":
+            spans = sum(dataset.datasheet.label_counts.values())
+            return f", {spans} spans of {len(dataset.labels)} labels"
+        case _:
+            return f" in {len(dataset.labels)} classes"
+
+
+def _searched(dataset: Dataset) -> str:
+    """What was done about identifiers."""
+    sheet = dataset.datasheet
+    match sheet.deidentification:
+        case "pixels-not-searched":
+            return "metadata removed; pixels were NOT searched for names or faces"
+        case "rows-kept-out":
+            return "rows with an identifier in a cell were kept out"
+        case "identifiers-replaced":
+            replaced = sum(sheet.replacements.values())
+            return f"{replaced} identifiers replaced by stand-ins"
+
+
 def print_dataset(dataset: Dataset) -> None:
     """What is known of a dataset."""
     sheet = dataset.datasheet
     table = Table("", "", box=None, show_header=False)
     rows = [
         ("dataset", f"{dataset.name}, version {dataset.version}, added {sheet.created_at}"),
+        ("content", _RECORDS_OF[sheet.content]),
         ("purposes", ", ".join(sheet.purposes) or "none stated"),
         ("legal basis", sheet.legal_basis or "not stated"),
         ("subjects", str(dataset.subjects)),
         ("records", str(dataset.records)),
-        ("labels", ", ".join(f"{label} ({n})" for label, n in sorted(sheet.label_counts.items()))),
+        ("labels", _counted(sheet.label_counts)),
+        ("groups", _counted(sheet.groups)),
+        ("searched", _searched(dataset)),
         ("replaced", ", ".join(f"{kind} {n}" for kind, n in sorted(sheet.replacements.items()))),
         ("kept out", ", ".join(f"{why} {n}" for why, n in sorted(sheet.quarantined.items()))),
         ("repeated rows", str(sheet.duplicates_dropped)),
@@ -136,6 +189,10 @@ def print_dataset(dataset: Dataset) -> None:
     for name, value in rows:
         table.add_row(name, escape(value) or "nothing")
     out().print(table)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
 
 
 def print_leaks(found: LeakCount) -> None:

@@ -26,6 +26,7 @@ from audit.merkle import verify_consistency
 from audit.proof import Proof, verify_proof
 from audit.statement import SignedStatement, verify_statement
 from client.budget import Cost, Limits, Reservation, over_limit
+from client.dataset_rules import DatasetFacts, check_datasets
 from client.evidence import LogEvidence, PlanEvidence
 from client.findings import Finding, first_failure
 from client.policy import Policy, Proposal, check_proposal
@@ -43,23 +44,6 @@ class Membership:
     coordinator_key: VerifyKey
     log_key: VerifyKey
     log_origin: str
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What the guard looks at of one dataset.
-
-    Attributes:
-        name: The operator's name for it.
-        labels: Classes that occur.
-        purposes: Purposes that the operator stated for it.
-        legal_basis: Ground on which it is processed; empty when none was stated.
-    """
-
-    name: str
-    labels: frozenset[str]
-    purposes: frozenset[str]
-    legal_basis: str
 
 
 @dataclass(frozen=True)
@@ -314,8 +298,10 @@ def check_site(
     Returns:
         A finding for each rule, and the terms on which the site would take part.
     """
-    chosen, dataset_findings = _datasets(plan, facts)
     policy = facts.policy
+    chosen, dataset_findings = check_datasets(
+        plan, facts.datasets, facts.count_subjects, policy.minimum_subjects
+    )
     terms = Terms(
         Reservation.of(plan_id, plan, chosen),
         Limits(policy.max_epsilon_per_plan, policy.max_epsilon_total, policy.delta),
@@ -327,45 +313,6 @@ def check_site(
         _budget(terms, facts),
     )
     return findings, terms
-
-
-def _datasets(plan: TrainingPlan, facts: SiteFacts) -> tuple[tuple[str, ...], list[Finding]]:
-    """Every dataset that is for the plan's purpose; one that does not fit refuses the plan."""
-    chosen = [dataset for dataset in facts.datasets if plan.purpose in dataset.purposes]
-    names = tuple(dataset.name for dataset in chosen)
-    listed = ", ".join(names)
-    if not chosen:
-        detail = f"no dataset here is for the purpose {plan.purpose}"
-        fix = f"add records for it: `client data add … --purpose {plan.purpose}`"
-        return (), [Finding("dataset-purpose", False, detail, fix)]
-    others = [dataset.name for dataset in chosen if dataset.legal_basis != plan.legal_basis]
-    foreign = [dataset.name for dataset in chosen if not dataset.labels <= set(plan.labels)]
-    required = max(facts.policy.minimum_subjects, plan.minimum_subjects)
-    enough = facts.count_subjects(names) >= required
-    return names, [
-        Finding("dataset-purpose", True, f"{listed}: for the purpose {plan.purpose}"),
-        Finding(
-            "dataset-legal-basis",
-            not others,
-            f"the plan rests on {plan.legal_basis}"
-            + (f"; another basis, or none, is stated for {', '.join(others)}" if others else ""),
-            f"add the dataset again with --legal-basis {plan.legal_basis}, if that is its basis",
-        ),
-        Finding(
-            "dataset-labels",
-            not foreign,
-            f"the plan does not know every label of {', '.join(foreign)}"
-            if foreign
-            else f"the plan knows every label of {listed}",
-            "ask for a plan that names all labels, or add the dataset with the plan's labels",
-        ),
-        Finding(
-            "dataset-subjects",
-            enough,
-            f"{'at least' if enough else 'fewer than'} the {required} subjects that are required",
-            "add records of more subjects, or lower minimum_subjects in policy.toml",
-        ),
-    ]
 
 
 def _base_model(plan: TrainingPlan, facts: SiteFacts) -> Finding:

@@ -1,133 +1,38 @@
 """From a file of people's records to an encrypted, de-identified dataset: all of it, or nothing.
 
-1. The whole file is read and checked; what is wrong with it is said before anything is stored.
-2. Records are de-identified, subject by subject, in memory. Raw text is never written to disk.
+1. The whole file is read and checked (`client.source_file`): what is wrong with it is said before
+   anything is stored.
+2. Records are de-identified, subject by subject, in memory. Raw content is never written to disk.
 3. What came out is sealed into a version of the dataset that nobody sees.
 4. The journal says what is about to become visible, also to each subject under the subject's own
    key; then it does, in one transaction.
-
-Several rows of one subject are that person's records and stay together. The same text twice for one
-subject is a mistake in the file, refused unless the operator says otherwise.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, NamedTuple, Protocol
 
-from pydantic import TypeAdapter, ValidationError
-
-from audit.errors import MalformedInput
 from audit.log import Entry
-from client.deidentification.pipeline import Deidentified, Outcome, Quarantined, SourceRecord
+from client.deidentification.pipeline import (
+    Deidentifier,
+    Outcome,
+    Quarantined,
+    Reason,
+    SourceRecord,
+)
+from client.labelled_spans import spans_after, stored_spans
+from client.pictures import PictureFolder
+from client.source_file import Columns, Intake, LabelledRecord, SourceFile
 from client.subject_trail import READMITTED, JournalWriter, record_ingested
-from client.tables import read_rows
-from client.vault import Dataset, HeldSubject, Provenance, Record, Staging, Vault
-from compliance.statements import MAX_LABELS, Name, TrainingPlan
+from client.table_rows import TableDeidentifier
+from client.vault import Content, Dataset, HeldSubject, Provenance, Record, Staging, Vault
 
 BATCH_RECORDS = 64
 """Records de-identified and stored together; whole subjects, so a batch may be larger."""
-
-LEGAL_BASES: tuple[str, ...] = get_args(TrainingPlan.model_fields["legal_basis"].annotation)
-
-MAX_LABEL_CHARACTERS = 200
-
-
-class UnfitRows(MalformedInput):
-    """Rows without subject, text or label."""
-
-    code = "unfit-rows"
-
-
-class DuplicateRows(MalformedInput):
-    """The same text twice for one subject."""
-
-    code = "duplicate-rows"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of the file say what.
-
-    Attributes:
-        subject: The person's id; kept only as a keyed pseudonym.
-        text: Free text; kept de-identified.
-        label: The class; kept as it is.
-        known: Columns that identify the subject; searched for in the text, never kept.
-    """
-
-    subject: str
-    text: str
-    label: str
-    known: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Intake:
-    """What the operator decided about a file.
-
-    Attributes:
-        dataset: Name of the dataset.
-        purposes: What the records may be used for.
-        legal_basis: On what legal basis; one of `LEGAL_BASES` or "".
-        replace: Whether a dataset of that name may be replaced.
-        drop_duplicates: Keep the first of several equal rows instead of refusing the file.
-        drop_empty: Leave out rows without subject, text or label instead of refusing the file.
-    """
-
-    dataset: str
-    purposes: tuple[str, ...] = ()
-    legal_basis: str = ""
-    replace: bool = False
-    drop_duplicates: bool = False
-    drop_empty: bool = False
-
-    def __post_init__(self) -> None:
-        for what, name in (("dataset", self.dataset), *(("purpose", p) for p in self.purposes)):
-            try:
-                TypeAdapter(Name).validate_python(name)
-            except ValidationError as error:
-                raise MalformedInput(
-                    f"malformed {what} name {name!r}",
-                    fix="use 1 to 64 lower-case letters, digits, '.', '_' and '-'",
-                ) from error
-        if self.legal_basis and self.legal_basis not in LEGAL_BASES:
-            raise MalformedInput(
-                f"unknown legal basis {self.legal_basis!r}", fix=f"one of {', '.join(LEGAL_BASES)}"
-            )
-
-
-@dataclass(frozen=True)
-class LabelledRecord:
-    """A row of the source, checked. Never stored."""
-
-    source: SourceRecord
-    label: str
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A checked file.
-
-    Attributes:
-        records: In the order of the file.
-        duplicates_dropped: Rows left out because they repeat another.
-        empty_dropped: Rows left out because something is missing.
-    """
-
-    records: tuple[LabelledRecord, ...]
-    duplicates_dropped: int = 0
-    empty_dropped: int = 0
-
-    @property
-    def subjects_with_several_records(self) -> int:
-        """How many subjects have more than one record."""
-        counts = Counter(record.source.subject for record in self.records)
-        return sum(count > 1 for count in counts.values())
 
 
 @dataclass(frozen=True)
@@ -146,7 +51,10 @@ class IngestResult:
 
 
 class RecordDeidentifier(Protocol):
-    """The part of `client.deidentification.pipeline.Deidentifier` that an ingest uses."""
+    """The part of `client.deidentification.pipeline.Deidentifier` that an ingest uses.
+
+    Tables and pictures have another in its place (`deidentifier_for`).
+    """
 
     @property
     def digest(self) -> str:
@@ -183,9 +91,11 @@ class Recorder:
                 "digest": dataset.digest,
                 "records": sheet.records,
                 "subjects": sheet.subjects,
+                "content": sheet.content,
                 "quarantined": dict(sheet.quarantined),
                 "purposes": list(sheet.purposes),
                 "legal_basis": sheet.legal_basis,
+                "deidentification": sheet.deidentification,
                 "deidentification_digest": sheet.deidentification_digest,
             },
         )
@@ -223,52 +133,29 @@ class Recorder:
         )
 
 
-def read_source(path: Path, columns: Columns, intake: Intake) -> SourceFile:
-    """Read and check a whole file.
+def deidentifier_for(
+    path: Path, columns: Columns, source: SourceFile, secret: bytes
+) -> RecordDeidentifier:
+    """What de-identifies the records of a checked file.
+
+    Args:
+        path: The file.
+        columns: As it was read.
+        source: What was read.
+        secret: 32 bytes of this site; decides the stand-ins.
 
     Raises:
-        MalformedTable, MissingColumns, NotFound: See `client.tables.read_rows`.
-        UnfitRows: When a row lacks subject, text or label, and they are not to be dropped.
-        DuplicateRows: When a subject has the same text twice, and they are not to be dropped.
-        MalformedInput: When the labels cannot be classes.
+        VerificationFailed: When the language model's files are not the reviewed ones.
+        NotFound: When the model is not installed.
     """
-    wanted = (columns.subject, columns.text, columns.label, *columns.known)
-    records: list[LabelledRecord] = []
-    seen: set[tuple[str, str]] = set()
-    unfit: list[str] = []
-    repeated: list[str] = []
-    for row in read_rows(path, wanted):
-        subject, text, label, *known = (value.strip() for value in row.values)
-        lacking = [
-            what
-            for what, value in (("subject", subject), ("text", text), ("label", label))
-            if not value
-        ]
-        if lacking:
-            unfit.append(f"{row.place} has no {lacking[0]}")
-            continue
-        subject = unicodedata.normalize("NFC", subject)
-        if (subject, text) in seen:
-            repeated.append(row.place)
-            continue
-        seen.add((subject, text))
-        source = SourceRecord(subject, text, tuple(value for value in known if value))
-        records.append(LabelledRecord(source, label))
-    if unfit and not intake.drop_empty:
-        raise UnfitRows(
-            f"{path.name}: {unfit[0]}{_and_more(unfit)}",
-            fix="fill or remove the rows, or leave them out with --drop-empty",
-        )
-    if repeated and not intake.drop_duplicates:
-        raise DuplicateRows(
-            f"{path.name}: {repeated[0]} repeats the text of an earlier row of the same subject"
-            f"{_and_more(repeated)}",
-            fix="remove the repeated rows, or keep the first of each with --allow-duplicates",
-        )
-    if not records:
-        raise UnfitRows(f"{path.name} has no record", fix="add rows below the header")
-    _check_labels(path, columns, records)
-    return SourceFile(tuple(records), len(repeated), len(unfit))
+    match columns.content:
+        case "image":
+            return PictureFolder(path.parent)
+        case "table":
+            records = (record.source for record in source.records)
+            return TableDeidentifier(Deidentifier(secret), columns.categories, records)
+        case _:
+            return Deidentifier(secret)
 
 
 def ingest(
@@ -296,16 +183,17 @@ def ingest(
     quarantined: Counter[str] = Counter()
     replacements: Counter[str] = Counter()
     done = 0
-    with Staging(vault, intake.dataset, replace=intake.replace) as staging:
+    with Staging(vault, intake.dataset, replace=intake.replace, content=source.content) as staging:
         for batch in _whole_subjects(source.records):
             outcomes = deidentifier.deidentify([record.source for record in batch])
             kept = []
             for record, outcome in zip(batch, outcomes, strict=True):
-                if isinstance(outcome, Quarantined):
-                    quarantined[outcome.reason.value] += 1
+                stored = _stored(vault, source.content, record, outcome)
+                if isinstance(stored, Quarantined):
+                    quarantined[stored.counted_as] += 1
                 else:
-                    replacements.update(outcome.replaced)
-                    kept.append(_stored(vault, record, outcome))
+                    kept.append(stored.record)
+                    replacements.update(stored.replaced)
             staging.add(kept)
             done += len(batch)
             if progress is not None:
@@ -325,8 +213,26 @@ def ingest(
     return IngestResult(dataset, source.subjects_with_several_records, staging.leftovers_removed)
 
 
-def _stored(vault: Vault, record: LabelledRecord, outcome: Deidentified) -> Record:
-    return Record(vault.pseudonym(record.source.subject), outcome.text, record.label)
+class _Stored(NamedTuple):
+    """A record for the vault, and how many findings of each kind were replaced in it."""
+
+    record: Record
+    replaced: Mapping[str, int]
+
+
+def _stored(
+    vault: Vault, content: Content, record: LabelledRecord, outcome: Outcome
+) -> _Stored | Quarantined:
+    if isinstance(outcome, Quarantined):
+        return outcome
+    label = record.label
+    if content == "spans":
+        spans = spans_after(record.spans, outcome)
+        if spans is None:
+            return Quarantined(Reason.SPANS_IN_ONE_IDENTIFIER)
+        label = stored_spans(spans)
+    subject = vault.pseudonym(record.source.subject)
+    return _Stored(Record(subject, outcome.text, label, record.group), outcome.replaced)
 
 
 def _whole_subjects(records: Sequence[LabelledRecord]) -> Iterator[list[LabelledRecord]]:
@@ -342,18 +248,3 @@ def _whole_subjects(records: Sequence[LabelledRecord]) -> Iterator[list[Labelled
             batch = []
     if batch:
         yield batch
-
-
-def _check_labels(path: Path, columns: Columns, records: Iterable[LabelledRecord]) -> None:
-    labels = {record.label for record in records}
-    if len(labels) > MAX_LABELS or any(len(label) > MAX_LABEL_CHARACTERS for label in labels):
-        raise MalformedInput(
-            f"{path.name}: column {columns.label!r} does not look like classes"
-            f" ({len(labels)} different values)",
-            fix="name the column of the classes with --label",
-        )
-
-
-def _and_more(places: Sequence[str]) -> str:
-    more = len(places) - 1
-    return f" (and {more} more such rows)" if more else ""

@@ -20,11 +20,14 @@ import numpy.typing as npt
 from audit.canonical import canonical_bytes, digest
 from audit.errors import MalformedInput, Refused
 from client.base_models import find_base_model
-from client.learning.data import Example, StoredRecord, split_by_subject
+from client.example_split import read_split
+from client.learning.data import Example
 from client.learning.evaluation import Evaluation
+from client.learning.observations import Observations
+from client.learning.passes import Settings
 from client.learning.plan_model import PlanModel
-from client.learning.private_sgd import Progress, RoundResult, SiteTrainer
-from client.learning.tasks import build_model, read_examples
+from client.learning.private_sgd import DEFAULT_SETTINGS, Progress, RoundResult, SiteTrainer
+from client.learning.tasks import build_model
 from client.vault.contents import Dataset
 from client.vault.store import Vault
 from compliance.statements import TrainingPlan
@@ -52,11 +55,13 @@ class Lessons:
     Args:
         vault: The site's data.
         models: The site's own folder of base models.
+        settings: How the site computes.
     """
 
-    def __init__(self, vault: Vault, models: Path) -> None:
+    def __init__(self, vault: Vault, models: Path, settings: Settings = DEFAULT_SETTINGS) -> None:
         self._vault = vault
         self._models = models
+        self._settings = settings
         self._plan_id: str | None = None
         self._model: PlanModel | None = None
         self._key: tuple[tuple[str, str], ...] | None = None
@@ -83,7 +88,8 @@ class Lessons:
         Raises:
             VerificationFailed: When the base model is another, or a row was altered.
             MalformedInput: When the state does not fit the plan.
-            Refused: When a dataset holds a label that the plan does not name.
+            Refused: When a dataset holds a label that the plan does not name, or what its task
+                cannot read.
         """
         if self._plan_id != plan_id or self._model is None:
             self.forget()
@@ -95,7 +101,7 @@ class Lessons:
         if key != self._key or self._trainer is None:
             self.drop_examples()
             training, self._held_out = self._read(plan, found)
-            self._trainer = SiteTrainer(self._model, plan, training)
+            self._trainer = SiteTrainer(self._model, plan, training, settings=self._settings)
             self._key = key
         return _material(found)
 
@@ -113,7 +119,12 @@ class Lessons:
             )
         return result
 
-    def evaluate(self, state: State) -> Evaluation:
+    @property
+    def observed(self) -> Observations:
+        """What the operator, and nobody else, may know of the present or last round."""
+        return Observations() if self._trainer is None else self._trainer.observed
+
+    def evaluate(self, state: State) -> Evaluation[Any]:
         """Counts of the held-out subjects under `state`, for the prepared plan."""
         return self._prepared().evaluate(state, self._held_out)
 
@@ -127,6 +138,8 @@ class Lessons:
 
     def drop_examples(self) -> None:
         """Drop the examples: the next `prepare` reads them anew."""
+        if self._trainer is not None:
+            self._trainer.close()
         self._trainer = None
         self._held_out = []
         self._trained_subjects = self._held_out_subjects = {}
@@ -146,26 +159,24 @@ class Lessons:
     def _read(
         self, plan: TrainingPlan, datasets: Sequence[Dataset]
     ) -> tuple[list[Example], list[Example]]:
-        held: dict[str, dict[str, Dataset]] = {}
-        records = []
-        for dataset in datasets:
-            for record in self._vault.examples(dataset.name):
-                held.setdefault(record.subject, {})[dataset.id] = dataset
-                records.append(StoredRecord(record.subject, record.text, record.label))
+        by_name = {dataset.name: dataset for dataset in datasets}
         try:
-            examples = read_examples(plan, records)
+            split = read_split(self._vault, plan, tuple(by_name))
         except MalformedInput as error:
-            # Its text names the label, which is the site's to know.
+            # Its text may name a label, which is the site's to know.
             raise Refused(
-                "a dataset holds a label that the plan does not name",
-                fix="ask for a plan that names all labels",
+                "a dataset holds a label that the plan does not name, or a record that its task "
+                "cannot read",
+                fix="ask for a plan that names all labels and columns",
             ) from error
-        sides = split_by_subject(examples, plan.held_out_share, self._vault.split_secret())
         self._trained_subjects, self._held_out_subjects = (
-            {example.subject: tuple(held[example.subject].values()) for example in side}
-            for side in sides
+            {
+                example.subject: tuple(by_name[name] for name in split.datasets_of[example.subject])
+                for example in side
+            }
+            for side in (split.training, split.held_out)
         )
-        return sides
+        return split.training, split.held_out
 
 
 def _material(datasets: list[Dataset]) -> Material:

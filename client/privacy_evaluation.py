@@ -23,10 +23,10 @@ from audit.statement import SignedStatement
 from client.arrays import Arrays, unpack_arrays
 from client.base_models import find_base_model
 from client.drafts import draft_promise
-from client.learning.data import StoredRecord, split_by_subject
+from client.example_split import read_split
 from client.learning.membership import AttackResult, attack
 from client.learning.privacy_audit import AuditResult, LowerBound, audit_mechanism
-from client.learning.tasks import build_model, read_examples
+from client.learning.tasks import build_model
 from client.ledger import Ledger
 from client.site import Site
 from client.vault.store import Vault
@@ -166,17 +166,11 @@ def attack_model(site: Site, promise: Promise, path: Path) -> AttackResult:
         arrays = read_model(path)
         model = build_model(plan, find_base_model(plan.base_model.name, site.paths.models))
         model.set_state(state_of(arrays))
-        records = [
-            StoredRecord(record.subject, record.text, record.label)
-            for name in names
-            for record in vault.examples(name)
-        ]
-        sides = split_by_subject(
-            read_examples(plan, records), plan.held_out_share, vault.split_secret()
-        )
+        split = read_split(vault, plan, names)
     return attack(
         model,
-        *sides,
+        split.training,
+        split.held_out,
         held_out_share=float(plan.held_out_share),
         delta=float(plan.privacy.delta),
     )

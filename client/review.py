@@ -14,10 +14,10 @@ from audit.errors import FiduciaryError, MalformedInput
 from audit.keys import VerifyKey
 from audit.witness import WitnessMoved
 from client.base_models import installed_digest
+from client.dataset_rules import DatasetFacts, uses
 from client.evidence import EvidenceService, fetch_evidence
 from client.findings import Finding
 from client.guard import (
-    DatasetFacts,
     Membership,
     Refused,
     SiteFacts,
@@ -84,6 +84,7 @@ class Review:
                     labels=frozenset(dataset.labels),
                     purposes=frozenset(dataset.datasheet.purposes),
                     legal_basis=dataset.datasheet.legal_basis,
+                    content=dataset.datasheet.content,
                 )
                 for dataset in self._vault.datasets()
             ),
@@ -99,7 +100,11 @@ class Review:
         Args:
             plan: The plan, as the service showed it.
         """
-        names = [d.name for d in self._vault.datasets() if plan.purpose in d.datasheet.purposes]
+        names = [
+            dataset.name
+            for dataset in self._vault.datasets()
+            if uses(plan, dataset.datasheet.purposes, dataset.datasheet.content)
+        ]
         return notes_on(plan, self._count_subjects(names)) if names else ()
 
     def _prove(self, plan_id: str) -> tuple[tuple[Finding, ...], Witnessed | None]:
@@ -146,7 +151,8 @@ class Review:
         if len(names) == 1:
             return self._vault.dataset(names[0]).subjects
         # A subject may be in several datasets, and counts once.
-        return len({record.subject for name in names for record in self._vault.examples(name)})
+        ids = [self._vault.dataset(name).id for name in names]
+        return len({held.pseudonym for one in ids for held in self._vault.subjects_of(one)})
 
 
 def notes_on(plan: TrainingPlan, subjects: int) -> tuple[str, ...]:

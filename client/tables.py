@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,19 +42,21 @@ class Row:
 
     Attributes:
         place: `line 17` of a text file, `row 16` of a Parquet file.
-        values: One for each wanted column, in that order; "" where the file has none.
+        values: One for each wanted column, in that order; "" where the file has none. A list in a
+            column that may hold lists is its JSON.
     """
 
     place: str
     values: tuple[str, ...]
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_rows(path: Path, columns: Sequence[str], lists: Collection[str] = ()) -> Iterator[Row]:
     """The wanted columns of every row, in the order of the file.
 
     Args:
         path: A file named `.csv`, `.jsonl`, `.ndjson` or `.parquet`.
         columns: Names of the wanted columns.
+        lists: Those of them that may hold a list.
 
     Raises:
         NotFound: When there is no such file.
@@ -71,7 +73,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise NotFound(f"there is no file {path}", fix="check the path")
     readers = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}
     try:
-        yield from readers[kind](path, columns)
+        yield from readers[kind](path, columns, lists)
     except UnicodeDecodeError as error:
         raise MalformedTable(
             f"{path.name}, line {_line_of_bad_byte(path)}: not UTF-8",
@@ -84,7 +86,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         ) from error
 
 
-def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _csv_rows(path: Path, columns: Sequence[str], _lists: Collection[str]) -> Iterator[Row]:
     previous_limit = csv.field_size_limit(MAX_FIELD_CHARACTERS)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -113,7 +115,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         csv.field_size_limit(previous_limit)
 
 
-def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _json_rows(path: Path, columns: Sequence[str], lists: Collection[str]) -> Iterator[Row]:
     seen = False
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
@@ -139,12 +141,12 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             if missing:
                 raise _missing(path, missing, list(record), place)
             seen = True
-            yield Row(place, tuple(_as_text(path, place, name, record[name]) for name in columns))
+            yield _row(path, place, record, columns, lists)
     if not seen:
         raise MalformedTable(f"{path.name} is empty", fix="write one object on each line")
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet_rows(path: Path, columns: Sequence[str], lists: Collection[str]) -> Iterator[Row]:
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -155,16 +157,29 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
                 for record in batch.to_pylist():
                     number += 1
-                    place = f"row {number}"
-                    yield Row(
-                        place, tuple(_as_text(path, place, name, record[name]) for name in columns)
-                    )
+                    yield _row(path, f"row {number}", record, columns, lists)
     except arrow.ArrowException as error:
         raise MalformedTable(
             f"{path.name} is not a readable Parquet file", fix="write it again, or use CSV"
         ) from error
     if number == 0:
         raise MalformedTable(f"{path.name} has no rows", fix="add rows")
+
+
+def _row(
+    path: Path,
+    place: str,
+    record: Mapping[str, Any],
+    columns: Sequence[str],
+    lists: Collection[str],
+) -> Row:
+    values = []
+    for name in columns:
+        value = record[name]
+        if name in lists and isinstance(value, list):
+            value = json.dumps(value, ensure_ascii=False, default=str)
+        values.append(_as_text(path, place, name, value))
+    return Row(place, tuple(values))
 
 
 def _positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
@@ -184,7 +199,7 @@ def _missing(path: Path, missing: Sequence[str], header: Sequence[str], place: s
     shown = ", ".join(name[:40] for name in header[:12])
     return MissingColumns(
         f"{path.name}, {place}: no column {names}",
-        fix=f"name columns with --subject, --text, --label; the file has: {shown}",
+        fix=f"name columns with --subject, --text, --label and the like; the file has: {shown}",
     )
 
 

@@ -31,6 +31,12 @@ from client.deidentification.person_level import (
     found_identifiers,
     known_identifiers,
 )
+from client.deidentification.replacement import (
+    Replacement,
+    from_original,
+    moved,
+    replace_findings,
+)
 from client.deidentification.surrogates import SurrogateMaker
 
 FORMAT = "fiduciary.deidentification/1"
@@ -49,6 +55,8 @@ class Reason(StrEnum):
     ANALYSIS_FAILED = "analysis-failed"
     NO_SURROGATE = "no-surrogate"
     IDENTIFIER_LEFT = "identifier-left"
+    IDENTIFIER_IN_CELL = "identifier-in-cell"
+    SPANS_IN_ONE_IDENTIFIER = "spans-in-one-identifier"
 
 
 @dataclass(frozen=True)
@@ -73,17 +81,38 @@ class Deidentified:
     Attributes:
         text: With stand-ins for everything found.
         replaced: How many findings of each kind were replaced.
+        replacements: Where each of them stood, and where its stand-in stands.
     """
 
     text: str
     replaced: Mapping[str, int] = field(default_factory=dict)
+    replacements: tuple[Replacement, ...] = ()
+
+    def moved(self, start: int, end: int) -> tuple[int, int]:
+        """Where characters `[start, end)` of the source's text are in `text`.
+
+        What was outside every identifier reads the same; a span that overlaps identifiers comes to
+        cover their whole stand-ins.
+        """
+        return moved(start, end, self.replacements)
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A record that may not be stored."""
+    """A record that may not be stored.
+
+    Attributes:
+        reason: Why.
+        column: In which column of a table, where it is about one.
+    """
 
     reason: Reason
+    column: str = ""
+
+    @property
+    def counted_as(self) -> str:
+        """Under which words a datasheet counts it."""
+        return f"{self.reason.value} {self.column}".rstrip()
 
 
 Outcome = Deidentified | Quarantined
@@ -169,37 +198,23 @@ class Deidentifier:
         if found is None:
             return Quarantined(Reason.ANALYSIS_FAILED)
         findings = settle(record.text, [*found, *search.find(record.text)])
+
+        def stand_in(finding: Finding) -> str:
+            original = record.text[finding.start : finding.end]
+            return self._surrogates.surrogate(finding.kind, original, record.subject)
+
         try:
-            text, kept = self._written(record, findings)
+            text, replacements = replace_findings(record.text, findings, stand_in)
         except Exception:  # noqa: BLE001 - no text may pass because a rule for stand-ins failed
             return Quarantined(Reason.NO_SURROGATE)
+        # A stand-in may by chance be a word that the subject's records hold elsewhere; only what
+        # comes from the original can leak.
+        kept = from_original(len(text), replacements)
         for left in search.find(text):
             if any(start < left.end and left.start < end for start, end in kept):
                 return Quarantined(Reason.IDENTIFIER_LEFT)
-        return Deidentified(text, dict(Counter(finding.kind for finding in findings)))
-
-    def _written(
-        self, record: SourceRecord, findings: Sequence[Finding]
-    ) -> tuple[str, list[tuple[int, int]]]:
-        """The text with stand-ins, and the spans of it that come from the original.
-
-        A stand-in may by chance be a word that the subject's records hold elsewhere; only what
-        comes from the original can leak.
-        """
-        pieces: list[str] = []
-        kept: list[tuple[int, int]] = []
-        done = length = 0
-        for finding in [*findings, Finding(len(record.text), len(record.text), "")]:
-            original = record.text[done : finding.start]
-            kept.append((length, length + len(original)))
-            surrogate = ""
-            if finding.end > finding.start:
-                found = record.text[finding.start : finding.end]
-                surrogate = self._surrogates.surrogate(finding.kind, found, record.subject)
-            pieces += [original, surrogate]
-            length += len(original) + len(surrogate)
-            done = finding.end
-        return "".join(pieces), kept
+        replaced = Counter(finding.kind for finding in findings)
+        return Deidentified(text, dict(replaced), replacements)
 
 
 def pipeline_digest(model_digest: str) -> str:

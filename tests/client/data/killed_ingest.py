@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from client.ingest import Intake
 from client.site import Site
+from client.source_file import Intake
 from client.vault import Vault
 from tests.client.data.records import ROWS, add, journalled
 

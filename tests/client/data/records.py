@@ -11,8 +11,9 @@ from client.deidentification.pipeline import (
     Reason,
     SourceRecord,
 )
-from client.ingest import Intake, LabelledRecord, Recorder, SourceFile, ingest
+from client.ingest import Recorder, ingest
 from client.site import Site
+from client.source_file import Intake, LabelledRecord, SourceFile
 from client.vault import Dataset, Provenance, Record, Staging, Vault
 
 KEY = bytes(range(32))

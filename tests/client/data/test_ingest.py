@@ -9,18 +9,16 @@ import pytest
 
 from audit.errors import Conflict, MalformedInput, Refused
 from audit.log import Entry
-from client.ingest import (
-    BATCH_RECORDS,
+from client.ingest import BATCH_RECORDS, Recorder, ingest
+from client.site import Site
+from client.source_file import (
     Columns,
     DuplicateRows,
     Intake,
-    Recorder,
     SourceFile,
     UnfitRows,
-    ingest,
     read_source,
 )
-from client.site import Site
 from client.vault import Vault
 from tests.client.data.records import ROWS, WordForWord, add, journalled, source_file
 

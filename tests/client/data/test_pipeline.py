@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audit.errors import NotFound, VerificationFailed
-from client.deidentification import language_model
+from client.deidentification import language_model, pipeline
 from client.deidentification.detection import Detector
 from client.deidentification.findings import Finding
 from client.deidentification.language_model import (
@@ -143,10 +143,7 @@ class TestQuarantine:
     def test_what_is_left_after_replacement_is_noticed(
         self, deidentifier: Deidentifier, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def forgets(_record: SourceRecord, _findings: object) -> tuple[str, list[tuple[int, int]]]:
-            return "it was Maria Lopez", [(0, 18)]
-
-        monkeypatch.setattr(deidentifier, "_written", forgets)
+        monkeypatch.setattr(pipeline, "replace_findings", lambda *_: ("it was Maria Lopez", ()))
         (outcome,) = deidentifier.deidentify([SourceRecord("P", "My name is Maria Lopez.")])
         assert outcome == Quarantined(Reason.IDENTIFIER_LEFT)
 

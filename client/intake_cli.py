@@ -1,0 +1,218 @@
+"""`client data add`: a file of people's records into the vault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audit.errors import MalformedInput
+from audit.terminal import print_json
+from client.dataset_views import described, print_added, progress, source_counts
+from client.policy_cli import FolderOption, Json
+from client.site import Site
+
+
+def add(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A .csv, .jsonl or .parquet file.", show_default=False),
+    ],
+    subject: Annotated[
+        str,
+        typer.Option("--subject", metavar="COL", help="Whose record it is.", show_default=False),
+    ],
+    kind: Annotated[
+        str,
+        typer.Option("--kind", metavar="KIND", help="text, spans, language, table or image."),
+    ] = "text",
+    text: Annotated[
+        str, typer.Option("--text", metavar="COL", help="The free text.", show_default=False)
+    ] = "",
+    label: Annotated[
+        str, typer.Option("--label", metavar="COL", help="The class.", show_default=False)
+    ] = "",
+    spans: Annotated[
+        str,
+        typer.Option(
+            "--spans",
+            metavar="COL",
+            help='Labelled parts of the text, `[{"start": 0, "end": 4, "label": "…"}, …]`.',
+            show_default=False,
+        ),
+    ] = "",
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--features",
+            metavar="COL,COL,…",
+            help="Columns of a table: numbers, and others in which no identifier is found.",
+            show_default=False,
+        ),
+    ] = None,
+    categories: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--categories",
+            metavar="COL,COL,…",
+            help="Columns of a table with a few values that many people share.",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        str,
+        typer.Option(
+            "--image",
+            metavar="COL",
+            help="Paths of PNG or JPEG files, relative to FILE's folder and inside it.",
+            show_default=False,
+        ),
+    ] = "",
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group",
+            metavar="COL",
+            help="What evaluation is sliced by, such as an age band or a ward; kept as it is.",
+            show_default=False,
+        ),
+    ] = "",
+    accept_unsearched_pixels: Annotated[
+        bool,
+        typer.Option(
+            "--accept-unsearched-pixels",
+            help="Store pictures, though nobody searches them for burned-in names or faces.",
+        ),
+    ] = False,
+    folder: FolderOption = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", metavar="NAME", help="Name to store it under.")
+    ] = "default",
+    known: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--known",
+            metavar="COL",
+            help="A column that identifies the subject (name, phone, record number): searched for "
+            "in the content of all of the subject's rows, never stored. Give it once for each "
+            "column.",
+            show_default=False,
+        ),
+    ] = None,
+    purpose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--purpose",
+            metavar="NAME",
+            help="What the records may be used for; plans with another purpose are refused. "
+            "Give it once for each purpose.",
+            show_default=False,
+        ),
+    ] = None,
+    legal_basis: Annotated[
+        str,
+        typer.Option(
+            "--legal-basis",
+            metavar="BASIS",
+            help="consent, contract, legal-obligation, vital-interests, public-task or "
+            "legitimate-interests.",
+            show_default=False,
+        ),
+    ] = "",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a dataset of that name, all or nothing.")
+    ] = False,
+    allow_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--allow-duplicates", help="Keep the first of equal rows instead of refusing the file."
+        ),
+    ] = False,
+    drop_empty: Annotated[
+        bool,
+        typer.Option(
+            "--drop-empty",
+            help="Leave out rows that lack subject, content or label instead of refusing the file.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """De-identify a file's records and store them encrypted.
+
+    The whole file is checked first: a missing column, broken UTF-8, an uneven row, an empty text or
+    the same text twice for one subject is named with its line, and nothing is stored. Several
+    different rows of one subject are fine: they are that person's records, and a name found in one
+    is removed from all.
+
+    Then each text is de-identified: names, addresses, numbers, dates and the like are replaced by
+    consistent stand-ins of the same kind. A row that cannot be is kept out and counted. The dataset
+    becomes visible in one step at the end, after an entry in the site's journal; Ctrl-C or a crash
+    leaves no half of it.
+
+    Rows of an erased subject are left out; `client data readmit` is the only way back.
+
+    A plan's task reads one kind of records. **text**: `--text` and `--label`. **spans**: `--text`
+    and `--spans`, which are carried over to the stand-ins. **language**: `--text` alone. **table**:
+    `--features`, `--categories` and `--label`; nothing is replaced in a table: a row with an
+    identifier or a date in a cell is kept out. **image**: `--image` and `--label`; the stored
+    picture has no metadata, but its pixels are not searched.
+
+    Exit codes: 0 stored, 3 nothing left to store, or pixels not accepted, 4 no such file,
+    5 malformed file or columns, 9 the dataset exists or another ingest runs.
+
+    Examples: `client data add notes.csv --subject patient_id --text note --label topic --group ward
+    --purpose triage` · `client data add calls.jsonl --subject customer --text message --label
+    intent --known full_name --known phone --dataset calls` · `client data add hearts.csv --kind
+    table --subject patient --features age,chol --categories sex,thal --label disease` · `client
+    data add scans.csv --kind image --subject patient --image file --label finding
+    --accept-unsearched-pixels`
+    """
+    from client.ingest import Recorder, deidentifier_for, ingest
+    from client.source_file import COLUMNS_OF_CONTENT, Columns, Intake, read_source
+    from client.vault import Vault
+
+    content = next((known_kind for known_kind in COLUMNS_OF_CONTENT if known_kind == kind), None)
+    if content is None:
+        raise MalformedInput(
+            f"unknown kind {kind!r}", fix=f"one of {', '.join(COLUMNS_OF_CONTENT)}"
+        )
+    columns = Columns(
+        subject,
+        text,
+        label,
+        tuple(known or ()),
+        content=content,
+        group=group,
+        spans=spans,
+        features=_listed(features),
+        categories=_listed(categories),
+        image=image,
+    )
+    intake = Intake(
+        dataset=dataset,
+        purposes=tuple(dict.fromkeys(purpose or ())),
+        legal_basis=legal_basis,
+        replace=replace,
+        drop_duplicates=allow_duplicates,
+        drop_empty=drop_empty,
+        accept_unsearched_pixels=accept_unsearched_pixels,
+    )
+    with Site.open(folder) as site:
+        source = read_source(file, columns, intake)
+        with Vault.open(site.paths, site.keyring) as vault:
+            secret = site.keyring.secret("surrogates")
+            deidentifier = deidentifier_for(file, columns, source, secret)
+            recorder = Recorder(site.journal, site.principal)
+            with progress(f"de-identifying {file.name}", len(source.records)) as advance:
+                result = ingest(source, intake, vault, deidentifier, recorder, advance)
+    if json:
+        print_json(described(result.dataset) | {"source": source_counts(source)})
+    else:
+        print_added(result, source)
+
+
+def _listed(options: list[str] | None) -> tuple[str, ...]:
+    """Column names out of `a,b,c`, given once or several times."""
+    names = (name.strip() for option in options or () for name in option.split(","))
+    return tuple(name for name in names if name)
