@@ -171,8 +171,7 @@ def print_release(view: ReleaseView) -> None:
             "files": ", ".join(manifest.files),
             "content": f"{manifest.ciphertext_bytes} bytes, {manifest.ciphertext_digest}",
             "ε by site": f"{spent} (δ {manifest.delta})",
-            "metrics": f"accuracy {metrics.accuracy}, macro F1 {metrics.macro_f1},"
-            f" {metrics.examples} held-out examples",
+            "metrics": f"{metrics.in_words()}, {metrics.examples} held-out examples",
             "submitted": f"by {view.submitted_by} at {view.submitted_at}",
             "decision": _decision(view.approval or view.rejection),
             "log entries": _positions(view.submitted_position, view.approved_position),

@@ -281,4 +281,5 @@ def _as_json(view: RunView) -> dict[str, Any]:
         "epsilon_by_site": dict(view.epsilon_by_site),
         "accuracy": view.accuracy,
         "macro_f1": view.macro_f1,
+        "perplexity": view.perplexity,
     }

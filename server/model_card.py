@@ -5,20 +5,22 @@
 * What was measured is told label by label, except where fewer than `MINIMUM_SLICE_SUBJECTS` records
   stand behind a figure: a release goes to people who see no more of the sites' data than it tells.
 * Provenance is an in-toto statement: the files, the plan, its approval, each round's report.
-* The card's code runs with plain transformers and peft.
+* The card's code is the task's own, and runs without Fiduciary.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from client.learning.entity_evaluation import EntityReport
 from client.learning.evaluation import MINIMUM_SLICE_SUBJECTS, groups_to_tell
-from client.learning.metrics import EvaluationReport, in_words
+from client.learning.language_evaluation import LanguageSummary
+from client.learning.metrics import EvaluationReport, Summary, report_in_words
 from compliance.resources import PlanEvidence, PlanView
 from compliance.statements import TrainingPlan
 from server.runs import RunState
@@ -52,41 +54,32 @@ NOT_COVERED = (
     "Groups: a group of k subjects has, at most, k times the epsilon and a larger delta.",
 )
 
-LOAD_EXAMPLE = """import json
+LIBRARY_OF_TASK = {"tabular-classification": "safetensors"}
+"""What reads a release of all weights; transformers unless said here."""
 
-import torch
-from peft import PeftModel
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+PIPELINE_OF_TASK = {"causal-language-modelling": "text-generation"}
+"""How model hubs call a task; as plans do unless said here."""
 
-folder = {folder}
-base = {base}
-with open(f"{{folder}}/labels.json") as file:
-    labels = json.load(file)
-tokenizer = AutoTokenizer.from_pretrained(base)
-encoder = AutoModelForTokenClassification.from_pretrained(base, num_labels=len(labels))
-model = PeftModel.from_pretrained(encoder, folder).eval()
-
-texts = ["Please send me the invoice again."]
-batch = tokenizer(
-    texts, padding=True, truncation=True, max_length={max_tokens}, return_tensors="pt"
-)
-with torch.no_grad():
-    token_logits = model(**batch).logits
-mask = batch["attention_mask"].unsqueeze(-1)
-logits = (token_logits * mask).sum(1) / mask.sum(1)  # a document's logits: the mean of its tokens'
-print([labels[int(i)] for i in logits.argmax(1)])
-"""
+HEAD_OF_TASK = {
+    "text-classification": ", and a linear head on mean-pooled tokens",
+    "token-classification": ", and a linear head on each token",
+    "image-classification": ", and a linear head",
+    "causal-language-modelling": "",
+    "tabular-classification": "",
+}
 
 
 def load_example(plan: TrainingPlan, *, folder: str, base: str) -> str:
-    """Code that loads the release with plain transformers and peft.
+    """Code that loads the release without Fiduciary.
 
     Args:
         plan: The plan.
         folder: Folder of the release.
         base: Folder or hub id of the base model.
     """
-    return LOAD_EXAMPLE.format(
+    from client.learning import tasks
+
+    return tasks.load_example(plan).format(
         folder=json.dumps(folder),
         base=json.dumps(base),
         max_tokens=plan.max_tokens,
@@ -108,18 +101,37 @@ def evaluation_file(evaluation: EvaluationReport) -> bytes:
     supports = {str(n): row.support for n, row in enumerate(evaluation.labels) if row.support}
     sizes = {str(n): each.examples for n, each in enumerate(evaluation.reliability)}
     labels, bins = groups_to_tell(supports), groups_to_tell(sizes)
-    return _json(
-        {
-            "format": "fiduciary.evaluation/1",
-            "everybody": asdict(evaluation.everybody),
-            "labels": [asdict(evaluation.labels[n]) for n in sorted(map(int, labels))],
-            "labels_withheld": len(evaluation.labels) - len(labels),
-            "reliability": [asdict(evaluation.reliability[n]) for n in sorted(map(int, bins))],
-            "slices": {group: asdict(each) for group, each in evaluation.slices.items()},
-            "minimum_records": MINIMUM_SLICE_SUBJECTS,
-            "intervals": "95 %, records taken as independent",
-        }
-    )
+    told = {
+        "format": "fiduciary.evaluation/1",
+        "everybody": asdict(evaluation.everybody),
+        "labels": [asdict(evaluation.labels[n]) for n in sorted(map(int, labels))],
+        "labels_withheld": len(evaluation.labels) - len(labels),
+        "reliability": [asdict(evaluation.reliability[n]) for n in sorted(map(int, bins))],
+        "slices": {group: asdict(each) for group, each in evaluation.slices.items()},
+        "minimum_records": MINIMUM_SLICE_SUBJECTS,
+        "intervals": f"95 %, {_independent(evaluation)} taken as independent",
+    }
+    if evaluation.entities is not None:
+        told["entities"] = _entities(evaluation.entities)
+    return _json(told)
+
+
+def _independent(evaluation: EvaluationReport) -> str:
+    if isinstance(evaluation.everybody, LanguageSummary):
+        return "records for the perplexity and tokens for the accuracy"
+    return "records" if evaluation.entities is None else "tokens and spans"
+
+
+def _entities(report: EntityReport) -> dict[str, Any]:
+    """Of spans, labels that sites gave fewer of are withheld as labels of records are."""
+    supports = {str(n): row.support for n, row in enumerate(report.labels) if row.support}
+    told = groups_to_tell(supports)
+    return {
+        "everybody": asdict(report.everybody),
+        "labels": [asdict(report.labels[n]) for n in sorted(map(int, told))],
+        "labels_withheld": len(report.labels) - len(told),
+        "slices": {group: asdict(each) for group, each in report.slices.items()},
+    }
 
 
 def privacy_statement(
@@ -197,11 +209,12 @@ def model_card(
     plan: TrainingPlan, plan_id: str, state: RunState, epsilon_by_site: Mapping[str, Any]
 ) -> bytes:
     """`README.md`, with the front matter that model hubs read."""
+    library = "peft" if is_lora(plan) else LIBRARY_OF_TASK.get(plan.task, "transformers")
     front = {
-        "library_name": "peft",
-        "pipeline_tag": "text-classification",
+        "library_name": library,
+        "pipeline_tag": PIPELINE_OF_TASK.get(plan.task, plan.task),
         "base_model": hub_name(plan),
-        "tags": ["federated-learning", "differential-privacy", "lora"],
+        "tags": ["federated-learning", "differential-privacy"] + ["lora"] * is_lora(plan),
     }
     lines = [
         "---",
@@ -209,14 +222,14 @@ def model_card(
         "---",
         f"# {plan.name}",
         "",
-        f"A classifier of {len(plan.labels)} labels, fine-tuned together by {len(plan.sites)} "
-        f"sites of the federation {plan.federation}. Records never left their sites, and every "
-        "update was differentially private.",
+        f"{_what(plan)}, trained together by {len(plan.sites)} sites of the federation "
+        f"{plan.federation}. Records never left their sites, and every update was differentially "
+        "private.",
         "",
         f"- **Purpose:** {plan.purpose} (legal basis: {plan.legal_basis}), and nothing else.",
         f"- **Keep it** at most {plan.retention_days} days after {state.updated_at[:10]}.",
         f"- **Base model:** {plan.base_model.name}, `{plan.base_model.digest}`",
-        f"- **Adapter:** LoRA, rank {plan.adapter.rank}, and a linear head on mean-pooled tokens.",
+        f"- **Trained:** {_trained(plan)}.",
         f"- **Rounds:** {state.rounds_done} of {plan.rounds}.",
         f"- **Measured:** {_measured(state)}",
         f"- **Plan:** `{plan_id}`",
@@ -231,10 +244,7 @@ def model_card(
         "|---|---|",
         *(f"| {site} | {value} |" for site, value in sorted(epsilon_by_site.items())),
         "",
-        "## Labels",
-        "",
-        *(_bullets(plan.labels)),
-        "",
+        *_labels(plan),
         "## Use",
         "",
         "```python",
@@ -259,18 +269,47 @@ def hub_name(plan: TrainingPlan) -> str:
     return "sentence-transformers/all-MiniLM-L6-v2" if embedded else plan.base_model.name
 
 
+def is_lora(plan: TrainingPlan) -> bool:
+    """Whether the release is an adapter: a plan that trains all weights has none."""
+    return all(phase.kind != "full" for phase in plan.phases)
+
+
+def _what(plan: TrainingPlan) -> str:
+    if plan.task == "causal-language-modelling":
+        return "A language model"
+    if plan.task == "token-classification":
+        return f"A classifier of tokens with {len(plan.labels)} labels"
+    return f"A classifier of {len(plan.labels)} labels"
+
+
+def _trained(plan: TrainingPlan) -> str:
+    if not is_lora(plan):
+        return "all weights"
+    layers = plan.adapter.layers
+    where = "" if layers is None else f" in the upper {layers} layers"
+    return f"LoRA{where}, rank {plan.adapter.rank}{HEAD_OF_TASK[plan.task]}"
+
+
 def _measured(state: RunState) -> str:
     if state.metrics is None:
         return "not measured."
-    of = f"{state.metrics.examples} records of the sites' held-out subjects."
-    if state.evaluation is None:
-        return f"{state.metrics.accuracy} accuracy and {state.metrics.macro_f1} macro F1 on {of}"
-    return f"{in_words(state.evaluation.everybody)}, on {of} By label in `evaluation.json`."
+    report = state.evaluation
+    if report is None:
+        told, more = state.metrics.in_words(), ""
+    else:
+        told, more = report_in_words(report), " More in `evaluation.json`."
+    is_record = report is None or (isinstance(report.everybody, Summary) and not report.entities)
+    unit = "records" if is_record else "tokens"
+    return f"{told}, on {state.metrics.examples} {unit} of the sites' held-out subjects.{more}"
 
 
-def _bullets(labels: Sequence[str]) -> list[str]:
-    shown = [f"- `{label}`" for label in labels[:100]]
-    return shown + ([f"- … {len(labels) - 100} more in `labels.json`"] if len(labels) > 100 else [])
+def _labels(plan: TrainingPlan) -> list[str]:
+    if not plan.labels:
+        return []
+    shown = [f"- `{label}`" for label in plan.labels[:100]]
+    if len(plan.labels) > 100:
+        shown.append(f"- … {len(plan.labels) - 100} more in `labels.json`")
+    return ["## Labels", "", *shown, ""]
 
 
 def _version(name: str) -> str:

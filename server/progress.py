@@ -44,6 +44,7 @@ class RunView:
     epsilon_promised: str = ""
     accuracy: str = ""
     macro_f1: str = ""
+    perplexity: str = ""
 
 
 class Reporter(Protocol):
@@ -121,6 +122,7 @@ def table_of(view: RunView) -> RenderableType:
         view.activity,
         f"accuracy {view.accuracy}" if view.accuracy else "",
         f"macro F1 {view.macro_f1}" if view.macro_f1 else "",
+        f"perplexity {view.perplexity}" if view.perplexity else "",
     )
     sites = Table(box=None, padding=(0, 2))
     for column in ("site", "this round", f"ε (of {view.epsilon_promised})"):

@@ -1,6 +1,7 @@
 """From a completed run to an encrypted release at the compliance service.
 
-1. The final weights become a plain peft adapter, beside them the documents of `server.model_card`.
+1. The final weights become a plain peft adapter, or a model of all weights; beside them lie the
+   documents of `server.model_card`.
 2. The files are archived and encrypted with a random key that is used once (`server.content`).
 3. The manifest (every file's digest, the ciphertext's, what it cost in privacy) is signed.
 4. The data key is sealed to the compliance service's release key; it re-wraps it for a grantee.
@@ -163,10 +164,11 @@ def _write_files(
     model.set_state(iterate.average)
     model.save(folder)
     documents = {
-        "labels.json": labels_file(plan),
         "README.md": model_card(plan, view.plan_id, state, epsilon_by_site),
         "dp_statement.json": _json(privacy_statement(plan, view.plan_id, epsilon_by_site)),
     }
+    if plan.labels:
+        documents["labels.json"] = labels_file(plan)
     if state.evaluation is not None:
         documents["evaluation.json"] = evaluation_file(state.evaluation)
     for name, data in documents.items():

@@ -8,8 +8,8 @@ An update counts only when
   honest private training can make them.
 
 Evaluation counts are added when their report passes the same tests and some examples of the plan's
-labels could have given them. An answer that fails is left out of the round with the reason, and the
-round goes on.
+task and labels could have given them. An answer that fails is left out of the round with the
+reason, and the round goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from audit.statement import SignedStatement, verify_statement
 from client.arrays import Arrays, arrays_digest
 from client.learning.evaluation import Evaluation
 from client.learning.plan_model import State, check_state
+from client.learning.tasks import counts_of
 from compliance.statements import Phase, SiteReport, TrainingPlan
 from server.errors import MalformedReply
 
@@ -89,7 +90,7 @@ def accept_update(
 
 def accept_evaluation(
     expected: Expected, arrays: Arrays, report: dict[str, str | int]
-) -> tuple[Evaluation, SiteReport]:
+) -> tuple[Evaluation[Any], SiteReport]:
     """Check the answer to an `evaluate` task.
 
     Raises:
@@ -97,7 +98,8 @@ def accept_evaluation(
     """
     try:
         plan = expected.plan
-        evaluation = Evaluation.from_arrays(arrays, len(plan.labels), plan.groups)
+        kind = counts_of(plan)
+        evaluation = Evaluation.from_arrays(arrays, len(plan.labels), plan.groups, kind)
     except FiduciaryError as error:
         raise MalformedReply(str(error)) from error
     stated, _ = _check_report(expected, arrays, report)

@@ -36,6 +36,7 @@ from compliance.statements import (
     Fraction,
     Metrics,
     Name,
+    PhaseKind,
     Text,
     Time,
     first_problem,
@@ -54,7 +55,7 @@ class RoundSummary(Document):
     """One finished round, for status pages and provenance; the evidence is its signed report."""
 
     round: Count
-    phase: Literal["probe", "adapter"]
+    phase: PhaseKind
     participants: tuple[Name, ...]
     absent: dict[Name, Text]
     report: Digest

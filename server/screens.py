@@ -188,8 +188,7 @@ def _show_plan(plan: dict[str, Any]) -> None:
     if plan["reason"]:
         console.print(f"  [red]{escape(plan['reason'])}[/]")
     if plan["accuracy"] is not None:
-        told = plan["measured"] or f"accuracy {plan['accuracy']}, macro F1 {plan['macro_f1']}"
-        console.print(f"  {told}", highlight=False)
+        console.print(f"  {plan['measured']}", highlight=False)
     for site, spent in plan["epsilon_by_site"].items():
         console.print(f"  ε {spent} at {site}", highlight=False)
     if plan["last_round"]:

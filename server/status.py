@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 import httpx
 
 from audit.errors import FiduciaryError
-from client.learning.metrics import in_words
+from client.learning.metrics import report_in_words
 from compliance.resources import PlanView, ReleaseView, SiteView
 from server.federation import CONTROL_HOST, Federation
 from server.gate import ControlGate
@@ -133,11 +134,23 @@ def _progress(run: RunState | None) -> dict[str, Any]:
         if run is None
         else {site: str(value) for site, value in run.epsilon_by_site.items()},
         "accuracy": None if metrics is None else str(metrics.accuracy),
-        "macro_f1": None if metrics is None else str(metrics.macro_f1),
-        "measured": "" if evaluation is None else in_words(evaluation.everybody),
+        "macro_f1": None if metrics is None else _text(metrics.macro_f1),
+        "perplexity": None if metrics is None else _text(metrics.perplexity),
+        "measured": _measured(run),
         "evaluation": None if evaluation is None else asdict(evaluation),
         "last_round": None if run is None or not run.history else _round(run),
     }
+
+
+def _measured(run: RunState | None) -> str:
+    if run is None or run.metrics is None:
+        return ""
+    # Runs of earlier versions kept no more than what is signed.
+    return run.metrics.in_words() if run.evaluation is None else report_in_words(run.evaluation)
+
+
+def _text(value: Decimal | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _round(run: RunState) -> dict[str, Any]:

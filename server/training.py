@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from audit.errors import Unreachable
 from audit.keys import SigningKey, VerifyKey
@@ -22,6 +22,7 @@ from audit.statement import SignedStatement, sign_statement
 from client.arrays import arrays_digest, pack_arrays
 from client.learning.aggregation import Iterate, advance, begin, mean_update, state_to_send
 from client.learning.evaluation import Evaluation, sum_evaluations
+from client.learning.language_evaluation import LanguageSummary
 from client.learning.metrics import EvaluationReport, evaluation_report
 from client.learning.plan_model import State
 from compliance.api import ComplianceClient
@@ -252,7 +253,7 @@ class Training:
     def _evaluate(
         self, run_id: int, number: int, advanced: Iterate, returning: frozenset[str]
     ) -> tuple[EvaluationReport | None, list[SiteReport]]:
-        def judge(site: str, answer: Answer) -> tuple[Evaluation, SiteReport]:
+        def judge(site: str, answer: Answer) -> tuple[Evaluation[Any], SiteReport]:
             expected = self._expected(site, number, "evaluate")
             return accept_evaluation(expected, answer.arrays, answer.report)
 
@@ -265,7 +266,11 @@ class Training:
         total = sum_evaluations([counts for counts, _ in told.accepted.values()])
         evaluation = evaluation_report(total, self._plan.labels)
         metrics = _metrics(evaluation)
-        self._show(accuracy=str(metrics.accuracy), macro_f1=str(metrics.macro_f1))
+        self._show(
+            accuracy=str(metrics.accuracy),
+            macro_f1=_text(metrics.macro_f1),
+            perplexity=_text(metrics.perplexity),
+        )
         return evaluation, [report for _, report in told.accepted.values()]
 
     def _judge_update(self, number: int, like: State) -> Callable[[str, Answer], Accepted]:
@@ -378,15 +383,20 @@ def _epsilon_after(state: RunState, reports: list[SiteReport]) -> dict[str, Deci
 
 def _metrics(evaluation: EvaluationReport) -> Metrics:
     """What signed statements say of an evaluation."""
-    return Metrics(
-        accuracy=_fraction(evaluation.everybody.accuracy),
-        macro_f1=_fraction(evaluation.everybody.macro.f1),
-        examples=evaluation.everybody.examples,
-    )
+    figures = evaluation.everybody
+    accuracy, examples = _fraction(figures.accuracy), figures.examples
+    if isinstance(figures, LanguageSummary):
+        perplexity = None if figures.perplexity is None else _fraction(figures.perplexity)
+        return Metrics(accuracy=accuracy, perplexity=perplexity, examples=examples)
+    return Metrics(accuracy=accuracy, macro_f1=_fraction(figures.macro.f1), examples=examples)
 
 
 def _fraction(value: float) -> Decimal:
     return Decimal(f"{value:.6f}")
+
+
+def _text(value: Decimal | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _texts(epsilon: Mapping[str, Decimal]) -> dict[str, str]:
@@ -408,6 +418,8 @@ def _reasons(told: Exchange[T]) -> str:
 def _round_line(plan: TrainingPlan, summary: RoundSummary, epsilon: Mapping[str, Decimal]) -> str:
     spent = f", epsilon up to {max(epsilon.values()):.2f}" if epsilon else ""
     measured = f", accuracy {summary.metrics.accuracy:.4f}" if summary.metrics else ""
+    if summary.metrics and summary.metrics.perplexity is not None:
+        measured += f", perplexity {summary.metrics.perplexity:.2f}"
     absent = "".join(f"; without {site}: {reason}" for site, reason in summary.absent.items())
     return (
         f"{plan.name}: round {summary.round + 1} of {plan.rounds} ({summary.phase}), "

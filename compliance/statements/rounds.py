@@ -33,6 +33,16 @@ class Metrics(Document):
     examples: Count
     perplexity: Annotated[Fraction, Field(ge=1)] | None = None
 
+    def in_words(self) -> str:
+        """What was measured, in one line.
+
+        >>> Metrics(accuracy="0.9", macro_f1="0.8", examples=61).in_words()
+        'accuracy 0.9, macro F1 0.8'
+        """
+        told = (("macro F1", self.macro_f1), ("perplexity", self.perplexity))
+        more = (f", {name} {value}" for name, value in told if value is not None)
+        return f"accuracy {self.accuracy}{''.join(more)}"
+
 
 class RoundReport(Statement):
     """One round, as the coordinator saw it."""

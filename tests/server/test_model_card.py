@@ -95,7 +95,7 @@ def test_the_card_tells_the_figures_in_words() -> None:
 def test_a_run_measured_before_there_were_more_figures_is_told_as_it_was() -> None:
     run = RunState.model_validate_json(_run(None).model_dump_json(exclude={"evaluation"}))
     card = model_card(PLAN, DIGEST, run, {}).decode()
-    assert "0.9 accuracy and 0.8 macro F1 on 61 records" in card
+    assert "accuracy 0.9, macro F1 0.8, on 61 records" in card
 
 
 def test_all_figures_survive_the_disk() -> None:
