@@ -101,7 +101,9 @@ class Document(BaseModel):
     def _later_fields(self) -> list[str]:
         fields = type(self).model_fields
         return [
-            name for name in sorted(self.later) if getattr(self, name) != fields[name].get_default()
+            name
+            for name in sorted(self.later)
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
         ]
 
     def first_later_field(self) -> str | None:

@@ -92,6 +92,17 @@ def test_honest_counts_are_accepted() -> None:
     assert stated.activity == "evaluate"
 
 
+def test_slices_are_accepted_of_the_groups_that_the_plan_declares() -> None:
+    arrays = {**COUNTS, **{f"f/{name}": array for name, array in COUNTS.items()}}
+    answer = report(arrays, activity="evaluate")
+    plan = plan_of(format="fiduciary.plan/2", groups=["f", "m"])
+    counts, _ = accept_evaluation(expected(activity="evaluate", plan=plan), arrays, answer)
+    assert list(counts.slices) == ["f"]
+    plan = plan_of(format="fiduciary.plan/2", groups=["m"])
+    with pytest.raises(MalformedReply, match="nothing else"):
+        accept_evaluation(expected(activity="evaluate", plan=plan), arrays, answer)
+
+
 def _changed(name: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> dict[str, Any]:
     return {**UPDATE, name: change(UPDATE[name].copy())}
 

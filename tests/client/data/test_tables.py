@@ -95,6 +95,18 @@ class TestJsonLines:
         with pytest.raises((MalformedTable, MissingColumns), match=message):
             rows(written(tmp_path / "a.jsonl", content))
 
+    def test_a_list_is_its_json_where_lists_may_be(self, tmp_path: Path) -> None:
+        spans = [{"start": 0, "end": 1, "label": "é"}]
+        path = written(tmp_path / "a.jsonl", json.dumps({"who": "P", "what": spans}))
+        (row,) = read_rows(path, ("who", "what"), lists=("what",))
+        assert json.loads(row.values[1]) == spans
+        parquet.write_table(arrow.table({"who": ["P"], "what": [spans]}), tmp_path / "a.parquet")
+        (row,) = read_rows(tmp_path / "a.parquet", ("who", "what"), lists=("what",))
+        assert json.loads(row.values[1]) == spans
+        path = written(tmp_path / "b.jsonl", '{"who": ["P"], "what": []}')
+        with pytest.raises(MalformedTable, match="'who' holds neither"):
+            list(read_rows(path, ("who", "what"), lists=("what",)))
+
 
 class TestParquet:
     def test_text_numbers_and_null(self, tmp_path: Path) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from audit.canonical import canonical_bytes
+from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
 from audit.keyring import KeyDestroyed, Keyring
 from client.site import Site
-from client.vault import Provenance, Record, Staging, Vault
-from tests.client.data.records import PIPELINE, ROWS, stage
+from client.vault import Content, Dataset, Provenance, Record, Staging, Vault, sealing
+from client.vault.tables import digest_of
+from tests.client.data.records import KEY, PIPELINE, ROWS, stage
 
 
 def raw(site: Site) -> sqlite3.Connection:
@@ -46,6 +51,130 @@ class TestReading:
         stage(vault, *ROWS)
         with Vault.open(site.paths, site.keyring) as other:
             assert other.examples("notes") == vault.examples("notes")
+
+    def test_a_group_is_sealed_with_the_record_and_counted(self, site: Site, vault: Vault) -> None:
+        with Staging(vault, "notes") as staging:
+            staging.add(
+                Record(vault.pseudonym(f"P-{n}"), f"text {n}", "l", group)
+                for n, group in enumerate(["curious-ward", "", "other", "other"])
+            )
+            dataset = staging.publish(Provenance(PIPELINE), lambda _dataset: None)
+        assert [r.group for r in vault.examples("notes")] == ["curious-ward", "", "other", "other"]
+        assert dataset.datasheet.groups == {"curious-ward": 1, "other": 2}
+        stored = b"".join(p.read_bytes() for p in site.paths.root.rglob("*") if p.is_file())
+        assert b"curious" not in stored
+        vault.erase("P-0")
+        vault.erase("P-1")
+        assert vault.dataset("notes").datasheet.groups == {"other": 2}
+
+
+class TestContent:
+    def publish(self, vault: Vault, content: Content, *records: Record) -> Dataset:
+        with Staging(vault, "notes", content=content) as staging:
+            staging.add(records)
+            return staging.publish(Provenance(PIPELINE), lambda _dataset: None)
+
+    def test_labels_of_spans_are_counted_one_by_one(self, vault: Vault) -> None:
+        who = [vault.pseudonym(f"P-{n}") for n in range(3)]
+        dataset = self.publish(
+            vault,
+            "spans",
+            Record(who[0], "ache, rash", '[[0,4,"SIGN"],[6,10,"SIGN"]]'),
+            Record(who[1], "ache at home", '[[0,4,"SIGN"],[8,12,"PLACE"]]'),
+            Record(who[2], "nothing", "[]"),
+        )
+        assert dataset.datasheet.label_counts == {"SIGN": 3, "PLACE": 1}
+        assert (dataset.records, dataset.datasheet.content) == (3, "spans")
+        vault.erase("P-1")
+        vault.erase("P-2")
+        after = vault.dataset("notes")
+        assert (after.datasheet.label_counts, after.records) == ({"SIGN": 2}, 1)
+        assert not vault.verify("notes").problems
+
+    def test_language_has_no_labels(self, vault: Vault) -> None:
+        dataset = self.publish(vault, "language", Record(vault.pseudonym("P"), "text", ""))
+        assert (dataset.labels, dataset.records) == ((), 1)
+
+    def test_the_datasheet_says_what_was_searched(self, vault: Vault) -> None:
+        dataset = self.publish(vault, "image", Record(vault.pseudonym("P"), "UE5H", "l"))
+        assert dataset.datasheet.deidentification == "pixels-not-searched"
+        assert vault.dataset("notes") == dataset
+
+
+class TestOlderVaults:
+    def test_rows_and_datasheets_of_before_there_were_groups_open(
+        self, site: Site, vault: Vault
+    ) -> None:
+        """Written here as they were then, byte for byte."""
+        dataset_id, subject = "5" * 32, vault.pseudonym("P-1")
+        with vault.transaction() as connection:
+            key = vault.ensure_key(connection, subject)
+            row = sealed(
+                key,
+                {"label": "urgent", "text": "an old text"},
+                {
+                    "format": "fiduciary.record/1",
+                    "dataset": dataset_id,
+                    "position": 0,
+                    "subject": subject,
+                },
+            )
+            connection.execute(
+                "INSERT INTO datasets VALUES (?, 'old', 1, 'building', NULL)", (dataset_id,)
+            )
+            connection.execute(
+                "INSERT INTO records VALUES (?, 0, ?, ?)", (dataset_id, subject, row)
+            )
+            sheet = {
+                "format": "fiduciary.datasheet/1",
+                "created_at": "2026-01-31T12:00:00Z",
+                "purposes": ["triage"],
+                "legal_basis": "consent",
+                "deidentification_digest": PIPELINE,
+                "label_counts": {"urgent": 1},
+                "records": 1,
+                "subjects": 1,
+                "quarantined": {},
+                "duplicates_dropped": 0,
+                "empty_dropped": 0,
+                "erased_rows_left_out": 0,
+                "replacements": {},
+                "digest": digest_of(connection, dataset_id),
+            }
+            place = {
+                "format": "fiduciary.datasheet/1",
+                "dataset": dataset_id,
+                "name": "old",
+                "version": 1,
+            }
+            described = sealed(site.keyring.generate_data_key("vault:datasheets"), sheet, place)
+            connection.execute("UPDATE datasets SET state = 'ready', datasheet = ?", (described,))
+        assert vault.examples("old") == [Record(subject, "an old text", "urgent", "")]
+        found = vault.dataset("old").datasheet
+        assert (found.content, found.groups) == ("text", {})
+        assert found.deidentification == "identifiers-replaced"
+        assert not vault.verify("old").problems
+        assert vault.erase("P-1").records_removed == 1
+
+    def test_what_has_neither_group_nor_other_content_is_written_as_before(
+        self, vault: Vault
+    ) -> None:
+        """So an older version opens it too."""
+        sheet = stage(vault, *ROWS).datasheet.model_dump(mode="json")
+        assert not {"content", "groups", "deidentification"} & set(sheet)
+        record = Record("p", "a text", "a label")
+        row = sealing.seal_record(KEY, "d", 0, record)
+        place = {"format": "fiduciary.record/1", "dataset": "d", "position": 0, "subject": "p"}
+        envelope = Envelope(row[:NONCE_BYTES], row[NONCE_BYTES:])
+        plain = unseal(KEY, envelope, canonical_bytes(place))
+        assert plain == b'{"label":"a label","text":"a text"}'
+
+
+def sealed(key: bytes, content: dict[str, Any], place: dict[str, Any]) -> bytes:
+    envelope = seal(
+        key, json.dumps(content, separators=(",", ":")).encode(), canonical_bytes(place)
+    )
+    return envelope.nonce + envelope.ciphertext
 
 
 class TestSecrecy:

@@ -10,11 +10,11 @@ import pytest
 
 from audit.errors import NotFound
 from client.budget import Cost
+from client.dataset_rules import DatasetFacts
 from client.evidence import fetch_evidence
 from client.findings import Finding
 from client.guard import (
     Allowed,
-    DatasetFacts,
     Membership,
     Refused,
     SiteFacts,
@@ -23,6 +23,7 @@ from client.guard import (
     check_site,
     decide,
 )
+from client.vault import Content
 from tests.client.site.counterparts import FakeCompliance
 from tests.client.site.documents import (
     LABELS,
@@ -47,7 +48,9 @@ def make_facts(**changes: Any) -> SiteFacts:
         "count_subjects": lambda _names: 24,
         "base_model_digest": ZERO_DIGEST,
         "base_model_problem": "",
-        "cost_of": lambda _reservation, _delta: Cost(Decimal(3), Decimal(3), Decimal(3), reserved=False),
+        "cost_of": lambda _reservation, _delta: Cost(
+            Decimal(3), Decimal(3), Decimal(3), reserved=False
+        ),
         **changes,
     }
     return SiteFacts(**facts)
@@ -63,6 +66,10 @@ def judge(facts: SiteFacts, **plan_changes: Any) -> tuple[Finding, ...]:
 
 def test_a_site_that_agrees_allows_every_rule() -> None:
     assert failures(judge(make_facts())) == []
+
+
+def limited_to(max_population: int) -> dict[str, Any]:
+    return {"batch_limit": {"subjects": 5, "max_population": max_population}}
 
 
 def _no_ledger(*_: object) -> Cost:
@@ -83,13 +90,23 @@ def _no_ledger(*_: object) -> Cost:
         ("dataset-legal-basis", {"datasets": (dataset(legal_basis=""),)}, {}),
         ("dataset-labels", {"datasets": (dataset(labels=frozenset({"urgent", "other"})),)}, {}),
         ("dataset-labels", {}, {"labels": ["urgent", "later"]}),
+        ("dataset-content", {"datasets": (dataset(content="language"),)}, {}),
+        ("batch-limit", {}, {"format": "fiduciary.plan/2", "phase": limited_to(23)}),
         ("dataset-subjects", {"count_subjects": lambda _names: 9}, {}),
         ("dataset-subjects", {}, {"minimum_subjects": 25}),
         ("dataset-subjects", {"policy": make_policy(minimum_subjects=25)}, {}),
         ("base-model-present", {"base_model_digest": None}, {}),
         ("base-model-present", {"base_model_digest": "sha256:" + "1" * 64}, {}),
-        ("budget", {"cost_of": lambda *_: Cost(Decimal("8.1"), Decimal("8.1"), Decimal("8.1"), False)}, {}),
-        ("budget", {"cost_of": lambda *_: Cost(Decimal(3), Decimal(3), Decimal("10.1"), False)}, {}),
+        (
+            "budget",
+            {"cost_of": lambda *_: Cost(Decimal("8.1"), Decimal("8.1"), Decimal("8.1"), False)},
+            {},
+        ),
+        (
+            "budget",
+            {"cost_of": lambda *_: Cost(Decimal(3), Decimal(3), Decimal("10.1"), False)},
+            {},
+        ),
         ("budget", {"cost_of": _no_ledger}, {}),
     ],
 )
@@ -113,6 +130,59 @@ def test_a_dataset_for_another_purpose_is_left_out() -> None:
     findings, terms = check_site(ZERO_DIGEST, make_plan(), make_facts(datasets=(dataset(), other)))
     assert failures(findings) == []
     assert terms.reservation.datasets == ("notes",)
+
+
+TASKS: dict[Content, dict[str, Any]] = {
+    "text": {"task": "text-classification"},
+    "spans": {"task": "token-classification", "labels": ["O", *LABELS]},
+    "language": {
+        "task": "causal-language-modelling",
+        "labels": [],
+        "phase": {"kind": "full"},
+    },
+    "image": {"task": "image-classification"},
+    "table": {
+        "task": "tabular-classification",
+        "features": [{"name": "age", "kind": "number", "low": "0", "high": "100"}],
+        "phase": {"kind": "full"},
+    },
+}
+
+
+@pytest.mark.parametrize("content", TASKS)
+def test_a_task_uses_the_datasets_of_its_kind_and_leaves_the_others(content: Content) -> None:
+    datasets = tuple(
+        dataset(name=kind, content=kind, labels=frozenset(() if kind == "language" else LABELS))
+        for kind in TASKS
+    )
+    policy = make_policy(tasks=[TASKS[content]["task"]])
+    plan = make_plan(**{"format": "fiduciary.plan/2", **TASKS[content]})
+    findings, terms = check_site(ZERO_DIGEST, plan, make_facts(datasets=datasets, policy=policy))
+    assert failures(findings) == []
+    assert terms.reservation.datasets == (content,)
+    others = tuple(one for one in datasets if one.content != content)
+    findings, _ = check_site(ZERO_DIGEST, plan, make_facts(datasets=others, policy=policy))
+    assert "dataset-content" in failures(findings)
+    fix = next(finding.fix for finding in findings if finding.rule == "dataset-content")
+    assert f"--kind {content}" in fix
+
+
+def test_no_span_carries_the_label_of_what_is_outside() -> None:
+    plan = {"format": "fiduciary.plan/2", **TASKS["spans"]}
+    for labels, refused in ((["SIGN"], True), (["urgent"], False), (["O"], True)):
+        facts = make_facts(
+            policy=make_policy(tasks=["token-classification"]),
+            datasets=(dataset(content="spans", labels=frozenset(labels)),),
+        )
+        assert failures(judge(facts, **plan)) == ["dataset-labels"] * refused
+
+
+def test_a_batch_limit_for_sites_as_large_as_this_one_is_no_objection() -> None:
+    plan = {"format": "fiduciary.plan/2", "phase": limited_to(24)}
+    assert failures(judge(make_facts(), **plan)) == []
+    told = [f for f in judge(make_facts(), **plan) if f.rule == "batch-limit"]
+    assert len(told) == 1
+    assert "24" in told[0].detail, "the plan's own number"
 
 
 def test_a_reserved_plan_is_not_charged_twice() -> None:
