@@ -1,6 +1,6 @@
 """Where a plan's base model is on this machine. A plan names a model, never a place.
 
-* `embedded:…` comes with an installed package.
+* `embedded:…` comes with an installed package, `tabular:…` with this one.
 * Any other name is looked up in the site's own `models/` folder, then in the local hub cache.
 * A name that reads as a path is refused: the coordinator has no say in which files are opened.
 * Nothing is downloaded, and the digest decides: a name alone is never enough.
@@ -12,7 +12,11 @@ import re
 from pathlib import Path
 
 from audit.errors import MalformedInput, NotFound, Refused
-from client.learning.base_model import base_model_digest, resolve_base_model
+from client.learning.base_model import (
+    TABULAR_MODELS,
+    base_model_digest,
+    resolve_base_model,
+)
 from client.learning.plan_model import quiet_transformers
 from client.policy import EMBEDDED_PREFIX
 
@@ -30,7 +34,7 @@ def find_base_model(name: str, models: Path) -> Path:
         Refused: When the name is a path.
         NotFound: When the model is not on this machine.
     """
-    if name.startswith(EMBEDDED_PREFIX):
+    if name.startswith(EMBEDDED_PREFIX) or name in TABULAR_MODELS:
         return resolve_base_model(name)
     if not _HUB_NAME.fullmatch(name) or ".." in name:
         raise Refused(

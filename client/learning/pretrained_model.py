@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -106,9 +106,15 @@ class PretrainedModel(PlanModel):
             for name, value in settings.to_dict().items():
                 if "drop" in name and isinstance(value, float):
                     setattr(settings, name, 0.0)
-            outer = getattr(transformers, cls.auto_class).from_pretrained(
-                base_path, config=settings, use_safetensors=True, local_files_only=True
+            outer, loading = getattr(transformers, cls.auto_class).from_pretrained(
+                base_path,
+                config=settings,
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # a head for other labels is replaced
+                output_loading_info=True,
             )
+            _check_whole(plan, outer, loading)
             if not _trains_all(plan):
                 outer = with_lora(plan, outer, cls.peft_task)
             model = cls(plan, outer)
@@ -270,6 +276,18 @@ def _labels(plan: TrainingPlan) -> dict[str, Any]:
         "id2label": dict(enumerate(plan.labels)),
         "label2id": {label: number for number, label in enumerate(plan.labels)},
     }
+
+
+def _check_whole(plan: TrainingPlan, outer: Any, loading: Mapping[str, Collection[Any]]) -> None:
+    """Refuse a transformer that lacks weights: they would be random, and differ between sites."""
+    names = {*loading["missing_keys"], *(key[0] for key in loading["mismatched_keys"])}
+    lacking = sorted(name for name in names if name.startswith(f"{outer.base_model_prefix}."))
+    if lacking:
+        raise MalformedInput(
+            f"base model {plan.base_model.name!r} has no weights of the right shape for "
+            f"{lacking[0]!r}",
+            fix="install the base model again, whole",
+        )
 
 
 def _check_length(plan: TrainingPlan, settings: Any) -> None:
