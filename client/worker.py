@@ -1,16 +1,7 @@
 """The site's worker: `client start`. It trains what its own guard allows, and nothing else.
 
-One `train` task, in order; a crash between any two steps leaves the ledger right:
-
-1. The guard decides (`client.review`). A refusal is signed, journalled, reported and answered.
-2. The plan's whole budget is reserved. The model and the examples are loaded and the coordinator's
-   state is checked, so that what cannot be trained costs nothing. The journal says to each subject
-   that the plan may now use the records (`client.subject_trail`).
-3. The round is started in the ledger, durably, once for ever.
-4. It is trained. From the first gradient on it is spent, however it ends.
-5. The report is signed, journalled and queued for the compliance service; then the coordinator gets
-   the update.
-
+* What one task does, and in which order, is in `client.rounds`. A refusal is signed, journalled,
+  reported and answered.
 * Only `train` and `evaluate` exist. Nothing that the coordinator sends is run, opened or used as a
   name of a file.
 * What a task may make this site say is bounded: reasons come from the guard's and the ledger's own
@@ -23,44 +14,35 @@ One `train` task, in order; a crash between any two steps leaves the ledger righ
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
-from audit.errors import (
-    Conflict,
-    FiduciaryError,
-    MalformedInput,
-    NotFound,
-    Unauthorised,
-    Unreachable,
-)
-from audit.key_manager import KeyDestroyed
+from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
 from audit.storage import LogUnavailable
 from client.alarms import LogAlarm
 from client.answers import MAX_REASON, Answers
-from client.arrays import Arrays, arrays_digest
+from client.arrays import arrays_digest
 from client.budget import AlreadyEvaluated, NoReservation, RoundAlreadyStarted
+from client.compute import read_compute
 from client.counterparts import Fleet, Service
 from client.flower import IncomingTask
-from client.guard import Allowed, Refused
-from client.lessons import Lessons, Material
-from client.policy import read_policy
+from client.lessons import Lessons
+from client.plan_audit import PlanAudit
 from client.presentation import short
 from client.progress import ActivityFile, Reporter
+from client.refusals import Declined
 from client.retention import RetentionTimer, site_retention
 from client.review import Review
+from client.rounds import PLAN_ID, Answer, Rounds
 from client.site import Site
 from client.stopping import Stopped, StopSignal
-from client.subject_trail import Trail, Use
+from client.subject_trail import Trail
 from client.vault.store import Vault
 from client.witnessing import Witnessing
 from client.worker_lock import hold_worker_lock
-from compliance.statements import SiteReport, TrainingPlan, utc_now
 
 POLL_SECONDS = 1.0
 """How long one poll may be held by the coordinator."""
@@ -77,10 +59,6 @@ LAST_PAUSE_SECONDS = 30.0
 UNAUTHORISED_SECONDS = 60.0
 """How long a coordinator may not know this site yet: its admission takes a moment to arrive."""
 
-_ERASURES_AT_ONCE = 20
-"""How often examples are read again because a subject was erased before it was journalled."""
-
-_PLAN_ID = re.compile(r"sha256:[0-9a-f]{64}")
 _ENDED = ("completed", "failed", "rejected")
 _SAFE = (AlreadyEvaluated, NoReservation, RoundAlreadyStarted, Unreachable, MalformedInput)
 
@@ -94,23 +72,12 @@ class Ending(Enum):
     REFUSED = "refused"
 
 
-class _Declined(Exception):
-    """This site says no to a task. Both texts leave the site."""
-
-    def __init__(self, code: str, reason: str, fix: str = "", *, whole_plan: bool = False) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.fix = fix
-        self.whole_plan = whole_plan
-
-
 @dataclass(frozen=True)
 class _Answered:
     """The last update, kept in memory: to which plan, round and state, and with which report."""
 
     asked: tuple[str, int, str]
-    update: Arrays
-    report: dict[str, Any]
+    answer: Answer
 
 
 class Worker:
@@ -169,15 +136,29 @@ class Worker:
             self._site.ledger() as ledger,
         ):
             self._ledger = ledger
-            self._lessons = Lessons(vault, self._site.paths.models)
-            self._review = Review(self._site, vault, ledger, self._service)
-            self._trail = Trail(self._site.journal, vault, self._site.principal)
+            settings = read_compute(self._site.paths.compute).settings()
+            self._lessons = Lessons(vault, self._site.paths.models, settings)
+            self._rounds = Rounds(
+                self._site,
+                ledger=ledger,
+                lessons=self._lessons,
+                review=Review(self._site, vault, ledger, self._service),
+                trail=Trail(self._site.journal, vault, self._site.principal),
+                audit=PlanAudit(
+                    ledger, settings, self._answers.software, self._stop, self._reporter
+                ),
+                answers=self._answers,
+                activity=self._activity,
+                stop=self._stop,
+                reporter=self._reporter,
+            )
             self._retention = RetentionTimer(site_retention(self._site, ledger), self._reporter)
             try:
                 return self._dial()
             except Stopped:
                 return Ending.STOPPED
             finally:
+                self._lessons.forget()
                 self._activity.update(doing="stopped", plan_id=None, round=None, rounds=None)
 
     # --- the connection -------------------------------------------------------------------------
@@ -276,14 +257,14 @@ class Worker:
             if task.kind == "train":
                 self._train(fleet, task)
             else:
-                self._evaluate(fleet, task)
-        except _Declined as no:
+                self._give(fleet, task, self._rounds.evaluate(task))
+        except Declined as no:
             self._refuse(fleet, task, no)
         except Stopped:
-            self._refuse(fleet, task, _Declined("site-stopped", "the site's operator stopped it"))
+            self._refuse(fleet, task, Declined("site-stopped", "the site's operator stopped it"))
             raise
         except LogAlarm as alarm:
-            self._refuse(fleet, task, _Declined(alarm.code, str(alarm)))
+            self._refuse(fleet, task, Declined(alarm.code, str(alarm)))
             raise
         except LogUnavailable:
             # Without a journal nothing may happen here, not even a refusal.
@@ -291,138 +272,28 @@ class Worker:
         except FiduciaryError as error:
             self._say(f"{error.code}: {error}. {error.fix}", problem=True)
             reason = str(error) if isinstance(error, _SAFE) else "its operator was told the reason"
-            self._refuse(fleet, task, _Declined(error.code, reason))
+            self._refuse(fleet, task, Declined(error.code, reason))
         except Exception as error:  # noqa: BLE001  torch raises anything; the site must go on
             # The exception's text may quote data: only its type is told.
             self._say(f"round {task.round} failed: {type(error).__name__}", problem=True)
-            self._refuse(fleet, task, _Declined("training-failed", type(error).__name__))
+            self._refuse(fleet, task, Declined("training-failed", type(error).__name__))
 
     def _train(self, fleet: Fleet, task: IncomingTask) -> None:
         asked = (task.plan_id, task.round, arrays_digest(task.state))
         if self._last is not None and self._last.asked == asked:
             # A coordinator that came back asks again. The same answer again tells nothing more.
-            last = self._last
-            self._reply(lambda: fleet.reply_arrays(task, last.update, last.report))
+            self._give(fleet, task, self._last.answer)
             return
         self._watch(now=True)
-        allowed = self._allowed(task)
-        plan, phase = allowed.plan, allowed.plan.phase_of(task.round)
-        self._ledger.reserve(allowed.terms.reservation, allowed.terms.limits)
-        material = self._record_use(task, allowed, self._prepare(task, allowed))
-        self._ledger.start_round(task.plan_id, task.round)
-        self._begin("training", task, plan)
-        label = f"round {task.round + 1} of {plan.rounds}, plan {short(task.plan_id)}"
-        with self._reporter.steps(label, phase.steps_per_round) as shown:
-
-            def progress(done: int, total: int) -> None:
-                self._stop.check()
-                shown(done, total)
-
-            with self._stop.interruptible():
-                result = self._lessons.train(task.round, task.state, progress)
-        report = self._report(
-            task, plan, material, steps=result.steps, answer=arrays_digest(result.update)
-        )
-        self._last = _Answered(asked, result.update, report)
-        self._reply(lambda: fleet.reply_arrays(task, result.update, report))
+        answer = self._rounds.train(task)
+        self._last = _Answered(asked, answer)
+        self._give(fleet, task, answer)
         self._activity.update(rounds_trained=self._activity.activity.rounds_trained + 1)
-        self._say(f"trained {label}: {result.steps} steps")
-
-    def _evaluate(self, fleet: Fleet, task: IncomingTask) -> None:
-        if not read_policy(self._site.paths.policy).share_evaluation:
-            raise _Declined(
-                "evaluation-not-shared", "this site's policy does not share evaluation counts"
-            )
-        allowed = self._allowed(task)
-        plan = allowed.plan
-        plan.phase_of(task.round)
-        material = self._prepare(task, allowed)
-        self._ledger.allow_evaluation(task.plan_id, task.round, arrays_digest(task.state))
-        material = self._record_use(task, allowed, material)
-        self._begin("evaluating", task, plan)
-        with self._stop.interruptible():
-            counts = self._lessons.evaluate(task.state).to_arrays()
-        report = self._report(task, plan, material, steps=0, answer=arrays_digest(counts))
-        self._reply(lambda: fleet.reply_arrays(task, counts, report))
-        self._say(f"evaluated round {task.round + 1} of plan {short(task.plan_id)}")
-
-    def _allowed(self, task: IncomingTask) -> Allowed:
-        if not _PLAN_ID.fullmatch(task.plan_id):
-            raise _Declined("malformed-task", "the task names no plan")
-        try:
-            with self._stop.interruptible():
-                verdict = self._review.of(task.plan_id)
-        except Unreachable as error:
-            raise _Declined(
-                "compliance-unreachable", "this site cannot ask the compliance service", error.fix
-            ) from error
-        except NotFound as error:
-            raise _Declined(
-                "plan-unknown", "the compliance service knows no such plan for this site"
-            ) from error
-        if isinstance(verdict, Refused):
-            raise _Declined(verdict.code, verdict.reason, verdict.fix, whole_plan=True)
-        return verdict
-
-    def _prepare(self, task: IncomingTask, allowed: Allowed) -> Material:
-        datasets = allowed.terms.reservation.datasets
-        with self._stop.interruptible():
-            return self._lessons.prepare(task.plan_id, allowed.plan, datasets, task.state)
-
-    def _record_use(self, task: IncomingTask, allowed: Allowed, material: Material) -> Material:
-        """Journal whose records the plan is about to use; what they are then.
-
-        Raises:
-            LogUnavailable: When the journal cannot be written; nothing may be used.
-        """
-        for _ in range(_ERASURES_AT_ONCE):
-            trained = task.kind == "train"
-            lessons = self._lessons
-            try:
-                self._trail.record(
-                    Use.TRAINED if trained else Use.EVALUATED,
-                    allowed,
-                    lessons.trained_subjects if trained else lessons.held_out_subjects,
-                    self._stop.check,
-                )
-            except KeyDestroyed:
-                # Somebody was erased since the examples were read: they are read again, without.
-                lessons.drop_examples()
-                material = self._prepare(task, allowed)
-            else:
-                return material
-        raise Conflict(
-            "subjects are being erased while the round begins", fix="wait until that is done"
-        )
-
-    def _begin(self, doing: str, task: IncomingTask, plan: TrainingPlan) -> None:
-        self._activity.update(
-            doing=doing, plan_id=task.plan_id, round=task.round, rounds=plan.rounds
-        )
 
     # --- answers --------------------------------------------------------------------------------
 
-    def _report(
-        self, task: IncomingTask, plan: TrainingPlan, material: Material, *, steps: int, answer: str
-    ) -> dict[str, Any]:
-        report = SiteReport(
-            plan_id=task.plan_id,
-            site=self._site.name,
-            round=task.round,
-            activity=task.kind,
-            steps=steps,
-            epsilon_spent=self._ledger.epsilon_spent(task.plan_id),
-            update_digest=answer,
-            dataset_digest=material.dataset_digest,
-            base_model_digest=plan.base_model.digest,
-            deidentification_digest=material.deidentification_digest,
-            software=self._answers.software,
-            reported_at=utc_now(),
-        )
-        return {"site": self._site.name, "statement": self._answers.report(report).to_json()}
-
-    def _refuse(self, fleet: Fleet, task: IncomingTask, no: _Declined) -> None:
-        about = task.plan_id if _PLAN_ID.fullmatch(task.plan_id) else "unknown"
+    def _refuse(self, fleet: Fleet, task: IncomingTask, no: Declined) -> None:
+        about = task.plan_id if PLAN_ID.fullmatch(task.plan_id) else "unknown"
         reason = str(no)[:MAX_REASON]
         statement = self._answers.refusal(f"plan:{about}", no.code, reason).to_json()
         advice = f" ({no.fix})" if no.fix else ""
@@ -430,6 +301,9 @@ class Worker:
         self._reply(lambda: fleet.reply_refusal(task, no.code, reason, statement))
         if self._once and no.whole_plan:
             self._ending = Ending.REFUSED
+
+    def _give(self, fleet: Fleet, task: IncomingTask, answer: Answer) -> None:
+        self._reply(lambda: fleet.reply_arrays(task, answer.arrays, answer.report))
 
     def _reply(self, send: Callable[[], bool]) -> None:
         """Answer the coordinator; an answer that does not arrive is lost, and the site goes on."""

@@ -8,6 +8,9 @@
   would hide that nothing is clipped (as in Opacus' ghost mode around a model's own loss).
 * The trainer is `client.learning.private_sgd.SiteTrainer` as it is: its sampling, cap, engine,
   clipping, noise and divisor. Only the model is a stand-in, whose gradients are known.
+* What a phase trains does not matter to its mechanism: `histogram` and `full` phases are audited as
+  `adapter` phases of their noise, rate, norm, steps and batch limit.
+* Where a plan protects single records, a canary is one record.
 
 Canaries that are orthogonal, with gradients set by the auditor: Steinke, Nasr & Jagielski 2023
 (arXiv 2305.08846, "gradient space attacks"), after Nasr et al. 2023 (arXiv 2302.07956).
@@ -40,6 +43,9 @@ from compliance.statements import BaseModelReference, Phase, Privacy, TrainingPl
 PASS_CANARIES: Final = 500
 MAX_STEPS: Final = 2000
 """Bounds an audit's time whatever a plan asks for: about a minute."""
+
+MAX_PASSES: Final = 40
+"""Where a batch limit lets few canaries train together; there are fewer of them then."""
 
 RECORDS_PER_CANARY: Final = 5
 """So that clipping records instead of subjects shifts a canary several times as far."""
@@ -106,9 +112,11 @@ def run_canaries(
     A round's move is weighted by sampling rate over squared noise multiplier, which tells a sum of
     Gaussian steps best.
     """
-    passes = math.ceil(canaries / PASS_CANARIES)
-    width = math.ceil(canaries / passes)
-    audited = _shortened(phases, MAX_STEPS // passes)
+    limits = [p.batch_limit.max_population for p in phases if p.batch_limit is not None]
+    most = min([PASS_CANARIES, *limits])
+    passes = min(MAX_PASSES, math.ceil(canaries / most))
+    width = min(most, math.ceil(canaries / passes))
+    audited = _shortened(_as_canaries_train(phases), MAX_STEPS // passes)
     weights = [float(p.sampling_rate) / float(p.noise_multiplier) ** 2 for p in audited]
     steps = [p.rounds * p.steps_per_round for p in audited]
     deviation = math.sqrt(
@@ -150,7 +158,10 @@ def neighbours_noise(
         Two arrays of `SCALE_RUNS * SCALE_COORDINATES` for each phase, in standard deviations of the
         promised noise.
     """
-    short = [p.model_copy(update={"rounds": 1, "steps_per_round": 1}) for p in phases]
+    short = [
+        p.model_copy(update={"rounds": 1, "steps_per_round": 1, "batch_limit": None})
+        for p in _as_canaries_train(phases)
+    ]
     noises = []
     for subjects in (1, 2):
         values = []
@@ -162,6 +173,13 @@ def neighbours_noise(
                 values.append(moved[2:] / float(phase.noise_multiplier))
         noises.append(np.concatenate(values))
     return noises[0], noises[1]
+
+
+def _as_canaries_train(phases: Sequence[Phase]) -> list[Phase]:
+    """Phases of the two kinds that canaries know. Each starts from zero, so order is free."""
+    probes = [phase for phase in phases if phase.kind == "probe"]
+    others = [phase for phase in phases if phase.kind != "probe"]
+    return probes + [phase.model_copy(update={"kind": "adapter"}) for phase in others]
 
 
 def _shortened(phases: Sequence[Phase], most_steps: int) -> list[Phase]:
@@ -194,10 +212,11 @@ class _Experiment:
         self._plan = _canary_plan(phases, privacy, self._units)
         self._model = CanaryModel(self._plan, width, scale)
         self._signs = np.where(np.arange(width) % 2 == 0, 1.0, -1.0)
+        records = RECORDS_PER_CANARY if privacy.unit == "subject" else 1
         self._examples = [
             Example(subject=f"canary-{canary}", text=str(canary), label=int(canary) % 2)
             for canary in included
-            for _ in range(RECORDS_PER_CANARY)
+            for _ in range(records)
         ]
 
     def trainer(self, make: MakeTrainer) -> Trainer:

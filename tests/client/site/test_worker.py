@@ -312,8 +312,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
 
 
 class _Seeded(SiteTrainer):
-    def __init__(self, model: Any, plan: Any, examples: Sequence[Example]) -> None:
-        super().__init__(model, plan, examples, seed=1)
+    def __init__(self, model: Any, plan: Any, examples: Sequence[Example], **more: Any) -> None:
+        super().__init__(model, plan, examples, seed=1, **more)
 
 
 def test_an_update_with_repeatable_noise_does_not_leave(

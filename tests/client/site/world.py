@@ -35,7 +35,7 @@ class Notes:
 
         class _Shown:
             def __enter__(self) -> Any:
-                return lambda done, _total: notes.lines.append(f"step {done} of {total}")
+                return lambda done, _total, _records: notes.lines.append(f"step {done} of {total}")
 
             def __exit__(self, *_: object) -> None:
                 return None
