@@ -22,6 +22,7 @@ from torch import Tensor
 DEFAULT_LIMIT_BYTES: Final = 2 * 1024**3
 
 _NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
 
 Compute = Callable[[Sequence[int]], list[Tensor]]
 """Values of some records, each a float32 tensor on the CPU."""
@@ -39,6 +40,7 @@ class FrozenValues:
         self._cipher = AESGCM(os.urandom(32))
         self._sealed: dict[tuple[str, int], tuple[bytes, tuple[int, ...]]] = {}
         self._bytes = 0
+        self._is_full = limit_bytes <= 0
 
     @property
     def kept_bytes(self) -> int:
@@ -62,8 +64,8 @@ class FrozenValues:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more is kept."""
-        return self._bytes >= self._limit_bytes
+        """Whether a value did not fit any more: what is missing is not worth preparing."""
+        return self._is_full
 
     def _open(self, kind: str, record: int) -> Tensor:
         sealed, shape = self._sealed[kind, record]
@@ -74,7 +76,8 @@ class FrozenValues:
 
     def _keep(self, kind: str, record: int, value: Tensor) -> None:
         plain = value.detach().contiguous().numpy().tobytes()
-        if self._bytes + len(plain) > self._limit_bytes:
+        if self._bytes + _NONCE_BYTES + len(plain) + _TAG_BYTES > self._limit_bytes:
+            self._is_full = True
             return
         nonce = os.urandom(_NONCE_BYTES)
         sealed = nonce + self._cipher.encrypt(nonce, plain, _place(kind, record))
