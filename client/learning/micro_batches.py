@@ -6,6 +6,7 @@
   stays smaller; what was done before stays. So each record is counted exactly once, and a subject
   is clipped once, whatever happens. That holds if work which fails leaves nothing behind, as
   `OneBackwardModule.group` and `SubjectOptimizer.accumulate` see to.
+* What a micro-batch takes is what its records take when all are padded to the longest of them.
 * How records are batched decides memory and speed, never results.
 """
 
@@ -52,8 +53,8 @@ class MicroBatches:
     """Feeds subjects to work that takes so much at once.
 
     Args:
-        limit: Sum of records' sizes in memory at once, at least 1; it shrinks when they do not fit.
-            A record that is larger is alone.
+        limit: Number of records in memory at once times the largest one's size, at least 1; it
+            shrinks when they do not fit. A record that is larger is alone.
         size_of: A record's size, at least 1; by default every record counts 1.
     """
 
@@ -84,39 +85,40 @@ class MicroBatches:
 
     def _packed(self, parts: Sequence[Part]) -> Iterator[list[Part]]:
         waiting: list[Part] = []
-        taken = 0
+        records = longest = 0
         for part in parts:
-            size = self._size(part)
-            if waiting and taken + size > self.limit:
+            own = self._longest(part.records)
+            if waiting and (records + len(part.records)) * max(longest, own) > self.limit:
                 yield waiting
-                waiting, taken = [], 0
-            if size > self.limit:
+                waiting, records, longest = [], 0, 0
+            if len(part.records) * own > self.limit:
                 rest = part
                 while rest.records:
                     piece, rest = rest.split(self._fitting(rest.records))
                     yield [piece]
                 continue
             waiting.append(part)
-            taken += size
+            records, longest = records + len(part.records), max(longest, own)
         if waiting:
             yield waiting
 
-    def _size(self, part: Part) -> int:
-        return sum(map(self._size_of, part.records))
+    def _longest(self, records: Sequence[int]) -> int:
+        return max(map(self._size_of, records), default=0)
 
     def _fitting(self, records: Sequence[int]) -> int:
         """How many of the first records fit; at least one."""
-        left = self.limit
+        longest = 0
         for count, record in enumerate(records):
-            left -= self._size_of(record)
-            if left < 0:
+            longest = max(longest, self._size_of(record))
+            if (count + 1) * longest > self.limit:
                 return max(1, count)
         return len(records)
 
     def _halve(self, batch: list[Part]) -> None:
-        if sum(len(part.records) for part in batch) == 1:
+        records = [record for part in batch for record in part.records]
+        if len(records) == 1:
             raise OutOfMemory
-        self.limit = max(1, sum(map(self._size, batch)) // 2)
+        self.limit = max(1, len(records) * self._longest(records) // 2)
 
 
 def _fits(work: Callable[[Sequence[Part]], None], batch: list[Part]) -> bool:

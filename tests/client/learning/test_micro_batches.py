@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
@@ -152,3 +152,95 @@ def test_memory_errors_are_known_as_torch_and_python_really_raise_them() -> None
     )
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+# --- records of different sizes -------------------------------------------------------------------
+
+token_counts = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), max_size=7)
+
+
+def sized(tokens: Sequence[Sequence[int]]) -> tuple[list[Part], dict[int, int]]:
+    """Subjects with records of so many tokens, and the size of each record."""
+    parts = parts_of([len(own) for own in tokens])
+    sizes = {
+        record: size
+        for part, own in zip(parts, tokens, strict=True)
+        for record, size in zip(part.records, own, strict=True)
+    }
+    return parts, sizes
+
+
+def padded(batch: Sequence[Part], size_of: dict[int, int]) -> int:
+    """Tokens of a micro-batch, padding and all."""
+    sizes = [size_of[record] for part in batch for record in part.records]
+    return len(sizes) * max(sizes)
+
+
+@given(token_counts, st.integers(1, 60))
+@settings(max_examples=300)
+def test_tokens_are_limited_and_only_a_long_record_alone_exceeds(
+    tokens: list[list[int]], limit: int
+) -> None:
+    parts, size_of = sized(tokens)
+    done: list[Sequence[Part]] = []
+    MicroBatches(limit, size_of.__getitem__).run(parts, done.append)
+    assert_each_record_once(done, [len(own) for own in tokens])
+    for batch in done:
+        assert padded(batch, size_of) <= limit or sum(len(part.records) for part in batch) == 1
+    for batch, following in pairwise(done):
+        together = [*batch, following[0]]
+        if all(len(part.records) * part.weight == 1 for part in together):
+            assert padded(together, size_of) > limit, "whole subjects that fit go together"
+
+
+def test_a_large_subject_comes_in_pieces_that_fit() -> None:
+    parts, size_of = sized([[3], [4, 3, 20, 4, 4, 1], [2], [1, 1]])
+    done: list[Sequence[Part]] = []
+    MicroBatches(8, size_of.__getitem__).run(parts, done.append)
+    assert [[size_of[r] for part in batch for r in part.records] for batch in done] == [
+        [3],
+        [4, 3],
+        [20],
+        [4, 4],
+        [1],
+        [2, 1, 1],
+    ]
+    assert [batch[0].finished for batch in done] == [True, False, False, False, True, True]
+
+
+@given(token_counts.filter(bool), st.integers(40, 200), st.integers(40, 200))
+def test_tokens_are_halved_until_they_fit(
+    tokens: list[list[int]], limit: int, capacity: int
+) -> None:
+    """The device holds any one record; what fails is done again with half of its tokens."""
+    parts, size_of = sized(tokens)
+    batches = MicroBatches(limit, size_of.__getitem__)
+    done: list[Sequence[Part]] = []
+    failed: list[int] = []
+
+    def work(batch: Sequence[Part]) -> None:
+        taken = padded(batch, size_of)
+        if failed:
+            assert taken <= max(40, failed[-1] // 2)
+        if taken > capacity:
+            failed.append(taken)
+            raise MemoryError
+        done.append(batch)
+
+    batches.run(parts, work)
+    assert_each_record_once(done, [len(own) for own in tokens])
+    assert batches.limit == (failed[-1] // 2 if failed else limit)
+    assert len(failed) <= 3
+
+
+def test_one_record_that_does_not_fit_is_not_halved() -> None:
+    parts, size_of = sized([[50, 3]])
+    tried: list[int] = []
+
+    def work(batch: Sequence[Part]) -> None:
+        tried.append(padded(batch, size_of))
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory):
+        MicroBatches(100, size_of.__getitem__).run(parts, work)
+    assert tried == [100, 50]
