@@ -34,6 +34,11 @@ class HooksModule:
 
     def __init__(self, module: nn.Module) -> None:
         check_records_are_independent(module)
+        self._spreading = [
+            layer.register_forward_pre_hook(self._spread)
+            for layer in module.modules()
+            if isinstance(layer, nn.Embedding) and layer.weight.requires_grad
+        ]
         self._hooked = GradSampleModule(module, loss_reduction="sum", strict=False)
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self._names = {id(p): name for name, p in module.named_parameters()}
@@ -95,6 +100,18 @@ class HooksModule:
     def close(self) -> None:
         """Undo everything that wrapping did to the model."""
         self._hooked.cleanup()
+        for handle in self._spreading:
+            handle.remove()
+
+    def _spread(self, _layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """One row of positions for all records, as transformers look them up, is a row for each.
+
+        Opacus would see the gradient of one record, summed over all.
+        """
+        (indices,) = inputs
+        if self._group is None or indices.dim() != 2 or len(indices) != 1:
+            return None
+        return (indices.expand(len(self._group[0]), -1),)
 
     def __enter__(self) -> Self:
         return self

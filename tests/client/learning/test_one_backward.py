@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from client.learning.hooks import HooksModule
 from client.learning.one_backward import OneBackwardModule, UnknownLayer
 from client.learning.subject_gradients import clip_and_sum
+from tests.client.learning.tiny_models import encoder, images, tokens, vision
 
 SUBJECTS = torch.tensor([0, 2, 1, 0, 2, 0])
 """Six records of three subjects, in no order."""
@@ -58,56 +59,6 @@ def check(model: nn.Module, loss: Loss, tolerance: float = 1e-5) -> None:
 
 
 # --- architectures --------------------------------------------------------------------------------
-
-VOCABULARY, LENGTH = 50, 12
-
-
-def tokens() -> tuple[Tensor, Tensor]:
-    """Ids and a mask with padding, from a generator of their own."""
-    generator = torch.Generator().manual_seed(5)
-    ids = torch.randint(2, VOCABULARY, (len(SUBJECTS), LENGTH), generator=generator)
-    mask = torch.ones_like(ids)
-    for row, length in enumerate((12, 5, 8, 12, 3, 9)):
-        ids[row, length:], mask[row, length:] = 1, 0
-    return ids, mask
-
-
-def encoder(kind: str) -> nn.Module:
-    import transformers as t
-
-    common: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 1, "num_labels": 3}
-    wide: dict[str, Any] = {
-        **common,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    makers: dict[str, Callable[[], Any]] = {
-        "bert": lambda: t.BertForSequenceClassification(t.BertConfig(**wide)),
-        "roberta": lambda: t.RobertaForSequenceClassification(
-            t.RobertaConfig(**wide, max_position_embeddings=20)
-        ),
-        "distilbert": lambda: t.DistilBertForSequenceClassification(
-            t.DistilBertConfig(**common, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
-        ),
-        "llama": lambda: t.LlamaForSequenceClassification(  # type: ignore[no-untyped-call]
-            t.LlamaConfig(**wide, num_key_value_heads=1)
-        ),
-        "gpt2": lambda: t.GPT2ForSequenceClassification(
-            t.GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=32)
-        ),
-        "gpt2-lm": lambda: t.GPT2LMHeadModel(
-            t.GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=32)
-        ),
-        "bert-mlm": lambda: t.BertForMaskedLM(t.BertConfig(**wide)),
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        model: nn.Module = makers[kind]()
-        for parameter in model.parameters():  # nothing at zero, which would hide a mistake
-            nn.init.normal_(parameter, std=0.3)
-    return model.eval()
 
 
 def text_loss(model: nn.Module, chosen: slice | Tensor) -> Tensor:
@@ -157,31 +108,9 @@ def test_lora(kind: str, targets: list[str]) -> None:
     check(model, text_loss)
 
 
-def vision() -> nn.Module:
-    import transformers as t
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model: nn.Module = t.ViTForImageClassification(
-            t.ViTConfig(
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=64,
-                image_size=16,
-                patch_size=4,
-                id2label={0: "a", 1: "b", 2: "c"},
-            )
-        )
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
 def image_loss(model: nn.Module, chosen: slice | Tensor) -> Tensor:
-    images = torch.randn(len(SUBJECTS), 3, 16, 16, generator=torch.Generator().manual_seed(6))
     labels = torch.arange(len(SUBJECTS))[chosen] % 3
-    return cross_entropy(model(pixel_values=images[chosen]).logits, labels, reduction="none")
+    return cross_entropy(model(pixel_values=images()[chosen]).logits, labels, reduction="none")
 
 
 def test_vision_transformer() -> None:
@@ -282,13 +211,13 @@ def test_closing_gives_the_model_back() -> None:
     assert model.weight.grad is not None
 
 
-def test_both_engines_agree() -> None:
-    model: Any = without_dropout(encoder("distilbert"))
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt2"])
+def test_both_engines_agree(kind: str) -> None:
+    """Also where positions are looked up once for all records."""
+    model: Any = without_dropout(encoder(kind))
     with HooksModule(model) as hooked:
         hooked.group(SUBJECTS, 3)
         ids, mask = tokens()
-        positions = torch.arange(LENGTH).repeat(len(ids), 1)
-        model.distilbert.embeddings.position_ids = positions  # Opacus needs a row for each record
         logits = hooked._hooked(input_ids=ids, attention_mask=mask).logits
         hooked.backward(cross_entropy(logits, torch.arange(6) % 3, reduction="sum"))
         oracle = [total.double() for total in clip_and_sum(hooked.collect(), 0.01)]
