@@ -83,7 +83,7 @@ def test_a_signal_while_something_else_is_slow(
         monkeypatch.setattr(world.compliance, "log_proof", press_and_hang)
         world.train(0)
     else:
-        monkeypatch.setattr("client.lessons.TextClassifier.build", press_and_hang)
+        monkeypatch.setattr("client.lessons.build_model", press_and_hang)
         world.train(0)
     assert serve(world) is Ending.STOPPED
     assert world.started() == 0
