@@ -242,13 +242,12 @@ def make_network(
             fix="name fewer values",
         )
     network: TableNetwork
-    with torch.random.fork_rng(devices=[]):
-        if isinstance(spec, Linear):
-            network = LinearNetwork(inputs, label_count)
-        elif isinstance(spec, Perceptron):
-            network = PerceptronNetwork(inputs, spec, label_count)
-        else:
-            network = TransformerNetwork(inputs, spec, label_count)
+    if isinstance(spec, Linear):
+        network = LinearNetwork(inputs, label_count)
+    elif isinstance(spec, Perceptron):
+        network = PerceptronNetwork(inputs, spec, label_count)
+    else:
+        network = TransformerNetwork(inputs, spec, label_count)
     _draw_weights(network, Keystream(seed))
     return network
 

@@ -179,7 +179,9 @@ class TabularClassifier(SingleLabel):
         drawn = hashlib.sha256(canonical_bytes(plan.body())).digest()
         if seed is not None:
             drawn = str(seed).encode()
-        return cls(plan, read_architecture(base_path), TableInputs(plan.features), drawn)
+        architecture = read_architecture(base_path)
+        with torch.random.fork_rng(devices=[]):  # layers draw weights that are replaced
+            return cls(plan, architecture, TableInputs(plan.features), drawn)
 
     # --- weights ----------------------------------------------------------------------------------
 
