@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from audit.errors import MalformedInput, NotFound
 from client.findings import Finding
+from client.learning.base_model import TABULAR_PREFIX
 from compliance.statements import (
     Digest,
     Document,
@@ -287,7 +288,7 @@ def _purpose(policy: Policy, proposal: Proposal) -> Finding:
 
 def _base_model(policy: Policy, proposal: Proposal) -> Finding:
     digest = proposal.base_model_digest
-    embedded = proposal.base_model.startswith(EMBEDDED_PREFIX)
+    embedded = proposal.base_model.startswith((EMBEDDED_PREFIX, TABULAR_PREFIX))
     allowed = digest in policy.base_models or (embedded and ANY_EMBEDDED in policy.base_models)
     named = proposal.base_model if digest is None else f"{proposal.base_model} ({digest[:19]}…)"
     return Finding(

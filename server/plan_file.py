@@ -3,30 +3,40 @@
 ```toml
 [plan]
 name = "message-routing"
-labels = ["billing", "clinical"]     # every label, once
+task = "text-classification"         # or token-, image- or tabular-classification, or
+                                     # causal-language-modelling
+labels = ["billing", "clinical"]     # every label, once; none where language is modelled
 sites = ["st-elm", "lakeside"]       # admitted sites
 purpose = "message-routing"
 legal_basis = "legitimate-interests"
 retention_days = 365
-# optional: task, base_model, max_tokens, quorum, deadline_seconds, minimum_subjects,
-# held_out_share, author; rounds and adapter_rounds choose among the recommended phases
+# optional: base_model, max_tokens, groups, class_weights ("histogram"), focal_gamma, privacy_audit,
+# quorum, deadline_seconds, minimum_subjects, held_out_share, author;
+# rounds and adapter_rounds choose among the recommended phases
 
 [privacy]
 epsilon = 8                          # one site's whole part in the plan
 delta = 1e-5
 nominal_subjects = 1000              # public; the divisor of every sum
-# optional: max_records_per_subject
+# optional: max_records_per_subject; unit = "record" protects single records only
 
-[adapter]                            # optional: rank, alpha, target_modules
+[adapter]                            # optional: rank, alpha, target_modules, layers
+
+[[features]]                         # a table's columns; tabular-classification only
+name = "age"
+kind = "number"                      # low and high; or "category" with values
+low = 0
+high = 120
 
 [[phases]]                           # optional; recommended phases otherwise
-kind = "probe"                       # or "adapter"
+kind = "probe"                       # or "histogram", "adapter", "full"
 rounds = 10
 steps_per_round = 2
 sampling_rate = 1.0
 learning_rate = 2.0
 max_grad_norm = 1.0
 relative_noise = 1.0                 # optional: this phase's noise relative to the others'
+batch_limit = { subjects = 500, max_population = 5000 }  # optional
 ```
 
 * Noise is never written down: it is what the promised epsilon needs (`client.learning.accounting`).
@@ -38,21 +48,26 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, ValidationError
 
 from client.learning.accounting import solve_noise_multipliers
 from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
-from client.learning.recipes import recommended_phases
+from client.learning.task_recipes import LINEAR_MODEL, kinds_for, recommended_for
 from compliance.statements import (
     Adapter,
     BaseModelReference,
+    BatchLimit,
     Document,
+    Feature,
     Fraction,
+    PhaseKind,
+    PrivacyUnit,
+    TaskName,
     TrainingPlan,
     first_problem,
     utc_now,
@@ -62,16 +77,27 @@ from server.errors import MalformedPlanFile
 MAX_PLAN_FILE_BYTES = 4 * 1024 * 1024
 DEFAULT_AUTHOR = "coordinator"
 
+DEFAULT_MODELS: Final[Mapping[str, str]] = {
+    "text-classification": EMBEDDED_MODEL,
+    "token-classification": EMBEDDED_MODEL,
+    "tabular-classification": LINEAR_MODEL,
+}
+"""What a task trains on where the file names no base model; other tasks must name one."""
+
 
 class PlanSection(Document):
     """`[plan]`. Its limits are those of `TrainingPlan`, which is checked after it."""
 
     name: str
     author: str = DEFAULT_AUTHOR
-    task: Literal["text-classification"] = "text-classification"
-    base_model: str = EMBEDDED_MODEL
-    labels: tuple[str, ...]
+    task: TaskName = "text-classification"
+    base_model: str | None = None
+    labels: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     max_tokens: int = 128
+    class_weights: str = "none"
+    focal_gamma: Fraction = Decimal(0)
+    privacy_audit: bool = False
     sites: tuple[str, ...]
     quorum: int | None = None
     deadline_seconds: int = 600
@@ -87,6 +113,7 @@ class PlanSection(Document):
 class PrivacySection(Document):
     """`[privacy]`."""
 
+    unit: PrivacyUnit = "subject"
     epsilon: Annotated[Fraction, Field(gt=0, le=100)]
     delta: Annotated[Fraction, Field(gt=0, lt=1)]
     nominal_subjects: Annotated[int, Field(ge=1, le=10**9)]
@@ -96,13 +123,14 @@ class PrivacySection(Document):
 class PhaseSection(Document):
     """`[[phases]]`."""
 
-    kind: Literal["probe", "adapter"]
+    kind: PhaseKind
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     steps_per_round: Annotated[int, Field(ge=1, le=10_000)]
     sampling_rate: Annotated[Fraction, Field(gt=0, le=1)]
     learning_rate: Annotated[Fraction, Field(gt=0, le=1000)]
     max_grad_norm: Annotated[Fraction, Field(gt=0, le=1000)]
     relative_noise: Annotated[Fraction, Field(gt=0, le=100)] = Decimal(1)
+    batch_limit: BatchLimit | None = None
 
 
 class PlanFile(Document):
@@ -111,6 +139,7 @@ class PlanFile(Document):
     plan: PlanSection
     privacy: PrivacySection
     adapter: Adapter = Adapter()
+    features: tuple[Feature, ...] = ()
     phases: Annotated[tuple[PhaseSection, ...], Field(max_length=8)] = ()
 
 
@@ -169,12 +198,15 @@ def make_plan(
     phases = (
         solve_noise_multipliers(draft.phases, draft.privacy.epsilon, draft.privacy.delta)
         if file.phases
-        else recommended_phases(
+        else recommended_for(
+            draft.task,
             draft.privacy.epsilon,
             draft.privacy.delta,
+            base_model=draft.base_model.name,
             label_count=len(draft.labels),
             nominal_subjects=draft.privacy.nominal_subjects,
             site_count=len(draft.sites),
+            with_histogram=draft.class_weights == "histogram",
             rounds=section.rounds,
             adapter_rounds=section.adapter_rounds,
         )
@@ -186,31 +218,45 @@ def make_plan(
 def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
     """The plan with noise of relative scale, so that every other mistake is told first."""
     section = file.plan
-    stand_in = PhaseSection(
-        kind="probe",
-        rounds=section.rounds or 1,
-        steps_per_round=1,
-        sampling_rate=Decimal(1),
-        learning_rate=Decimal(1),
-        max_grad_norm=Decimal(1),
+    name = section.base_model or DEFAULT_MODELS.get(section.task)
+    if name is None:
+        raise MalformedPlanFile(
+            f"{path}: plan.base_model: {section.task} has no default base model",
+            fix=f"add plan.base_model to {path.name}: a hub id in the local cache, or a folder",
+        )
+    if not section.labels and section.task != "causal-language-modelling":
+        raise MalformedPlanFile(
+            f"{path}: plan.labels: Field required",
+            fix=f"add plan.labels to {path.name}; `server submit --help` shows a complete file",
+        )
+    stand_ins = tuple(
+        PhaseSection(
+            kind=kind,
+            rounds=section.rounds or 1,
+            steps_per_round=1,
+            sampling_rate=Decimal(1),
+            learning_rate=Decimal(1),
+            max_grad_norm=Decimal(1),
+        )
+        for kind in kinds_for(section.task, with_histogram=section.class_weights == "histogram")
     )
     fields: dict[str, Any] = {
         **section.model_dump(exclude={"base_model", "rounds", "adapter_rounds"}),
         "federation": federation,
         "created_at": utc_now(),
-        "base_model": {"name": section.base_model, "digest": f"sha256:{'0' * 64}"},
+        "base_model": {"name": name, "digest": f"sha256:{'0' * 64}"},
         "adapter": file.adapter.model_dump(),
+        "features": [feature.model_dump() for feature in file.features],
         "quorum": len(section.sites) if section.quorum is None else section.quorum,
         "privacy": file.privacy.model_dump(),
         "phases": [
             {**phase.model_dump(exclude={"relative_noise"}), "noise_multiplier": noise}
-            for phase in file.phases or (stand_in,)
+            for phase in file.phases or stand_ins
             for noise in (phase.relative_noise,)
         ],
     }
     draft = _checked(path, fields)
-    digest = base_model_digest(resolve_base_model(section.base_model))
-    reference = BaseModelReference(name=section.base_model, digest=digest)
+    reference = BaseModelReference(name=name, digest=base_model_digest(resolve_base_model(name)))
     return draft.model_copy(update={"base_model": reference})
 
 
@@ -241,9 +287,12 @@ def _nearest(location: tuple[int | str, ...]) -> str:
         "plan": PlanSection,
         "privacy": PrivacySection,
         "adapter": Adapter,
+        "features": Feature,
         "phases": PhaseSection,
     }
     section = sections.get(str(location[0])) if len(location) > 1 else PlanFile
     known = list(section.model_fields) if section is not None else []
+    if location[-2:-1] == ("batch_limit",):
+        known = list(BatchLimit.model_fields)
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"did you mean {close[0]}?" if close else ""

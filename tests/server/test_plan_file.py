@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.errors import NotFound
+from audit.errors import MalformedInput, NotFound
 from client.learning.accounting import epsilon_of, events_of
 from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from compliance.statements import TrainingPlan
@@ -204,3 +204,148 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(MalformedPlanFile, match="cannot read"):
             read_plan_file(path)
+
+
+# --- every task -----------------------------------------------------------------------------------
+
+TABLE = """
+[[features]]
+name = "age"
+kind = "number"
+low = 0
+high = 120
+
+[[features]]
+name = "pain"
+kind = "category"
+values = ["typical", "none"]
+"""
+
+
+def _kinds(plan: TrainingPlan) -> list[str]:
+    return [phase.kind for phase in plan.phases]
+
+
+def test_a_tables_plan_trains_all_weights(tmp_path: Path) -> None:
+    text = PLAN.replace("[plan]", '[plan]\ntask = "tabular-classification"') + TABLE
+    plan = plan_from(tmp_path, text)
+    assert (plan.base_model.name, _kinds(plan)) == ("tabular:linear", ["full"])
+    assert [feature.name for feature in plan.features] == ["age", "pain"]
+    assert plan.features[0].high == 120
+    assert 7.5 < epsilon_of(events_of(plan.phases), plan.privacy.delta) <= 8
+
+
+def test_a_language_models_plan_has_no_labels_and_names_its_model(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    text = _set('labels = ["billing", "clinical"]', 'task = "causal-language-modelling"')(PLAN)
+    with pytest.raises(MalformedPlanFile, match="has no default base model"):
+        plan_from(tmp_path, text)
+    plan = plan_from(
+        tmp_path, text.replace("[plan]", f'[plan]\nbase_model = "{tiny_folder}"\nrounds = 4')
+    )
+    assert (plan.labels, _kinds(plan), plan.rounds) == ((), ["adapter"], 4)
+    assert plan.phases[0].steps_per_round == 8
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    """A folder that looks like a base model: only its digest is asked for."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_token_and_image_plans_are_probed(tmp_path: Path, tiny_folder: Path) -> None:
+    for task in ("token-classification", "image-classification"):
+        text = PLAN.replace(
+            "[plan]", f'[plan]\ntask = "{task}"\nbase_model = "{tiny_folder}"\nrounds = 3'
+        )
+        assert plan_from(tmp_path, text).task == task
+        assert _kinds(plan_from(tmp_path, text)) == ["probe"]
+
+
+def test_everything_that_plan_2_can_say_is_read(tmp_path: Path) -> None:
+    more = """
+groups = ["north", "south"]
+class_weights = "histogram"
+focal_gamma = 1.5
+privacy_audit = true
+"""
+    text = PLAN.replace("retention_days = 365", "retention_days = 365\nrounds = 3" + more)
+    text = text.replace("[privacy]", "[adapter]\nrank = 4\nlayers = 2\n\n[privacy]")
+    plan = plan_from(tmp_path, text)
+    assert plan.format == "fiduciary.plan/2"
+    assert (plan.groups, plan.focal_gamma) == (("north", "south"), Decimal("1.5"))
+    assert plan.privacy_audit
+    assert (plan.adapter.rank, plan.adapter.layers) == (4, 2)
+    assert _kinds(plan) == ["histogram", "probe"], "rounds are those that train"
+    assert [phase.rounds for phase in plan.phases] == [1, 3]
+    assert 7.5 < epsilon_of(events_of(plan.phases), plan.privacy.delta) <= 8
+
+
+def test_a_histogram_costs_the_other_phases_hardly_any_noise(tmp_path: Path) -> None:
+    counted = plan_from(
+        tmp_path, PLAN.replace("retention_days", 'class_weights = "histogram"\nretention_days')
+    )
+    plain = plan_from(tmp_path, PLAN)
+    histogram, probe, _ = counted.phases
+    assert (histogram.rounds, histogram.steps_per_round, histogram.max_grad_norm) == (1, 1, 1)
+    assert 1 < probe.noise_multiplier / plain.phases[0].noise_multiplier < Decimal("1.015")
+    assert histogram.noise_multiplier < 6, "of 1,000 subjects: shares within 0.006"
+
+
+BATCH_LIMIT = "batch_limit = { subjects = 400, max_population = 2000 }\n"
+
+
+def test_a_batch_limit_is_paid_for_in_noise(tmp_path: Path) -> None:
+    limited = PHASES.replace("relative_noise = 0.5\n", "relative_noise = 0.5\n" + BATCH_LIMIT)
+    plan = plan_from(tmp_path, PLAN + limited)
+    assert plan.phases[1].batch_limit is not None
+    assert plan.phases[1].batch_limit.subjects == 400
+    without = plan_from(tmp_path, PLAN + PHASES)
+    assert plan.phases[1].noise_multiplier >= without.phases[1].noise_multiplier
+    assert epsilon_of(events_of(plan.phases), plan.privacy.delta) <= 8
+
+
+def test_a_plan_can_protect_single_records(tmp_path: Path) -> None:
+    plan = plan_from(tmp_path, PLAN.replace("epsilon = 8", 'epsilon = 8\nunit = "record"'))
+    assert plan.privacy.unit == "record"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_set("rounds = 3", "rounds = 3\nbatch_limit = { subject = 4 }"), "batch_limit"),
+        (_set('kind = "probe"', 'kind = "full"'), "an adapter or all weights, not both"),
+        (_set('kind = "probe"', 'kind = "histogram"'), "class_weights"),
+        (
+            _set("rounds = 3", "rounds = 3\nbatch_limit = { subjects = 9, max_population = 4 }"),
+            "must not be larger than the population",
+        ),
+    ],
+)
+def test_mistakes_in_what_is_new_are_named(
+    tmp_path: Path, change: Callable[[str], str], said: str
+) -> None:
+    with pytest.raises(MalformedPlanFile, match=said):
+        plan_from(tmp_path, PLAN + change(PHASES))
+
+
+@pytest.mark.parametrize(
+    ("task", "asked"),
+    [("tabular-classification", TABLE), ("causal-language-modelling", "")],
+)
+def test_adapter_rounds_need_a_probe_beside_them(
+    tmp_path: Path, tiny_folder: Path, task: str, asked: str
+) -> None:
+    text = PLAN.replace(
+        "retention_days",
+        f'task = "{task}"\nbase_model = "{tiny_folder}"\nadapter_rounds = 1\nretention_days',
+    )
+    if not asked:
+        text = text.replace('labels = ["billing", "clinical"]', "")
+    with pytest.raises(MalformedInput, match="adapter_rounds"):
+        plan_from(tmp_path, text + asked)
