@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compliance.statements.documents import (
     Count,
@@ -44,7 +44,19 @@ class Metrics(Document):
         return f"accuracy {self.accuracy}{''.join(more)}"
 
 
-class RoundReport(Statement):
+class _Measured(Statement):
+    """A statement with metrics."""
+
+    @model_validator(mode="after")
+    def _measured_as_its_format_does(self) -> Self:
+        metrics: Metrics | None = getattr(self, "metrics", None)
+        written = str(getattr(self, "format", ""))
+        if written.endswith("/1") and metrics is not None and metrics.macro_f1 is None:
+            raise ValueError(f"metrics.macro_f1: {written} always has it")
+        return self
+
+
+class RoundReport(_Measured):
     """One round, as the coordinator saw it."""
 
     kind: ClassVar[str] = "round-report"
@@ -64,8 +76,14 @@ class RoundReport(Statement):
     metrics: Metrics | None = None
     finished_at: Time
 
+    @model_validator(mode="after")
+    def _phase_of_its_format(self) -> Self:
+        if self.format == "fiduciary.round-report/1" and self.phase not in ("probe", "adapter"):
+            raise ValueError(f"phase: {self.format} knows probe and adapter only")
+        return self
 
-class RunOutcome(Statement):
+
+class RunOutcome(_Measured):
     """How a plan's run ended. Only `completed` produced a model."""
 
     kind: ClassVar[str] = "outcome"
@@ -79,7 +97,7 @@ class RunOutcome(Statement):
     finished_at: Time
 
 
-class ReleaseManifest(Statement):
+class ReleaseManifest(_Measured):
     """A release: what is in it, where it came from, what it cost in privacy."""
 
     kind: ClassVar[str] = "release"
