@@ -5,9 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from audit.terminal import run_app
+from client.cli import app
+from client.deidentification import pipeline
 from client.deidentification.detection import Detector
 from client.deidentification.pipeline import Deidentifier
 from client.site import Site
@@ -44,3 +48,37 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def vault(site: Site) -> Iterator[Vault]:
     with Vault.open(site.paths, site.keyring) as opened:
         yield opened
+
+
+class Operator:
+    """Types commands for one site.
+
+    Args:
+        folder: The site's folder.
+        capsys: Where the output goes.
+    """
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+
+    def types(self, *words: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["client", "data", *words, "--dir", str(self.folder)])
+        with pytest.raises(SystemExit) as ended:
+            run_app(app)
+        captured = self._capsys.readouterr()
+        return int(str(ended.value.code)), captured.out, captured.err
+
+
+@pytest.fixture
+def typed(
+    site: Site,
+    detector: Detector,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """Type words of `client data`: exit code, output, errors. The detector is loaded already."""
+    monkeypatch.setattr(pipeline, "Detector", lambda: detector)
+    monkeypatch.setenv("COLUMNS", "200")
+    operator = Operator(site.paths.root, capsys)
+    return lambda *words: operator.types(*words, monkeypatch=monkeypatch)

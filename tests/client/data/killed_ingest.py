@@ -15,8 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from client.ingest import Recorder, deidentifier_for, ingest
 from client.site import Site
-from client.source_file import Intake
+from client.source_file import Columns, Intake, read_source
 from client.vault import Vault
 from tests.client.data.records import ROWS, add, journalled
 
@@ -31,7 +34,25 @@ def erase_subject(_site: Site, vault: Vault) -> None:
     vault.erase("P-1")
 
 
-SCENARIOS = {"ingest": replace_dataset, "erase": erase_subject}
+def replace_by_pictures(site: Site, vault: Vault) -> None:
+    """As `client data add --kind image --group ward --replace` does it."""
+    path = site.paths.root.parent / "pictures" / "scans.csv"
+    columns = Columns("who", label="finding", content="image", group="ward", image="file")
+    intake = Intake(dataset="notes", replace=True, accept_unsearched_pixels=True)
+    source = read_source(path, columns, intake)
+    deidentifier = deidentifier_for(path, columns, source, b"")
+    ingest(source, intake, vault, deidentifier, Recorder(site.journal, site.principal))
+
+
+def make_pictures(folder: Path) -> None:
+    folder.mkdir()
+    for shade in range(3):
+        Image.new("L", (4, 4), shade).save(folder / f"{shade}.png")
+    rows = "".join(f"P-{shade},{shade}.png,x,ICU\n" for shade in range(3))
+    (folder / "scans.csv").write_text(f"who,file,finding,ward\n{rows}")
+
+
+SCENARIOS = {"ingest": replace_dataset, "erase": erase_subject, "pictures": replace_by_pictures}
 
 
 def count_statements(kill_at: int) -> None:
@@ -72,6 +93,8 @@ def look(folder: Path, scenario: str) -> dict[str, Any]:
         found = {
             "versions": [(dataset.name, dataset.version) for dataset in datasets],
             "texts": [record.text for record in vault.examples("notes")],
+            "groups": [record.group for record in vault.examples("notes")],
+            "sheet": vault.dataset("notes").datasheet.model_dump(mode="json"),
             "problems": list(vault.verify("notes").problems),
             "erased": vault.is_erased("P-1"),
             "journal": journalled(site).count("dataset-added"),
@@ -95,6 +118,7 @@ def main() -> None:
         Vault.open(site.paths, site.keyring) as vault,
     ):
         add(site, vault, *OLD)
+    make_pictures(folder / "pictures")
     kill_at, ended = 0, False
     while not ended:
         kill_at += 1

@@ -11,46 +11,10 @@ import pytest
 from audit.errors import ExitCode
 from audit.terminal import run_app
 from client.cli import app
-from client.deidentification import pipeline
-from client.deidentification.detection import Detector
 from client.leaks import read_planted
 from client.site import Site
 from client.vault import Vault
 from tests.client.data.records import journalled
-
-
-class Operator:
-    """Types commands for one site.
-
-    Args:
-        folder: The site's folder.
-        capsys: Where the output goes.
-    """
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder = folder
-        self._capsys = capsys
-
-    def types(self, *words: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["client", "data", *words, "--dir", str(self.folder)])
-        with pytest.raises(SystemExit) as ended:
-            run_app(app)
-        captured = self._capsys.readouterr()
-        return int(str(ended.value.code)), captured.out, captured.err
-
-
-@pytest.fixture(autouse=True)
-def one_detector(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command uses the detector that is already loaded."""
-    monkeypatch.setattr(pipeline, "Detector", lambda: detector)
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.fixture
-def typed(site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    operator = Operator(site.paths.root, capsys)
-    return lambda *words: operator.types(*words, monkeypatch=monkeypatch)
-
 
 NOTES = (
     "who,name,what,kind\n"

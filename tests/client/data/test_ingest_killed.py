@@ -45,6 +45,22 @@ def test_a_killed_ingest_leaves_the_version_before(tmp_path: Path) -> None:
     assert len(runs) > 30, "the ingest has many statements to die at"
 
 
+def test_a_killed_ingest_of_pictures_leaves_the_texts_before(tmp_path: Path) -> None:
+    runs = run(tmp_path, "pictures")
+    assert runs[-1]["ended"]
+    pictures = runs[-1]["texts"]
+    assert len(set(pictures)) == 3
+    for found in runs:
+        assert found["texts"] in (OLD_TEXTS, pictures), "half a dataset"
+        visible = found["texts"] == pictures
+        assert found["groups"] == (["ICU"] * 3 if visible else ["", ""])
+        assert found["sheet"].get("content", "text") == ("image" if visible else "text")
+        assert found["sheet"].get("groups", {}) == ({"ICU": 3} if visible else {})
+        assert found["problems"] == found["problems_after"] == []
+        assert found["after"] == 3
+        assert found["building_after"] == 0
+
+
 def test_a_killed_erasure_is_not_begun_or_completed(tmp_path: Path) -> None:
     runs = run(tmp_path, "erase")
     for found in runs:

@@ -11,13 +11,37 @@ from client.findings import Finding
 from client.guard import Allowed, Approval, Terms
 from client.policy import Policy
 from client.site import Site
-from client.vault import Provenance, Record, Staging, Vault
+from client.vault import Content, Provenance, Record, Staging, Vault
 from compliance.statements import TrainingPlan
 from tests.client.site.counterparts import FEDERATION, SITE, FakeCompliance
 
 ZERO_DIGEST = "sha256:" + "0" * 64
 PURPOSE = "triage"
 LABELS = ("urgent", "routine")
+
+
+TASKS: dict[Content, dict[str, Any]] = {
+    "text": {"format": "fiduciary.plan/2", "task": "text-classification"},
+    "spans": {
+        "format": "fiduciary.plan/2",
+        "task": "token-classification",
+        "labels": ["O", *LABELS],
+    },
+    "language": {
+        "format": "fiduciary.plan/2",
+        "task": "causal-language-modelling",
+        "labels": [],
+        "phase": {"kind": "full"},
+    },
+    "image": {"format": "fiduciary.plan/2", "task": "image-classification"},
+    "table": {
+        "format": "fiduciary.plan/2",
+        "task": "tabular-classification",
+        "features": [{"name": "age", "kind": "number", "low": "0", "high": "100"}],
+        "phase": {"kind": "full"},
+    },
+}
+"""Changes that make a plan of each kind of content out of `make_plan`."""
 
 
 def make_plan(**changes: Any) -> TrainingPlan:

@@ -28,6 +28,7 @@ from tests.client.site.counterparts import FakeCompliance
 from tests.client.site.documents import (
     LABELS,
     PURPOSE,
+    TASKS,
     ZERO_DIGEST,
     failures,
     make_plan,
@@ -132,23 +133,6 @@ def test_a_dataset_for_another_purpose_is_left_out() -> None:
     assert terms.reservation.datasets == ("notes",)
 
 
-TASKS: dict[Content, dict[str, Any]] = {
-    "text": {"task": "text-classification"},
-    "spans": {"task": "token-classification", "labels": ["O", *LABELS]},
-    "language": {
-        "task": "causal-language-modelling",
-        "labels": [],
-        "phase": {"kind": "full"},
-    },
-    "image": {"task": "image-classification"},
-    "table": {
-        "task": "tabular-classification",
-        "features": [{"name": "age", "kind": "number", "low": "0", "high": "100"}],
-        "phase": {"kind": "full"},
-    },
-}
-
-
 @pytest.mark.parametrize("content", TASKS)
 def test_a_task_uses_the_datasets_of_its_kind_and_leaves_the_others(content: Content) -> None:
     datasets = tuple(
@@ -156,7 +140,7 @@ def test_a_task_uses_the_datasets_of_its_kind_and_leaves_the_others(content: Con
         for kind in TASKS
     )
     policy = make_policy(tasks=[TASKS[content]["task"]])
-    plan = make_plan(**{"format": "fiduciary.plan/2", **TASKS[content]})
+    plan = make_plan(**TASKS[content])
     findings, terms = check_site(ZERO_DIGEST, plan, make_facts(datasets=datasets, policy=policy))
     assert failures(findings) == []
     assert terms.reservation.datasets == (content,)
@@ -168,13 +152,12 @@ def test_a_task_uses_the_datasets_of_its_kind_and_leaves_the_others(content: Con
 
 
 def test_no_span_carries_the_label_of_what_is_outside() -> None:
-    plan = {"format": "fiduciary.plan/2", **TASKS["spans"]}
     for labels, refused in ((["SIGN"], True), (["urgent"], False), (["O"], True)):
         facts = make_facts(
             policy=make_policy(tasks=["token-classification"]),
             datasets=(dataset(content="spans", labels=frozenset(labels)),),
         )
-        assert failures(judge(facts, **plan)) == ["dataset-labels"] * refused
+        assert failures(judge(facts, **TASKS["spans"])) == ["dataset-labels"] * refused
 
 
 def test_a_batch_limit_for_sites_as_large_as_this_one_is_no_objection() -> None:
