@@ -320,18 +320,21 @@ def budget(
     spent is an *odometer*: it tells, and stops nothing. Both compose exactly what was fixed before
     it ran. If somebody chose plans after seeing what earlier ones gave out, the last figure holds.
 
+    A plan that protects single records is told with what it costs a data subject, which the total
+    counts; a plan that limits its batches, with the limit and the population that it holds for.
+
     With `--plan` it tells what a plan would cost and what would be left, without reserving
     anything; the exit code is then 10 when the budget does not allow it.
 
     Examples: `client budget` · `client budget --plan 3fa2c1` · `client budget --plot budget.svg`
     """
     from client.budget_plot import budget_svg
+    from client.plots import check_plot, write_plot
     from client.policy import read_policy
 
-    if plot is not None and (plan is not None or plot.suffix.lower() != ".svg"):
-        raise typer.BadParameter(
-            "give a name that ends in .svg, and no --plan", param_hint="--plot"
-        )
+    check_plot(plot)
+    if plot is not None and plan is not None:
+        raise typer.BadParameter("give no --plan with it", param_hint="--plot")
     with Site.open(folder) as site, site.ledger() as ledger:
         policy = read_policy(site.paths.policy)
         if plan is not None:
@@ -340,7 +343,7 @@ def budget(
         found = ledger.budget(policy.delta, policy.max_epsilon_total)
         history = () if plot is None else ledger.history(policy.delta)
     if plot is not None:
-        plot.write_text(budget_svg(found, history), encoding="utf-8")
+        write_plot(plot, budget_svg(found, history))
     if json:
         shown = {} if plot is None else {"history": [reading.to_json() for reading in history]}
         print_json({**found.to_json(), **shown})

@@ -15,13 +15,14 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from audit.errors import MalformedInput
-from client.budget import Reservation, RoundEvent
+from client.budget import Reservation, rounds_of
 from client.policy import Proposal
 from compliance.statements import Fraction, Phase, Privacy, first_problem
 
 MAX_DRAFT_BYTES = 4 * 1024 * 1024
 
 DEFAULT_BASE_MODEL = "embedded:all-MiniLM-L6-v2"
+DEFAULT_TABULAR_MODEL = "tabular:linear"
 
 
 class _Plan(BaseModel):
@@ -29,7 +30,13 @@ class _Plan(BaseModel):
 
     purpose: str
     task: str = "text-classification"
-    base_model: str = DEFAULT_BASE_MODEL
+    base_model: str = ""
+
+    @property
+    def model(self) -> str:
+        """The base model, also where the file leaves it to the task."""
+        tabular = self.task == "tabular-classification"
+        return self.base_model or (DEFAULT_TABULAR_MODEL if tabular else DEFAULT_BASE_MODEL)
 
 
 class _Privacy(BaseModel):
@@ -49,7 +56,8 @@ class _Draft(BaseModel):
 
 class _PlanRounds(_Plan):
     name: str = "draft"
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: tuple[str, ...] = ()
+    class_weights: str = "none"
     sites: Annotated[tuple[str, ...], Field(min_length=1)]
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     adapter_rounds: Annotated[int, Field(ge=0, le=10_000)] | None = None
@@ -77,8 +85,8 @@ def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
     return Proposal(
         purpose=draft.plan.purpose,
         task=draft.plan.task,
-        base_model=draft.plan.base_model,
-        base_model_digest=digest_of(draft.plan.base_model),
+        base_model=draft.plan.model,
+        base_model_digest=digest_of(draft.plan.model),
         unit=draft.privacy.unit,
         epsilon=draft.privacy.epsilon,
         delta=draft.privacy.delta,
@@ -107,11 +115,7 @@ def draft_reservation(path: Path) -> Reservation:
         max_records_per_subject=privacy.max_records_per_subject,
         epsilon=privacy.epsilon,
         delta=privacy.delta,
-        rounds=tuple(
-            RoundEvent(phase.noise_multiplier, phase.sampling_rate, phase.steps_per_round)
-            for phase in phases
-            for _ in range(phase.rounds)
-        ),
+        rounds=rounds_of(phases),
     )
 
 
@@ -127,19 +131,22 @@ def draft_promise(path: Path) -> tuple[str, Privacy, tuple[Phase, ...]]:
 
 def _costed(path: Path) -> tuple[_Costed, tuple[Phase, ...]]:
     from client.learning.accounting import solve_noise_multipliers
-    from client.learning.recipes import recommended_phases
+    from client.learning.task_recipes import recommended_for
 
     draft = _read(path, _Costed)
     plan, privacy = draft.plan, draft.privacy
     if draft.phases:
         stated = _phases(path, draft.phases)
         return draft, solve_noise_multipliers(stated, privacy.epsilon, privacy.delta)
-    return draft, recommended_phases(
+    return draft, recommended_for(
+        plan.task,
         privacy.epsilon,
         privacy.delta,
+        base_model=plan.model,
         label_count=len(plan.labels),
         nominal_subjects=privacy.nominal_subjects,
         site_count=len(plan.sites),
+        with_histogram=plan.class_weights == "histogram",
         rounds=plan.rounds,
         adapter_rounds=plan.adapter_rounds,
     )

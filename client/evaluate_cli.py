@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from audit.errors import VerificationFailed
+from audit.keys import VerifyKey
 from audit.terminal import err, out, print_json
 from client.policy_cli import FolderOption, Json, find_plan
 from client.presentation import say, short
@@ -45,6 +46,14 @@ def evaluate_privacy(
             "--canaries", min=20, max=100_000, help="Made-up subjects: more are a sharper test."
         ),
     ] = 4000,
+    engine: Annotated[
+        Literal["one_backward", "hooks"] | None,
+        typer.Option(
+            "--engine",
+            help="Whose gradients to audit.  [default: the one of compute.toml]",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -71,20 +80,23 @@ def evaluate_privacy(
     result is in the site's journal before it is shown.
 
     Exit codes: 0 no bound contradicts the promise, 6 one does, 4 no such plan or model, or no
-    record here that it was trained on, 5 the plan or the model cannot be read.
+    record here that it was trained on, 5 the plan or the model cannot be read. 6 is also for a file
+    whose plan this federation's coordinator has not signed, and 1 for a picture that cannot be
+    written.
 
     Examples: `client evaluate-privacy 3fa2c1` ·
     `client evaluate-privacy triage-2026 --model release/ --plot canaries.svg`
     """
     from client.canary_plot import canary_svg
+    from client.compute import read_compute
     from client.network import open_service
+    from client.plots import check_plot, write_plot
     from client.privacy_evaluation import Promise, evaluate_privacy, read_promise
 
-    if plot is not None and plot.suffix.lower() != ".svg":
-        raise typer.BadParameter("give a name that ends in .svg", param_hint="--plot")
+    check_plot(plot)
     with Site.open(folder) as site:
         if Path(plan).is_file():
-            promise = read_promise(Path(plan))
+            promise = read_promise(Path(plan), lambda: VerifyKey.parse(site.kit.coordinator_key))
         else:
             with open_service(site) as service:
                 view = find_plan(service, plan)
@@ -95,11 +107,12 @@ def evaluate_privacy(
                 promise,
                 model=model,
                 canaries=canaries,
+                engine=engine or read_compute(site.paths.compute).engine,
                 progress=lambda done, total: status.update(f"auditing round {done} of {total}"),
             )
     if plot is not None:
         title = f"canaries of plan {found.plan_name} ({short(found.plan_id)})"
-        plot.write_text(canary_svg(found.audit.canaries, title), encoding="utf-8")
+        write_plot(plot, canary_svg(found.audit.canaries, title))
     if json:
         print_json(found.to_json())
     else:
@@ -118,7 +131,7 @@ def _print(found: PrivacyEvaluation) -> None:
     audit = found.audit
     say(
         f"plan {escape(found.plan_name)} ({short(found.plan_id)}) promises epsilon {audit.claimed} "
-        f"at delta {audit.delta:f}, for adding or removing one data subject"
+        f"at delta {audit.delta:f}, for adding or removing one {found.unit}"
     )
     table = Table(show_edge=False, pad_edge=False)
     for column in ("test", "epsilon is at least", "confidence", "verdict"):

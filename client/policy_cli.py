@@ -189,6 +189,8 @@ def show_cost(site: Site, ledger: Ledger, policy: Policy, plan: str, *, json: bo
             {
                 **cost.to_json(),
                 "plan_id": reservation.plan_id or None,
+                "unit": reservation.unit,
+                "batch_limits": [vars(cap) for cap in reservation.caps],
                 "epsilon_committed": float(budget.committed),
                 "epsilon_limit": float(policy.max_epsilon_total),
                 "epsilon_left_after": float(max(left, Decimal(0))),

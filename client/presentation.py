@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # so that `client --help` does not wait for torch
     from client.budget import Budget, Cost, Reservation
     from client.erasure import Erased
     from client.findings import Finding
+    from client.learning.accounting import BatchCap
     from client.policy import Policy
     from client.preflight import Check
 
@@ -96,6 +98,8 @@ def print_budget(budget: Budget) -> None:
             f"{plan.epsilon_promised} at {plan.delta:f}",
         )
     out().print(table)
+    for plan in budget.plans:
+        _print_terms(plan.plan_name, plan.unit, plan.epsilon_of_subject, plan.caps)
     if len(budget.plans) > 1:
         say("[dim]The plans' epsilons do not add up: the total composes all of them at once.[/]")
 
@@ -106,10 +110,26 @@ def print_cost(cost: Cost, reservation: Reservation, budget: Budget, refusal: st
     if reservation.plan_id:
         name += f" ({short(reservation.plan_id)})"
     say(f"plan {name}: epsilon {cost.plan} at delta {reservation.delta:f}")
+    _print_terms(reservation.plan_name, reservation.unit, cost.subject, reservation.caps)
     verb = "is" if cost.reserved else "would be"
     say(f"with it, this site's total {verb} {cost.total} at delta {budget.delta:f}")
     if refusal is None and budget.limit is not None:
         say(f"{budget.limit - cost.total} of {budget.limit} {verb} left: [green]allowed[/]")
+
+
+def _print_terms(name: str, unit: str, of_subject: Decimal, caps: Iterable[BatchCap]) -> None:
+    """What a plan's epsilon holds for, where it is not simply for each subject of any site."""
+    if unit != "subject":
+        say(
+            f"[dim]{escape(name)} promises its epsilon to single records; to a data subject it is "
+            f"{of_subject}, which is what this site's total takes it for[/]"
+        )
+    for cap in caps:
+        say(
+            f"[dim]{escape(name)}: of more than {cap.subjects} subjects in a batch a random "
+            f"{cap.subjects} take part; its epsilon holds for sites of at most "
+            f"{cap.max_population} subjects[/]"
+        )
 
 
 def _bar(budget: Budget) -> str:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from audit.errors import MalformedInput, NotFound
+from audit.keys import VerifyKey
 from audit.log import Entry
-from audit.statement import SignedStatement
+from audit.statement import SignedStatement, verify_statement
 from client.arrays import Arrays, unpack_arrays
 from client.base_models import find_base_model
 from client.drafts import draft_promise
@@ -72,12 +73,14 @@ class PrivacyEvaluation:
     Attributes:
         plan_id: Digest of the signed plan, or "draft".
         plan_name: Its name.
+        unit: Whom it protects.
         audit: Of the plan's mechanism, by canaries.
         attack: On a model of the plan, if one was given.
     """
 
     plan_id: str
     plan_name: str
+    unit: str
     audit: AuditResult
     attack: AttackResult | None
 
@@ -101,6 +104,7 @@ class PrivacyEvaluation:
         return {
             "plan_id": self.plan_id,
             "plan_name": self.plan_name,
+            "unit": self.unit,
             "claimed": f"{self.audit.claimed:f}",
             "delta": f"{self.audit.delta:f}",
             "confidence": f"{self.audit.confidence:f}",
@@ -117,6 +121,7 @@ def evaluate_privacy(
     *,
     model: Path | None = None,
     canaries: int,
+    engine: str = "one_backward",
     progress: Callable[[int, int], None] | None = None,
 ) -> PrivacyEvaluation:
     """Evaluate a plan here, and journal what was found.
@@ -126,6 +131,7 @@ def evaluate_privacy(
         promise: Of the plan.
         model: A state or a release of the plan, to attack; None attacks nothing.
         canaries: How many canaries.
+        engine: Whose gradients to audit, one of `clipped_sums.ENGINES`.
         progress: Told rounds done and rounds in all.
 
     Raises:
@@ -135,8 +141,12 @@ def evaluate_privacy(
     """
     # First what can be refused: the audit takes seconds.
     attacked = None if model is None else attack_model(site, promise, model)
-    audited = audit_mechanism(promise.phases, promise.privacy, canaries=canaries, progress=progress)
-    found = PrivacyEvaluation(promise.plan_id, promise.plan_name, audited, attacked)
+    audited = audit_mechanism(
+        promise.phases, promise.privacy, engine=engine, canaries=canaries, progress=progress
+    )
+    found = PrivacyEvaluation(
+        promise.plan_id, promise.plan_name, promise.privacy.unit, audited, attacked
+    )
     site.journal.record(
         Entry(
             actor=site.principal,
@@ -193,10 +203,15 @@ def trained_datasets(ledger: Ledger, vault: Vault, plan_id: str) -> tuple[str, .
     return names
 
 
-def read_promise(path: Path) -> Promise:
+def read_promise(path: Path, coordinator: Callable[[], VerifyKey]) -> Promise:
     """What a file promises: a coordinator's `plan.toml`, or a signed plan as JSON.
 
+    Args:
+        path: The file.
+        coordinator: The key that signs plans of this site's federation; asked for a signed plan.
+
     Raises:
+        VerificationFailed: When the coordinator's key has not signed the plan.
         MalformedInput: When the file holds neither, or its ε cannot be reached.
         NotFound: When it cannot be read.
     """
@@ -211,7 +226,9 @@ def read_promise(path: Path) -> Promise:
             f"malformed plan {path.name}: not JSON",
             fix="give a submitted plan's id or name, a plan.toml, or a signed plan's file",
         ) from error
-    return Promise.of(statement.digest, TrainingPlan.from_body(statement.body))
+    return Promise.of(
+        statement.digest, TrainingPlan.from_body(verify_statement(statement, coordinator()))
+    )
 
 
 def read_model(path: Path) -> Arrays:

@@ -232,21 +232,48 @@ def submit(
     r"""Propose a training plan: check it, show what it costs, sign it and hand it in.
 
     The noise is computed from the epsilon that you promise; the base model's digest is that of the
-    model on this machine. A complete file:
+    model on this machine. A complete file; what `#` says is optional:
 
     ```toml
     [plan]
     name = "message-routing"
-    labels = ["billing", "clinical"]
+    task = "text-classification"       # token-, image-, tabular-; causal-language-modelling
+    labels = ["billing", "clinical"]   # none where language is modelled
     sites = ["st-elm", "lakeside"]
     purpose = "message-routing"
     legal_basis = "legitimate-interests"
     retention_days = 365
+    # base_model = "embedded:all-MiniLM-L6-v2"   # its own for a table: "tabular:linear"
+    # groups = ["north", "south"]      # evaluation by group, of sites that declare them
+    # class_weights = "histogram"      # rare labels weigh more, by a noisy count
+    # focal_gamma = 2                  # so do examples that are hard
+    # privacy_audit = true             # each site tests its trainer before it trains
+    # rounds = 40                      # instead of stating phases
 
     [privacy]
     epsilon = 8
     delta = 1e-5
     nominal_subjects = 1000
+    # unit = "record"                  # protects single records; sites must allow that
+
+    # [adapter]
+    # rank = 8
+    # layers = 2                       # only the upper two have LoRA
+
+    # [[features]]                     # columns of a table, with their public ranges
+    # name = "age"
+    # kind = "number"                  # or "category" with values = ["a", "b"]
+    # low = 0
+    # high = 120
+
+    # [[phases]]                       # recommended ones where none is stated
+    # kind = "probe"                   # histogram, probe, adapter, full
+    # rounds = 10
+    # steps_per_round = 2
+    # sampling_rate = 1.0
+    # learning_rate = 2.0
+    # max_grad_norm = 1.0
+    # batch_limit = { subjects = 500, max_population = 5000 }
     ```
 
     Exit codes: 5 the file is not a plan, 7 the compliance service does not answer.

@@ -1,7 +1,6 @@
 """What a release says about itself: model card, privacy statement, provenance. Pure.
 
-* The privacy statement says what epsilon means here, of whom, by which accountant, and what it
-  does not cover; a number without that is not a promise.
+* What epsilon means here is in `dp_statement.json` (`server.privacy_statement`).
 * What was measured is told label by label, except where fewer than `MINIMUM_SLICE_SUBJECTS` records
   stand behind a figure: a release goes to people who see no more of the sites' data than it tells.
 * Provenance is an in-toto statement: the files, the plan, its approval, each round's report.
@@ -11,10 +10,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from client.learning.entity_evaluation import EntityReport
@@ -24,35 +21,10 @@ from client.learning.metrics import EvaluationReport, Summary, report_in_words
 from compliance.resources import PlanEvidence, PlanView
 from compliance.statements import TrainingPlan
 from server.runs import RunState
+from server.software import software_versions
 
 IN_TOTO_STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:fiduciary:predicate:training-run:1"
-
-SOFTWARE = (
-    "fiduciary",
-    "torch",
-    "transformers",
-    "peft",
-    "opacus",
-    "dp-accounting",
-    "flwr",
-    "safetensors",
-    "cryptography",
-)
-
-NOT_COVERED = (
-    "Held-out evaluation: sites send exact counts of right, wrong and how sure on their held-out "
-    "subjects, from which all figures are computed. These counts are not differentially private; "
-    "held-out subjects are never trained on. `evaluation.json` leaves out labels and bins with few "
-    "records.",
-    "The choice of labels, hyper-parameters and sites, if it was made by looking at private data.",
-    "Other plans on the same subjects: their epsilons compose, and each site's ledger keeps count.",
-    "Subjects whose records lie at more than one site: their sites' epsilons compose. One epsilon "
-    "for each site assumes that a subject belongs to one site.",
-    "De-identification: that names were removed before training is measured by each site, not "
-    "proven.",
-    "Groups: a group of k subjects has, at most, k times the epsilon and a larger delta.",
-)
 
 LIBRARY_OF_TASK = {"tabular-classification": "safetensors"}
 """What reads a release of all weights; transformers unless said here."""
@@ -134,40 +106,6 @@ def _entities(report: EntityReport) -> dict[str, Any]:
     }
 
 
-def privacy_statement(
-    plan: TrainingPlan, plan_id: str, epsilon_by_site: Mapping[str, Any]
-) -> dict[str, Any]:
-    """`dp_statement.json`."""
-    return {
-        "format": "fiduciary.dp-statement/1",
-        "plan_id": plan_id,
-        "unit": plan.privacy.unit,
-        "adjacency": plan.privacy.adjacency,
-        "meaning": (
-            "For each site: adding or removing all records of one data subject changes the "
-            "probability of anything that the site's updates reveal by a factor of at most "
-            "exp(epsilon), except with probability delta. The released model is computed from "
-            "these updates alone."
-        ),
-        "delta": str(plan.privacy.delta),
-        "epsilon_promised": str(plan.privacy.epsilon),
-        "epsilon_by_site": {site: str(value) for site, value in epsilon_by_site.items()},
-        "max_records_per_subject": plan.privacy.max_records_per_subject,
-        "mechanism": "Poisson-subsampled Gaussian mechanism on per-subject clipped gradients",
-        "phases": [phase.model_dump(mode="json") for phase in plan.phases],
-        "public_divisor": "sampling_rate * nominal_subjects",
-        "nominal_subjects": plan.privacy.nominal_subjects,
-        "accountant": "privacy loss distributions (PLD), pessimistic discretisation",
-        "accountant_software": f"dp-accounting {_version('dp-accounting')}",
-        "trusts": [
-            "that each site ran the software it reports: its noise is added at the site",
-            "that nobody outside a site sees its updates except the coordinator, for whom the same "
-            "bound holds",
-        ],
-        "does_not_cover": list(NOT_COVERED),
-    }
-
-
 def provenance(
     view: PlanView,
     evidence: PlanEvidence,
@@ -200,13 +138,12 @@ def provenance(
     }
 
 
-def software_versions() -> dict[str, str]:
-    """Versions of what computed the release."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in SOFTWARE}}
-
-
 def model_card(
-    plan: TrainingPlan, plan_id: str, state: RunState, epsilon_by_site: Mapping[str, Any]
+    plan: TrainingPlan,
+    plan_id: str,
+    state: RunState,
+    epsilon_by_site: Mapping[str, Any],
+    audited_by_site: Mapping[str, Any] | None = None,
 ) -> bytes:
     """`README.md`, with the front matter that model hubs read."""
     library = "peft" if is_lora(plan) else LIBRARY_OF_TASK.get(plan.task, "transformers")
@@ -236,13 +173,11 @@ def model_card(
         "",
         "## Privacy",
         "",
-        f"At most ε = {plan.privacy.epsilon} at δ = {plan.privacy.delta} for each data subject of "
-        "a site (adding or removing one subject). What that means, and what it does not cover, is "
-        "in `dp_statement.json`.",
+        f"At most ε = {plan.privacy.epsilon} at δ = {plan.privacy.delta} for each {_unit(plan)} of "
+        f"a site (adding or removing one {plan.privacy.unit}). What that means, and what it does "
+        "not cover, is in `dp_statement.json`.",
         "",
-        "| site | ε spent |",
-        "|---|---|",
-        *(f"| {site} | {value} |" for site, value in sorted(epsilon_by_site.items())),
+        *_epsilons(epsilon_by_site, audited_by_site or {}),
         "",
         *_labels(plan),
         "## Use",
@@ -267,6 +202,24 @@ def hub_name(plan: TrainingPlan) -> str:
 
     embedded = plan.base_model.name == EMBEDDED_MODEL
     return "sentence-transformers/all-MiniLM-L6-v2" if embedded else plan.base_model.name
+
+
+def _unit(plan: TrainingPlan) -> str:
+    return "data subject" if plan.privacy.unit == "subject" else "single record"
+
+
+def _epsilons(spent: Mapping[str, Any], audited: Mapping[str, Any]) -> list[str]:
+    if not audited:
+        rows = [f"| {site} | {value} |" for site, value in sorted(spent.items())]
+        return ["| site | ε spent |", "|---|---|", *rows]
+    return [
+        "| site | ε spent | its own audit measured at least |",
+        "|---|---|---|",
+        *(
+            f"| {site} | {value} | {audited.get(site, 'not told')} |"
+            for site, value in sorted(spent.items())
+        ),
+    ]
 
 
 def is_lora(plan: TrainingPlan) -> bool:
@@ -310,13 +263,6 @@ def _labels(plan: TrainingPlan) -> list[str]:
     if len(plan.labels) > 100:
         shown.append(f"- … {len(plan.labels) - 100} more in `labels.json`")
     return ["## Labels", "", *shown, ""]
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _json(value: Any) -> bytes:

@@ -37,9 +37,9 @@ from server.model_card import (
     evaluation_file,
     labels_file,
     model_card,
-    privacy_statement,
     provenance,
 )
+from server.privacy_statement import privacy_statement
 from server.runs import RunFolder, RunState
 
 _FOLDER_DIGITS = 16
@@ -151,6 +151,16 @@ def spent_by_site(evidence: PlanEvidence, state: RunState) -> dict[str, Decimal]
     return dict(sorted(spent.items()))
 
 
+def audited_by_site(evidence: PlanEvidence) -> dict[str, Decimal]:
+    """The largest lower bound on ε that each site's own audit found; none where none was asked."""
+    found: dict[str, Decimal] = {}
+    for statement in evidence.reports:
+        report = SiteReport.from_body(statement.body)
+        if report.audited_epsilon is not None:
+            found[report.site] = max(found.get(report.site, Decimal(0)), report.audited_epsilon)
+    return dict(sorted(found.items()))
+
+
 def _write_files(
     folder: Path,
     plan: TrainingPlan,
@@ -163,9 +173,10 @@ def _write_files(
     model = build_model(plan, resolve_base_model(plan.base_model.name))
     model.set_state(iterate.average)
     model.save(folder)
+    audited = audited_by_site(evidence)
     documents = {
-        "README.md": model_card(plan, view.plan_id, state, epsilon_by_site),
-        "dp_statement.json": _json(privacy_statement(plan, view.plan_id, epsilon_by_site)),
+        "README.md": model_card(plan, view.plan_id, state, epsilon_by_site, audited),
+        "dp_statement.json": _json(privacy_statement(plan, view.plan_id, epsilon_by_site, audited)),
     }
     if plan.labels:
         documents["labels.json"] = labels_file(plan)

@@ -3,7 +3,8 @@
 An update counts only when
 * it answers this plan and round, in the name of the site whose key brought it;
 * the site's own signed report says the same, and names the digest of exactly these arrays;
-* the report names the plan's base model and spends no more than the plan's epsilon;
+* the report names the plan's base model and spends no more than the plan's epsilon; where the plan
+  asks sites to audit themselves, it states what the audit found, and that keeps the promise;
 * its arrays have the names, shapes and type of the global state, are finite, and are no longer than
   honest private training can make them.
 
@@ -156,7 +157,20 @@ def _check_report(
             f"it spent epsilon {stated.epsilon_spent}, the plan allows "
             f"{expected.plan.privacy.epsilon}"
         )
+    _check_audit(expected.plan, stated)
     return stated, report_id
+
+
+def _check_audit(plan: TrainingPlan, stated: SiteReport) -> None:
+    if not plan.privacy_audit:
+        return
+    if stated.audited_epsilon is None:
+        raise MalformedReply("its report does not state the audit that the plan asks for")
+    if stated.audited_epsilon > plan.privacy.epsilon:
+        raise MalformedReply(
+            f"its own audit measured epsilon {stated.audited_epsilon} at least, the plan allows "
+            f"{plan.privacy.epsilon}"
+        )
 
 
 def _signed_report(expected: Expected, text: str) -> tuple[SiteReport, str]:

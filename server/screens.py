@@ -72,7 +72,9 @@ def show_proposal(proposal: Proposal) -> None:
     """Print what a plan does and costs."""
     plan = proposal.plan
     console = out()
-    console.print(f"[bold]{escape(plan.name)}[/]: {len(plan.labels)} labels, {plan.purpose}")
+    console.print(
+        f"[bold]{escape(plan.name)}[/]: {plan.task}, {len(plan.labels)} labels, {plan.purpose}"
+    )
     console.print(f"sites: {', '.join(plan.sites)}; quorum {plan.quorum}", highlight=False)
     console.print(
         f"base model: {escape(plan.base_model.name)}\n            {plan.base_model.digest}",
@@ -92,16 +94,40 @@ def show_proposal(proposal: Proposal) -> None:
         )
     console.print(table)
     console.print(
-        f"promise: ε = {plan.privacy.epsilon} at δ = {plan.privacy.delta:f} for each subject of a "
-        f"site; each site needs {plan.minimum_subjects} subjects",
+        f"promise: ε = {plan.privacy.epsilon} at δ = {plan.privacy.delta:f} for each "
+        f"{plan.privacy.unit} of a site; each site needs {plan.minimum_subjects} subjects",
         highlight=False,
     )
+    _show_terms(proposal)
     gradients = sum(phase.subject_gradients for phase in proposal.phases)
     console.print(
         f"cost at a site of {plan.privacy.nominal_subjects} subjects: {gradients} subject "
         f"gradients, {proposal.megabytes_a_site:.1f} MB to and fro ({proposal.weights} weights)",
         highlight=False,
     )
+
+
+def _show_terms(proposal: Proposal) -> None:
+    """What sites must agree to beyond the promise."""
+    plan, console = proposal.plan, out()
+    if plan.privacy.unit != "subject":
+        told = proposal.epsilon_of_subject
+        console.print(
+            f"to a subject of up to {plan.privacy.max_records_per_subject} records it is "
+            f"{'without bound' if told is None else f'ε = {told}'}, which sites' budgets bear; "
+            'sites refuse it unless their policy has "record" in privacy_units',
+            highlight=False,
+        )
+    for phase in proposal.phases:
+        if phase.batch_limit is not None:
+            subjects, population = phase.batch_limit
+            console.print(
+                f"{phase.kind}: at most {subjects} subjects a step; sites of more than "
+                f"{population} subjects refuse the plan",
+                highlight=False,
+            )
+    if plan.privacy_audit:
+        console.print("each site audits its own trainer before it trains", highlight=False)
 
 
 def show_releases(federation: Federation, *, as_json: bool) -> None:

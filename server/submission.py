@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.statement import SignedStatement, sign_statement
-from client.learning.accounting import events_of, reported_epsilon
+from client.learning.accounting import epsilon_of_subject, events_of, reported_epsilon
 from client.learning.base_model import resolve_base_model
 from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
@@ -24,8 +24,10 @@ class PhaseCost:
     """What one phase does and costs.
 
     Attributes:
-        epsilon_after: ε spent after this phase and those before it.
-        subject_gradients: Expected gradients of single subjects at a site of nominal size.
+        batch_limit: Most subjects in a step, and the population for which epsilon holds; None for
+            no limit.
+        epsilon_after: ε spent after this phase and those before it, for the plan's unit.
+        subject_gradients: Expected gradients of single units at a site of nominal size.
     """
 
     kind: str
@@ -35,6 +37,7 @@ class PhaseCost:
     noise_multiplier: Decimal
     max_grad_norm: Decimal
     learning_rate: Decimal
+    batch_limit: tuple[int, int] | None
     epsilon_after: Decimal
     subject_gradients: int
 
@@ -44,6 +47,8 @@ class Proposal:
     """A plan that is ready to be submitted.
 
     Attributes:
+        epsilon_of_subject: ε of the whole plan for a data subject; None where none is finite, as
+            may be of a plan that protects single records.
         weights: Trained weights.
         megabytes_a_site: What one site sends and receives in the whole run.
     """
@@ -51,6 +56,7 @@ class Proposal:
     plan: TrainingPlan
     statement: SignedStatement
     phases: tuple[PhaseCost, ...]
+    epsilon_of_subject: Decimal | None
     weights: int
     megabytes_a_site: float
 
@@ -72,6 +78,9 @@ class Proposal:
                 for phase in self.phases
             ],
             "epsilon": str(self.phases[-1].epsilon_after),
+            "epsilon_of_subject": None
+            if self.epsilon_of_subject is None
+            else str(self.epsilon_of_subject),
             "weights": self.weights,
             "megabytes_a_site": round(self.megabytes_a_site, 3),
         }
@@ -94,7 +103,7 @@ def propose(federation: Federation, compliance: ComplianceClient, path: Path) ->
     # A round sends the state to train, the update back, and the state to evaluate.
     megabytes = 3 * plan.rounds * weights * BYTES_A_WEIGHT / 1e6
     statement = sign_statement(plan.body(), federation.identity)
-    return Proposal(plan, statement, _costs(plan), weights, megabytes)
+    return Proposal(plan, statement, _costs(plan), epsilon_of_subject(plan), weights, megabytes)
 
 
 def _costs(plan: TrainingPlan) -> tuple[PhaseCost, ...]:
@@ -104,6 +113,9 @@ def _costs(plan: TrainingPlan) -> tuple[PhaseCost, ...]:
         steps = phase.rounds * phase.steps_per_round
         spent = reported_epsilon(events_of(plan.phases, rounds), plan.privacy.delta)
         sampled = phase.sampling_rate * plan.privacy.nominal_subjects
+        limit = phase.batch_limit
+        if limit is not None:
+            sampled = min(sampled, Decimal(limit.subjects))
         costs.append(
             PhaseCost(
                 kind=phase.kind,
@@ -113,6 +125,7 @@ def _costs(plan: TrainingPlan) -> tuple[PhaseCost, ...]:
                 noise_multiplier=phase.noise_multiplier,
                 max_grad_norm=phase.max_grad_norm,
                 learning_rate=phase.learning_rate,
+                batch_limit=None if limit is None else (limit.subjects, limit.max_population),
                 epsilon_after=spent,
                 subject_gradients=int(steps * sampled),
             )

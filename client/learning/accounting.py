@@ -24,7 +24,7 @@ from client.learning.loss_distributions import (
     size_of_loss,
     truncation_probability,
 )
-from compliance.statements import Phase
+from compliance.statements import Phase, TrainingPlan
 
 MAX_SIZE_OF_LOSS = 200.0
 """A hostile plan with hardly any noise must not make a site allocate without bound. A plan may
@@ -233,6 +233,23 @@ def reported_epsilon(events: Iterable[Event], delta: float | Decimal) -> Decimal
             f"no finite epsilon holds at delta {delta}", fix="raise the plan's noise_multiplier"
         )
     return _rounded_up(epsilon)
+
+
+def epsilon_of_subject(plan: TrainingPlan) -> Decimal | None:
+    """ε of a whole plan for a data subject, by the bound of sites' ledgers; None for no finite one.
+
+    Args:
+        plan: Whichever unit it protects.
+    """
+    privacy = plan.privacy
+    events = [
+        event_of_subject(event, privacy.unit, privacy.max_records_per_subject)
+        for event in events_of(plan.phases)
+    ]
+    try:
+        return reported_epsilon(events, privacy.delta)
+    except MalformedInput:
+        return None
 
 
 def _rounded_up(epsilon: float) -> Decimal:

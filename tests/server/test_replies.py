@@ -165,6 +165,38 @@ def test_a_report_that_says_something_else_is_refused(changes: dict[str, Any], s
         accept_update(expected(), UPDATE, report(UPDATE, **changes), LIKE)
 
 
+AUDITED = PLAN.model_copy(update={"privacy_audit": True})
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        (None, "does not state the audit"),
+        (str(PLAN.privacy.epsilon + Decimal("0.0001")), "its own audit measured epsilon"),
+    ],
+)
+def test_an_audit_that_the_plan_asks_for_is_stated_and_passed(
+    stated: str | None, said: str
+) -> None:
+    claims = {} if stated is None else {"audited_epsilon": stated}
+    with pytest.raises(MalformedReply, match=said):
+        accept_update(expected(plan=AUDITED), UPDATE, report(UPDATE, **claims), LIKE)
+    with pytest.raises(MalformedReply, match=said):
+        accept_evaluation(
+            expected(plan=AUDITED, activity="evaluate"),
+            COUNTS,
+            report(COUNTS, activity="evaluate", **claims),
+        )
+
+
+def test_a_stated_audit_below_the_promise_is_accepted() -> None:
+    for epsilon in ("0", "0.5", str(PLAN.privacy.epsilon)):
+        accepted = accept_update(
+            expected(plan=AUDITED), UPDATE, report(UPDATE, audited_epsilon=epsilon), LIKE
+        )
+        assert accepted.report.audited_epsilon == Decimal(epsilon)
+
+
 def test_a_missing_part_of_the_report_is_refused() -> None:
     for name in ("plan_id", "round", "site", "statement"):
         given = report(UPDATE)

@@ -372,6 +372,58 @@ def test_budget_is_shown_as_a_bar_with_what_its_figures_are(run: Run, world: Wor
     assert "every data subject of this site" in shown
 
 
+LIMITED = {"batch_limit": {"subjects": 12, "max_population": 60}}
+
+
+def test_budget_tells_batch_limits_and_whom_a_plan_protects(run: Run, world: World) -> None:
+    folder = world.site.paths.root
+    plan_id = world.approve(name="limited", format="fiduciary.plan/2", phase=LIMITED)
+    cost = run("budget", "--dir", folder, "--plan", "limited", "--json").json
+    plain = run("budget", "--dir", folder, "--plan", "triage-2026", "--json").json
+    assert cost["batch_limits"] == [LIMITED["batch_limit"]]
+    assert cost["epsilon_plan"] >= plain["epsilon_plan"]
+    assert "a random 12 take part" in run("budget", "--dir", folder, "--plan", "limited").out
+    world.train(0, plan_id=plan_id)
+    world.run()
+    assert world.codes() == []
+    (found,) = run("budget", "--dir", folder, "--json").json["plans"]
+    assert (found["batch_limits"], found["unit"]) == ([LIMITED["batch_limit"]], "subject")
+    assert "sites of at most 60 subjects" in run("budget", "--dir", folder).out
+
+
+def test_budget_tells_what_a_record_level_plan_costs_a_subject(run: Run, world: World) -> None:
+    folder = world.site.paths.root
+    world.allow(privacy_units=["subject", "record"])
+    terms = {"unit": "record", "epsilon": "2", "max_records_per_subject": 2}
+    plan_id = world.approve(
+        name="records",
+        format="fiduciary.plan/2",
+        privacy=terms,
+        phase={"noise_multiplier": "8", "rounds": 2},
+    )
+    cost = run("budget", "--dir", folder, "--plan", "records", "--json").json
+    assert 2 * cost["epsilon_plan"] < cost["epsilon_of_subject"]
+    assert cost["epsilon_total"] == cost["epsilon_of_subject"]
+    world.train(0, plan_id=plan_id)
+    world.run()
+    assert world.codes() == []
+    found = run("budget", "--dir", folder, "--json").json
+    (part,) = found["plans"]
+    assert (part["unit"], part["epsilon_committed"]) == ("record", cost["epsilon_plan"])
+    assert found["epsilon_committed"] == part["epsilon_of_subject"] == cost["epsilon_of_subject"]
+    assert "promises its epsilon to single records" in run("budget", "--dir", folder).out
+    world.allow()
+    world.train(1, plan_id=plan_id)
+    world.run()
+    assert world.codes() == ["privacy-unit"], "a tightened policy is obeyed"
+
+
+def test_a_picture_of_the_budget_needs_a_folder(run: Run, world: World, tmp_path: Path) -> None:
+    asked = run("budget", "--dir", world.site.paths.root, "--plot", tmp_path / "no" / "x.svg")
+    assert asked.code == 1
+    assert "lies in no folder that exists" in asked.err
+
+
 def test_budget_is_drawn(run: Run, world: World, tmp_path: Path) -> None:
     folder = world.site.paths.root
     world.train(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,11 +13,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from audit.canonical import canonical_bytes
+from audit.keys import SigningKey
+from audit.statement import sign_statement
 from client import network
 from client.arrays import pack_arrays
 from client.cli import main
 from client.learning import private_sgd
 from client.learning.tasks.text_classification import TextClassifier
+from client.plots import PlotNotWritten, write_plot
 from client.privacy_evaluation import ACTION, state_of
 from client.site import Site
 from tests.client.learning.broken_trainers import NoNoise
@@ -102,6 +107,50 @@ def test_a_signed_plan_in_a_file(world: World, run: Run, tmp_path: Path) -> None
         path.write_text(text)
         assert run(path)[0] == 5
     assert len(journalled(world.site)) == 1, "what cannot be read is not evaluated"
+
+
+def test_a_plan_that_the_coordinator_has_not_signed_is_not_evaluated(
+    world: World, run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.json"
+    signed = world.compliance.plan(world.plan_id).statement
+    forged = sign_statement(signed.body, SigningKey.generate("hospitals/coordinator"))
+    changed = {**signed.body, "name": "another-name"}
+    altered = replace(signed, payload=canonical_bytes(changed))
+    for statement in (forged, altered):
+        path.write_text(json.dumps(statement.to_json()))
+        assert run(path, "--canaries", 50)[0] == 6
+    assert journalled(world.site) == []
+
+
+def test_each_engine_can_be_audited(world: World, run: Run) -> None:
+    assert json.loads(run("triage-2026", "--canaries", 50, "--json")[1])["audit"]["engine"] == (
+        "one_backward"
+    )
+    world.site.paths.compute.write_text('format = "fiduciary.compute/1"\nengine = "hooks"\n')
+    found = [
+        json.loads(run("triage-2026", "--canaries", 50, "--json", *words)[1])["audit"]["engine"]
+        for words in ((), ("--engine", "one_backward"))
+    ]
+    assert found == ["hooks", "one_backward"]
+    assert run("triage-2026", "--engine", "ghost")[0] == 2
+
+
+@pytest.mark.parametrize("where", ["missing/canaries.svg", "folder.svg"])
+def test_a_picture_that_cannot_be_written_is_told_before_the_work(
+    world: World, run: Run, tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "folder.svg").mkdir()
+    code, _, err = run("triage-2026", "--canaries", 50, "--plot", tmp_path / where)
+    assert code == 1
+    assert "fix: name another file with --plot" in err
+    assert journalled(world.site) == []
+
+
+def test_a_picture_that_fails_at_the_end_has_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(PlotNotWritten, match="cannot write") as failed:
+        write_plot(tmp_path / "gone" / "x.svg", "<svg/>")
+    assert "everything else was done" in failed.value.fix
 
 
 def test_a_draft_before_anybody_has_signed_it(world: World, run: Run, tmp_path: Path) -> None:
