@@ -118,6 +118,8 @@ class TableDeidentifier:
                     outcomes[at] = Quarantined(Reason.IDENTIFIER_IN_CELL, column)
         found = self._pipeline.deidentify([cell for _, _, cell in searched])
         for (at, column, _), outcome in zip(searched, found, strict=True):
+            if isinstance(outcomes[at], Quarantined):
+                continue  # one reason is enough
             if isinstance(outcome, Quarantined):
                 outcomes[at] = Quarantined(outcome.reason, column)
             elif outcome.replaced:

@@ -52,9 +52,11 @@ def trained(monkeypatch: pytest.MonkeyPatch, world: World) -> list[set[str]]:
     made: dict[int, set[str]] = {}
     build, train = SiteTrainer.__init__, SiteTrainer.train_round
 
-    def building(self: SiteTrainer, model: Any, plan: Any, examples: Sequence[Any]) -> None:
+    def building(
+        self: SiteTrainer, model: Any, plan: Any, examples: Sequence[Any], **options: Any
+    ) -> None:
         made[id(self)] = {example.subject for example in examples}
-        build(self, model, plan, examples)
+        build(self, model, plan, examples, **options)
 
     def training(self: SiteTrainer, *arguments: Any) -> RoundResult:
         subjects = made[id(self)]
