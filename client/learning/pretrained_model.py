@@ -68,6 +68,8 @@ class PretrainedModel(PlanModel):
     """peft's name of the task; None where it has none."""
     prefix: ClassVar[str]
     """Begins the names of the transformer's weights in the state of a full phase."""
+    keeps_head: ClassVar[bool] = False
+    """Whether the base model's own head is used; else it need not have one."""
 
     def __init__(self, plan: TrainingPlan, outer: Any) -> None:
         self._outer = outer
@@ -114,7 +116,8 @@ class PretrainedModel(PlanModel):
                 ignore_mismatched_sizes=True,  # a head for other labels is replaced
                 output_loading_info=True,
             )
-            _check_whole(plan, outer, loading)
+            prefix = "" if cls.keeps_head else f"{outer.base_model_prefix}."
+            _check_whole(plan, loading, prefix)
             if not _trains_all(plan):
                 outer = with_lora(plan, outer, cls.peft_task)
             model = cls(plan, outer)
@@ -278,10 +281,10 @@ def _labels(plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
-def _check_whole(plan: TrainingPlan, outer: Any, loading: Mapping[str, Collection[Any]]) -> None:
-    """Refuse a transformer that lacks weights: they would be random, and differ between sites."""
+def _check_whole(plan: TrainingPlan, loading: Mapping[str, Collection[Any]], prefix: str) -> None:
+    """Refuse a model that lacks weights: they would be random, and differ between sites."""
     names = {*loading["missing_keys"], *(key[0] for key in loading["mismatched_keys"])}
-    lacking = sorted(name for name in names if name.startswith(f"{outer.base_model_prefix}."))
+    lacking = sorted(name for name in names if name.startswith(prefix))
     if lacking:
         raise MalformedInput(
             f"base model {plan.base_model.name!r} has no weights of the right shape for "
