@@ -241,6 +241,18 @@ def test_what_others_depend_on_is_never_due(action: str) -> None:
     assert judge(key, everywhere, datetime(9999, 1, 1, tzinfo=UTC)).status == "kept"
 
 
+@pytest.mark.parametrize("action", ["privacy-evaluated", "round-noted"])
+def test_what_a_site_notes_of_its_training_ends_with_its_training(action: str) -> None:
+    for law in ("gdpr", "hipaa", "ai-act"):
+        settings = RetentionSettings(jurisdictions=(law,))
+        found, trained = (
+            judge(ActionKey(name, Month(2026, 1)), settings, datetime(2030, 1, 1, tzinfo=UTC))
+            for name in (action, "round-train")
+        )
+        assert (found.status, found.due) == (trained.status, trained.due)
+        assert found.due is not None
+
+
 def test_the_period_counts_from_the_end_of_what_it_is_about() -> None:
     settings = RetentionSettings(jurisdictions=("hipaa",))
     key = ActionKey("plan.approved", Month(2020, 1))

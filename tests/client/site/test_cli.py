@@ -238,7 +238,7 @@ def test_policy_check_of_a_submitted_plan(run: Run, world: World) -> None:
     by_id = run("policy", "check", world.plan_id, "--dir", folder, "--json")
     assert by_id.code == 0
     assert by_id.json["allowed"] is True
-    assert len(by_id.json["findings"]) == 18
+    assert len(by_id.json["findings"]) == 19
     assert run("policy", "check", world.plan_id[7:15], "--dir", folder).code == 0
     assert run("policy", "check", "triage-2026", "--dir", folder).code == 0
     assert run("policy", "check", "no-such-plan", "--dir", folder).code == 4
@@ -372,14 +372,15 @@ def test_budget_is_shown_as_a_bar_with_what_its_figures_are(run: Run, world: Wor
     assert "every data subject of this site" in shown
 
 
-LIMITED = {"batch_limit": {"subjects": 12, "max_population": 60}}
+LIMITED = {"noise_multiplier": "4", "batch_limit": {"subjects": 12, "max_population": 60}}
 
 
 def test_budget_tells_batch_limits_and_whom_a_plan_protects(run: Run, world: World) -> None:
     folder = world.site.paths.root
     plan_id = world.approve(name="limited", format="fiduciary.plan/2", phase=LIMITED)
     cost = run("budget", "--dir", folder, "--plan", "limited", "--json").json
-    plain = run("budget", "--dir", folder, "--plan", "triage-2026", "--json").json
+    world.approve(name="unlimited", phase={"noise_multiplier": "4"})
+    plain = run("budget", "--dir", folder, "--plan", "unlimited", "--json").json
     assert cost["batch_limits"] == [LIMITED["batch_limit"]]
     assert cost["epsilon_plan"] >= plain["epsilon_plan"]
     assert "a random 12 take part" in run("budget", "--dir", folder, "--plan", "limited").out
