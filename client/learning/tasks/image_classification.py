@@ -3,8 +3,7 @@
 * A record is a PNG (`client.learning.image_inputs`). The release is what plain transformers and
   peft load for `AutoModelForImageClassification`.
 * Names of labels mean nothing to a vision transformer, so the head starts at zero. Features are
-  centred on those of images that depend on nothing, and scaled by their usual length: the last
-  layer norm makes features of all images about as long.
+  centred on those of images that depend on nothing, and scaled by how far apart these are.
 * A `full` phase leaves the CLS token and the position embeddings as they are: they are no layer
   whose per-subject gradients are known (`client.learning.one_backward`).
 * Of a base model that would use more than the CLS token, or reads images in another order, nothing
@@ -58,8 +57,8 @@ print([labels[int(i)] for i in logits.argmax(1)])
 
 _PROCESSOR = "preprocessor_config.json"
 
-_CHECKED_DIFFERENCE = 1e-3
-"""Of logits about 1; other ways to pool differ by much more."""
+_CHECKED = 1e-3
+"""Difference of logits that comes of rounding; other ways to pool differ by much more."""
 
 
 def read_examples(plan: TrainingPlan, records: Iterable[StoredRecord]) -> list[Example]:
@@ -138,8 +137,11 @@ class ImageClassifier(SingleLabel, EncoderModel):
                     fix="choose a vision transformer for RGB images",
                 ) from error
             pooled = self.network.pool(hidden)
-            ours = self.released_head_module(pooled[-1:])
-            if float((ours - logits).abs().max()) > _CHECKED_DIFFERENCE:
+            head = self.released_head_module
+            alike = head.in_features == pooled.shape[1] and torch.allclose(
+                head(pooled[-1:]), logits, rtol=_CHECKED, atol=_CHECKED
+            )
+            if not alike:
                 raise MalformedInput(
                     f"base model {self.plan.base_model.name!r} does not classify by its first "
                     "token alone",
@@ -147,7 +149,7 @@ class ImageClassifier(SingleLabel, EncoderModel):
                 )
             self._tokens = hidden.shape[1]
             self.network.centre.copy_(pooled.mean(0))
-            self.network.scale = float(pooled.norm(dim=1).mean()) or 1.0
+            self.network.scale = float((pooled - pooled.mean(0)).norm(dim=1).mean()) or 1.0
 
     def frozen_in_full(self) -> frozenset[str]:
         """Weights that are no layer's: CLS token, position embeddings, scales of layers."""

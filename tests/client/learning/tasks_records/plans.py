@@ -80,9 +80,9 @@ def png(pixels: Any, mode: str | None = None) -> str:
 
 
 def picture(number: int, label: int) -> str:
-    """Noise that is brighter in the upper half, or in the lower one."""
-    pixels = np.random.default_rng(number).integers(0, 100, (24, 20, 3), dtype=np.uint8)
-    pixels[12 * label : 12 * label + 12] += 120
+    """Noise that is red, or blue."""
+    pixels = np.random.default_rng(number).integers(0, 120, (24, 20, 3), dtype=np.uint8)
+    pixels[..., 2 * label] += 130
     return png(pixels)
 
 

@@ -57,7 +57,8 @@ def vector(text: str) -> np.ndarray:
     slots, values = torch.from_numpy(TableInputs(FEATURES).cells(text)).unsqueeze(1)
     found = TableNetwork(TableInputs(FEATURES)).encode(slots.long(), values)
     assert float(found[0, -1]) == pytest.approx(0.2)
-    return found[0, :-1].numpy() * len(FEATURES) ** 0.5
+    vector: np.ndarray = found[0, :-1].numpy() * len(FEATURES) ** 0.5
+    return vector
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def test_a_record_has_norm_of_about_one_at_most_whatever_the_columns(columns: in
     features = tuple(
         Feature(name=f"c{n}", kind="category", values=("1", "2", "3", "4"))
         if n % 2
-        else Feature(name=f"c{n}", kind="number", low=0, high=1)  # type: ignore[arg-type]
+        else Feature(name=f"c{n}", kind="number", low=0, high=1)
         for n in range(columns)
     )
     inputs = TableInputs(features)
