@@ -122,7 +122,7 @@ class LanguageCounts(Tally):
         if loss > tokens * LARGEST_LOSS * LOSS_UNIT:
             raise malformed("its losses are larger than they can be")
         # Records have at least one token and at most `MAX_RECORD_TOKENS`; a sum of n squares is at
-        # least the square of the sum over n. What is stated is rounded by less than the slack.
+        # least the square of the sum over n. Losses are rounded by less than the slack.
         nats = loss / LOSS_UNIT
         bounds = (
             (of_tokens, tokens**2 / max(records, 1), MAX_RECORD_TOKENS * tokens, 1),
@@ -134,8 +134,8 @@ class LanguageCounts(Tally):
                 PRODUCT_UNIT,
             ),
         )
-        slack = records + 2 * tokens
         for product, least, most, unit in bounds:
+            slack = 0 if unit == 1 else records + 2 * tokens
             if not least * unit - slack <= product <= most * unit + slack:
                 raise malformed("its products are not those of its predictions")
 

@@ -21,6 +21,7 @@ from client.learning.evaluation import CONFIDENCE_UNIT, Evaluation, EvaluationCo
 from client.learning.intervals import wilson_interval
 from client.learning.metrics import (
     Averages,
+    Summary,
     accuracy,
     averages,
     evaluation_report,
@@ -225,6 +226,8 @@ def test_nothing_depends_on_the_order_of_examples_or_labels(seed: int, order: li
     )
     assert [renamed.labels[place] for place in np.argsort(order)] == list(report.labels)
     assert renamed.everybody.accuracy == report.everybody.accuracy
+    assert isinstance(report.everybody, Summary)
+    assert isinstance(renamed.everybody, Summary)
     assert renamed.everybody.macro.f1 == pytest.approx(report.everybody.macro.f1, abs=2e-6)
 
 
@@ -234,6 +237,7 @@ def test_no_examples_have_no_figures_but_no_failure() -> None:
         report = evaluation_report(Evaluation(EvaluationCounts.empty(3)), NAMES[:3])
     nothing = Averages(0.0, 0.0, 0.0)
     assert report.everybody.accuracy_interval == (0.0, 1.0)
+    assert isinstance(report.everybody, Summary)
     assert (report.everybody.macro, report.everybody.weighted) == (nothing, nothing)
     assert report.everybody.macro_roc_auc is None
     assert report.everybody.expected_calibration_error is None

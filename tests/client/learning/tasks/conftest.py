@@ -42,7 +42,9 @@ def _save_tokenizer(folder: Path) -> int:
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator([*TEXTS, "Please send me the"], vocab_size=300, min_frequency=1)
     trained.add_special_tokens(["<end>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, eos_token="<end>")
+    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=trained._tokenizer, eos_token="<end>"
+    )
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
 

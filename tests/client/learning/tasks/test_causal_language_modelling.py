@@ -49,7 +49,7 @@ def test_a_records_loss_is_the_models_own_and_alone_its_own(kind: str, decoders:
 
     base = decoders(kind)
     model = built(base)
-    plain = AutoModelForCausalLM.from_pretrained(base).eval()
+    plain = AutoModelForCausalLM.from_pretrained(base)
     ours = Passes(model, texts(6), Settings()).losses()
     for loss, record in zip(ours, model.encode(texts(6)), strict=True):
         ids = torch.tensor([record.content])
