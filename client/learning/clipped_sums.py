@@ -32,7 +32,7 @@ class Engine(Protocol):
     weights: list[nn.Parameter]
 
     def group(self, subject_of_record: Tensor, subject_count: int) -> None:
-        """Say whose the records of the next forward pass are."""
+        """Say whose the records of the next forward pass are, best in a tensor on the CPU."""
         ...
 
     def __call__(self, *inputs: Any) -> Any:
@@ -103,11 +103,10 @@ class ClippedSums:
         def accumulate(parts: Sequence[Part]) -> None:
             records = [record for part in parts for record in part.records]
             subjects = [slot for slot, part in enumerate(parts) for _ in part.records]
-            device = self._model.device
             weights = torch.tensor(
-                [part.weight for part in parts for _ in part.records], device=device
+                [part.weight for part in parts for _ in part.records], device=self._model.device
             )
-            self._engine.group(torch.tensor(subjects, device=device), len(parts))
+            self._engine.group(torch.tensor(subjects), len(parts))
             with self._settings.autocast():
                 outputs = self._engine(*self._passes.inputs(self._kind, records))
             losses = self._losses(outputs, records)

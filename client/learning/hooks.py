@@ -49,7 +49,7 @@ class HooksModule:
 
         Opacus would count a pass that ran out of memory halfway as part of the next one.
         """
-        self._group = subject_of_record, subject_count
+        self._group = subject_of_record.cpu(), subject_count
         for weight in self.weights:
             weight.grad = None
             weight.grad_sample = None  # type: ignore[attr-defined]

@@ -39,8 +39,7 @@ class LabelHistogram(nn.Module):
     def class_weights(self) -> Tensor:
         """`(labels,)` in (0, 1]: inverse to how common a label seems, the rarest has 1."""
         counted = self.counts.weight.detach()[0].clamp(min=0)
-        if not counted.any():
-            return torch.ones_like(counted)
         # A label that noise shows as absent counts as the rarest that is told apart from it.
-        counted = counted.clamp(min=float(counted.max()) * SMALLEST_WEIGHT)
-        return counted.min() / counted
+        counted = torch.maximum(counted, counted.max() * SMALLEST_WEIGHT)
+        # All or none are above 0. Asking which would make a GPU wait in every micro-batch.
+        return torch.where(counted > 0, counted.min() / counted, 1.0)

@@ -140,7 +140,7 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
                 was told to compute products of float32 less exactly.
         """
         uses, self._uses, self._layout = self._uses, {}, None
-        if torch.get_float32_matmul_precision() != "highest":
+        if not _products_are_exact():
             raise ValueError(
                 "products of float32 are computed with fewer bits, so norms could be understated:"
                 ' torch.set_float32_matmul_precision("highest")'
@@ -202,6 +202,13 @@ class OneBackwardModule(AbstractGradSampleModule):  # type: ignore[misc]
 
     def _name(self, weight: nn.Parameter) -> str:
         return self._names[id(weight)]
+
+
+def _products_are_exact() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set by `fp32_precision` of one of `torch.backends` alone
+        return False
 
 
 def _check_records(x: Tensor, records: int) -> None:

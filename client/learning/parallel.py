@@ -54,7 +54,18 @@ from client.learning.clipped_sums import ENGINES
 from client.learning.device_failures import OutOfMemory
 from client.learning.passes import Passes, Settings
 from client.learning.plan_model import EncodedRecord, PlanModel
-from client.learning.rank import LOOPBACK, PEER_LOST, Command, Job, Round, Step, run, views
+from client.learning.rank import (
+    LOOPBACK,
+    PEER_LOST,
+    Command,
+    Done,
+    Job,
+    Reply,
+    Round,
+    Step,
+    run,
+    views,
+)
 from client.learning.subject_optimizer import SubjectOptimizer
 
 _SETTLE_SECONDS: Final = 5.0
@@ -104,6 +115,7 @@ class Ranks:
         self._new_weights = _shared(largest, torch.float32)
         self._sums = _shared(largest, torch.float64)
         self._weights: list[nn.Parameter] = []
+        self._shrunken_limit: int | None = None
         self._pipes: list[Connection] = []
         self._processes: list[SpawnProcess] = []
         self._end = weakref.finalize(self, _kill, self._processes)
@@ -145,6 +157,7 @@ class Ranks:
         self._weights = engine.weights
         engine.close()
         state = self._model.get_state()
+        self._shrunken_limit = None
         self._tell([Round(kind, max_grad_norm, state)] * len(self._processes))
 
     def add(self, chosen: Sequence[Sequence[int]], optimizer: SubjectOptimizer) -> None:
@@ -165,13 +178,16 @@ class Ranks:
             parts = views(self._new_weights, self._weights)
             for part, weight in zip(parts, self._weights, strict=True):
                 part.copy_(weight)
-        self._tell([Step(share) for share in shares])
+        done = self._tell([Step(share) for share in shares])
         optimizer.take_sums(views(self._sums, self._weights))
+        optimizer.unusable_subjects += sum(each.unusable_subjects for each in done)
+        limits = [each.shrunken_limit for each in done if each.shrunken_limit is not None]
+        self._shrunken_limit = min(limits, default=None)
 
     @property
     def shrunken_limit(self) -> int | None:
-        """Unknown: ranks say nothing but that they are done."""
-        return None
+        """As `ClippedSums.shrunken_limit`, of the rank that had to shrink most."""
+        return self._shrunken_limit
 
     def close(self) -> None:
         """End the processes, and with them what they hold."""
@@ -224,8 +240,9 @@ class Ranks:
             there.close()
         self._tell(jobs)
 
-    def _tell(self, commands: Sequence[Command]) -> None:
+    def _tell(self, commands: Sequence[Command]) -> list[Done]:
         """Tell each rank what to do, and wait until all have; fails as soon as one does."""
+        done = []
         waiting = list(self._pipes)
         sentinels = [process.sentinel for process in self._processes]
         try:
@@ -235,14 +252,16 @@ class Ranks:
             while waiting:
                 ready = wait([*waiting, *sentinels])
                 for pipe in [pipe for pipe in waiting if pipe in ready]:
-                    failure = pipe.recv_bytes().decode()
-                    if failure:
-                        self._fail(self._pipes.index(pipe), failure)
+                    reply: Reply = pickle.loads(pipe.recv_bytes())  # noqa: S301  of our own rank
+                    if isinstance(reply, str):
+                        self._fail(self._pipes.index(pipe), reply)
+                    done.append(reply)
                     waiting.remove(pipe)
                 if waiting and any(sentinel in ready for sentinel in sentinels):
                     self._fail_without_a_word()
         except (EOFError, OSError):
             self._fail_without_a_word()
+        return done
 
     def _fail(self, rank: int, failure: str) -> NoReturn:
         self._processes[rank].join(_SETTLE_SECONDS)  # it may have more to say on its own terminal

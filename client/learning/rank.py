@@ -87,6 +87,23 @@ class Step:
 
 Command = Job | Round | Step
 
+
+@dataclass(frozen=True)
+class Done:
+    """What was told is done. The rest is for the operator alone (`client.learning.observations`).
+
+    Attributes:
+        unusable_subjects: Of a step, how many of the rank's subjects counted as zero.
+        shrunken_limit: As `ClippedSums.shrunken_limit`.
+    """
+
+    unusable_subjects: int = 0
+    shrunken_limit: int | None = None
+
+
+Reply = Done | str
+"""What was done, or the name of what went wrong, which is the end of the rank."""
+
 Shared = tuple[Tensor, Tensor]
 """New weights, float32, and sums, float64: memory of the main process."""
 
@@ -98,7 +115,7 @@ class _PeerLost(Exception):
 def run(rank: int, ranks: int, port: int, pipe: Connection, shared: Shared | None) -> None:
     """Do what the main process says until it ends.
 
-    Each command is answered with nothing, or with the name of what went wrong, which is the end.
+    Each command is answered with a `Reply`.
 
     Args:
         rank: From 0.
@@ -117,13 +134,13 @@ def run(rank: int, ranks: int, port: int, pipe: Connection, shared: Shared | Non
     except _PeerLost:
         status = PEER_LOST
     except OutOfMemory as error:
-        pipe.send_bytes(error.code.encode())
+        _reply(pipe, error.code)
         status = 1
     except DeviceLost as error:
-        pipe.send_bytes(type(error.__cause__).__name__.encode())
+        _reply(pipe, type(error.__cause__).__name__)
         status = 1
     except BaseException as error:
-        pipe.send_bytes(type(error).__name__.encode())
+        _reply(pipe, type(error).__name__)
         raise  # which writes a traceback
     os._exit(status)  # process groups and devices may wait for others when they are taken down
 
@@ -140,7 +157,7 @@ def _serve(rank: int, ranks: int, port: int, pipe: Connection, shared: Shared | 
     model.to(device)
     passes = Passes(model, (), job.settings, job.records)
     _meet(rank, ranks, port, device)
-    pipe.send_bytes(b"")
+    _reply(pipe, Done())
     sums: ClippedSums | None = None
     while True:
         command = _received(pipe)
@@ -159,6 +176,7 @@ def _serve(rank: int, ranks: int, port: int, pipe: Connection, shared: Shared | 
             count = sum(weight.numel() for weight in sums.weights)
             new_weights = torch.zeros(count, device=device)
             total = torch.zeros(count, dtype=torch.float64, device=device)
+            _reply(pipe, Done())
         elif isinstance(command, Step) and sums is not None:
             if shared is not None:
                 new_weights.copy_(shared[0][:count])
@@ -169,14 +187,16 @@ def _serve(rank: int, ranks: int, port: int, pipe: Connection, shared: Shared | 
                     weight.copy_(new)
             optimizer.zero_grad()
             optimizer.take_sums(views(total.zero_(), sums.weights))
+            unusable = optimizer.unusable_subjects
             sums.add(command.chosen, optimizer)
+            unusable = optimizer.unusable_subjects - unusable
             with _together():
                 dist.reduce(total, dst=0)
                 if shared is not None:
                     shared[1][:count].copy_(total)
+            _reply(pipe, Done(unusable, sums.shrunken_limit))
         else:
             raise TypeError(f"did not expect {type(command).__name__}")
-        pipe.send_bytes(b"")
 
 
 def views(buffer: Tensor, weights: Sequence[nn.Parameter]) -> list[Tensor]:
@@ -189,6 +209,10 @@ def views(buffer: Tensor, weights: Sequence[nn.Parameter]) -> list[Tensor]:
 def _received(pipe: Connection) -> Command:
     command: Command = pickle.loads(pipe.recv_bytes())  # noqa: S301  from our own main process
     return command
+
+
+def _reply(pipe: Connection, reply: Reply) -> None:
+    pipe.send_bytes(pickle.dumps(reply))
 
 
 def _meet(rank: int, ranks: int, port: int, device: torch.device) -> None:

@@ -79,11 +79,17 @@ def check_records_are_independent(model: nn.Module) -> None:
 
 
 def add_by_subject(records: Tensor, subject_of_record: Tensor, subject_count: int) -> Tensor:
-    """Sum `(records, *shape)` into `(subjects, *shape)`."""
+    """Sum `(records, *shape)` into `(subjects, *shape)`.
+
+    Args:
+        records: On any device.
+        subject_of_record: `(records,)` integers, on the CPU.
+        subject_count: How many subjects.
+    """
     if subject_count == len(subject_of_record) and torch.equal(
-        subject_of_record, torch.arange(subject_count, device=subject_of_record.device)
+        subject_of_record, torch.arange(subject_count)
     ):
         return records  # one record each, in order: nothing to add up
     total = records.new_zeros((subject_count, *records.shape[1:]))
-    summed: Tensor = total.index_add_(0, subject_of_record, records)
+    summed: Tensor = total.index_add_(0, subject_of_record.to(records.device), records)
     return summed

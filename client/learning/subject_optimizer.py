@@ -185,7 +185,7 @@ class SubjectOptimizer(DPOptimizer):  # type: ignore[misc]
         deviation = float(self.noise_multiplier) * float(self.max_grad_norm)
         for p in self.params:
             noisy = add_noise(p.summed_grad, deviation, self._keystream)
-            p.grad = noisy.div_(self._public_divisor).to(p.dtype)
+            p.grad = noisy.div_(self._public_divisor).to(p.device, p.dtype)
             p.summed_grad = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:

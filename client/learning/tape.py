@@ -40,7 +40,7 @@ save operations: with 1 a step of full fine-tuning takes a fifth longer, with 4 
 
 
 class Layout:
-    """Which record of a micro-batch is whose.
+    """Which record of a micro-batch is whose; kept on the CPU, as a GPU would have to be waited for.
 
     Args:
         subject_of_record: `(records,)` integers in `[0, subject_count)`.
@@ -51,6 +51,7 @@ class Layout:
     """
 
     def __init__(self, subject_of_record: Tensor, subject_count: int) -> None:
+        subject_of_record = subject_of_record.cpu()
         self.subject_of_record = subject_of_record
         self.subject_count = subject_count
         self.record_count = len(subject_of_record)
@@ -61,7 +62,7 @@ class Layout:
         self._order = torch.argsort(subject_of_record, stable=True)
         ordered = subject_of_record[self._order]
         first = torch.cumsum(counts, 0) - counts
-        self._rank = torch.arange(self.record_count, device=ordered.device) - first[ordered]
+        self._rank = torch.arange(self.record_count) - first[ordered]
         self._ordered = ordered
         in_order = torch.equal(ordered, subject_of_record)
         self._is_a_view = in_order and bool((counts == self.most_records).all())
@@ -72,7 +73,10 @@ class Layout:
         if self._is_a_view:
             return records.reshape(self.subject_count, self.most_records * tokens, *shape)
         packed = records.new_zeros((self.subject_count, self.most_records, tokens, *shape))
-        packed[self._ordered, self._rank] = records[self._order]
+        order, ordered, rank = (
+            index.to(records.device) for index in (self._order, self._ordered, self._rank)
+        )
+        packed[ordered, rank] = records[order]
         return packed.view(self.subject_count, self.most_records * tokens, *shape)
 
     def add(self, records: Tensor) -> Tensor:
