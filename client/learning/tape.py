@@ -40,7 +40,7 @@ save operations: with 1 a step of full fine-tuning takes a fifth longer, with 4 
 
 
 class Layout:
-    """Which record of a micro-batch is whose; kept on the CPU, as a GPU would have to be waited for.
+    """Which record of a micro-batch is whose; on the CPU, as a GPU would have to be waited for.
 
     Args:
         subject_of_record: `(records,)` integers in `[0, subject_count)`.
