@@ -228,6 +228,10 @@ def start(
     forked, was rewritten or is signed by another key, the site trains nothing, journals the alarm,
     keeps the evidence in `alarms/`, and ends.
 
+    It computes as `compute.toml` in the site's folder says: engine, device or devices, precision,
+    memory. Each round shows what of the plan's epsilon is spent, records a second and the time
+    left; that stays on this screen. Where a plan asks for it, this site's trainer is audited first.
+
     Ctrl-C and SIGTERM end it within seconds, at any point. A round that was being trained is spent.
 
     Exit codes: 0 ended by SIGTERM, or with `--once` the plan completed; 1 with `--once`, the run

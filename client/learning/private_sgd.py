@@ -3,6 +3,9 @@
 * A step Poisson-samples *subjects* at the plan's rate, takes at most `max_records_per_subject` of
   each (chosen afresh at random), averages the loss over a subject's records, clips the subject's
   gradient once, adds noise and divides by `sampling_rate * nominal_subjects`, which is public.
+* Where a plan protects single records, each record is sampled, clipped and noised as a subject is,
+  and of a subject no more than `max_records_per_subject` ever train
+  (`client.learning.accounting.event_of_subject` says what that is to the subject).
 * A round takes exactly `steps_per_round` steps whatever the data is, so neighbouring datasets have
   the same schedule and the same scale.
 * The promise is about the *updates*. What else a site tells (evaluation counts, refusals, digests

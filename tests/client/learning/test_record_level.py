@@ -195,6 +195,12 @@ def test_a_batch_limit_never_lowers_epsilon(
     assert limited >= plain - 1e-6
 
 
+def test_the_first_format_protects_subjects_only(make_plan: MakePlan) -> None:
+    plan = record_level(make_plan, most=2)
+    with pytest.raises(ValueError, match=r"privacy\.unit: fiduciary\.plan/1 protects subjects"):
+        TrainingPlan.model_validate({**plan.model_dump(), "format": "fiduciary.plan/1"})
+
+
 def test_a_plan_that_protects_records_has_no_batch_limit(make_plan: MakePlan) -> None:
     limited = phase(batch_limit=BatchLimit(subjects=2, max_population=5))
     privacy = Privacy(
