@@ -19,8 +19,10 @@ SPENT = {"lakeside": Decimal("2.5"), "st-elm": Decimal("3.1")}
 
 def stated(plan: TrainingPlan, **audited: str) -> dict[str, Any]:
     found = {site.replace("_", "-"): Decimal(value) for site, value in audited.items()}
-    document = privacy_statement(plan, PLAN_ID, SPENT, found)
-    return json.loads(json.dumps(document))  # type: ignore[no-any-return]  it is JSON
+    document: dict[str, Any] = json.loads(
+        json.dumps(privacy_statement(plan, PLAN_ID, SPENT, found))
+    )
+    return document
 
 
 def record_level(**changes: Any) -> TrainingPlan:
