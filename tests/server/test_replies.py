@@ -178,7 +178,7 @@ AUDITED = PLAN.model_copy(update={"privacy_audit": True})
 def test_an_audit_that_the_plan_asks_for_is_stated_and_passed(
     stated: str | None, said: str
 ) -> None:
-    claims = {} if stated is None else {"audited_epsilon": stated}
+    claims: dict[str, Any] = {} if stated is None else {"audited_epsilon": stated}
     with pytest.raises(MalformedReply, match=said):
         accept_update(expected(plan=AUDITED), UPDATE, report(UPDATE, **claims), LIKE)
     with pytest.raises(MalformedReply, match=said):
