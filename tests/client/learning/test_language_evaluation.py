@@ -61,6 +61,7 @@ def test_perplexity_is_the_exponential_of_the_mean_loss(told: list[Record]) -> N
     mean = np.minimum(tokens[:, 0], LARGEST_LOSS).mean()
     assert summary.perplexity == pytest.approx(math.exp(mean), rel=1e-4, abs=1e-5)
     assert summary.accuracy == pytest.approx(tokens[:, 1].mean(), abs=1e-6)
+    assert summary.perplexity is not None
     if summary.perplexity_interval is not None:
         low, high = summary.perplexity_interval
         assert low <= summary.perplexity * (1 + 1e-6)

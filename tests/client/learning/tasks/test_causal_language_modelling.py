@@ -147,6 +147,21 @@ def test_the_frozen_heads_gradient_is_autograds(decoders: Decoders) -> None:
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("trains", ["adapter", "full"])
+def test_bfloat16_computes_nearly_the_same(trains: str, decoders: Decoders) -> None:
+    model = built(decoders("gpt2"), trains)
+    examples, settings = people([2, 1]), Settings(precision="bf16")
+    exact = Passes(model, examples, Settings()).losses()
+    assert Passes(model, examples, settings).losses() == pytest.approx(exact, rel=0.05)
+    start = model.get_state()
+    updates = [
+        SiteTrainer(model, model.plan, examples, settings=each).train_round(0, start).update
+        for each in (Settings(), settings)
+    ]
+    one, two = (np.concatenate([array.ravel() for array in u.values()]) for u in updates)
+    assert one @ two > 0.99 * np.linalg.norm(one) * np.linalg.norm(two)
+
+
 def test_texts_that_predict_nothing_count_nothing(decoders: Decoders) -> None:
     base = decoders("gpt2")
     plan = language_plan(base, phase(learning_rate="1", kind="adapter"))
