@@ -144,7 +144,7 @@ def test_the_frozen_heads_gradient_is_autograds(decoders: Decoders) -> None:
     for got, want in zip(
         ours, torch.autograd.grad((losses * torch.arange(6)).sum(), weights), strict=True
     ):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
+        assert float((got - want).norm()) <= 1e-5 * float(want.norm())
 
 
 @pytest.mark.parametrize("trains", ["adapter", "full"])
