@@ -15,8 +15,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from audit.errors import MalformedInput, NotFound
 from audit.keys import VerifyKey
 from audit.log import Entry
@@ -38,8 +36,7 @@ ACTION = "privacy-evaluated"
 MAX_PLAN_BYTES = 16 * 1024 * 1024
 MAX_MODEL_BYTES = 2 * 1024**3
 
-_RELEASE_FILE = "adapter_model.safetensors"
-_RELEASE_PREFIX = "base_model.model."
+_RELEASE_FILES = ("adapter_model.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ def attack_model(site: Site, promise: Promise, path: Path) -> AttackResult:
         names = trained_datasets(ledger, vault, promise.plan_id)
         arrays = read_model(path)
         model = build_model(plan, find_base_model(plan.base_model.name, site.paths.models))
-        model.set_state(state_of(arrays))
+        model.set_state(model.state_in(arrays))
         split = read_split(vault, plan, names)
     return attack(
         model,
@@ -232,30 +229,16 @@ def read_promise(path: Path, coordinator: Callable[[], VerifyKey]) -> Promise:
 
 
 def read_model(path: Path) -> Arrays:
-    """Weights from a state's file, a release's folder, or its `adapter_model.safetensors`.
+    """Weights from a state's or a release's file, or from a release's folder.
 
     Raises:
         NotFound: When there is no such file.
         MalformedInput: When it is not safetensors.
     """
-    return unpack_arrays(_read(path / _RELEASE_FILE if path.is_dir() else path, MAX_MODEL_BYTES))
-
-
-def state_of(arrays: Arrays) -> Arrays:
-    """A release's weights under the names that a state has; a state as it is.
-
-    In a release, as peft writes it, `A` matrices are stored too. They are the plan's, not trained.
-    """
-    if not any(name.startswith(_RELEASE_PREFIX) for name in arrays):
-        return arrays
-    state = {}
-    for name, array in arrays.items():
-        inner = name.removeprefix(_RELEASE_PREFIX)
-        if inner.endswith(".lora_B.weight"):
-            state[inner.partition(".")[2].removesuffix(".weight")] = np.asarray(array)
-        elif ".lora_" not in inner:
-            state[f"head.{inner.rpartition('.')[2]}"] = np.asarray(array)
-    return state
+    if path.is_dir():
+        adapter, everything = (path / name for name in _RELEASE_FILES)
+        path = adapter if adapter.is_file() else everything
+    return unpack_arrays(_read(path, MAX_MODEL_BYTES))
 
 
 def _read(path: Path, limit: int) -> bytes:

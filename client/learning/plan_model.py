@@ -171,6 +171,21 @@ class PlanModel(ABC):
                 self.histogram.counts.weight.copy_(counts.unsqueeze(0))
             self._take_own_state(taken)
 
+    def state_in(self, arrays: Mapping[str, npt.NDArray[Any]]) -> State:
+        """The state that a release's weights are; a state as it is.
+
+        A release has no histogram of labels: it is that of the present state.
+        """
+        own = self.get_state()
+        if set(arrays) == set(own):
+            return dict(arrays)
+        histogram = {name: own[name] for name in own if name == HISTOGRAM}
+        return self._released(arrays) | histogram
+
+    def _released(self, arrays: Mapping[str, npt.NDArray[Any]]) -> State:
+        """A release's weights by the names of a state."""
+        return dict(arrays)
+
     # --- records ----------------------------------------------------------------------------------
 
     @abstractmethod

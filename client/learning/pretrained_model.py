@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +40,9 @@ from client.learning.plan_model import (
     quiet_transformers,
 )
 from compliance.statements import TrainingPlan
+
+_PEFT: Final = "base_model.model."
+"""Begins the names of a release that peft wrote."""
 
 ADAPTER_IMPORT: Final = "from peft import PeftModel\n"
 """A line of each `load_example`, which a release of all weights does without."""
@@ -183,6 +187,21 @@ class PretrainedModel(PlanModel):
     def _take_own_state(self, state: State) -> None:
         for name, array in state.items():
             self._transformer_weights[name].copy_(torch.from_numpy(array))
+
+    def _released(self, arrays: Mapping[str, npt.NDArray[Any]]) -> State:
+        begin = (_PEFT if self._is_lora else "") + f"{self._inner.base_model_prefix}."
+        own = self.weights("adapter" if self._is_lora else "full")
+        state = {}
+        for name, array in arrays.items():
+            if not name.startswith(begin):
+                state[f"head.{name.rpartition('.')[2]}"] = array
+                continue
+            inner = name.removeprefix(begin)
+            # peft stores the fixed `A` too: they are the plan's, not trained.
+            inner = inner.removesuffix(".weight") if self._is_lora else self.prefix + inner
+            if inner in own:
+                state[inner] = array
+        return state
 
     # --- records ----------------------------------------------------------------------------------
 

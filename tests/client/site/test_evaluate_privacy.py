@@ -22,7 +22,7 @@ from client.cli import main
 from client.learning import private_sgd
 from client.learning.tasks.text_classification import TextClassifier
 from client.plots import PlotNotWritten, write_plot
-from client.privacy_evaluation import ACTION, state_of
+from client.privacy_evaluation import ACTION
 from client.site import Site
 from tests.client.learning.broken_trainers import NoNoise
 from tests.client.site.documents import add_dataset
@@ -212,11 +212,6 @@ def test_the_attack_on_a_release_reads_the_same_model(
         for name in ("release", "state")
     ]
     assert areas[0] == areas[1]
-
-
-def test_a_state_keeps_its_names() -> None:
-    state = {"head.weight": np.zeros((2, 3)), "encoder.layer.lora_B": np.zeros(2)}
-    assert state_of(state) is state
 
 
 def test_a_model_that_cannot_be_attacked(
