@@ -1,6 +1,6 @@
 """What privacy costs a training step, beside plain training and Opacus, in one run.
 
-    python -m bench.training [--quick] [--engine-only] [--data DIR]
+    python -m bench.training [--quick] [--engine-only] [--kinds KIND …] [--data DIR]
 
 * `lora_*` and `full_*`: one logical step of 128 records of 128 tokens on the packaged encoder (four
   micro-batches of 32, then the optimiser's step with noise): without privacy, with ours (clipped
@@ -54,6 +54,7 @@ RECORDS_PER_SUBJECT: Final = 2
 NOISE: Final = 1.0
 NORM: Final = 1.0
 EXIT_SKIPPED: Final = 77
+KINDS: Final = ("lora", "full")
 
 Step = Callable[[], None]
 
@@ -247,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="fewer turns and records")
     parser.add_argument("--engine-only", action="store_true", help="leave the recipes out")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of engines")
     parser.add_argument("--recipes-only", action="store_true", help="leave the engine out")
     default = Path(__file__).parents[1] / ".." / "shared" / "data"
     parser.add_argument(
@@ -259,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     figures: dict[str, float] = {"threads": torch.get_num_threads()}
     if not options.recipes_only:
-        for kind in ("lora", "full"):
+        for kind in options.kinds:
             figures |= measure_steps(kind, 3 if options.quick else 9)
             figures |= measure_memory(kind)
     if not options.engine_only:
