@@ -44,7 +44,8 @@ class EncoderNetwork(SplitNetwork):
         self.head = nn.Linear(hidden_size + 1, label_count, bias=False)
         nn.init.zeros_(self.head.weight)
         self.centre = nn.Buffer(torch.zeros(hidden_size), persistent=False)
-        self.scale = 1.0
+        self.transform = nn.Buffer(torch.eye(hidden_size), persistent=False)
+        """Symmetric."""
         self.split = SplitLayers(encoder, first_trained_layer)
 
     def pool(self, hidden: Tensor, *inputs: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class EncoderNetwork(SplitNetwork):
     def standardise(self, pooled: Tensor) -> Tensor:
         """What the head sees: `(records, …, hidden + 1)`."""
         constant = pooled.new_full((*pooled.shape[:-1], 1), BIAS_FEATURE)
-        return torch.cat([(pooled - self.centre) / self.scale, constant], dim=-1)
+        return torch.cat([(pooled - self.centre) @ self.transform, constant], dim=-1)
 
     def features(self, *inputs: Tensor, hidden: Tensor | None = None) -> Tensor:
         """What the head sees of inputs, from hidden states below the trained layers if given."""
@@ -83,13 +84,13 @@ class EncoderNetwork(SplitNetwork):
     def released_head(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the same head on plain features."""
         trained = self.head.weight.detach()
-        weight = trained[:, :-1] / self.scale
+        weight = trained[:, :-1] @ self.transform
         return weight, trained[:, -1] * BIAS_FEATURE - weight @ self.centre
 
     def take_head(self, weight: Tensor, bias: Tensor) -> None:
         """Inverse of `released_head`."""
         with torch.no_grad():
-            self.head.weight[:, :-1] = weight * self.scale
+            self.head.weight[:, :-1] = torch.linalg.solve(self.transform, weight.T).T
             self.head.weight[:, -1] = (bias + weight @ self.centre) / BIAS_FEATURE
 
 

@@ -22,6 +22,9 @@ from client.learning.single_label import SingleLabel
 from client.learning.text_inputs import TextInputs
 from compliance.statements import TrainingPlan
 
+_SENTENCES_AT_ONCE = 256
+"""Of labels, through the encoder: bounds memory where there are many labels."""
+
 LOAD_EXAMPLE = """import json
 
 import torch
@@ -104,11 +107,14 @@ class TextClassifier(SingleLabel, EncoderModel):
         labels = self.plan.labels
         examples = [Example(subject="", text=text) for text in label_sentences(labels)]
         with torch.no_grad():
-            features = self.features(self.encode(examples))[:, :-1]
-            prior = prior_from_features(features, len(labels))
+            parts = [
+                self.features(self.encode(examples[start : start + _SENTENCES_AT_ONCE]))[:, :-1]
+                for start in range(0, len(examples), _SENTENCES_AT_ONCE)
+            ]
+            prior = prior_from_features(torch.cat(parts), len(labels))
             self.network.centre.copy_(prior.centre)
-            self.network.scale = prior.scale
-            self.network.head.weight[:, :-1] = prior.head_weight
+            self.network.transform.copy_(prior.transform)
+            self.network.take_head(prior.head_weight, prior.head_bias)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRecord]:
         """Token ids and label of each."""

@@ -13,7 +13,12 @@ import torch
 import client.learning
 from audit.errors import MalformedInput
 from client.learning.accounting import events_of, reported_epsilon
-from client.learning.public_prior import TEMPLATES, label_sentences, prior_from_features
+from client.learning.public_prior import (
+    INITIAL_LOGIT,
+    TEMPLATES,
+    label_sentences,
+    prior_from_features,
+)
 from client.learning.recipes import MAX_GRAD_NORM, MAX_STEP_PER_LABEL, recommended_phases
 from compliance.statements import Phase
 
@@ -96,20 +101,38 @@ def test_label_sentences_come_template_by_template() -> None:
     assert sentences[:4] == ["card lost", "HTTPError", "a b c", "__"]
 
 
+def sentences_of(names: torch.Tensor) -> torch.Tensor:
+    return torch.cat([names + 0.1 * number for number in range(len(TEMPLATES))]) + 7
+
+
 def test_the_prior_centres_scales_and_points_at_the_labels() -> None:
-    generator = torch.Generator().manual_seed(0)
-    names = torch.randn(3, 8, generator=generator)
-    features = torch.cat([names + 0.1 * i for i in range(len(TEMPLATES))]) + 7
+    features = sentences_of(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
     prior = prior_from_features(features, 3)
     assert prior.centre.tolist() == pytest.approx(features.mean(0).tolist())
-    logits = ((features - prior.centre) / prior.scale) @ prior.head_weight.T
+    standardised = (features - prior.centre) @ prior.transform
+    assert float(standardised.norm(dim=1).mean()) == pytest.approx(1, rel=1e-5)
+    logits = features @ prior.head_weight.T + prior.head_bias
     assert logits.argmax(1).tolist() == [0, 1, 2] * len(TEMPLATES)
+    assert logits.abs().max() < 2 * INITIAL_LOGIT
+
+
+def test_what_many_labels_share_is_shortened_and_what_tells_one_apart_is_not() -> None:
+    names = torch.eye(20, 24)
+    names[:10, 20] = 5  # two topics
+    names[10:, 20] = -5
+    transform = prior_from_features(sentences_of(names), 20).transform
+    topic, label = torch.eye(24)[20], torch.eye(24)[0]
+    shortened = float((topic @ transform).norm() / (label @ transform).norm())
+    assert 0.2 < shortened < 0.6
+    few = prior_from_features(sentences_of(names[[0, 10]]), 2).transform
+    assert float((topic @ few).norm() / (label @ few).norm()) > 0.75
 
 
 def test_labels_that_all_sound_the_same_give_a_head_of_zeros() -> None:
     prior = prior_from_features(torch.ones(8, 4), 2)
-    assert prior.scale == 1.0
+    assert torch.equal(prior.transform, torch.eye(4))
     assert not prior.head_weight.any()
+    assert not prior.head_bias.any()
 
 
 def test_examples_in_docstrings_are_true() -> None:
