@@ -97,7 +97,7 @@ def _transform(features: Tensor, label_count: int) -> Tensor:
     covariance = (features.T @ features / len(features)).double()
     values, vectors = torch.linalg.eigh(covariance)
     shortened = (values.clamp(min=0) + SHARED_BY_LABELS / label_count).rsqrt()
-    transform = ((vectors * shortened) @ vectors.T).to(features.dtype)
+    transform: Tensor = ((vectors * shortened) @ vectors.T).to(features.dtype)
     return transform / float((features @ transform).norm(dim=1).mean())
 
 

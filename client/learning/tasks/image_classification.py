@@ -149,7 +149,7 @@ class ImageClassifier(SingleLabel, EncoderModel):
                 )
             self._tokens = hidden.shape[1]
             self.network.centre.copy_(pooled.mean(0))
-            self.network.transform /= float((pooled - pooled.mean(0)).norm(dim=1).mean()) or 1.0
+            self.network.transform.div_(float((pooled - pooled.mean(0)).norm(dim=1).mean()) or 1.0)
 
     def frozen_in_full(self) -> frozenset[str]:
         """Weights that are no layer's: CLS token, position embeddings, scales of layers."""

@@ -202,7 +202,7 @@ class TokenClassifier(EncoderModel):
             tokens = features[labels != IGNORED]
             centre = tokens.mean(0)
             self.network.centre.copy_(centre)
-            self.network.transform /= float((tokens - centre).norm(dim=1).mean()) or 1.0
+            self.network.transform.div_(float((tokens - centre).norm(dim=1).mean()) or 1.0)
 
     # --- records ----------------------------------------------------------------------------------
 
