@@ -205,17 +205,30 @@ class TapeGradients:
     """`SubjectGradients` of what was recorded of each weight."""
 
     def __init__(self, uses: Sequence[Sequence[Use]]) -> None:
-        self._uses = uses
+        self._uses: Sequence[Sequence[Use]] | None = uses
 
     def squared_norms(self) -> Tensor:
-        """Over all weights together."""
+        """Over all weights together.
+
+        Raises:
+            ValueError: When the tape was used up by `weighted_sum`.
+        """
+        if self._uses is None:
+            raise ValueError("the tape of this backward pass is used up")
         return torch.stack([_squared_norms(uses) for uses in self._uses]).sum(0)
 
     def weighted_sum(self, factors: Tensor, usable: Tensor | None = None) -> list[Tensor]:
-        """One tensor a weight."""
+        """One tensor a weight. The tape is used up: each use is let go once it is summed.
+
+        Raises:
+            ValueError: When it was used up before.
+        """
+        if self._uses is None:
+            raise ValueError("the tape of this backward pass is used up")
+        left, self._uses = list(reversed(self._uses)), None
         totals = []
-        for uses in self._uses:
-            first, *others = uses
+        while left:
+            first, *others = left.pop()
             total = first.weighted_sum(factors, usable)
             for use in others:
                 total = total + use.weighted_sum(factors, usable)
