@@ -82,9 +82,10 @@ def test_uses_of_one_weight_have_the_norm_of_their_sum(
 ) -> None:
     generator = torch.Generator().manual_seed(len(first) + len(second or ""))
     uses = [make_use(kind, generator) for kind in (first, second, third) if kind]
-    gradients = TapeGradients([uses, [make_use("dense", generator)]])
+    others = [make_use("dense", generator)]
+    gradients = TapeGradients([uses, others])
     wanted = naive(uses).flatten(1).square().sum(1)
-    wanted = wanted + naive(gradients._uses[1]).flatten(1).square().sum(1)
+    wanted = wanted + naive(others).flatten(1).square().sum(1)
     torch.testing.assert_close(gradients.squared_norms().double(), wanted, rtol=1e-4, atol=1e-5)
     factors = torch.tensor([0.5, 0.0, 2.0])
     total = gradients.weighted_sum(factors)[0]
@@ -158,3 +159,11 @@ def test_small_weights_are_made_at_once_and_large_ones_never() -> None:
     ids, values = torch.zeros(3, 6, dtype=torch.long), torch.randn(3, 6, 400)
     assert isinstance(make_lookup(layout, large, ids, values), Lookup)
     assert isinstance(make_lookup(layout, nn.Parameter(torch.zeros(2, 400)), ids, values), Dense)
+
+
+def test_a_tape_is_used_up_once_it_is_summed() -> None:
+    gradients = TapeGradients([[make_use("dense", torch.Generator().manual_seed(3))]])
+    gradients.weighted_sum(torch.ones(3))
+    for use in (gradients.squared_norms, lambda: gradients.weighted_sum(torch.ones(3))):
+        with pytest.raises(ValueError, match="used up"):
+            use()
