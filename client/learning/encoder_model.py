@@ -46,6 +46,7 @@ class EncoderNetwork(SplitNetwork):
         self.centre = nn.Buffer(torch.zeros(hidden_size), persistent=False)
         self.transform = nn.Buffer(torch.eye(hidden_size), persistent=False)
         """Symmetric."""
+        self.inverse = nn.Buffer(torch.eye(hidden_size), persistent=False)
         self.split = SplitLayers(encoder, first_trained_layer)
 
     def pool(self, hidden: Tensor, *inputs: Tensor) -> Tensor:
@@ -59,6 +60,12 @@ class EncoderNetwork(SplitNetwork):
     def lower(self, *inputs: Tensor) -> Tensor:
         """Hidden states before the first trained layer, `(records, tokens, hidden)`."""
         return self.split.lower(**self.encoder_inputs(*inputs))
+
+    def see_through(self, centre: Tensor, transform: Tensor) -> None:
+        """Let the head see `(x - centre) @ transform`, with a symmetric `(hidden, hidden)`."""
+        self.centre.copy_(centre)
+        self.transform.copy_(transform)
+        self.inverse.copy_(torch.linalg.inv(transform.double()))
 
     def standardise(self, pooled: Tensor) -> Tensor:
         """What the head sees: `(records, …, hidden + 1)`."""
@@ -90,7 +97,7 @@ class EncoderNetwork(SplitNetwork):
     def take_head(self, weight: Tensor, bias: Tensor) -> None:
         """Inverse of `released_head`."""
         with torch.no_grad():
-            self.head.weight[:, :-1] = torch.linalg.solve(self.transform, weight.T).T
+            self.head.weight[:, :-1] = weight @ self.inverse
             self.head.weight[:, -1] = (bias + weight @ self.centre) / BIAS_FEATURE
 
 

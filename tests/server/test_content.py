@@ -110,7 +110,7 @@ def test_what_was_encrypted_is_decrypted(
     decrypt(sealed, again, KEY)
     assert again.read_bytes() == data
     if len(data) >= 8:
-        assert data not in sealed.read_bytes()
+        assert data not in sealed.read_bytes().removeprefix(content.MAGIC)
 
 
 def _swap(data: bytes) -> bytes:

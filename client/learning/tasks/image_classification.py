@@ -148,8 +148,9 @@ class ImageClassifier(SingleLabel, EncoderModel):
                     fix="choose a vision transformer such as ViT or DeiT",
                 )
             self._tokens = hidden.shape[1]
-            self.network.centre.copy_(pooled.mean(0))
-            self.network.transform.div_(float((pooled - pooled.mean(0)).norm(dim=1).mean()) or 1.0)
+            centre = pooled.mean(0)
+            length = float((pooled - centre).norm(dim=1).mean()) or 1.0
+            self.network.see_through(centre, torch.eye(len(centre)) / length)
 
     def frozen_in_full(self) -> frozenset[str]:
         """Weights that are no layer's: CLS token, position embeddings, scales of layers."""

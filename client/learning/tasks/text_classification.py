@@ -112,8 +112,7 @@ class TextClassifier(SingleLabel, EncoderModel):
                 for start in range(0, len(examples), _SENTENCES_AT_ONCE)
             ]
             prior = prior_from_features(torch.cat(parts), len(labels))
-            self.network.centre.copy_(prior.centre)
-            self.network.transform.copy_(prior.transform)
+            self.network.see_through(prior.centre, prior.transform)
             self.network.take_head(prior.head_weight, prior.head_bias)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRecord]:

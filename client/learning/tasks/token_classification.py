@@ -201,8 +201,8 @@ class TokenClassifier(EncoderModel):
             labels = self._targets(records)
             tokens = features[labels != IGNORED]
             centre = tokens.mean(0)
-            self.network.centre.copy_(centre)
-            self.network.transform.div_(float((tokens - centre).norm(dim=1).mean()) or 1.0)
+            length = float((tokens - centre).norm(dim=1).mean()) or 1.0
+            self.network.see_through(centre, torch.eye(len(centre)) / length)
 
     # --- records ----------------------------------------------------------------------------------
 

@@ -71,8 +71,11 @@ class SummedTwice(SubjectOptimizer):
     def accumulate(
         self, gradients: SubjectGradients, subject_count: int, *, finished: bool = True
     ) -> None:
-        for _ in range(2):
-            super().accumulate(gradients, subject_count, finished=finished)
+        summed = [0 if p.summed_grad is None else p.summed_grad.clone() for p in self.params]
+        super().accumulate(gradients, subject_count, finished=finished)
+        if finished:
+            for p, before in zip(self.params, summed, strict=True):
+                p.summed_grad += p.summed_grad - before
 
 
 class HalfTheNorm(SubjectOptimizer):
