@@ -46,7 +46,10 @@ def privacy_statement(
             asked for none.
     """
     unit, of_subject = plan.privacy.unit, epsilon_of_subject(plan)
-    whose = "all records of one data subject" if unit == "subject" else "one record"
+    # What a record displaces is not in this promise: `_OF_RECORDS` says so.
+    whose = (
+        "all records of one data subject" if unit == "subject" else "one record of those that train"
+    )
     return {
         "format": "fiduciary.dp-statement/2",
         "plan_id": plan_id,
