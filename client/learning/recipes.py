@@ -117,25 +117,27 @@ def recommended_phases(
         }
     )
     solved = solve_noise_multipliers((probe, adapter)[: 1 + bool(adapting)], epsilon, delta)
-    summands = nominal_subjects * math.sqrt(site_count)
     phases = []
     for phase in solved:
-        noise = _noise_of(phase) / summands
+        noise = noise_of(phase, nominal_subjects, site_count)
         if phase.kind == "probe":
             longest = MAX_STEP_PER_LABEL * label_count / float(MAX_GRAD_NORM)
-            rate = min(LOGIT_NOISE / noise, longest, float(_LARGEST_RATE))
+            rate = min(LOGIT_NOISE / noise, longest)
         else:
             rate = min(ADAPTER_WEIGHT_NOISE / noise, ADAPTER_LEARNING_RATE)
-        phases.append(phase.model_copy(update={"learning_rate": _rounded(rate)}))
+        phases.append(with_learning_rate(phase, rate))
     return tuple(phases)
 
 
-def _noise_of(phase: Phase) -> float:
-    """Noise that a phase adds to a weight, for a learning rate, site and subject of one."""
+def noise_of(phase: Phase, nominal_subjects: int, site_count: int) -> float:
+    """Noise that a phase adds to a weight in the mean over sites, for a learning rate of one."""
     steps = phase.rounds * phase.steps_per_round
     one_step = float(phase.noise_multiplier * phase.max_grad_norm / phase.sampling_rate)
-    return one_step * math.sqrt(steps)
+    return one_step * math.sqrt(steps) / (nominal_subjects * math.sqrt(site_count))
 
 
-def _rounded(rate: float) -> Decimal:
-    return max(_RATE_STEP, Decimal(repr(rate)).quantize(_RATE_STEP, rounding=ROUND_HALF_EVEN))
+def with_learning_rate(phase: Phase, rate: float) -> Phase:
+    """The phase with a learning rate as a plan can say it: rounded, and within its range."""
+    possible = Decimal(repr(min(rate, float(_LARGEST_RATE))))
+    rounded = possible.quantize(_RATE_STEP, rounding=ROUND_HALF_EVEN)
+    return phase.model_copy(update={"learning_rate": max(_RATE_STEP, rounded)})

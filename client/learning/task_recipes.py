@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import Final
 
 from audit.errors import MalformedInput
@@ -22,7 +22,9 @@ from client.learning.recipes import (
     ADAPTER_WEIGHT_NOISE,
     LOGIT_NOISE,
     MAX_GRAD_NORM,
+    noise_of,
     recommended_phases,
+    with_learning_rate,
 )
 from compliance.statements import Phase
 
@@ -152,9 +154,9 @@ def _tabular(
     phase = _one_phase("full", TABULAR_STEPS, rounds, Decimal(1), epsilon, delta)
     longest = LONGEST_TABULAR_STEP if base_model == LINEAR_MODEL else LONGEST_DEEP_STEP
     rate = min(
-        LOGIT_NOISE / _noise_of(phase, nominal_subjects, site_count), longest / float(MAX_GRAD_NORM)
+        LOGIT_NOISE / noise_of(phase, nominal_subjects, site_count), longest / float(MAX_GRAD_NORM)
     )
-    return (_with_rate(phase, rate),)
+    return (with_learning_rate(phase, rate),)
 
 
 def _language(
@@ -165,8 +167,8 @@ def _language(
     rounds: int | None,
 ) -> tuple[Phase, ...]:
     phase = _one_phase("adapter", LANGUAGE_STEPS, rounds, LANGUAGE_RATE, epsilon, delta)
-    noise = _noise_of(phase, nominal_subjects, site_count)
-    return (_with_rate(phase, min(ADAPTER_WEIGHT_NOISE / noise, ADAPTER_LEARNING_RATE)),)
+    noise = noise_of(phase, nominal_subjects, site_count)
+    return (with_learning_rate(phase, min(ADAPTER_WEIGHT_NOISE / noise, ADAPTER_LEARNING_RATE)),)
 
 
 def _one_phase(
@@ -187,16 +189,3 @@ def _one_phase(
         }
     )
     return solve_noise_multipliers([phase], epsilon, delta)[0]
-
-
-def _noise_of(phase: Phase, nominal_subjects: int, site_count: int) -> float:
-    """Noise that the phase adds to a weight in the mean over sites, for a learning rate of one."""
-    steps = phase.rounds * phase.steps_per_round
-    one_step = float(phase.noise_multiplier * phase.max_grad_norm / phase.sampling_rate)
-    return one_step * math.sqrt(steps) / (nominal_subjects * math.sqrt(site_count))
-
-
-def _with_rate(phase: Phase, rate: float) -> Phase:
-    step = Decimal("0.0001")
-    rounded = Decimal(repr(rate)).quantize(step, rounding=ROUND_HALF_EVEN)
-    return phase.model_copy(update={"learning_rate": max(step, min(Decimal(1000), rounded))})
