@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ INFERENCE_FACTOR: Final = 4
 
 PROBE_FACTOR: Final = 16
 """How much larger a micro-batch of a probe is: it has features instead of a network's insides."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,40 +97,22 @@ class Passes:
         """What the module of a phase is called with for some records."""
         encoded = [self.records[record] for record in records]
         if kind == "histogram":
-            return (torch.tensor([r.shares for r in encoded], device=self._model.device),)
+            shares = [self._model.shares(record) for record in encoded]
+            return (torch.tensor(shares, device=self._model.device),)
         return self._model.inputs(kind, encoded, self._below(kind, records))
 
     def results_of(self, kind: str, records: Sequence[int]) -> list[npt.NDArray[np.float32]]:
         """Of each record, what evaluation needs, in their order."""
-        module = self._model.trained_module(kind)
-        found: dict[int, npt.NDArray[np.float32]] = {}
-
-        def run(chosen: list[int]) -> None:
-            with torch.no_grad(), self._settings.autocast():
-                outputs = module(*self.inputs(kind, chosen))
-            encoded = [self.records[record] for record in chosen]
-            found.update(zip(chosen, self._model.results(outputs, encoded), strict=True))
-
-        self.prepare(kind, records)
-        self._in_batches(PROBE_FACTOR if kind == "probe" else INFERENCE_FACTOR, records, run)
-        return [found[record] for record in records]
+        return self._of_outputs(kind, records, self._model.results)
 
     def losses(self) -> list[float]:
         """Each record's loss under the model's present state."""
-        kind = self._model.kind_of_state()
-        module = self._model.trained_module(kind)
-        found: dict[int, float] = {}
 
-        def run(chosen: list[int]) -> None:
-            encoded = [self.records[record] for record in chosen]
-            with torch.no_grad(), self._settings.autocast():
-                losses = self._model.losses(module(*self.inputs(kind, chosen)), encoded)
-            found.update(zip(chosen, losses.double().tolist(), strict=True))
+        def losses(outputs: Any, encoded: Sequence[EncodedRecord]) -> list[float]:
+            told: list[float] = self._model.losses(outputs, encoded).double().tolist()
+            return told
 
-        records = range(len(self.records))
-        self.prepare(kind, records)
-        self._in_batches(INFERENCE_FACTOR, records, run)
-        return [found[record] for record in records]
+        return self._of_outputs(self._model.kind_of_state(), range(len(self.records)), losses)
 
     def prepare(self, kind: str, records: Sequence[int]) -> None:
         """Compute what lies below a phase for records that will need it, as far as it is kept."""
@@ -136,6 +120,26 @@ class Passes:
             return
         missing = [record for record in records if not self._frozen.has(kind, record)]
         self._in_batches(INFERENCE_FACTOR, missing, lambda chosen: self._below(kind, chosen))
+
+    def _of_outputs(
+        self,
+        kind: str,
+        records: Sequence[int],
+        read: Callable[[Any, Sequence[EncodedRecord]], Sequence[T]],
+    ) -> list[T]:
+        """What `read` makes of the module's outputs for each record, in their order."""
+        module = self._model.trained_module(kind)
+        found: dict[int, T] = {}
+
+        def run(chosen: list[int]) -> None:
+            encoded = [self.records[record] for record in chosen]
+            with torch.no_grad(), self._settings.autocast():
+                read_of = read(module(*self.inputs(kind, chosen)), encoded)
+            found.update(zip(chosen, read_of, strict=True))
+
+        self.prepare(kind, records)
+        self._in_batches(PROBE_FACTOR if kind == "probe" else INFERENCE_FACTOR, records, run)
+        return [found[record] for record in records]
 
     def _below(self, kind: str, records: Sequence[int]) -> list[Tensor] | None:
         if not self._model.keeps_below(kind):
