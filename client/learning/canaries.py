@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from client.learning.data import Example
 from client.learning.epsilon_bounds import Included, Scores
 from client.learning.passes import Settings
-from client.learning.plan_model import EncodedRecord, PlanModel, State, copies
+from client.learning.plan_model import EncodedRecord, PlanModel
 from client.learning.private_sgd import RoundResult, SiteTrainer
 from client.learning.randomness import Keystream
 from client.learning.single_label import SingleLabel
@@ -317,12 +317,9 @@ class CanaryModel(SingleLabel):
         """No canary changes what the head sees."""
         return False
 
-    def _own_state(self) -> State:
-        return copies(self.weights("adapter"))
-
-    def _take_own_state(self, state: State) -> None:
-        for name, weight in self.weights("adapter").items():
-            weight.copy_(torch.from_numpy(state[name]))
+    def exchanged(self) -> Mapping[str, nn.Parameter]:
+        """Both matrices."""
+        return self.weights("adapter")
 
     def save(self, folder: Path) -> None:
         """Nobody releases canaries."""
@@ -330,10 +327,7 @@ class CanaryModel(SingleLabel):
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRecord]:
         """The canary's number."""
-        return [
-            EncodedRecord(int(example.text), example.label, 1, self.shares(example.label))
-            for example in examples
-        ]
+        return [EncodedRecord(int(example.text), example.label, 1) for example in examples]
 
     def inputs(
         self, kind: str, records: Sequence[EncodedRecord], below: Sequence[Tensor] | None

@@ -50,13 +50,11 @@ class EncodedRecord:
         content: Token ids, pixels or values of columns.
         target: What the model should say of it; the task knows its form.
         size: How much of a micro-batch it takes: tokens, or 1 where all records are of a size.
-        shares: `(labels,)` shares of each label among what the record says, summing to at most 1.
     """
 
     content: Any
     target: Any
     size: int
-    shares: tuple[float, ...] = ()
 
 
 class PlanModel(ABC):
@@ -103,10 +101,16 @@ class PlanModel(ABC):
         """Whether anything below the head differs from the base model."""
 
     @abstractmethod
-    def _own_state(self) -> State: ...
+    def exchanged(self) -> Mapping[str, nn.Parameter]:
+        """Weights that a state holds as they are."""
 
-    @abstractmethod
-    def _take_own_state(self, state: State) -> None: ...
+    def _own_state(self) -> State:
+        return copies(self.exchanged())
+
+    def _take_own_state(self, state: State) -> None:
+        weights = self.exchanged()
+        for name, array in state.items():
+            weights[name].copy_(torch.from_numpy(array))
 
     @classmethod
     def load_example_of(cls, plan: TrainingPlan) -> str:
@@ -191,6 +195,13 @@ class PlanModel(ABC):
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[EncodedRecord]:
         """Examples as the model reads them, each by itself."""
+
+    def shares(self, record: EncodedRecord) -> tuple[float, ...]:
+        """`(labels,)`: each label's share of what a record says, summing to at most 1.
+
+        Asked for where a plan counts labels.
+        """
+        raise NotImplementedError
 
     def keeps_below(self, kind: str) -> bool:
         """Whether a phase has a frozen lower part that is worth computing once a record."""

@@ -181,12 +181,9 @@ class PretrainedModel(PlanModel):
             for name, weight in self._transformer_weights.items()
         )
 
-    def _own_state(self) -> State:
-        return copies(self._transformer_weights)
-
-    def _take_own_state(self, state: State) -> None:
-        for name, array in state.items():
-            self._transformer_weights[name].copy_(torch.from_numpy(array))
+    def exchanged(self) -> Mapping[str, nn.Parameter]:
+        """The transformer's that train."""
+        return self._transformer_weights
 
     def _released(self, arrays: Mapping[str, npt.NDArray[Any]]) -> State:
         begin = (_PEFT if self._is_lora else "") + f"{self._inner.base_model_prefix}."

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from audit.errors import MalformedInput
-from client.learning.data import Example, StoredRecord, group_of, label_index
+from client.learning.data import Example, StoredRecord
 from client.learning.encoder_model import EncoderModel, EncoderNetwork
 from client.learning.image_inputs import ImageInputs, check_image, public_images, read_image
 from client.learning.plan_model import EncodedRecord
-from client.learning.single_label import SingleLabel
+from client.learning.single_label import SingleLabel, read_labelled
 from compliance.statements import TrainingPlan
 
 LOAD_EXAMPLE = """import json
@@ -67,18 +67,7 @@ def read_examples(plan: TrainingPlan, records: Iterable[StoredRecord]) -> list[E
     Raises:
         MalformedInput: When a label is not one of the plan's, or a record is no PNG.
     """
-    examples = []
-    for record in records:
-        check_image(record.text)
-        examples.append(
-            Example(
-                subject=record.subject,
-                text=record.text,
-                label=label_index(record.label, plan.labels),
-                group=group_of(record.group, plan.groups),
-            )
-        )
-    return examples
+    return read_labelled(plan, records, check_image)
 
 
 class ImageNetwork(EncoderNetwork):
@@ -163,12 +152,7 @@ class ImageClassifier(SingleLabel, EncoderModel):
     def encode(self, examples: Sequence[Example]) -> list[EncodedRecord]:
         """Pixels and label of each."""
         return [
-            EncodedRecord(
-                self.images.pixels(read_image(example.text)),
-                example.label,
-                self._tokens,
-                self.shares(example.label),
-            )
+            EncodedRecord(self.images.pixels(read_image(example.text)), example.label, self._tokens)
             for example in examples
         ]
 

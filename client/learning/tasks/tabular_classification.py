@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from audit.canonical import canonical_bytes
-from client.learning.data import Example, StoredRecord, group_of, label_index
-from client.learning.plan_model import EncodedRecord, State, check_base_model, copies
-from client.learning.single_label import SingleLabel
+from client.learning.data import Example, StoredRecord
+from client.learning.plan_model import EncodedRecord, check_base_model, copies
+from client.learning.single_label import SingleLabel, read_labelled
 from client.learning.table_inputs import TableInputs
 from client.learning.table_networks import (
     Architecture,
@@ -131,19 +131,7 @@ def read_examples(plan: TrainingPlan, records: Iterable[StoredRecord]) -> list[E
     Raises:
         MalformedInput: When a label is not one of the plan's, or a record is no row.
     """
-    inputs = TableInputs(plan.features)
-    examples = []
-    for record in records:
-        inputs.cells(record.text)
-        examples.append(
-            Example(
-                subject=record.subject,
-                text=record.text,
-                label=label_index(record.label, plan.labels),
-                group=group_of(record.group, plan.groups),
-            )
-        )
-    return examples
+    return read_labelled(plan, records, TableInputs(plan.features).cells)
 
 
 class TabularClassifier(SingleLabel):
@@ -200,22 +188,16 @@ class TabularClassifier(SingleLabel):
         """Yes: there is no base model that could be left as it is."""
         return True
 
-    def _own_state(self) -> State:
-        return copies(self._weights)
-
-    def _take_own_state(self, state: State) -> None:
-        for name, array in state.items():
-            self._weights[name].copy_(torch.from_numpy(array))
+    def exchanged(self) -> Mapping[str, nn.Parameter]:
+        """All of them."""
+        return self._weights
 
     # --- records ----------------------------------------------------------------------------------
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRecord]:
         """Slots and values of each row's columns, and its label."""
         return [
-            EncodedRecord(
-                self.rows.cells(example.text), example.label, 1, self.shares(example.label)
-            )
-            for example in examples
+            EncodedRecord(self.rows.cells(example.text), example.label, 1) for example in examples
         ]
 
     def inputs(

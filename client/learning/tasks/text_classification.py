@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from client.learning.data import Example, StoredRecord, group_of, label_index
+from client.learning.data import Example, StoredRecord
 from client.learning.encoder_model import EncoderModel, EncoderNetwork
 from client.learning.plan_model import EncodedRecord
 from client.learning.public_prior import label_sentences, prior_from_features
-from client.learning.single_label import SingleLabel
+from client.learning.single_label import SingleLabel, read_labelled
 from client.learning.text_inputs import TextInputs
 from compliance.statements import TrainingPlan
 
@@ -57,15 +57,7 @@ def read_examples(plan: TrainingPlan, records: Iterable[StoredRecord]) -> list[E
     Raises:
         MalformedInput: When a label is not one of the plan's.
     """
-    return [
-        Example(
-            subject=record.subject,
-            text=record.text,
-            label=label_index(record.label, plan.labels),
-            group=group_of(record.group, plan.groups),
-        )
-        for record in records
-    ]
+    return read_labelled(plan, records)
 
 
 class DocumentNetwork(EncoderNetwork):
@@ -119,7 +111,7 @@ class TextClassifier(SingleLabel, EncoderModel):
         """Token ids and label of each."""
         ids = self.texts.token_ids([example.text for example in examples])
         return [
-            EncodedRecord(tokens, example.label, len(tokens), self.shares(example.label))
+            EncodedRecord(tokens, example.label, len(tokens))
             for tokens, example in zip(ids, examples, strict=True)
         ]
 

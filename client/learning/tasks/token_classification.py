@@ -221,11 +221,12 @@ class TokenClassifier(EncoderModel):
             examples, encoded["input_ids"], encoded["offset_mapping"], strict=True
         ):
             target = label_tokens(offsets, example.spans)
-            records.append(EncodedRecord(ids, target, len(ids), self._shares(target)))
+            records.append(EncodedRecord(ids, target, len(ids)))
         return records
 
-    def _shares(self, target: TokenLabels) -> tuple[float, ...]:
-        labels = [label for label in target.labels if label != IGNORED]
+    def shares(self, record: EncodedRecord) -> tuple[float, ...]:
+        """By how many of its tokens have each label."""
+        labels = [label for label in record.target.labels if label != IGNORED]
         return tuple(
             labels.count(label) / max(1, len(labels)) for label in range(len(self.plan.labels))
         )

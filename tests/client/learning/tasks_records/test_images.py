@@ -340,7 +340,8 @@ def encoded(model: PlanModel, text: str) -> EncodedRecord:
 
 
 def test_what_is_kept_of_an_image_are_bytes(base: Path) -> None:
-    record = encoded(built(base, "adapter"), picture(3, 1))
+    model = built(base, "adapter")
+    record = encoded(model, picture(3, 1))
     assert record.content.dtype == np.uint8
     assert record.content.nbytes == 3 * SIDE * SIDE
-    assert record.shares == (1.0, 0.0)
+    assert model.shares(record) == (1.0, 0.0)
