@@ -31,7 +31,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,19 +39,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bench.steps import STEPS, Step, private_optimizer
 from client.learning.device_failures import is_out_of_memory
-from client.learning.one_backward import OneBackwardModule
 from client.learning.plan_model import quiet_transformers
-from client.learning.randomness import Keystream
-from client.learning.subject_optimizer import SubjectOptimizer
 
 LABELS: Final = 10
 LENGTH: Final = 128
 MICRO_BATCH: Final = 32
 MICRO_BATCHES: Final = 4
-RECORDS_PER_SUBJECT: Final = 2
-NOISE: Final = 1.0
-NORM: Final = 1.0
 EXIT_SKIPPED: Final = 77
 
 MODELS: Final = ("bert-base", "vit-large", "gpt2-medium")
@@ -60,8 +55,6 @@ LORA_TARGETS: Final = {
     "vit-large": ["q_proj", "v_proj"],
     "gpt2-medium": ["c_attn"],
 }
-
-Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -129,8 +122,9 @@ class Work:
             made.append((inputs.to(self.device), labels.to(self.device)))
         return made
 
-    def losses(self, model: Any, inputs: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, model: Any, *batch: Tensor) -> Tensor:
         """Loss of each record."""
+        inputs, labels = batch
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
             if self.model == "vit-large":
                 logits = model(pixel_values=inputs).logits
@@ -167,114 +161,6 @@ def _from_config(name: str, is_small: bool) -> nn.Module:
         )
         model = t.GPT2ForSequenceClassification(config)
     return model
-
-
-# --- one step -------------------------------------------------------------------------------------
-
-
-def plain_step(work: Work, model: nn.Module) -> Step:
-    """Without privacy."""
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        for batch in work.batches():
-            work.losses(model, *batch).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
-def private_optimizer(work: Work, weights: list[nn.Parameter]) -> SubjectOptimizer:
-    """Ours."""
-    return SubjectOptimizer(
-        torch.optim.SGD(weights, lr=1e-4),
-        noise_multiplier=NOISE,
-        max_grad_norm=NORM,
-        public_divisor=work.records / RECORDS_PER_SUBJECT,
-        keystream=Keystream(),
-    )
-
-
-def our_step(work: Work, model: nn.Module) -> Step:
-    """Clipped per subject in one backward pass."""
-    engine = OneBackwardModule(model)
-    optimizer = private_optimizer(work, engine.weights)
-    subjects = torch.arange(work.micro_batch) // RECORDS_PER_SUBJECT
-    count = work.micro_batch // RECORDS_PER_SUBJECT
-
-    def step() -> None:
-        optimizer.zero_grad()
-        for batch in work.batches():
-            engine.group(subjects, count)
-            engine.backward(work.losses(engine, *batch).sum())
-            optimizer.accumulate(engine.collect(), count)
-        optimizer.step()
-
-    return step
-
-
-def opacus_settings(work: Work) -> dict[str, Any]:
-    """Of its optimisers."""
-    return {
-        "noise_multiplier": NOISE,
-        "max_grad_norm": NORM,
-        "expected_batch_size": work.records,
-        "loss_reduction": "sum",
-    }
-
-
-def hooks_step(work: Work, model: nn.Module) -> Step:
-    """Opacus, with the gradient of every record in memory."""
-    from opacus.grad_sample import GradSampleModule
-    from opacus.optimizers import DPOptimizer
-
-    inner = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    hooked: Any = GradSampleModule(model, loss_reduction="sum", strict=False)
-    optimizer: Any = DPOptimizer(inner, **opacus_settings(work))
-
-    def step() -> None:
-        for number, batch in enumerate(work.batches(), start=1):
-            work.losses(hooked, *batch).sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.signal_skip_step(number < MICRO_BATCHES)
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return step
-
-
-def ghost_step(work: Work, model: nn.Module) -> Step:
-    """Opacus, with norms in a first backward pass and clipped gradients in a second one."""
-    from opacus.grad_sample import GradSampleModuleFastGradientClipping
-    from opacus.optimizers import DPOptimizerFastGradientClipping
-
-    inner = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    ghost: Any = GradSampleModuleFastGradientClipping(
-        model, max_grad_norm=NORM, use_ghost_clipping=True, loss_reduction="sum", strict=False
-    )
-    optimizer: Any = DPOptimizerFastGradientClipping(inner, **opacus_settings(work))
-
-    def step() -> None:
-        for number, batch in enumerate(work.batches(), start=1):
-            optimizer.signal_skip_step(number < MICRO_BATCHES)
-            losses = work.losses(ghost, *batch)
-            losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
-            optimizer.zero_grad()
-            factors = ghost.get_clipping_coef()
-            ghost.disable_hooks()
-            (factors * losses).sum().backward()
-            ghost.enable_hooks()
-            optimizer.step()
-
-    return step
-
-
-STEPS: Final[dict[str, Callable[[Work, nn.Module], Step]]] = {
-    "plain": plain_step,
-    "dp": our_step,
-    "hooks": hooks_step,
-    "ghost": ghost_step,
-}
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -322,8 +208,8 @@ def measure(work: Work, turns: int) -> dict[str, Any]:
     for name in STEPS:
         try:
             peaks[name] = peak_bytes(work, name)
-        except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-            failed[name] = "out of memory" if is_out_of_memory(error) else type(error).__name__
+        except _FAILURES as error:
+            failed[name] = _reason(error)
             say(f"{name}: {failed[name]}")
         release(work.device)
         if peaks.get(name) is not None:
@@ -334,8 +220,8 @@ def measure(work: Work, turns: int) -> dict[str, Any]:
         for name in list(steps):
             try:
                 seconds = seconds_of(work, steps[name])
-            except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-                failed[name] = "out of memory" if is_out_of_memory(error) else type(error).__name__
+            except _FAILURES as error:
+                failed[name] = _reason(error)
                 del steps[name], taken[name]
                 release(work.device)
                 continue
@@ -361,6 +247,14 @@ def measure(work: Work, turns: int) -> dict[str, Any]:
         "noise_seconds": round(noise, 3),
         "dp_without_noise_over_plain": round(rest, 3),
     }
+
+
+_FAILURES: Final = (RuntimeError, NotImplementedError, ValueError, AttributeError)
+"""How an engine says that it cannot do it, or that it has no memory for it."""
+
+
+def _reason(error: Exception) -> str:
+    return "out of memory" if is_out_of_memory(error) else type(error).__name__
 
 
 def release(device: torch.device) -> None:

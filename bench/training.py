@@ -31,7 +31,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,23 +40,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bench.recipes import measure_recipes
+from bench.steps import STEPS
 from client.learning.base_model import EMBEDDED_MODEL, resolve_base_model
-from client.learning.one_backward import OneBackwardModule
 from client.learning.plan_model import quiet_transformers
-from client.learning.randomness import Keystream
-from client.learning.subject_optimizer import SubjectOptimizer
 
 LABELS: Final = 77
 LENGTH: Final = 128
-MICRO_BATCH: Final = 32
-MICRO_BATCHES: Final = 4
-RECORDS_PER_SUBJECT: Final = 2
-NOISE: Final = 1.0
-NORM: Final = 1.0
 EXIT_SKIPPED: Final = 77
 KINDS: Final = ("lora", "full")
-
-Step = Callable[[], None]
 
 
 # --- one step of a model --------------------------------------------------------------------------
@@ -81,112 +72,35 @@ def build(kind: str) -> nn.Module:
     return built
 
 
-def batches() -> list[tuple[Tensor, Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (
-            torch.randint(1000, 30000, (MICRO_BATCH, LENGTH), generator=generator),
-            torch.ones(MICRO_BATCH, LENGTH, dtype=torch.long),
-            torch.randint(0, LABELS, (MICRO_BATCH,), generator=generator),
-        )
-        for _ in range(MICRO_BATCHES)
-    ]
+class Texts:
+    """Random texts of one length."""
 
+    micro_batch: Final = 32
+    records: Final = 4 * micro_batch
 
-def losses_of(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-    positions = torch.arange(LENGTH).repeat(len(ids), 1)  # a row a record, which Opacus needs
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
-    return cross_entropy(logits, labels, reduction="none")
+    def batches(self) -> list[tuple[Tensor, ...]]:
+        """Ids, mask and labels."""
+        generator = torch.Generator().manual_seed(1)
+        return [
+            (
+                torch.randint(1000, 30000, (self.micro_batch, LENGTH), generator=generator),
+                torch.ones(self.micro_batch, LENGTH, dtype=torch.long),
+                torch.randint(0, LABELS, (self.micro_batch,), generator=generator),
+            )
+            for _ in range(self.records // self.micro_batch)
+        ]
 
-
-def plain_step(model: nn.Module) -> Step:
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        for batch in batches():
-            losses_of(model, *batch).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
-def our_step(model: nn.Module) -> Step:
-    engine = OneBackwardModule(model)
-    optimizer = SubjectOptimizer(
-        torch.optim.SGD(engine.weights, lr=1e-4),
-        noise_multiplier=NOISE,
-        max_grad_norm=NORM,
-        public_divisor=MICRO_BATCH * MICRO_BATCHES / RECORDS_PER_SUBJECT,
-        keystream=Keystream(),
-    )
-    subjects = torch.arange(MICRO_BATCH) // RECORDS_PER_SUBJECT
-
-    def step() -> None:
-        optimizer.zero_grad()
-        for batch in batches():
-            engine.group(subjects, MICRO_BATCH // RECORDS_PER_SUBJECT)
-            engine.backward(losses_of(engine, *batch).sum())
-            optimizer.accumulate(engine.collect(), MICRO_BATCH // RECORDS_PER_SUBJECT)
-        optimizer.step()
-
-    return step
-
-
-def opacus_step(model: nn.Module, mode: str) -> Step:
-    from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
-    from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
-
-    inner = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    settings: dict[str, Any] = {
-        "noise_multiplier": NOISE,
-        "max_grad_norm": NORM,
-        "expected_batch_size": MICRO_BATCH * MICRO_BATCHES,
-        "loss_reduction": "sum",
-    }
-    if mode == "hooks":
-        hooked: Any = GradSampleModule(model, loss_reduction="sum", strict=False)
-        optimizer: Any = DPOptimizer(inner, **settings)
-
-        def step() -> None:
-            for number, batch in enumerate(batches(), start=1):
-                losses_of(hooked, *batch).sum().backward()  # type: ignore[no-untyped-call]
-                optimizer.signal_skip_step(number < MICRO_BATCHES)
-                optimizer.step()
-                optimizer.zero_grad()
-
-        return step
-    ghost: Any = GradSampleModuleFastGradientClipping(
-        model, max_grad_norm=NORM, use_ghost_clipping=True, loss_reduction="sum", strict=False
-    )
-    ghost_optimizer: Any = DPOptimizerFastGradientClipping(inner, **settings)
-
-    def ghost_step() -> None:
-        for number, batch in enumerate(batches(), start=1):
-            ghost_optimizer.signal_skip_step(number < MICRO_BATCHES)
-            losses = losses_of(ghost, *batch)
-            losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
-            ghost_optimizer.zero_grad()
-            factors = ghost.get_clipping_coef()
-            ghost.disable_hooks()
-            (factors * losses).sum().backward()
-            ghost.enable_hooks()
-            ghost_optimizer.step()
-
-    return ghost_step
-
-
-STEPS: Final[dict[str, Callable[[nn.Module], Step]]] = {
-    "plain": plain_step,
-    "ours": our_step,
-    "hooks": lambda model: opacus_step(model, "hooks"),
-    "ghost": lambda model: opacus_step(model, "ghost"),
-}
+    def losses(self, model: Any, *batch: Tensor) -> Tensor:
+        """Loss of each record."""
+        ids, mask, labels = batch
+        positions = torch.arange(LENGTH).repeat(len(ids), 1)  # a row a record, which Opacus needs
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+        return cross_entropy(logits, labels, reduction="none")
 
 
 def measure_steps(kind: str, turns: int) -> dict[str, float]:
     """Medians of ratios to the plain step of the same turn."""
-    steps = {name: make(build(kind)) for name, make in STEPS.items()}
+    steps = {name: make(Texts(), build(kind)) for name, make in STEPS.items()}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Opacus warns of what it does
@@ -198,13 +112,13 @@ def measure_steps(kind: str, turns: int) -> dict[str, float]:
                     taken[name].append(time.perf_counter() - started)
                 say(f"{kind}: {name} {time.perf_counter() - started:.2f} s")
     return {
-        f"{kind}_{'dp' if name == 'ours' else name}_over_plain": round(
+        f"{kind}_{name}_over_plain": round(
             statistics.median(
                 mine / plain for mine, plain in zip(taken[name], taken["plain"], strict=True)
             ),
             3,
         )
-        for name in ("ours", "hooks", "ghost")
+        for name in ("dp", "hooks", "ghost")
     } | {f"{kind}_plain_step_seconds": round(statistics.median(taken["plain"]), 2)}
 
 
@@ -221,16 +135,16 @@ def measure_memory(kind: str) -> dict[str, float]:
         peaks[name] = float(done.stdout.split()[-1])
         say(f"{kind}: {name} peak {peaks[name]:.0f} MiB")
     return {
-        f"{kind}_{'memory' if name == 'ours' else f'{name}_memory'}_over_plain": round(
+        f"{kind}_{'memory' if name == 'dp' else f'{name}_memory'}_over_plain": round(
             peaks[name] / peaks["plain"], 3
         )
-        for name in ("ours", "hooks", "ghost")
+        for name in ("dp", "hooks", "ghost")
     }
 
 
 def peak(kind: str, name: str) -> float:
     """MiB."""
-    step = STEPS[name](build(kind))
+    step = STEPS[name](Texts(), build(kind))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(2):
