@@ -15,8 +15,8 @@ devices = []
 # "bf16" computes passes in bfloat16 where the device is fast at it; sums and noise never are.
 precision = "fp32"
 
-# Tokens in memory at once; halved where they do not fit.
-micro_batch_tokens = 4096
+# Tokens in memory at once; halved where they do not fit. "auto": 1024 on a CPU, 16384 on a GPU.
+micro_batch_tokens = "auto"
 
 # How much of what frozen layers make of the records is kept in memory, encrypted.
 cache_bytes = 2147483648
@@ -56,7 +56,7 @@ class Compute(Document):
     device: Device = "cpu"
     devices: Annotated[tuple[NamedDevice, ...], Field(max_length=64)] = ()
     precision: Literal["fp32", "bf16"] = "fp32"
-    micro_batch_tokens: Annotated[int, Field(ge=1, le=2**31)] = 4096
+    micro_batch_tokens: Annotated[int, Field(ge=1, le=2**31)] | Literal["auto"] = "auto"
     cache_bytes: Annotated[int, Field(ge=0, le=2**50)] = 2 * 1024**3
 
     @model_validator(mode="after")
@@ -80,7 +80,7 @@ class Compute(Document):
         """
         import torch
 
-        from client.learning.passes import Settings
+        from client.learning.passes import CPU_TOKENS, GPU_TOKENS, Settings
 
         present = torch.cuda.device_count() if torch.cuda.is_available() else 0
         device = self.device
@@ -92,20 +92,25 @@ class Compute(Document):
                     f"device {name} is not here: torch {torch.__version__} finds {present} GPUs",
                     fix='see `nvidia-smi`; set device = "cpu" or "auto" in compute.toml',
                 )
+        tokens = self.micro_batch_tokens
+        if tokens == "auto":
+            tokens = CPU_TOKENS if (*self.devices, device)[0] == "cpu" else GPU_TOKENS
         return Settings(
             engine=self.engine,
             device=device,
             devices=self.devices,
             precision=self.precision,
-            micro_batch_tokens=self.micro_batch_tokens,
+            micro_batch_tokens=tokens,
             cache_bytes=self.cache_bytes,
         )
 
     def in_words(self) -> str:
         """One line for people."""
         where = ", ".join(self.devices) or self.device
+        tokens = self.micro_batch_tokens
+        at_once = "as many tokens as suit it" if tokens == "auto" else f"{tokens} tokens"
         return (
-            f"engine {self.engine} on {where}, {self.precision}, {self.micro_batch_tokens} tokens "
+            f"engine {self.engine} on {where}, {self.precision}, {at_once} "
             f"at once, {self.cache_bytes / 1024**2:.0f} MiB of frozen outputs kept"
         )
 

@@ -10,7 +10,7 @@ the noise and takes the step, as with one device; ranks give it sums.
 * **Subjects are divided once**, by how much they have to compute: a subject with all its records is
   on exactly one rank, so it is clipped once, and what a frozen layer makes of its records is
   computed and kept there alone. A step's share of a rank may be empty.
-* **The sum is that of one device** up to the rounding of float64, in which it is made and reduced:
+* **The sum is that of one device** up to the rounding of float32, in which it is made and reduced:
   sensitivity and noise do not know how many devices there are. Sampling and noise come of the main
   process's keystream in the same order; under one seed the updates agree.
 * **Noise is added once**, to the whole sum, on its grid (`client.learning.noise`). Ranks have no
@@ -112,8 +112,8 @@ class Ranks:
         self._model = model
         self._settings = settings
         largest = _largest_phase(model)
-        self._new_weights = _shared(largest, torch.float32)
-        self._sums = _shared(largest, torch.float64)
+        self._new_weights = _shared(largest)
+        self._sums = _shared(largest)
         self._weights: list[nn.Parameter] = []
         self._shrunken_limit: int | None = None
         self._pipes: list[Connection] = []
@@ -347,8 +347,8 @@ def _largest_phase(model: PlanModel) -> int:
     )
 
 
-def _shared(count: int, dtype: torch.dtype) -> Tensor:
-    memory: Tensor = torch.zeros(count, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+def _shared(count: int) -> Tensor:
+    memory: Tensor = torch.zeros(count).share_memory_()  # type: ignore[no-untyped-call]
     return memory
 
 

@@ -25,6 +25,12 @@ from client.learning.plan_model import EncodedRecord, PlanModel
 INFERENCE_FACTOR: Final = 4
 """How much larger a micro-batch without gradients is."""
 
+CPU_TOKENS: Final = 1024
+"""Of a micro-batch: what a core's caches hold. More is slower (docs/performance.md)."""
+
+GPU_TOKENS: Final = 16384
+"""Of a micro-batch: enough to keep a GPU busy; halved where its memory is smaller."""
+
 PROBE_FACTOR: Final = 16
 """How much larger a micro-batch of a probe is: it has features instead of a network's insides."""
 
@@ -41,7 +47,7 @@ class Settings:
         devices: Where several share out each step's subjects, instead of `device`; what one device
             does alone, the first does. See `client.learning.parallel`.
         precision: `bf16` computes forward and backward pass in bfloat16 where torch's autocast
-            does; norms, sums and noise are float32 and float64 in either case.
+            does; norms and sums are float32, noise float64, in either case.
         micro_batch_tokens: Tokens in memory at once, fewer when they do not fit.
         cache_bytes: How much of frozen layers' outputs is kept.
     """
@@ -50,7 +56,7 @@ class Settings:
     device: str = "cpu"
     devices: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16"] = "fp32"
-    micro_batch_tokens: int = 4096
+    micro_batch_tokens: int = CPU_TOKENS
     cache_bytes: int = DEFAULT_LIMIT_BYTES
 
     @property

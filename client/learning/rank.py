@@ -105,7 +105,7 @@ Reply = Done | str
 """What was done, or the name of what went wrong, which is the end of the rank."""
 
 Shared = tuple[Tensor, Tensor]
-"""New weights, float32, and sums, float64: memory of the main process."""
+"""New weights and sums, float32: memory of the main process."""
 
 
 class _PeerLost(Exception):
@@ -175,7 +175,7 @@ def _serve(rank: int, ranks: int, port: int, pipe: Connection, shared: Shared | 
             )
             count = sum(weight.numel() for weight in sums.weights)
             new_weights = torch.zeros(count, device=device)
-            total = torch.zeros(count, dtype=torch.float64, device=device)
+            total = torch.zeros(count, device=device)
             _reply(pipe, Done())
         elif isinstance(command, Step) and sums is not None:
             if shared is not None:

@@ -11,7 +11,7 @@ import torch
 from audit.errors import MalformedInput, NotFound
 from client import compute
 from client.compute import MAX_COMPUTE_BYTES, Compute, read_compute
-from client.learning.passes import Settings
+from client.learning.passes import CPU_TOKENS, GPU_TOKENS, Settings
 
 FORMAT = 'format = "fiduciary.compute/1"\n'
 
@@ -52,7 +52,11 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for count, taken in ((0, "cpu"), (2, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda count=count: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        assert Compute(device="auto").settings().device == taken
+        settings = Compute(device="auto").settings()
+        assert settings.device == taken
+        assert settings.micro_batch_tokens == (GPU_TOKENS if count else CPU_TOKENS)
+        if count:
+            assert Compute(devices=("cuda:0", "cuda:1")).settings().micro_batch_tokens == GPU_TOKENS
 
 
 @pytest.mark.parametrize(
