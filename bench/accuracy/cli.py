@@ -44,8 +44,10 @@ class Entry:
     scores: Callable[[Callable[[], None]], Iterator[Score]]
 
 
-def entries(dataset: Dataset, seeds: int, seed: int | None, *, quick: bool) -> Iterator[Entry]:
-    """What is run over a data set, in order."""
+def entries(
+    dataset: Dataset, seeds: int, seed: int | None, *, quick: bool, slow: bool
+) -> Iterator[Entry]:
+    """What is run over a data set, in order. Opacus on text takes longest: only if `slow`."""
     if quick:
         yield _product(private_run(dataset, EPSILONS[0], central=False), 1, seed)
         return
@@ -55,8 +57,9 @@ def entries(dataset: Dataset, seeds: int, seed: int | None, *, quick: bool) -> I
     for epsilon in EPSILONS:
         yield _product(private_run(dataset, epsilon, central=True), seeds, seed)
     yield _product(plain_run(dataset, central=True), 1, seed)
-    for epsilon in EPSILONS:
-        yield _tutorial(dataset, epsilon, seeds, seed)
+    if slow or dataset.task == "tabular-classification":
+        for epsilon in EPSILONS:
+            yield _tutorial(dataset, epsilon, seeds, seed)
 
 
 def _product(run: product.Run, repetitions: int, seed: int | None) -> Entry:
@@ -112,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="one run: banking77, four sites, ε = 8"
     )
     parser.add_argument(
+        "--tutorials", action="store_true", help="Opacus' tutorials on text too: over an hour"
+    )
+    parser.add_argument(
         "--seeds", type=int, default=3, help="runs that a mean and a spread are over (default 3)"
     )
     parser.add_argument("--data", type=Path, help="folder with the data sets (FIDUCIARY_DATA)")
@@ -140,7 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"test records, {len(dataset.labels)} labels; each row is one data subject:"
         )
         print("\n".join(describe_skew(dataset)))
-        for entry in entries(dataset, options.seeds, options.seed, quick=options.quick):
+        chosen = entries(
+            dataset, options.seeds, options.seed, quick=options.quick, slow=options.tutorials
+        )
+        for entry in chosen:
             started = time.monotonic()
             scores = _run(entry)
             results[entry.key] = round(statistics.mean(s.accuracy for s in scores), 4)

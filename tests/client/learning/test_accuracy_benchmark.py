@@ -146,7 +146,7 @@ def test_a_plain_run_promises_nothing(heart: Dataset) -> None:
 
 
 def test_every_figure_of_the_issue_has_a_key(heart: Dataset) -> None:
-    keys = [entry.key for entry in entries(heart, 3, None, quick=False)]
+    keys = [entry.key for entry in entries(heart, 3, None, quick=False, slow=False)]
     assert len(keys) == len(set(keys))
     assert set(keys) == {
         f"heart_disease.{name}"
@@ -158,7 +158,7 @@ def test_every_figure_of_the_issue_has_a_key(heart: Dataset) -> None:
             "opacus_fedavg_epsilon_3",
         )
     }
-    assert [e.key for e in entries(heart, 3, None, quick=True)] == [
+    assert [e.key for e in entries(heart, 3, None, quick=True, slow=False)] == [
         "heart_disease.federated_dp_epsilon_8"
     ]
 
@@ -180,7 +180,7 @@ def test_the_baseline_averages_sites_after_each_epoch(heart: Dataset) -> None:
 
 
 def test_means_spread_and_gap_are_told(heart: Dataset) -> None:
-    entry = next(entries(heart, 2, None, quick=False))
+    entry = next(entries(heart, 2, None, quick=False, slow=False))
     line = tell(entry, [Score(0.8, 0.7), Score(0.9, 0.8)], 1.0)
     assert "accuracy 0.8500 ± 0.0707 (2 runs), macro F1 0.7500" in line
     results = {"x.federated_plain": 0.9, "x.federated_dp_epsilon_8": 0.88}
