@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_WORKERS ?= 2
+# Exit code 77 says that a benchmark's data or device is not here. Together they take hours.
+BENCHES ?= ledger noise deidentify training gpu audit accuracy
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export HF_HUB_OFFLINE := 1
@@ -48,9 +50,9 @@ check: $(STAMP)
 	@$(BIN)/lint-imports
 
 bench: $(STAMP)
-	@for script in bench/*.py; do \
-		case $$script in */__init__.py) continue;; esac; \
-		echo "== $$script"; $(BIN)/python -m "$$(basename $$(dirname $$script)).$$(basename $$script .py)"; \
+	@for name in $(BENCHES); do \
+		echo "== $$name"; \
+		$(BIN)/python -m "bench.$$name" || test $$? -eq 77; \
 	done
 
 wheel: $(STAMP)

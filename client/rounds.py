@@ -144,9 +144,9 @@ class Rounds:
         allowed = self._allowed(task)
         plan = allowed.plan
         plan.phase_of(task.round)
+        self._audit.require(task.plan_id, plan)
         material = self._prepare(task, allowed)
         self._ledger.allow_evaluation(task.plan_id, task.round, arrays_digest(task.state))
-        self._audit.require(task.plan_id, plan)
         material = self._record_use(task, allowed, material)
         self._begin("evaluating", task, plan)
         with self._stop.interruptible():
