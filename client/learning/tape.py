@@ -38,6 +38,11 @@ DENSE_FACTOR: Final = 2
 """A weight's gradients are made where they take at most so many times the memory of its rows. They
 save operations: with 1 a step of full fine-tuning takes a fifth longer, with 4 a third."""
 
+PART_BYTES: Final = 5 * 2**20
+"""Gradients that are made are kept in tensors of at most this size, or of one subject. Such tensors
+fit where a backward pass has let go of activations; larger ones are put beside them. With all of a
+micro-batch in one tensor the peak of full fine-tuning is a fifth higher, at the same speed."""
+
 
 class Layout:
     """Which record of a micro-batch is whose; on the CPU, as a GPU would have to be waited for.
@@ -121,6 +126,38 @@ class Dense:
         return self._gradients
 
 
+class Parts:
+    """Gradients that exist, in a tensor for every `each` subjects."""
+
+    def __init__(self, parts: Sequence[Dense], each: int) -> None:
+        self._parts = parts
+        self._each = each
+
+    def squared_norms(self) -> Tensor:
+        """Squared L2 norms."""
+        return torch.cat([part.squared_norms() for part in self._parts])
+
+    def weighted_sum(self, factors: Tensor, usable: Tensor | None) -> Tensor:
+        """A weighted sum over subjects."""
+        shares = torch.split(factors, self._each)
+        if usable is None:
+            chosen: Sequence[Tensor | None] = [None] * len(shares)
+        else:
+            chosen = torch.split(usable, self._each)
+        sums = (
+            part.weighted_sum(share, whose)
+            for part, share, whose in zip(self._parts, shares, chosen, strict=True)
+        )
+        total = next(sums)
+        for one in sums:
+            total += one
+        return total
+
+    def dense(self) -> Tensor:
+        """Every subject's gradient."""
+        return torch.cat([part.dense() for part in self._parts])
+
+
 class Product:
     """Gradients `leftᵀ right` a subject.
 
@@ -157,7 +194,17 @@ class Product:
     def dense(self) -> Tensor:
         """Every subject's gradient."""
         first, second = self.sides()
-        return torch.bmm(first.mT, second).view(-1, *self._shape)
+        gradients: Tensor = torch.bmm(first.mT, second).view(-1, *self._shape)
+        return gradients
+
+    def made(self) -> Use:
+        """The same gradients, as tensors."""
+        each = max(1, PART_BYTES // (4 * self._shape.numel()))
+        parts = [
+            Dense(torch.bmm(one.mT, other).view(-1, *self._shape))
+            for one, other in zip(*(torch.split(side, each) for side in self.sides()), strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else Parts(parts, each)
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """The factors, first that of the weight's rows, in float32."""
@@ -285,7 +332,7 @@ def make_product(
     one, other = layout.pack(left), layout.pack(right)
     product = Product(one, other, weight.shape, transposed)
     is_small = weight.numel() <= DENSE_FACTOR * one.shape[1] * (one.shape[2] + other.shape[2])
-    return Dense(product.dense()) if is_small else product
+    return product.made() if is_small else product
 
 
 def make_lookup(layout: Layout, weight: nn.Parameter, indices: Tensor, values: Tensor) -> Use:

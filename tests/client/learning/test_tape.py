@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from client.learning import tape
 from client.learning.tape import (
     ROUNDING,
     Dense,
     Layout,
     Lookup,
+    Parts,
     Product,
     TapeGradients,
     Use,
@@ -67,11 +69,14 @@ def make_use(kind: str, generator: torch.Generator) -> Use:
             return Product(right, left, torch.Size((7, 4)), transposed=True)
         case "lookup":
             return Lookup(ids, right, 7)
+        case "parts":
+            gradients = torch.randn(3, 7, 4, generator=generator)
+            return Parts([Dense(gradients[:2]), Dense(gradients[2:])], 2)
         case _:
             return Dense(torch.randn(3, 7, 4, generator=generator))
 
 
-KINDS = ["product", "transposed", "lookup", "dense"]
+KINDS = ["product", "transposed", "lookup", "dense", "parts"]
 
 
 @pytest.mark.parametrize("first", KINDS)
@@ -96,9 +101,10 @@ def test_uses_of_one_weight_have_the_norm_of_their_sum(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_subject_that_is_not_usable_leaves_no_trace(kind: str) -> None:
     use = make_use(kind, torch.Generator().manual_seed(1))
-    for tensor in vars(use).values():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point():
-            tensor[1] = math.nan
+    for holder in use._parts if isinstance(use, Parts) else [use]:
+        for tensor in vars(holder).values():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and len(tensor) > 1:
+                tensor[1] = math.nan
     usable = torch.tensor([True, False, True])
     total = use.weighted_sum(torch.tensor([1.0, 0.0, 1.0]), usable)
     assert bool(total.isfinite().all())
@@ -159,6 +165,27 @@ def test_small_weights_are_made_at_once_and_large_ones_never() -> None:
     ids, values = torch.zeros(3, 6, dtype=torch.long), torch.randn(3, 6, 400)
     assert isinstance(make_lookup(layout, large, ids, values), Lookup)
     assert isinstance(make_lookup(layout, nn.Parameter(torch.zeros(2, 400)), ids, values), Dense)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("subjects_each", [1, 2, 5, 8])
+def test_gradients_are_made_in_parts_of_a_size(
+    transposed: bool, subjects_each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tape, "PART_BYTES", 4 * 7 * 4 * subjects_each)
+    generator = torch.Generator().manual_seed(subjects_each)
+    left, right = (torch.randn(5, 3, width, generator=generator) for width in (7, 4))
+    sides = (right, left) if transposed else (left, right)
+    product = Product(*sides, torch.Size((7, 4)), transposed)
+    made = product.made()
+    assert isinstance(made, Dense if subjects_each >= 5 else Parts)
+    torch.testing.assert_close(made.dense(), product.dense())
+    torch.testing.assert_close(made.squared_norms(), product.squared_norms(), rtol=1e-4, atol=1e-4)
+    factors = torch.rand(5, generator=generator)
+    for usable in (None, torch.tensor([True, False, True, True, False])):
+        torch.testing.assert_close(
+            made.weighted_sum(factors, usable), product.weighted_sum(factors, usable)
+        )
 
 
 def test_a_tape_is_used_up_once_it_is_summed() -> None:
