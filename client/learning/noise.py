@@ -50,15 +50,12 @@ Formal guarantees. Write `g = grid_step(deviation)`; `g` lies in `[2**-12, 2**-1
 | no coordinates | an empty tensor; no words are drawn |
 | NaN or ±inf in `total`, or 2**62 grid steps and more | `ValueError`: clipping must have failed |
 | noise far below `total` | exact all the same, up to 2**62 grid steps |
-| many coordinates | besides the result, a few arrays of `CHUNK` doubles a thread |
+| many coordinates | besides the result, a few arrays of `CHUNK` doubles |
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -68,9 +65,10 @@ from torch import Tensor
 
 from client.learning.randomness import Keystream
 
-CHUNK = 3 << 14
-"""Coordinates made at a time, an even number: so many that threads seldom wait for each other at
-the interpreter's lock between NumPy's loops, so few that their arrays stay in a cache."""
+CHUNK = 3 << 13
+"""Coordinates made at a time, an even number: their arrays stay in a core's cache. Twice as many
+take almost twice the time; and two threads gain nothing, as they wait for each other at the
+interpreter's lock between NumPy's short loops."""
 
 _GRID_BITS = 12
 _MAX_STEPS = 2.0**62
@@ -128,25 +126,11 @@ def add_noise(total: Tensor, deviation: float, keystream: Keystream) -> Tensor:
     noisy = torch.empty(total.shape, dtype=wide)
     source, target = total.detach().to("cpu", wide).reshape(-1).numpy(), noisy.view(-1).numpy()
 
-    def work(piece: slice, words: npt.NDArray[np.uint64]) -> None:
+    for start in range(0, len(source), CHUNK):
+        piece = slice(start, start + CHUNK)
+        count = len(source[piece])
+        words = keystream.words(count + count % 2)
         target[piece] = _noisy(source[piece], deviation, step, words)
-
-    pieces = [slice(start, start + CHUNK) for start in range(0, len(source), CHUNK)]
-    threads = min(torch.get_num_threads(), len(pieces) // 4)
-    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
-        waiting: deque[Future[None]] = deque()
-        for piece in pieces:
-            # Words are drawn here, in order: the threads change nothing but the time.
-            count = len(source[piece])
-            words = keystream.words(count + count % 2)
-            if pool is None:
-                work(piece, words)
-                continue
-            waiting.append(pool.submit(work, piece, words))
-            if len(waiting) > 2 * threads:
-                waiting.popleft().result()
-        for each in waiting:
-            each.result()
     return noisy.to(total.device, total.dtype)
 
 

@@ -347,19 +347,6 @@ def test_a_total_with_a_gradient_gives_noise_without_one() -> None:
 # --- refusals -------------------------------------------------------------------------------------
 
 
-def test_threads_change_nothing_but_the_time() -> None:
-    total = torch.linspace(-3, 3, 16 * CHUNK + 5)
-    alone = add_noise(total, DEVIATION, Keystream(b"threads"))
-    torch.set_num_threads(2)
-    try:
-        together = add_noise(total, DEVIATION, Keystream(b"threads"))
-        with pytest.raises(ValueError, match="finite"):
-            add_noise(torch.full_like(total, torch.nan), DEVIATION, Keystream(b"threads"))
-    finally:
-        torch.set_num_threads(1)
-    assert torch.equal(alone, together)
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 2.0**62 * STEP, -(2.0**62) * STEP])
 @pytest.mark.parametrize("place", [0, CHUNK, 2 * CHUNK])
 def test_what_no_noise_can_hide_is_refused(bad: float, place: int) -> None:
