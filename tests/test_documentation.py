@@ -16,6 +16,7 @@ from audit.errors import ExitCode
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("audit", "client", "compliance", "server")
+FOLDERS = (*COMMANDS, "bench", "demo", "docs", "tests")
 
 
 def command_tree(name: str) -> click.Command:
@@ -36,6 +37,10 @@ def documented_commands() -> list[str]:
     return list(found)
 
 
+def pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
 def walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
@@ -44,6 +49,16 @@ def walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command
 
 
 ALL_COMMANDS = [pair for name in COMMANDS for pair in walk(command_tree(name), name)]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    named = set(re.findall(r"`([\w/.-]+\.(?:py|md|toml|sql))`", page.read_text(encoding="utf-8")))
+    ours = {name for name in named if name.startswith("test_") or name.split("/")[0] in FOLDERS}
+    missing = {
+        name for name in ours if not any(ROOT.glob(f"tests/**/{name}")) and not any(ROOT.glob(name))
+    }
+    assert not missing
 
 
 def test_readme_shows_each_of_the_four_commands() -> None:
