@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from compliance.api import ComplianceClient
 from tests.compliance.federation import Coordinator, Site
 from tests.compliance.running import Clock, RunningService, running
 
@@ -38,3 +39,8 @@ def coordinator(service: RunningService) -> Coordinator:
 def north(coordinator: Coordinator) -> Site:
     """A site that takes part."""
     return coordinator.welcome("north")
+
+
+@pytest.fixture
+def officer(service: RunningService) -> ComplianceClient:
+    return service.as_("officer")
