@@ -76,13 +76,19 @@ def phase(kind: str = "probe", **changes: Any) -> Phase:
     return Phase.model_validate({**fields, **changes})
 
 
+def reference_to(base: Path) -> BaseModelReference:
+    """A base model by the path where plain libraries find it."""
+    return BaseModelReference(name=str(base), digest=base_model_digest(base))
+
+
 def plan_for(base: Path, phases: Sequence[Phase], **changes: Any) -> TrainingPlan:
+    """A plan that is the same in each run of a test: what is drawn of it is, too."""
     fields: dict[str, Any] = {
         "name": "test",
         "federation": "test",
         "author": "coordinator",
         "created_at": "2026-01-31T12:00:00Z",
-        "base_model": BaseModelReference(name=str(base), digest=base_model_digest(base)),
+        "base_model": BaseModelReference(name=base.name, digest=base_model_digest(base)),
         "task": "text-classification",
         "labels": LABELS,
         "max_tokens": 32,

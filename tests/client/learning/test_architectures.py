@@ -17,6 +17,7 @@ from tests.client.learning.conftest import (
     phase,
     plan_for,
     read_texts,
+    reference_to,
     trained_weights,
 )
 from tests.client.learning.test_private_sgd import DIVISOR, naive_gradients
@@ -31,7 +32,12 @@ def test_a_step_and_the_release_of_another_encoder(kind: str, tmp_path: Path) ->
 
     base = save_base(kind, 2, tmp_path / kind)
     adapter = Adapter(rank=2, alpha=4, target_modules=TARGETS[kind])
-    plan = plan_for(base, [phase("adapter", learning_rate="1000")], adapter=adapter)
+    plan = plan_for(
+        base,
+        [phase("adapter", learning_rate="1000")],
+        adapter=adapter,
+        base_model=reference_to(base),
+    )
     model = TextClassifier.build(plan, base)
     examples = people([1, 3, 2])
     wanted = naive_gradients(model, examples, "adapter", 0.1)

@@ -28,6 +28,7 @@ from tests.client.learning.conftest import (
     people,
     phase,
     read_texts,
+    reference_to,
 )
 
 LOAD_WITH_PLAIN_PEFT = """
@@ -58,8 +59,9 @@ def trained(model: TextClassifier, make_plan: MakePlan) -> State:
 
 
 def test_plain_peft_loads_the_release_and_computes_the_same(
-    model: TextClassifier, make_plan: MakePlan, tiny_base: Path, tmp_path: Path
+    make_plan: MakePlan, tiny_base: Path, tmp_path: Path
 ) -> None:
+    model = TextClassifier.build(make_plan(base_model=reference_to(tiny_base)), tiny_base)
     trained(model, make_plan)
     expected = logits_of(model, TEXTS)
     model.save(tmp_path / "adapter")
