@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import cross_entropy
 
+from bench.steps import NOISE, NORM
 from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.data import Example
 from client.learning.plan_model import quiet_transformers
@@ -25,8 +26,6 @@ from compliance.statements import Adapter, BaseModelReference, Phase, Privacy, T
 
 UPPER_LAYERS: Final = 2
 MICRO_BATCH: Final = 32
-NOISE: Final = 1.0
-NORM: Final = 1.0
 
 
 def read_examples(data: Path, name: str, most: int) -> tuple[list[Example], tuple[str, ...]]:

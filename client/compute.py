@@ -86,7 +86,8 @@ class Compute(Document):
         device = self.device
         if device == "auto":
             device = "cuda" if present else "cpu"
-        for name in self.devices or (device,):
+        used = self.devices or (device,)
+        for name in used:
             if name != "cpu" and int(name.partition(":")[2] or 0) >= present:
                 raise NotFound(
                     f"device {name} is not here: torch {torch.__version__} finds {present} GPUs",
@@ -94,7 +95,7 @@ class Compute(Document):
                 )
         tokens = self.micro_batch_tokens
         if tokens == "auto":
-            tokens = CPU_TOKENS if (*self.devices, device)[0] == "cpu" else GPU_TOKENS
+            tokens = CPU_TOKENS if used[0] == "cpu" else GPU_TOKENS
         return Settings(
             engine=self.engine,
             device=device,

@@ -26,7 +26,7 @@ def command_tree(name: str) -> click.Command:
 def documented_commands() -> list[str]:
     """Every product command in a console block of README and docs, once."""
     found: dict[str, None] = {}
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in pages():
         for block in re.findall(
             r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
         ):

@@ -267,15 +267,12 @@ class TapeGradients:
     def weighted_sum(self, factors: Tensor, usable: Tensor | None = None) -> list[Tensor]:
         """One tensor a weight. The tape is used up: each use is let go once it is summed.
 
-        The last weights come first: sums of embeddings, a model's first and largest weights, are
-        made when most of the tape is gone.
-
         Raises:
             ValueError: When it was used up before.
         """
         if self._uses is None:
             raise ValueError("the tape of this backward pass is used up")
-        left, self._uses = list(self._uses), None
+        left, self._uses = list(reversed(self._uses)), None
         totals = []
         while left:
             first, *others = left.pop()
@@ -283,7 +280,7 @@ class TapeGradients:
             for use in others:
                 total = total + use.weighted_sum(factors, usable)
             totals.append(total)
-        return totals[::-1]
+        return totals
 
 
 class DenseGradients(TapeGradients):

@@ -30,11 +30,10 @@ def compared(tiny_base: Path) -> Mapping[str, Mapping[str, Any]]:
 def test_another_device_trains_the_same(
     compared: Mapping[str, Mapping[str, Any]], case: str
 ) -> None:
-    """A sum that is rounded otherwise may move a number to the next point of the noise's grid."""
     found = compared[case]
     assert all(size > 0 for size in found["sizes"])
     assert all(
-        difference <= 1e-4 * size
+        difference <= 1e-6 * size
         for difference, size in zip(found["differences"], found["sizes"], strict=True)
     )
     assert found["confusions_agree"]

@@ -85,9 +85,9 @@ def flat(update: State) -> np.ndarray:
 
 
 def is_close(got: np.ndarray, wanted: np.ndarray) -> bool:
-    """To 1e-4 of its length, which is not zero: one number may be at the grid's next point."""
+    """To 1e-5 of its length, which is not zero."""
     length = float(np.linalg.norm(wanted))
-    return length > 0 and float(np.linalg.norm(got - wanted)) <= 1e-4 * length
+    return length > 0 and float(np.linalg.norm(got - wanted)) <= 1e-5 * length
 
 
 def ranks_of(trainer: SiteTrainer) -> Ranks:

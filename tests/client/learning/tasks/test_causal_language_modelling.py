@@ -78,7 +78,7 @@ def test_training_without_noise_learns_and_leaves_the_rest_as_it_is(
     plan = language_plan(
         base, phase(trains, steps_per_round=40, learning_rate=rate, max_grad_norm="1")
     )
-    model = CausalLanguageModel.build(plan, base, seed=1)
+    model = CausalLanguageModel.build(plan, base)
     examples = texts(12)
     trainer = SiteTrainer(model, plan, examples)
     frozen = {
@@ -90,7 +90,7 @@ def test_training_without_noise_learns_and_leaves_the_rest_as_it_is(
     after = language_summary(trainer.evaluate(train(model, plan, examples), examples).everybody)
     assert before.perplexity is not None
     assert after.perplexity is not None
-    assert after.perplexity < before.perplexity / 2
+    assert after.perplexity < before.perplexity / 3
     assert after.accuracy > before.accuracy
     for name, weight in model.network.named_parameters():
         if name in frozen:
@@ -252,7 +252,7 @@ def test_the_cards_code_continues_a_text_as_the_model_does(
     plan = language_plan(
         base, phase(trains, steps_per_round=20, learning_rate=rate, max_grad_norm="1")
     )
-    model = CausalLanguageModel.build(plan, base, seed=1)
+    model = CausalLanguageModel.build(plan, base)
     text = "Please send me the"
     untrained = continuation(model, text)
     model.set_state(train(model, plan, texts(12)))
