@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,8 @@ from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from demo.processes import CommandFailed, Processes, free_ports
+from demo.federation import Federation, acting_as
+from demo.processes import CommandFailed, Processes
 
 HERE = Path(__file__).parent
 
@@ -101,6 +102,7 @@ class Story:
         self._folder.mkdir(parents=True)
         with Processes(self._folder) as processes:
             self._processes = processes
+            self._federation = Federation(self._folder, processes)
             self._services()
             self._sites_join()
             self._data()
@@ -118,35 +120,12 @@ class Story:
 
     def _services(self) -> None:
         with self._chapter("The compliance service and the coordinator start"):
-            run = self._processes.run
-            compliance_port, fleet_port, control_port = map(str, free_ports(3))
-            run("compliance", "init", "compliance", "--port", compliance_port)
-            self._processes.start("compliance", "compliance", "start", "compliance")
-            self._until(lambda: self._answers("compliance", "plans", *self._as("officer")), 30)
-            run(
-                "server", "init", "federation",
-                "--name", "message-routing",
-                "--compliance", "compliance/trust.json",
-                "--token-file", "compliance/tokens/coordinator.token",
-                "--fleet-port", fleet_port,
-                "--control-port", control_port,
-            )  # fmt: skip
-            self._processes.start("server", "server", "start", "federation")
+            self._federation.start("message-routing")
 
     def _sites_join(self) -> None:
         with self._chapter("Three sites generate their keys and join"):
             for site in SITES:
-                kit = f"{site}.kit"
-                invited = self._processes.json(
-                    "server", "invite", site, "--dir", "federation", "-o", kit
-                )
-                self._processes.run(
-                    "client", "join", kit, "--dir", site, "--fingerprint", invited["fingerprint"],
-                    "--wait", "0",
-                )  # fmt: skip
-                self._processes.run("server", "admit", site, "--dir", "federation")
-                # Asking again, after admission, fetches the certificate.
-                self._processes.run("client", "join", kit, "--dir", site, "--wait", "30")
+                self._federation.join(site)
             self._say(", ".join(SITES) + " hold certificates for keys that never left them")
 
     def _data(self) -> None:
@@ -157,7 +136,7 @@ class Story:
                     "--profile", profile, "--site", site,
                     "--subjects", str(self._subjects), "--seed", str(number),
                 )  # fmt: skip
-                self._write_policy(site)
+                self._federation.allow(site, purposes=["message-routing"])
             for site in SITES:
                 self._processes.start(
                     f"data-{site}", "client", "data", "add", f"notes/{site}/notes.csv",
@@ -199,13 +178,12 @@ class Story:
                 ),
                 encoding="utf-8",
             )
-            submitted = self._processes.json("server", "submit", "plan.toml", "--dir", "federation")
-            plan_id = str(submitted["plan_id"])
+            plan_id = self._federation.submit("plan.toml")
             refused = self._processes.exit_code(
-                "compliance", "approve", "plan", plan_id, *self._as("coordinator")
+                "compliance", "approve", "plan", plan_id, *acting_as("coordinator")
             )
             self._say(f"the coordinator cannot approve its own plan (exit code {refused})")
-            self._processes.run("compliance", "approve", "plan", plan_id, *self._as("officer"))
+            self._federation.approve("plan", plan_id)
             return plan_id
 
     def _rounds(self, plan_id: str) -> None:
@@ -235,7 +213,7 @@ class Story:
             bar = progress.add_task("waiting for the sites", total=None)
             while time.monotonic() < deadline:
                 self._processes.check_alive()
-                plan = self._plan_status(plan_id)
+                plan = self._federation.plan_status(plan_id)
                 done, total = plan["rounds_done"] or 0, plan["rounds"]
                 progress.update(
                     bar, completed=done, total=total, description=f"round {done} of {total}"
@@ -247,32 +225,18 @@ class Story:
 
     def _release(self, plan_id: str) -> None:
         with self._chapter("A release is approved, granted, fetched and loaded elsewhere"):
-            run, json_of = self._processes.run, self._processes.json
-            self._until(lambda: self._plan_status(plan_id)["release"] is not None, 60)
-            release_id = str(self._plan_status(plan_id)["release"]["release_id"])
-            run("compliance", "approve", "release", release_id, *self._as("officer"))
-            token = json_of(
-                "compliance", "principals", "add", "triage-desk", "--role", "consumer",
-                *self._as("officer"),
-            )["token"]  # fmt: skip
-            self._private_file("consumer.token", token)
-            key = json_of("server", "release", "keygen", "consumer.key")["public_key"]
-            fetch = (
-                "server", "release", "fetch", release_id, "--out", "model",
-                "--trust", "compliance/trust.json", "--token-file", "consumer.token",
-                "--key", "consumer.key", "--dir", "federation",
-            )  # fmt: skip
+            federation, consumer = self._federation, "triage-desk"
+            release_id = federation.await_release(plan_id)
+            federation.approve("release", release_id)
+            key = federation.add_consumer(consumer)
+            fetch = federation.fetch_command(release_id, consumer, "model")
             before = self._processes.exit_code(*fetch)
             self._say(f"without a grant the release cannot be fetched (exit code {before})")
-            run(
-                "compliance", "grant", release_id, "--to", "triage-desk", "--public-key", key,
-                "--purpose", "message-routing", "--days", "30", *self._as("officer"),
-            )  # fmt: skip
-            run(*fetch)
+            federation.grant(release_id, consumer, key, "message-routing")
+            self._processes.run(*fetch)
             self._results.release_files = sorted(p.name for p in (self._folder / "model").iterdir())
             self._results.rounds = self._signed_rounds()
-            card = json_of("server", "status", "--dir", "federation")
-            measured = next(plan for plan in card["plans"] if plan["plan_id"] == plan_id)
+            measured = federation.plan_status(plan_id)
             self._results.accuracy = float(measured["accuracy"])
             self._results.macro_f1 = float(measured["macro_f1"])
             figures = measured["evaluation"]["everybody"]
@@ -374,24 +338,6 @@ class Story:
         """Add a line under the chapter's title, once the chapter has ended."""
         self._said.append(line)
 
-    @staticmethod
-    def _as(role: str) -> tuple[str, ...]:
-        return (
-            "--trust", "compliance/trust.json",
-            "--token-file", f"compliance/tokens/{role}.token",
-        )  # fmt: skip
-
-    def _until(self, ready: Callable[[], bool], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not ready():
-            self._processes.check_alive()
-            if time.monotonic() > deadline:
-                raise CommandFailed(f"nothing answered within {seconds:.0f} s")
-            time.sleep(0.2)
-
-    def _answers(self, *command: str) -> bool:
-        return self._processes.exit_code(*command) == 0
-
     def _log_key(self) -> str:
         trust = json.loads((self._folder / "compliance/trust.json").read_text("utf-8"))
         return str(trust["log_key"])
@@ -402,24 +348,6 @@ class Story:
             shown = self._processes.json("client", "data", "show", "messages", "--dir", site)
             counts.update(shown["label_counts"])
         return counts
-
-    def _write_policy(self, site: str) -> None:
-        """What the site's operator does: name the purpose that the site allows."""
-        policy = self._folder / site / "policy.toml"
-        text = policy.read_text("utf-8")
-        allowed = text.replace("\npurposes = []\n", '\npurposes = ["message-routing"]\n')
-        if allowed == text:
-            raise CommandFailed(f"{policy} does not start out refusing every purpose")
-        policy.write_text(allowed, encoding="utf-8")
-
-    def _private_file(self, name: str, text: str) -> None:
-        path = self._folder / name
-        path.touch(mode=0o600)
-        path.write_text(text, encoding="utf-8")
-
-    def _plan_status(self, plan_id: str) -> dict[str, Any]:
-        status = self._processes.json("server", "status", "--dir", "federation")
-        return next(plan for plan in status["plans"] if plan["plan_id"] == plan_id)
 
     def _signed_rounds(self) -> list[dict[str, Any]]:
         """The rounds as their signed reports in the release's provenance tell them."""

@@ -20,7 +20,9 @@ Formal guarantees:
   The noise is larger by the factor `1 + r`, so that it holds for a sensitivity of `(1 + r)·C`: room
   for `r·C` of such rounding. Rounding errors of sums behave like a random walk (Higham & Mary 2019,
   SIAM J. Sci. Comput. 41-5) and follow the norm of the sum: the worst is that all subjects'
-  gradients point the same way, where tests measure it (`tests/client/learning/test_rounding.py`).
+  gradients point the same way. Products of rows that cancel within a subject are rounded by more,
+  but the subject's norm is overstated by more still (`client.learning.tape`). Measured, not proven:
+  `tests/client/learning/test_rounding.py`.
 
 | edge case | what happens |
 |---|---|

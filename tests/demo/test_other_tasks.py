@@ -12,7 +12,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ from typing import Any
 import pytest
 
 from client.learning.base_model import base_model_digest
-from demo.processes import Processes, free_ports
+from demo.federation import Federation
+from demo.processes import Processes
+from tests.client.learning.tiny_models import save_decoder
 
 SITES = ("north", "south")
 SUBJECTS = 80
 RUN_SECONDS = 150
 DECODER = "tiny-decoder"
-OFFICER = ("--trust", "compliance/trust.json", "--token-file", "compliance/tokens/officer.token")
 
 PLAN = """
 [plan]
@@ -40,7 +40,6 @@ purpose = "{name}"
 legal_basis = "consent"
 retention_days = 30
 {more}
-
 [privacy]
 epsilon = 8
 delta = 1e-5
@@ -114,61 +113,30 @@ COLUMNS = {
 }
 
 
-def write_decoder(folder: Path) -> None:
-    """A Llama of two layers, with a tokenizer of bytes."""
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(["thank you for the kind words"], vocab_size=280)
-    trained.add_special_tokens(["<end>"])
-    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=trained._tokenizer, eos_token="<end>"
-    )
-    tokenizer.save_pretrained(folder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=48,
-            eos_token_id=len(tokenizer) - 1,
-            bos_token_id=len(tokenizer) - 1,
-        )
-        LlamaForCausalLM(config).save_pretrained(folder)
-
-
-class Federation:
-    """Services and sites, as the demo starts them, and how a plan is taken to its release."""
+class Clinics:
+    """A federation whose sites hold all three kinds of records."""
 
     def __init__(self, folder: Path, processes: Processes) -> None:
         self.folder = folder
         self.processes = processes
+        self.federation = Federation(folder, processes)
 
     def start(self) -> None:
-        run = self.processes.run
-        ports = list(map(str, free_ports(3)))
-        run("compliance", "init", "compliance", "--port", ports[0])
-        self.processes.start("compliance", "compliance", "start", "compliance")
-        self.until(
-            lambda: self.processes.exit_code("compliance", "plans", *OFFICER) == 0, seconds=30
-        )
-        run(
-            "server", "init", "federation", "--name", "clinics",
-            "--compliance", "compliance/trust.json",
-            "--token-file", "compliance/tokens/coordinator.token",
-            "--fleet-port", ports[1], "--control-port", ports[2],
-        )  # fmt: skip
-        self.processes.start("server", "server", "start", "federation")
-        write_decoder(self.folder / DECODER)
+        self.federation.start("clinics")
+        save_decoder("llama", self.folder / DECODER)
         digest = base_model_digest(self.folder / DECODER)
         for number, site in enumerate(SITES):
-            self._join(site)
-            self._allow(site, digest)
+            self.federation.join(site)
+            self.federation.allow(
+                site,
+                purposes=list(PLANS),
+                tasks=[task for task, _, _ in PLANS.values()],
+                base_models=["any-embedded", digest],
+                max_epsilon_total=30,
+            )
+            models = self.folder / site / "models"
+            models.mkdir(exist_ok=True)
+            (models / DECODER).symlink_to(self.folder / DECODER)
             write_records(self.folder / f"records-{site}", number)
         for name, columns in COLUMNS.items():
             for site in SITES:
@@ -183,96 +151,36 @@ class Federation:
         for site in SITES:
             self.processes.start(site, "client", "start", "--dir", site)
 
-    def _join(self, site: str) -> None:
-        kit = f"{site}.kit"
-        invited = self.processes.json("server", "invite", site, "--dir", "federation", "-o", kit)
-        run = self.processes.run
-        run(
-            "client", "join", kit, "--dir", site, "--fingerprint", invited["fingerprint"],
-            "--wait", "0",
-        )  # fmt: skip
-        run("server", "admit", site, "--dir", "federation")
-        run("client", "join", kit, "--dir", site, "--wait", "30")
-
-    def _allow(self, site: str, digest: str) -> None:
-        policy = self.folder / site / "policy.toml"
-        text = policy.read_text("utf-8")
-        tasks = [task for task, _, _ in PLANS.values()]
-        for key, value in {
-            "purposes": json.dumps(list(PLANS)),
-            "tasks": json.dumps(tasks),
-            "base_models": json.dumps(["any-embedded", digest]),
-            "max_epsilon_total": "30",
-        }.items():
-            text, count = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
-            assert count == 1
-        policy.write_text(text, encoding="utf-8")
-        models = self.folder / site / "models"
-        models.mkdir(exist_ok=True)
-        (models / DECODER).symlink_to(self.folder / DECODER)
-
-    def train(self, name: str) -> dict[str, Any]:
-        """Submit, approve and wait; returns the plan's status."""
+    def train(self, name: str) -> tuple[dict[str, Any], Path]:
+        """Take a plan to its release; returns the plan's status and the release as fetched."""
         task, labels, more = PLANS[name]
-        text = PLAN.format(name=name, task=task, labels=labels, more="{more}")
-        head, sections = more.strip("\n").partition("[")[::2]
-        text = text.replace("{more}", head) + (f"\n[{sections}" if sections else "")
-        (self.folder / f"{name}.toml").write_text(text, encoding="utf-8")
-        plan_id = str(
-            self.processes.json("server", "submit", f"{name}.toml", "--dir", "federation")[
-                "plan_id"
-            ]
-        )
-        self.processes.run("compliance", "approve", "plan", plan_id, *OFFICER)
+        plan_file = f"{name}.toml"
+        text = PLAN.format(name=name, task=task, labels=labels, more=more)
+        (self.folder / plan_file).write_text(text, encoding="utf-8")
+        federation = self.federation
+        plan_id = federation.submit(plan_file)
+        federation.approve("plan", plan_id)
 
-        def ended() -> bool:
-            return self.status(plan_id)["stage"] in ("completed", "failed")
+        def completed() -> bool:
+            plan = federation.plan_status(plan_id)
+            assert plan["stage"] != "failed", plan["reason"] + self.processes.tail("north")
+            return bool(plan["stage"] == "completed")
 
-        self.until(ended, RUN_SECONDS)
-        self.until(lambda: self.status(plan_id)["release"] is not None, 30)
-        return self.status(plan_id)
-
-    def status(self, plan_id: str) -> dict[str, Any]:
-        told = self.processes.json("server", "status", "--dir", "federation")
-        found: dict[str, Any] = next(p for p in told["plans"] if p["plan_id"] == plan_id)
-        assert found["stage"] != "failed", found["reason"] + self.processes.tail("north")
-        return found
-
-    def fetch(self, name: str, release_id: str) -> Path:
-        """Approve, grant and fetch a release; returns its folder."""
-        run, consumer = self.processes.run, f"consumer-{name}"
-        run("compliance", "approve", "release", release_id, *OFFICER)
-        added = self.processes.json(
-            "compliance", "principals", "add", consumer, "--role", "consumer", *OFFICER
-        )
-        token = self.folder / f"{consumer}.token"
-        token.touch(mode=0o600)
-        token.write_text(added["token"], encoding="utf-8")
-        key = self.processes.json("server", "release", "keygen", f"{consumer}.key")["public_key"]
-        run(
-            "compliance", "grant", release_id, "--to", consumer, "--public-key", key,
-            "--purpose", name, "--days", "3", *OFFICER,
-        )  # fmt: skip
-        run(
-            "server", "release", "fetch", release_id, "--out", f"model-{name}",
-            "--trust", "compliance/trust.json", "--token-file", token.name,
-            "--key", f"{consumer}.key", "--dir", "federation",
-        )  # fmt: skip
-        return self.folder / f"model-{name}"
-
-    def until(self, ready: Any, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not ready():
-            self.processes.check_alive()
-            assert time.monotonic() < deadline, self.processes.tail("server")
-            time.sleep(0.5)
+        federation.until(completed, RUN_SECONDS)
+        release_id = federation.await_release(plan_id)
+        federation.approve("release", release_id)
+        consumer = f"consumer-of-{name}"
+        key = federation.add_consumer(consumer)
+        federation.grant(release_id, consumer, key, name)
+        self.processes.run(*federation.fetch_command(release_id, consumer, f"model-{name}"))
+        return federation.plan_status(plan_id), self.folder / f"model-{name}"
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def clinics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinics]:
     folder = tmp_path_factory.mktemp("tasks")
     with Processes(folder) as processes:
-        started = Federation(folder, processes)
+        started = Clinics(folder, processes)
         started.start()
         yield started
 
@@ -291,31 +199,28 @@ def run_card(folder: Path) -> str:
     return done.stdout.decode()
 
 
-def test_a_table_is_trained_and_released(federation: Federation) -> None:
-    plan = federation.train("hearts")
+def test_a_table_is_trained_and_released(clinics: Clinics) -> None:
+    plan, model = clinics.train("hearts")
     assert float(plan["accuracy"]) > 0.6
-    told = run_card(federation.fetch("hearts", plan["release"]["release_id"]))
-    assert re.search("healthy|ill", told)
+    assert re.search("healthy|ill", run_card(model))
 
 
-def test_parts_of_texts_are_trained_and_released(federation: Federation) -> None:
-    plan = federation.train("drugs")
-    assert plan["evaluation"]["entities"]["everybody"]["support"] > 0
-    model = federation.fetch("drugs", plan["release"]["release_id"])
-    evaluated = json.loads((model / "evaluation.json").read_text("utf-8"))
+def test_parts_of_texts_are_trained_and_released(clinics: Clinics) -> None:
+    plan, model = clinics.train("drugs")
     told = plan["evaluation"]["entities"]["everybody"]
+    assert told["support"] > 0
+    evaluated = json.loads((model / "evaluation.json").read_text("utf-8"))
     assert evaluated["entities"]["everybody"] == told
 
 
-def test_language_is_trained_and_released(federation: Federation) -> None:
-    plan = federation.train("letters")
+def test_language_is_trained_and_released(clinics: Clinics) -> None:
+    plan, model = clinics.train("letters")
     assert plan["evaluation"]["everybody"]["perplexity"] > 1
-    model = federation.fetch("letters", plan["release"]["release_id"])
-    (model / DECODER).symlink_to(federation.folder / DECODER)  # where the card looks for the base
+    (model / DECODER).symlink_to(clinics.folder / DECODER)  # where the card looks for the base
     assert len(run_card(model)) > len("Please send me the")
 
 
-def test_each_plan_cost_what_it_promised(federation: Federation) -> None:
+def test_each_plan_cost_what_it_promised(clinics: Clinics) -> None:
     for site in SITES:
-        spent = federation.processes.json("client", "budget", "--dir", site)
+        spent = clinics.processes.json("client", "budget", "--dir", site)
         assert 8 < spent["epsilon_spent"] <= 24

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from client.learning.base_model import EMBEDDED_MODEL, resolve_base_model
+from tests.client.learning.conftest import TEXTS
 
 TARGETS: Mapping[str, tuple[str, ...]] = {
     "bert": ("query", "value"),
@@ -127,3 +128,59 @@ def save_base(kind: str, layers: int, folder: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         shutil.copy(resolve_base_model(EMBEDDED_MODEL) / name, folder / name)
     return folder
+
+
+def save_decoder(kind: str, folder: Path) -> None:
+    """A decoder with its tokenizer: `gpt2` with a tied head, or `llama` with one of its own."""
+    vocabulary = _save_tokenizer(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        _decoder(kind, vocabulary).save_pretrained(folder)
+
+
+def _save_tokenizer(folder: Path) -> int:
+    """A byte-level BPE over a few texts; returns how many tokens it knows."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([*TEXTS, "Please send me the"], vocab_size=300, min_frequency=1)
+    trained.add_special_tokens(["<end>"])
+    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=trained._tokenizer, eos_token="<end>"
+    )
+    tokenizer.save_pretrained(folder)
+    return len(tokenizer)
+
+
+def _decoder(kind: str, vocabulary: int) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    if kind == "gpt2":
+        return GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=vocabulary,
+                n_positions=48,
+                n_embd=32,
+                n_layer=2,
+                n_head=2,
+                initializer_range=0.2,
+                eos_token_id=vocabulary - 1,
+                bos_token_id=vocabulary - 1,
+            )
+        )
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=48,
+            initializer_range=0.2,
+            eos_token_id=vocabulary - 1,
+            bos_token_id=vocabulary - 1,
+            tie_word_embeddings=False,
+        )
+    )

@@ -20,7 +20,8 @@ from client.learning.plan_model import PlanModel, State
 from client.learning.private_sgd import SiteTrainer
 from client.learning.tasks import load_example
 from compliance.statements import Adapter, Phase, TrainingPlan
-from tests.client.learning.conftest import TEXTS, plan_for
+from tests.client.learning.conftest import plan_for
+from tests.client.learning.tiny_models import save_decoder
 
 DIVISOR = 10.0
 """Of a step of `phase(...)` at rate 1: the plan's nominal subjects."""
@@ -34,54 +35,6 @@ assert not foreign, foreign
 """
 
 
-def _save_tokenizer(folder: Path) -> int:
-    """A byte-level BPE over a few texts; returns how many tokens it knows."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator([*TEXTS, "Please send me the"], vocab_size=300, min_frequency=1)
-    trained.add_special_tokens(["<end>"])
-    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=trained._tokenizer, eos_token="<end>"
-    )
-    tokenizer.save_pretrained(folder)
-    return len(tokenizer)
-
-
-def _decoder(kind: str, vocabulary: int) -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-    if kind == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=vocabulary,
-                n_positions=48,
-                n_embd=32,
-                n_layer=2,
-                n_head=2,
-                initializer_range=0.2,
-                eos_token_id=vocabulary - 1,
-                bos_token_id=vocabulary - 1,
-            )
-        )
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=48,
-            initializer_range=0.2,
-            eos_token_id=vocabulary - 1,
-            bos_token_id=vocabulary - 1,
-            tie_word_embeddings=False,
-        )
-    )
-
-
 @pytest.fixture(scope="session")
 def decoders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folders of decoders, `gpt2` with a tied head and `llama` with one of its own."""
@@ -90,10 +43,7 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def folder_of(kind: str) -> Path:
         if kind not in made:
             folder = tmp_path_factory.mktemp("decoders") / f"tiny-{kind}"
-            vocabulary = _save_tokenizer(folder)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(4)
-                _decoder(kind, vocabulary).save_pretrained(folder)
+            save_decoder(kind, folder)
             made[kind] = folder
         return made[kind]
 
