@@ -194,15 +194,15 @@ class Product:
     def dense(self) -> Tensor:
         """Every subject's gradient."""
         first, second = self.sides()
-        gradients: Tensor = torch.bmm(first.mT, second).view(-1, *self._shape)
-        return gradients
+        return torch.bmm(first.mT, second).view(-1, *self._shape)
 
     def made(self) -> Use:
         """The same gradients, as tensors."""
         each = max(1, PART_BYTES // (4 * self._shape.numel()))
+        sides = (torch.split(side, each) for side in (self.left, self.right))
         parts = [
-            Dense(torch.bmm(one.mT, other).view(-1, *self._shape))
-            for one, other in zip(*(torch.split(side, each) for side in self.sides()), strict=True)
+            Dense(Product(left, right, self._shape, self._transposed).dense())
+            for left, right in zip(*sides, strict=True)
         ]
         return parts[0] if len(parts) == 1 else Parts(parts, each)
 
