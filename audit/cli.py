@@ -331,6 +331,9 @@ def verify_receipt_command(
     statement, and that the entry is in the signed log. Without `--site-key` the statement's own
     signature is not checked, unless the log signed it, and the output says so.
 
+    Of an erasure's receipt the follow-ups are verified too: which releases were found, and what was
+    decided and done about each. The service signed them, so `--key` is enough.
+
     Example: `audit verify-receipt erasure.json --key "$LOG_KEY" --site-key "$SITE_KEY"`
     """
     receipt = Receipt.parse(read_bytes(receipt_file, MAX_RECEIPT_BYTES))
@@ -344,6 +347,10 @@ def verify_receipt_command(
                 "entry": verified.leaf.clear(),
                 "origin": verified.checkpoint.origin,
                 "signed_entries": verified.checkpoint.size,
+                "follow_ups": [
+                    {"statement": one.body, "entry": one.leaf.clear()}
+                    for one in verified.follow_ups
+                ],
             }
         )
         return
@@ -356,6 +363,9 @@ def verify_receipt_command(
     else:
         say(f"signed by {escape(verified.signer.name)}")
     print_fields({"time": verified.leaf.time} | verified.body)
+    for one in verified.follow_ups:
+        say(f"\n[bold green]verified[/] follow-up: entry {one.leaf.position}")
+        print_fields({"time": one.leaf.time} | one.body)
 
 
 app.command("verify-export")(verify_export_command)

@@ -13,10 +13,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from audit.checkpoint import read_checkpoint
 from audit.errors import FiduciaryError
@@ -31,6 +32,31 @@ from audit.storage import META_ORIGIN, LogStore, LogUnavailable, read_leaf, stor
 _Appended = list[Appended]
 
 
+FIRST_LOOK_ENTRIES = 8
+PAGE_ENTRIES = 500
+
+
+class Leaves(Protocol):
+    """What `newest_first` reads."""
+
+    def size(self) -> int:
+        """Number of entries."""
+        ...
+
+    def leaves(self, after: int = -1, limit: int = 1000) -> list[Leaf]:
+        """Entries that follow a position, in order."""
+        ...
+
+
+def newest_first(journal: Leaves) -> Iterator[Leaf]:
+    """Entries from the newest back, in pages: what is looked for was mostly written just now."""
+    end, length = journal.size(), FIRST_LOOK_ENTRIES
+    while end > 0:
+        start = max(0, end - length)
+        yield from reversed(journal.leaves(start - 1, end - start))
+        end, length = start, min(2 * length, PAGE_ENTRIES)
+
+
 class Journal:
     """A durable log with a transaction for whatever is recorded at the same time.
 
@@ -38,9 +64,14 @@ class Journal:
         store: Where it is kept; holds a log already.
         log: Name and keys of that log.
 
+    Attributes:
+        on_append: Told the seconds that each call waited until its entries were durable.
+
     Raises:
         FiduciaryError: As `AuditLog.check`, when the stored log is not that one.
     """
+
+    on_append: Callable[[float], None] | None = None
 
     def __init__(self, store: LogStore, log: AuditLog) -> None:
         self._store = store
@@ -133,7 +164,7 @@ class Journal:
             LogTampered: When the journal is not what was signed last.
             MalformedInput: When the payload cannot be recorded.
         """
-        return self._commits.submit((entry,))[0]
+        return self._append((entry,))[0]
 
     def record_many(self, entries: Iterable[Entry]) -> list[Appended]:
         """Append entries in one transaction: all of them are durable, or none is there.
@@ -141,7 +172,14 @@ class Journal:
         Raises:
             FiduciaryError: As `record`.
         """
-        return self._commits.submit(tuple(entries))
+        return self._append(tuple(entries))
+
+    def _append(self, entries: tuple[Entry, ...]) -> list[Appended]:
+        began = time.perf_counter()
+        appended = self._commits.submit(entries)
+        if self.on_append is not None:
+            self.on_append(time.perf_counter() - began)
+        return appended
 
     def size(self) -> int:
         """Number of entries."""

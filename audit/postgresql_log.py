@@ -7,6 +7,7 @@
 * A lost connection is replaced at the next transaction. A commit during which it was lost may or
   may not have happened: `audit.journal` finds out.
 * The tables are those of the compliance service, in the first schema of the `search_path`.
+* An address may name a file with the password (`audit.database_address`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any, Final, Self
 
+from audit.database_address import read_password, split_password_file
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.source import LogDamaged, LogSource, SqlSource
 from audit.sql_log import TABLES, PostgresLogStorage, SqlCursor
@@ -266,8 +268,10 @@ def open_postgresql_source(address: str) -> Iterator[LogSource]:
 
 
 def _connect(address: str) -> psycopg.Connection[Any]:
+    address, password_file = split_password_file(address)
     connection = psycopg.connect(
         address,
+        password=None if password_file is None else read_password(password_file),
         autocommit=True,  # transactions are begun and ended by statements
         connect_timeout=CONNECT_SECONDS,
         application_name="fiduciary",

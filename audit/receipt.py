@@ -6,6 +6,11 @@ verifier keys: that of whoever signed the statement, and that of the log. Verifi
 * the statement's signature is its signer's (`signer`),
 * the log entry's `object` is `<kind>:<digest>` of exactly this statement,
 * the entry is in the log under a checkpoint that the log signed.
+
+A receipt may have follow-ups: statements of the log's own operator about what became of the matter.
+Each is a receipt of its own, verified likewise, and its statement's field `follows` is the digest
+of the first statement; they are in the order of the log. A receipt without any has the first
+format.
 """
 
 from __future__ import annotations
@@ -23,11 +28,20 @@ from audit.proof import Proof, verify_proof
 from audit.statement import SignedStatement, verify_statement
 
 RECEIPT_FORMAT: Final = "fiduciary.receipt/1"
+FOLLOWED_FORMAT: Final = "fiduciary.receipt/2"
+"""Of a receipt with follow-ups."""
+
+FOLLOWS: Final = "follows"
+"""Field of a follow-up's statement: the digest of the statement that it follows."""
 
 MAX_RECEIPT_BYTES: Final = 48 * 1024 * 1024
 """The largest statement and the largest leaf, in base64, and a proof."""
 
 _FIELDS: Final = frozenset({"format", "statement", "leaf", "proof"})
+_FIELDS_OF: Final = {
+    RECEIPT_FORMAT: _FIELDS,
+    FOLLOWED_FORMAT: _FIELDS | {"follow_ups"},
+}
 
 
 class MalformedReceipt(MalformedInput):
@@ -44,20 +58,26 @@ class Receipt:
         statement: The signed statement.
         leaf: Bytes of the log entry about it.
         proof: The tlog-proof text of that entry.
+        follow_ups: What was stated about it later, in the order of the log.
     """
 
     statement: SignedStatement
     leaf: bytes
     proof: str
+    follow_ups: tuple[Receipt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The receipt file's content."""
-        return {
+        content: dict[str, Any] = {
             "format": RECEIPT_FORMAT,
             "statement": self.statement.to_json(),
             "leaf": encode_base64(self.leaf),
             "proof": self.proof,
         }
+        if self.follow_ups:
+            content["format"] = FOLLOWED_FORMAT
+            content["follow_ups"] = [one.to_json() for one in self.follow_ups]
+        return content
 
     @classmethod
     def from_json(cls, value: object) -> Receipt:
@@ -66,19 +86,31 @@ class Receipt:
         Raises:
             MalformedInput: For a missing or unknown field, or one that is not what it should be.
         """
-        if not isinstance(value, dict) or value.keys() != _FIELDS:
+        if not isinstance(value, dict):
+            raise MalformedReceipt("malformed receipt: not an object")
+        written = value.get("format")
+        fields = _FIELDS_OF.get(written) if isinstance(written, str) else None
+        if fields is None:
             raise MalformedReceipt(
-                f"malformed receipt: expected exactly the fields {sorted(_FIELDS)}"
+                f"malformed receipt: format is not {RECEIPT_FORMAT} or {FOLLOWED_FORMAT}"
             )
-        if value["format"] != RECEIPT_FORMAT:
-            raise MalformedReceipt(f"malformed receipt: format is not {RECEIPT_FORMAT}")
-        leaf, proof = value["leaf"], value["proof"]
+        if value.keys() != fields:
+            raise MalformedReceipt(
+                f"malformed receipt: expected exactly the fields {sorted(fields)}"
+            )
+        leaf, proof, follow_ups = value["leaf"], value["proof"], value.get("follow_ups", [])
         if not isinstance(leaf, str) or not isinstance(proof, str):
             raise MalformedReceipt("malformed receipt: leaf and proof must be text")
+        if not isinstance(follow_ups, list) or (written == FOLLOWED_FORMAT and not follow_ups):
+            raise MalformedReceipt("malformed receipt: follow_ups must be a list, and not empty")
+        if any(isinstance(one, dict) and one.get("format") != RECEIPT_FORMAT for one in follow_ups):
+            raise MalformedReceipt("malformed receipt: a follow-up has no follow-ups")
+        later = tuple(cls.from_json(one) for one in follow_ups)
         return cls(
             SignedStatement.from_json(value["statement"]),
             decode_base64(leaf, "receipt leaf"),
             proof,
+            later,
         )
 
     @classmethod
@@ -106,18 +138,20 @@ class VerifiedReceipt:
         leaf: The log entry about it.
         checkpoint: The signed tree head that contains the entry.
         signer: The key whose signature on the statement was checked; None if no key was given.
+        follow_ups: What its follow-ups say; the log signed each of them.
     """
 
     body: dict[str, Any]
     leaf: Leaf
     checkpoint: Checkpoint
     signer: VerifyKey | None
+    follow_ups: tuple[VerifiedReceipt, ...] = ()
 
 
 def verify_receipt(
     receipt: Receipt, log_key: VerifyKey, signer: VerifyKey | None = None
 ) -> VerifiedReceipt:
-    """Check a receipt.
+    """Check a receipt and all its follow-ups.
 
     Args:
         receipt: As read.
@@ -151,7 +185,19 @@ def verify_receipt(
         raise VerificationFailed(
             f"the log entry says that it is entry {leaf.position}, the proof is of {proof.index}"
         )
-    return VerifiedReceipt(body, leaf, checkpoint, signer)
+    follow_ups, newest = [], leaf.position
+    for one in receipt.follow_ups:
+        told = verify_receipt(one, log_key, log_key)
+        if told.body.get(FOLLOWS) != receipt.statement.digest:
+            raise VerificationFailed(
+                "a follow-up is about another statement",
+                fix="the receipt was put together wrongly; ask its issuer for another",
+            )
+        if told.leaf.position <= newest:
+            raise VerificationFailed("the follow-ups are not in the order of the log")
+        newest = told.leaf.position
+        follow_ups.append(told)
+    return VerifiedReceipt(body, leaf, checkpoint, signer, tuple(follow_ups))
 
 
 def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:

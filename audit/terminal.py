@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError
+from audit.ownership import denied
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """C0 and C1 controls, but for tabs and line breaks."""
@@ -113,6 +114,9 @@ def _exit_code_of(call: Callable[[], object], extra: str) -> int:
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.OK)
+    except PermissionError as error:
+        print_error(denied(error))
+        return int(ExitCode.UNEXPECTED)
     except OSError as error:
         about = f"{error.filename}: " if error.filename else ""
         print_error(

@@ -52,7 +52,7 @@ class PostgresServer:
         self._durable = durable
         self._numbers = count()
         self._process: subprocess.Popen[bytes] | None = None
-        self._user = _unprivileged_user(folder)
+        self._user = unprivileged_user(folder)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -137,7 +137,7 @@ def running_server(*, durable: bool = False) -> Iterator[PostgresServer]:
             server.stop()
 
 
-def _unprivileged_user(folder: Path) -> str | None:
+def unprivileged_user(folder: Path) -> str | None:
     """Whom to run the server as: nobody special, and the owner of the folder."""
     if os.geteuid() != 0:
         return None

@@ -1,4 +1,7 @@
-"""Every command says what it does on a machine that has none of the extras."""
+"""Every command says what it does on a machine that has none of the extras.
+
+`prometheus_client` is always there, but a command that serves no metrics must not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ EXTRAS = (
     "peft",
     "presidio_analyzer",
     "presidio_anonymizer",
+    "prometheus_client",
     "psycopg",
     "pyarrow",
     "safetensors",

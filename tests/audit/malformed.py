@@ -383,7 +383,21 @@ RULES: tuple[Malformed, ...] = (
         "malformed receipt: expected exactly the fields ['format', 'leaf', 'proof', 'statement']",
         odd=1,
     ),
-    receipt("malformed receipt: format is not fiduciary.receipt/1", format="fiduciary.receipt/2"),
+    receipt(
+        "malformed receipt: format is not fiduciary.receipt/1 or fiduciary.receipt/2",
+        format="fiduciary.receipt/3",
+    ),
+    Malformed(lambda _: Receipt.from_json([]), "malformed receipt: not an object"),
+    receipt(
+        "malformed receipt: follow_ups must be a list, and not empty",
+        format="fiduciary.receipt/2",
+        follow_ups=[],
+    ),
+    receipt(
+        "malformed receipt: a follow-up has no follow-ups",
+        format="fiduciary.receipt/2",
+        follow_ups=[{"format": "fiduciary.receipt/2"}],
+    ),
     receipt("malformed receipt: leaf and proof must be text", proof=None),
     # bundles
     Malformed(no_archive, "malformed bundle: not a ZIP archive: File is not a zip file"),
