@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 from audit.log import Entry
 from audit.statement import SignedStatement, sign_statement
@@ -57,6 +57,10 @@ class Answers:
         """State what the site did in a round."""
         return self._state(f"round-{report.activity}", "site-report", report)
 
+    def answer_report(self, report: SiteReport) -> dict[str, Any]:
+        """State it, as an answer to the coordinator holds it."""
+        return {"site": report.site, "statement": self.report(report).to_json()}
+
     def refusal(self, about: str, code: str, reason: str) -> SignedStatement:
         """State that the site says no, and why. The same refusal again is not stated again.
 
@@ -94,6 +98,7 @@ class Answers:
             self._reporter.say(
                 f"the compliance service did not take a statement: {reason}", problem=True
             )
+            self._reporter.event("statement-rejected")
 
     def _state(
         self, action: str, kind: Literal["site-report", "refusal"], document: Statement

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from audit.errors import Refused
+from client.budget_period import Period, PeriodBudget
 from client.learning.accounting import (
     BatchCap,
     Event,
@@ -197,12 +198,14 @@ class Limits:
     Attributes:
         max_epsilon_per_plan: Most that one plan may cost, at the plan's δ.
         max_epsilon_total: Most that everything at this site may cost together, at `delta`.
-        delta: δ of the total.
+        delta: δ of the total and of the period.
+        period: Limit of what starts within a stretch of time; None for no such limit.
     """
 
     max_epsilon_per_plan: Decimal
     max_epsilon_total: Decimal
     delta: Decimal
+    period: Period | None = None
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,7 @@ class Budget:
         plans: Each plan's part, oldest first. Their ε do not add up to the total.
         adaptive: `committed` for plans that were chosen after seeing earlier results; None without
             a limit.
+        period: What the period's limit is about; None where no policy can be read.
     """
 
     spent: Decimal
@@ -271,6 +275,7 @@ class Budget:
     delta: Decimal
     plans: tuple[PlanBudget, ...]
     adaptive: Decimal | None = None
+    period: PeriodBudget | None = None
 
     @property
     def reserved(self) -> Decimal:
@@ -291,6 +296,7 @@ class Budget:
             "epsilon_limit": None if self.limit is None else float(self.limit),
             "epsilon_left": None if self.left is None else float(self.left),
             "epsilon_adaptive": finite(self.adaptive),
+            "period": None if self.period is None else self.period.to_json(),
             "delta": float(self.delta),
             "population": POPULATION,
             "unit": "subject",
@@ -313,12 +319,14 @@ class Cost:
         subject: The same for a whole data subject.
         total: ε of everything at this site with the plan, at the policy's δ.
         reserved: Whether the budget holds the plan already.
+        period: ε of what counts for the period's limit with the plan; None without that limit.
     """
 
     plan: Decimal
     subject: Decimal
     total: Decimal
     reserved: bool
+    period: Decimal | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -326,6 +334,7 @@ class Cost:
             "epsilon_plan": float(self.plan),
             "epsilon_of_subject": float(self.subject),
             "epsilon_total": float(self.total),
+            "epsilon_period": None if self.period is None else float(self.period),
             "reserved": self.reserved,
         }
 
@@ -400,3 +409,19 @@ def over_limit(reservation: Reservation, cost: Cost, limits: Limits) -> str | No
             f"{limits.delta} that its policy allows in all"
         )
     return None
+
+
+def over_period(cost: Cost, limits: Limits) -> str | None:
+    """Why a plan may not be afforded within the period, or None when it may.
+
+    Args:
+        cost: What it would cost in truth.
+        limits: What the operator allows.
+    """
+    period = limits.period
+    if period is None or cost.period is None or cost.period <= period.max_epsilon:
+        return None
+    return (
+        f"with this plan the site would exceed the epsilon {period.max_epsilon} at delta "
+        f"{limits.delta} that its policy allows within {period.days} days"
+    )

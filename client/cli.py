@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +12,23 @@ import typer
 from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError, NotFound, Unauthorised, Unreachable
+from audit.running_options import (
+    IntervalOption,
+    LogFormat,
+    LogFormatOption,
+    MetricsPortOption,
+    WatchOption,
+)
 from audit.terminal import VersionOption, err, print_error, print_json, run_app
+from audit.watching import WatchEnd
 from client import (
     datasets_cli,
     erasure_cli,
     evaluate_cli,
+    health_cli,
+    peers_cli,
     policy_cli,
+    requests_cli,
     retention_cli,
     subject_cli,
 )
@@ -53,7 +65,10 @@ site did, refused and erased is in its own journal, which anybody can verify.
 - `client policy check plan.toml` explains, rule by rule, what your site would say to a plan
 - `client subject SUBJECT` tells what is held of a data subject, and which plans could use it
 - `client erase SUBJECT` erases a data subject and keeps a signed receipt
+- `client requests list` shows what data subjects ask of this site; `client start` answers most
 - `client status` shows what the site is doing
+- `client health` tells a container engine whether the site serves
+- `client peers` shows the other sites' keys, to compare by telephone
 - `client retention show` shows when payloads of the site's journal are shredded
 - `client witness` checks the audit log and vouches for it, as `client start` does by itself
 - `audit verify site/journal.sqlite` verifies the site's journal
@@ -68,6 +83,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 app.add_typer(datasets_cli.app, name="data")
 app.add_typer(policy_cli.app, name="policy")
 app.add_typer(retention_cli.app, name="retention")
+app.add_typer(requests_cli.app, name="requests")
 
 FolderOption = Annotated[
     Path | None,
@@ -215,13 +231,16 @@ def start(
         bool,
         typer.Option("--once", help="End after the first plan that ended, or was refused here."),
     ] = False,
+    metrics_port: MetricsPortOption = None,
+    log_format: LogFormatOption = LogFormat.PLAIN,
 ) -> None:
     """Serve the coordinator: train the plans that this site allows, until Ctrl-C.
 
-    The site dials out; it opens no port. When the connection is lost it dials again, with growing
-    pauses. For each task the site decides anew: the plan's signature, its approval and its place in
-    the audit log, then your policy, datasets, base model and budget. The whole plan's budget is
-    reserved before the first gradient, and a round is never trained twice.
+    The site dials out; it opens no port but that of metrics, if you ask for it. When the connection
+    is lost it dials again, with growing pauses. For each task the site decides anew: the plan's
+    signature, its approval and its place in the audit log, then your policy, datasets, base model
+    and budget. The whole plan's budget is reserved before the first gradient, and a round is never
+    trained twice.
 
     The site is a witness: at its start, before each round and every minute it checks that the
     compliance service's audit log extends what it saw before, and cosigns it. When the log shrank,
@@ -234,6 +253,9 @@ def start(
 
     Ctrl-C and SIGTERM end it within seconds, at any point. A round that was being trained is spent.
 
+    `--metrics-port` and `--log-format json` are for monitoring: docs/monitoring.md lists what they
+    tell. Both are off unless you ask, are for this site's own eyes, and count no subjects.
+
     Exit codes: 0 ended by SIGTERM, or with `--once` the plan completed; 1 with `--once`, the run
     failed; 3 with `--once`, this site refused the plan; 6 the audit log misbehaved; 8 the
     coordinator does not know this site; 9 it is running already; 130 ended by Ctrl-C.
@@ -243,42 +265,54 @@ def start(
     import signal
     from contextlib import nullcontext
 
+    from audit.process_events import JsonLines
     from client.enrolment import Waiting, await_admission
     from client.erasure import unfinished
-    from client.network import fleet_connector, open_service
-    from client.progress import TerminalReporter
+    from client.event_kinds import EVENTS
+    from client.metrics import monitored
+    from client.network import connect_service, fleet_connector, open_service
+    from client.progress import JsonReporter, Reporter, TerminalReporter
     from client.stopping import StopSignal
     from client.worker import Ending, Worker
 
+    def shown(site: Site) -> Reporter:
+        if log_format is LogFormat.PLAIN:
+            return TerminalReporter(err())
+        return JsonReporter(JsonLines("client", EVENTS, sys.stderr, {"site": site.name}))
+
     with (
         Site.open(folder) as site,
-        open_service(site) as service,
+        connect_service(site.trust, site.token) as newcomer,
         StopSignal() as stop,
+        monitored(site, shown(site), metrics_port) as reporter,
     ):
-        reporter = TerminalReporter(err())
         reporter.say(f"site {site.name} of {site.federation}")
+        reporter.event("worker-started")
         for pseudonym in unfinished(site):
             reporter.say(
                 f"an erasure was interrupted ({pseudonym[:12]}…): run `client erase` again",
                 problem=True,
             )
+            reporter.event("erasure-interrupted")
         # Admitted in the meantime: the certificate is fetched, nobody needs to run `join` again.
         await_admission(
             site,
-            connect=lambda _trust, _token: nullcontext(service),
+            connect=lambda _trust, _token: nullcontext(newcomer),
             waiting=Waiting(0, time.sleep, lambda: datetime.now(UTC)),
             announce=reporter.say,
         )
-        worker = Worker(
-            site,
-            connect=fleet_connector(site),
-            service=service,
-            stop=stop,
-            reporter=reporter,
-            once=once,
-        )
-        ending = worker.run()
+        with open_service(site) as service:
+            worker = Worker(
+                site,
+                connect=fleet_connector(site),
+                service=service,
+                stop=stop,
+                reporter=reporter,
+                once=once,
+            )
+            ending = worker.run()
         reporter.say(f"ended: {ending.value}")
+        reporter.event("worker-ended", ending=ending.value)
         received = stop.received
     match ending:
         case Ending.STOPPED if received == signal.SIGINT:
@@ -320,6 +354,9 @@ def budget(
     trained here, never added up, and a round counts from the moment it is reserved. Erasing records
     or adding them anew gives nothing back. The limits are those of policy.toml.
 
+    The period's figures are of the rounds that started within its last days, and of every round
+    that is reserved. What they allow comes back with time; what the total allows never does.
+
     **What the figures are.** The limit is a *filter*: it refuses a plan before it starts. What is
     spent is an *odometer*: it tells, and stops nothing. Both compose exactly what was fixed before
     it ran. If somebody chose plans after seeing what earlier ones gave out, the last figure holds.
@@ -344,7 +381,7 @@ def budget(
         if plan is not None:
             policy_cli.show_cost(site, ledger, policy, plan, json=json)
             return
-        found = ledger.budget(policy.delta, policy.max_epsilon_total)
+        found = ledger.budget(policy.delta, policy.max_epsilon_total, period=policy.limits.period)
         history = () if plot is None else ledger.history(policy.delta)
     if plot is not None:
         write_plot(plot, budget_svg(found, history))
@@ -358,14 +395,30 @@ def budget(
 
 
 @app.command()
-def status(folder: FolderOption = None, json: Json = False) -> None:
+def status(
+    folder: FolderOption = None,
+    watching: WatchOption = False,
+    interval: IntervalOption = 1.0,
+    json: Json = False,
+) -> None:
     """Show what the site is doing, and what waits. Needs no network.
 
-    Example: `client status --json | jq .worker.doing`
+    `--watch` keeps the worker before you: round and steps, records a second, epsilon spent,
+    reserved and left, the last problem, and the time left. That time comes from measured rounds of
+    the same phase; until a phase has one, none is shown. With `--json` it prints one JSON object a
+    line.
+
+    Exit codes: 0 shown, or ended by q; 130 ended by Ctrl-C.
+
+    Examples: `client status --json | jq .worker.doing` · `client status --watch`
     """
     from client.status import print_status, read_status
+    from client.watch_screen import watch_status
 
     with Site.open(folder) as site:
+        if watching:
+            ended = watch_status(site, as_json=json, interval_seconds=interval)
+            raise typer.Exit(ExitCode.INTERRUPTED if ended is WatchEnd.INTERRUPTED else 0)
         found = read_status(site)
     if json:
         print_json(found)
@@ -403,9 +456,11 @@ def witness(folder: FolderOption = None, json: Json = False) -> None:
     print_head(found.to_json())
 
 
+app.command()(health_cli.health)
 app.command()(subject_cli.subject)
 app.command()(erasure_cli.erase)
 app.command()(evaluate_cli.evaluate_privacy)
+app.command()(peers_cli.peers)
 
 
 def main() -> None:

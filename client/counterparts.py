@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 from client.arrays import Arrays
 from client.evidence import EvidenceService
-from client.flower import IncomingTask
+from client.fleet_tasks import IncomingTask
 from client.outbox import StatementService
+from client.peers import PeerService
+from client.subject_desk import PartService
 from client.witnessing import WitnessService
 
 
@@ -23,11 +25,18 @@ class Fleet(Protocol):
     def reply_arrays(self, task: IncomingTask, arrays: Arrays, report: dict[str, Any]) -> bool:
         """Answer a task; False when the coordinator no longer waits for it."""
 
+    def reply_document(self, task: IncomingTask, document: str) -> bool:
+        """Answer a step of a secure sum; False when the coordinator no longer waits for it."""
+
     def reply_refusal(
         self, task: IncomingTask, code: str, reason: str, statement: dict[str, Any]
     ) -> bool:
         """Say no to a task."""
 
 
-class Service(EvidenceService, StatementService, WitnessService, Protocol):
+class Service(EvidenceService, PeerService, StatementService, WitnessService, Protocol):
     """The compliance service, as the worker sees it (`compliance.api.ComplianceClient`)."""
+
+    @property
+    def subject_requests(self) -> PartService:
+        """Requests of data subjects."""

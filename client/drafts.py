@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from audit.errors import MalformedInput
 from client.budget import Reservation, rounds_of
-from client.policy import Proposal
+from client.proposals import Proposal
 from compliance.statements import Fraction, Phase, Privacy, first_problem
 
 MAX_DRAFT_BYTES = 4 * 1024 * 1024
@@ -31,6 +31,7 @@ class _Plan(BaseModel):
     purpose: str
     task: str = "text-classification"
     base_model: str = ""
+    secure_aggregation: bool = False
 
     @property
     def model(self) -> str:
@@ -45,6 +46,7 @@ class _Privacy(BaseModel):
     unit: str = "subject"
     epsilon: Annotated[Fraction, Field(gt=0)]
     delta: Annotated[Fraction, Field(gt=0, lt=1)]
+    noise_sites: Annotated[int, Field(ge=2, le=1000)] | None = None
 
 
 class _Draft(BaseModel):
@@ -90,6 +92,8 @@ def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
         unit=draft.privacy.unit,
         epsilon=draft.privacy.epsilon,
         delta=draft.privacy.delta,
+        secure_aggregation=draft.plan.secure_aggregation,
+        noise_sites=draft.privacy.noise_sites,
     )
 
 

@@ -31,7 +31,7 @@ class ExampleSplit:
 
 
 def read_split(vault: Vault, plan: TrainingPlan, datasets: Sequence[str]) -> ExampleSplit:
-    """Read a plan's examples.
+    """Read a plan's examples. Subjects who objected, or asked for restriction, are left out.
 
     Args:
         vault: The site's data.
@@ -44,10 +44,13 @@ def read_split(vault: Vault, plan: TrainingPlan, datasets: Sequence[str]) -> Exa
         MalformedInput: When a label is not one of the plan's, or a record is none of its task.
     """
     datasets_of: dict[str, list[str]] = {}
+    excluded = {one.subject for one in vault.exclusions()}
 
     def records() -> Iterator[StoredRecord]:
         for name in datasets:
             for record in vault.examples(name):
+                if record.subject in excluded:
+                    continue
                 names = datasets_of.setdefault(record.subject, [])
                 if name not in names:
                     names.append(name)

@@ -93,6 +93,12 @@ def _detail_of(response: httpx.Response) -> str:
 def lost(address: str, error: httpx.TransportError) -> FiduciaryError:
     """What a failed connection means."""
     reason = str(error) or type(error).__name__
+    if "not yet valid" in reason:
+        # Not a stranger: a clock that jumped back, and comes right again.
+        return ConnectionLost(
+            f"the certificate of the coordinator at {address} lies in the future: {reason}",
+            fix="set this machine's clock",
+        )
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         return Unauthorised(
             f"the server at {address} holds no certificate of this federation: {reason}",

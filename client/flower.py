@@ -2,17 +2,21 @@
 
 What this adapter guarantees:
 
-* It runs nothing that the coordinator sends. A task is a kind, a plan id, a round number and
-  arrays; a message that is anything else is answered with a refusal and handed to `on_malformed`.
-  Flower's app bundles are never requested.
+* It runs nothing that the coordinator sends. A task is a kind, a plan id, a round number, a JSON
+  document and arrays; a message that is anything else is answered with a refusal and handed to
+  `on_malformed`.
+* Flower's app bundles are never requested. The first message of a run makes it ask once what the
+  run is; a task of a run that names a bundle, or that names one itself, says so
+  (`IncomingTask.names_bundle`), and the worker refuses it.
 * The connection is TLS 1.3 in both directions: the server must hold a certificate of the
   federation's CA, and the site proves its node key both to TLS and to Flower (P-384 signatures).
-* Arrays travel as one safetensors document in a Flower `ArrayRecord`, so that their digest
+* Arrays travel as one safetensors document (`client.fleet_content`), so that their digest
   (`arrays_digest`) is well defined and reading them executes nothing.
 * A site that waits is idle: the partner listener holds a poll until a task is there, and against a
   server that does not, polls back off from 50 ms to 1 s.
 
-Flower's internals change without notice. On the site's side they are used in this module only.
+Flower's internals change without notice. On the site's side they are used in this module and
+in the modules `client.fleet_*` only.
 """
 
 from __future__ import annotations
@@ -24,36 +28,36 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import contextlib
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
-import numpy as np
-import numpy.typing as npt
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.app.message import Array
+from flwr.app import Message, RecordDict
 from flwr.app.message.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
+    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     PullObjectRequest,
+    PullObjectResponse,
     PushObjectRequest,
+    PushObjectResponse,
 )
 from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -63,15 +67,24 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
-from client.arrays import Arrays, arrays_digest, pack_arrays, unpack_arrays
+from client.arrays import Arrays
+from client.fleet_client import FleetClient, WaitHeader
+from client.fleet_content import is_inline
+from client.fleet_frames import Frames
+from client.fleet_signature import NodeSignature
+from client.fleet_tasks import (
+    BUNDLE_PREFIX,
+    IncomingTask,
+    answer_content,
+    document_content,
+    refusal_content,
+    task_of,
+)
 from client.fleet_tls import ConnectionLost, load_node_key, lost, mutual_tls, refused
-from client.polling import MAX_WAIT_SECONDS, WAIT_HEADER
-
-__all__ = ["FleetConnection", "IncomingTask", "arrays_digest"]
+from client.polling import MAX_WAIT_SECONDS
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
@@ -86,28 +99,8 @@ RESEND_PAUSES_SECONDS = (0.2, 1.0, 3.0)
 FIRST_BACKOFF_SECONDS = 0.05
 LAST_BACKOFF_SECONDS = 1.0
 
-ARRAYS_KEY = "safetensors"
-"""Name of the only array in the message's `ArrayRecord`: the safetensors document as bytes."""
-
-TaskKind = Literal["train", "evaluate"]
-
-
-@dataclass(frozen=True)
-class IncomingTask:
-    """What the coordinator asks for. Nothing in it has been checked against a plan yet.
-
-    Attributes:
-        kind: `train` or `evaluate`.
-        plan_id: Digest of the signed plan that the coordinator says this belongs to.
-        round: Round of the plan, from 0.
-        state: Name to array of the global state.
-    """
-
-    kind: TaskKind
-    plan_id: str
-    round: int
-    state: dict[str, npt.NDArray[Any]] = field(repr=False)
-    message: Message = field(repr=False, compare=False)
+MAX_RUNS_REMEMBERED = 1000
+"""A coordinator that opens runs without end must not fill this site's memory; it is asked again."""
 
 
 class FleetConnection:
@@ -140,12 +133,12 @@ class FleetConnection:
         self._on_malformed = on_malformed
         self._key = load_node_key(node_key)
         self._public_key = public_key_to_bytes(self._key.public_key())
-        self._wait = _WaitHeader()
-        self._client = FleetHttpClient(
+        self._wait = WaitHeader()
+        self._client = FleetClient(
             f"https://{address}",
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(self._key, self._key.public_key()),
+                NodeSignature(self._key),
                 self._wait,
             ],
             verify=mutual_tls(ca_certificate, client_certificate, node_key),
@@ -156,6 +149,7 @@ class FleetConnection:
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._backoff_seconds = FIRST_BACKOFF_SECONDS
         self._expect_more = True
+        self._bundled_runs: dict[int, bool] = {}
 
     @property
     def node_id(self) -> int:
@@ -200,10 +194,10 @@ class FleetConnection:
         """
         started = time.monotonic()
         node = self._activated()
-        # The first poll after a task must not wait: another one may be there already.
-        self._wait.seconds = 0.0 if self._expect_more else min(wait_seconds, MAX_WAIT_SECONDS)
+        self._wait.seconds = min(wait_seconds, MAX_WAIT_SECONDS)
         try:
-            response = self._call(self._client.PullMessages, PullMessagesRequest(node=node))
+            frames = self._call(self._client.pull_task, PullMessagesRequest(node=node))
+            response = self._read_frame(frames, 0, PullMessagesResponse)
         except (Unauthorised, Unreachable):
             self._node = None  # The next poll introduces the site again.
             raise
@@ -211,6 +205,7 @@ class FleetConnection:
             self._wait.seconds = 0.0
         if not response.messages_list:
             held = time.monotonic() - started >= FIRST_BACKOFF_SECONDS
+            # After a task another one may be there already: that poll is no reason to slow down.
             if not held and not self._expect_more and wait_seconds > 0:
                 self._stop.wait(min(self._backoff_seconds, wait_seconds))
                 self._backoff_seconds = min(2 * self._backoff_seconds, LAST_BACKOFF_SECONDS)
@@ -219,23 +214,34 @@ class FleetConnection:
         self._expect_more = True
         self._backoff_seconds = FIRST_BACKOFF_SECONDS
         message = message_from_proto(response.messages_list[0])
-        return self._read(message, response.message_object_trees[0])
+        return self._read(message, response.message_object_trees[0], frames)
 
     def reply_arrays(self, task: IncomingTask, arrays: Arrays, report: Mapping[str, Any]) -> bool:
         """Answer a task.
 
         Args:
             task: The task that this answers.
-            arrays: For `train` the update = local state - global state, float32, the state's names
-                and shapes; for `evaluate` the counts of `Evaluation.to_arrays`.
+            arrays: For `train` the update = local state - global state of what the phase trains, as
+                `client.transport` encodes it; for `evaluate` the counts of `Evaluation.to_arrays`.
             report: `site`: the site's name; `statement`: its signed `SiteReport`, as the JSON
                 object of `SignedStatement.to_json()` or its text.
 
         Returns:
             Whether the coordinator took it: False when the round is over.
         """
-        content = {"arrays": _array_record(arrays), "report": _report_record(task, report)}
-        return self._send(task.message, RecordDict(content))
+        return self._send(task.message, answer_content(task, arrays, report))
+
+    def reply_document(self, task: IncomingTask, document: str) -> bool:
+        """Answer a step of a secure sum.
+
+        Args:
+            task: The task that this answers.
+            document: JSON, at most `MAX_DOCUMENT_BYTES`.
+
+        Returns:
+            Whether the coordinator took it.
+        """
+        return self._send(task.message, document_content(document))
 
     def reply_refusal(
         self, task: IncomingTask, code: str, reason: str, statement: Mapping[str, Any] | str
@@ -251,7 +257,7 @@ class FleetConnection:
         Returns:
             Whether the coordinator took it.
         """
-        return self._send(task.message, _refusal(code, reason, statement))
+        return self._send(task.message, refusal_content(code, reason, statement))
 
     # --- the protocol --------------------------------------------------------------------------
 
@@ -264,76 +270,138 @@ class FleetConnection:
             self._expect_more = True
         return self._node
 
-    def _read(self, message: Message, tree: Any) -> IncomingTask | None:
-        node, run_id = self._activated(), message.metadata.run_id
-        contents: dict[str, bytes] = {}
-        for part in iterate_object_tree(tree):
-            response = self._call(
-                self._client.PullObject,
-                PullObjectRequest(node=node, run_id=run_id, object_id=part.object_id),
-            )
-            if not response.object_available:
-                self._malformed(message, "the coordinator did not send all of its message")
-                return None
-            contents[part.object_id] = response.object_content
-        self._call(
-            self._client.ConfirmMessageReceived,
-            ConfirmMessageReceivedRequest(
-                node=node, run_id=run_id, message_object_id=tree.object_id
-            ),
+    def _read(self, message: Message, tree: Any, frames: Frames) -> IncomingTask | None:
+        bundled = self._names_bundle(message.metadata.run_id)
+        object_ids = [part.object_id for part in iterate_object_tree(tree)]
+        contents = (
+            self._objects_of(object_ids, frames)
+            if len(frames) > 1
+            else self._pull_objects(message.metadata.run_id, object_ids)
         )
+        if contents is None:
+            self._malformed(message, "the coordinator did not send all of its message")
+            return None
         try:
             whole = inflate_object_from_contents(tree.object_id, contents)
-            return _task_of(message, whole)
+            return task_of(message, whole, bundled=bundled)
         except MalformedInput as error:
             self._malformed(message, str(error))
         except Exception as error:  # noqa: BLE001 - Flower's readers raise anything on hostile bytes
             self._malformed(message, f"unreadable message ({type(error).__name__})")
         return None
 
+    def _objects_of(self, object_ids: list[str], frames: Frames) -> dict[str, bytes] | None:
+        """The objects that came with the message."""
+        if len(frames) != 1 + len(object_ids):
+            return None
+        responses = [
+            self._read_frame(frames, index, PullObjectResponse) for index in range(1, len(frames))
+        ]
+        if not all(response.object_available for response in responses):
+            return None
+        return {
+            object_id: response.object_content
+            for object_id, response in zip(object_ids, responses, strict=True)
+        }
+
+    def _pull_objects(self, run_id: int, object_ids: list[str]) -> dict[str, bytes] | None:
+        """The objects of a message that is too long to come whole; then the coordinator's go."""
+        node, contents = self._activated(), dict[str, bytes]()
+        for object_id in object_ids:
+            response = self._call(
+                self._client.PullObject,
+                PullObjectRequest(node=node, run_id=run_id, object_id=object_id),
+            )
+            if not response.object_available:
+                return None
+            contents[object_id] = response.object_content
+        self._call(
+            self._client.ConfirmMessageReceived,
+            ConfirmMessageReceivedRequest(
+                node=node, run_id=run_id, message_object_id=object_ids[-1]
+            ),
+        )
+        return contents
+
+    def _names_bundle(self, run_id: int) -> bool:
+        """Whether a run names an app bundle; the coordinator is asked once a run.
+
+        What it answers about another run, or about none, counts as a bundle: it does not say that
+        there is none.
+        """
+        known = self._bundled_runs.get(run_id)
+        if known is not None:
+            return known
+        request = GetRunRequest(node=self._activated(), run_id=run_id)
+        response = self._call(self._client.GetRun, request)
+        run = response.run
+        plain = response.HasField("run") and run.run_id == run_id
+        named = not plain or any(name.startswith(BUNDLE_PREFIX) for name in _stated(run))
+        if len(self._bundled_runs) >= MAX_RUNS_REMEMBERED:
+            self._bundled_runs.clear()
+        self._bundled_runs[run_id] = named
+        return named
+
     def _malformed(self, message: Message, reason: str) -> None:
         if self._on_malformed is not None:
             self._on_malformed("malformed-task", reason)
-        self._send(message, _refusal("malformed-task", reason, ""))
+        self._send(message, refusal_content("malformed-task", reason, ""))
 
     def _send(self, message: Message, content: RecordDict) -> bool:
-        reply = Message(content, reply_to=message)
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        for pause_seconds in RESEND_PAUSES_SECONDS:
-            try:
-                return self._push(reply)
-            except ConnectionLost:
-                # What was trained is spent: it is worth another try. Flower takes the same message
-                # again and asks for what it does not have yet.
-                self._stop.wait(pause_seconds)
-        return self._push(reply)
+        with no_object_id_recompute():  # each id is a digest of the whole content
+            reply = Message(content, reply_to=message)
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            for pause_seconds in RESEND_PAUSES_SECONDS:
+                try:
+                    return self._push(reply)
+                except ConnectionLost:
+                    # What was trained is spent: it is worth another try. Flower takes the same
+                    # message again and asks for what it does not have yet.
+                    self._stop.wait(pause_seconds)
+            return self._push(reply)
 
     def _push(self, reply: Message) -> bool:
-        node = self._activated()
-        with no_object_id_recompute():
-            tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
-            answer = self._call(
-                self._client.PushMessages,
-                PushMessagesRequest(
+        node, whole = self._activated(), is_inline(reply.content)
+        head = PushMessagesRequest(
+            node=node,
+            messages_list=[message_to_proto(remove_content_from_message(reply))],
+            message_object_trees=[get_object_tree(reply)],
+            clientapp_runtime_list=[0.0],
+        )
+        objects = get_all_nested_objects(reply)
+        parts = [
+            PushObjectRequest(object_id=object_id, object_content=part.deflate())
+            for object_id, part in (objects.items() if whole else ())
+        ]
+        frames = self._call(self._client.push_answer, Frames([head, *parts]))
+        if whole:
+            return bool(self._read_frame(frames, 1, PushObjectResponse).stored)
+        answer = self._read_frame(frames, 0, PushMessagesResponse)
+        # Flower says nothing of a reply that comes too late; it asks for none of its objects.
+        taken = reply.object_id in answer.objects_to_push
+        for object_id, part in objects.items():
+            if object_id in answer.objects_to_push:
+                request = PushObjectRequest(
                     node=node,
-                    messages_list=[message_to_proto(remove_content_from_message(reply))],
-                    message_object_trees=[tree],
-                    clientapp_runtime_list=[0.0],
-                ),
-            )
-            # Flower says nothing of a reply that comes too late; it asks for none of its objects.
-            taken = reply.object_id in answer.objects_to_push
-            for object_id, part in objects.items():
-                if object_id in answer.objects_to_push:
-                    request = PushObjectRequest(
-                        node=node,
-                        run_id=reply.metadata.run_id,
-                        object_id=object_id,
-                        object_content=part.deflate(),
-                        session_id=answer.session_id,
-                    )
-                    taken = self._call(self._client.PushObject, request).stored and taken
+                    run_id=reply.metadata.run_id,
+                    object_id=object_id,
+                    object_content=part.deflate(),
+                    session_id=answer.session_id,
+                )
+                taken = self._call(self._client.PushObject, request).stored and taken
         return bool(taken)
+
+    def _read_frame(self, frames: Frames, index: int, kind: Any) -> Any:
+        try:
+            return frames.read(index, kind)
+        except DecodeError as error:
+            raise self._garbled() from error
+
+    def _garbled(self) -> Unreachable:
+        return Unreachable(
+            f"the coordinator at {self._address} answered with what is no Fleet message",
+            fix="compare the versions: client --version here, server --version there",
+        )
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -355,62 +423,10 @@ class FleetConnection:
             raise refused(self._address, error.response) from error
         except httpx.TransportError as error:
             raise lost(self._address, error) from error
+        except ValueError as error:  # Flower's client for a body that cannot be read
+            raise self._garbled() from error
 
 
-class _WaitHeader:
-    """Adds `WAIT_HEADER` to polls (a `ProtobufClientInterceptor`)."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
-        if self.seconds > 0 and context.rpc_method.endswith("/PullMessages"):
-            context.request.headers[WAIT_HEADER] = f"{self.seconds:g}"
-        return call_next(context)
-
-
-def _array_record(arrays: Arrays) -> ArrayRecord:
-    document = np.frombuffer(pack_arrays(arrays), dtype=np.uint8)
-    return ArrayRecord({ARRAYS_KEY: Array(document)})
-
-
-def _report_record(task: IncomingTask, report: Mapping[str, Any]) -> ConfigRecord:
-    return ConfigRecord(
-        {
-            "plan_id": task.plan_id,
-            "round": task.round,
-            "site": str(report["site"]),
-            "statement": _json_text(report["statement"]),
-        }
-    )
-
-
-def _refusal(code: str, reason: str, statement: Mapping[str, Any] | str) -> RecordDict:
-    return RecordDict(
-        {
-            "refusal": ConfigRecord(
-                {"code": code, "reason": reason, "statement": _json_text(statement)}
-            )
-        }
-    )
-
-
-def _json_text(statement: Mapping[str, Any] | str) -> str:
-    return statement if isinstance(statement, str) else json.dumps(statement)
-
-
-def _task_of(message: Message, whole: Any) -> IncomingTask:
-    kind = message.metadata.message_type
-    if kind not in ("train", "evaluate"):
-        raise MalformedInput(f"unknown task {kind!r}: a site trains and evaluates, nothing else")
-    content = whole.content
-    task, arrays = content.config_records.get("task"), content.array_records.get("arrays")
-    if task is None or arrays is None or set(content) != {"task", "arrays"}:
-        raise MalformedInput("expected a task and its arrays, and nothing else")
-    plan_id, round_index = task.get("plan_id"), task.get("round")
-    if not isinstance(plan_id, str) or not isinstance(round_index, int) or round_index < 0:
-        raise MalformedInput("expected a plan id and a round number")
-    if set(arrays) != {ARRAYS_KEY}:
-        raise MalformedInput("expected arrays as one safetensors document")
-    state = unpack_arrays(arrays[ARRAYS_KEY].numpy().tobytes())
-    return IncomingTask(kind, plan_id, round_index, state, message)
+def _stated(document: Any) -> list[str]:
+    """Names of the fields that a protobuf message states."""
+    return [descriptor.name for descriptor, _ in document.ListFields()]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import pairwise
 
 from audit.checkpoint import Checkpoint, read_checkpoint
@@ -25,11 +24,12 @@ from audit.leaf import Leaf
 from audit.merkle import verify_consistency
 from audit.proof import Proof, verify_proof
 from audit.statement import SignedStatement, verify_statement
-from client.budget import Cost, Limits, Reservation, over_limit
+from client.budget import Cost, Limits, Reservation, over_limit, over_period
 from client.dataset_rules import DatasetFacts, check_datasets
 from client.evidence import LogEvidence, PlanEvidence
 from client.findings import Finding, first_failure
-from client.policy import Policy, Proposal, check_proposal
+from client.policy import Policy
+from client.proposals import Proposal, check_proposal
 from compliance.statements import Decision, TrainingPlan
 
 _TELL = "do not train; tell the compliance officer what this site saw"
@@ -57,7 +57,8 @@ class SiteFacts:
         base_model_digest: Digest of the plan's base model as it is installed here, None when it is
             not installed.
         base_model_problem: Why there is no digest.
-        cost_of: What a reservation would cost at a delta, beside everything spent or reserved.
+        cost_of: What a reservation would cost under the policy's limits, beside everything spent or
+            reserved.
     """
 
     policy: Policy
@@ -65,7 +66,7 @@ class SiteFacts:
     count_subjects: Callable[[Sequence[str]], int]
     base_model_digest: str | None
     base_model_problem: str
-    cost_of: Callable[[Reservation, Decimal], Cost]
+    cost_of: Callable[[Reservation, Limits], Cost]
 
 
 @dataclass(frozen=True)
@@ -302,15 +303,12 @@ def check_site(
     chosen, dataset_findings = check_datasets(
         plan, facts.datasets, facts.count_subjects, policy.minimum_subjects
     )
-    terms = Terms(
-        Reservation.of(plan_id, plan, chosen),
-        Limits(policy.max_epsilon_per_plan, policy.max_epsilon_total, policy.delta),
-    )
+    terms = Terms(Reservation.of(plan_id, plan, chosen), policy.limits)
     findings = (
         *check_proposal(policy, Proposal.of(plan)),
         *dataset_findings,
         _base_model(plan, facts),
-        _budget(terms, facts),
+        *_budget(terms, facts),
     )
     return findings, terms
 
@@ -332,19 +330,34 @@ def _base_model(plan: TrainingPlan, facts: SiteFacts) -> Finding:
     )
 
 
-def _budget(terms: Terms, facts: SiteFacts) -> Finding:
+def _budget(terms: Terms, facts: SiteFacts) -> tuple[Finding, ...]:
+    limits, fix = terms.limits, "`client budget` shows what was spent; policy.toml holds the limits"
     try:
-        cost = facts.cost_of(terms.reservation, terms.limits.delta)
+        cost = facts.cost_of(terms.reservation, limits)
     except FiduciaryError as error:
-        return Finding("budget", False, str(error), error.fix)
+        return (Finding("budget", False, str(error), error.fix),)
     if cost.reserved:
-        return Finding("budget", True, f"epsilon {cost.plan} is reserved for this plan")
-    problem = over_limit(terms.reservation, cost, terms.limits)
-    return Finding(
-        "budget",
-        problem is None,
-        problem or f"the plan costs epsilon {cost.plan}, and the budget allows it",
-        "`client budget` shows what was spent; policy.toml holds the limits",
+        kept = Finding("budget-period", True, "a plan that is reserved goes on")
+        return Finding("budget", True, f"epsilon {cost.plan} is reserved for this plan"), kept
+    problem, too_soon = over_limit(terms.reservation, cost, limits), over_period(cost, limits)
+    room = "the policy has no limit within a period"
+    if limits.period is not None:
+        room = (
+            f"the limit of {limits.period.max_epsilon} within {limits.period.days} days allows it"
+        )
+    return (
+        Finding(
+            "budget",
+            problem is None,
+            problem or f"the plan costs epsilon {cost.plan}, and the budget allows it",
+            fix,
+        ),
+        Finding(
+            "budget-period",
+            too_soon is None,
+            too_soon or room,
+            f"wait until earlier rounds are older than that; {fix}",
+        ),
     )
 
 

@@ -8,6 +8,8 @@ Guarantees:
   have trained is spent.
 * **Never more than the policy allows.** The check and the reservation are one transaction under
   SQLite's write lock, so two processes cannot both take the last of the budget.
+* **A clock gives nothing back.** What is stored never has an earlier time than what was stored
+  before it, so a round that started while the clock was behind does not look old afterwards.
 * **Composition, never addition.** Mechanism events are stored; epsilon is the PLD composition of
   all of them, over every plan, dataset and version that this site ever trained on.
 * **It belongs to the site.** Nothing that the coordinator sends reaches a method that gives budget
@@ -47,8 +49,11 @@ from client.budget import (
     Reservation,
     compose_epsilon,
     over_limit,
+    over_period,
 )
+from client.budget_period import Period, refuse_clock_behind
 from client.learning.accounting import adaptive_epsilon
+from client.ledger_costs import cost_of_plan, period_budget
 from client.ledger_journal import JournalWriter
 from compliance.statements import utc_now
 
@@ -163,18 +168,21 @@ class Ledger:
 
         Raises:
             BudgetExhausted: When it does not fit; nothing was reserved.
+            ClockBehind: When a period limits the budget, and the clock is behind the ledger.
             Refused: When the plan was settled already, or is reserved with other rounds.
         """
         problem = None
         with self._writing() as connection:
-            cost = self._cost(reservation, limits.delta)
+            if limits.period is not None:
+                refuse_clock_behind(self._clock(), rows.newest_time(connection))
+            cost = self._cost(reservation, limits)
             if cost.reserved:
                 self._refuse_changed(reservation)
                 rows.add_datasets(connection, reservation)
             else:
-                problem = over_limit(reservation, cost, limits)
+                problem = over_limit(reservation, cost, limits) or over_period(cost, limits)
                 if problem is None:
-                    rows.insert_plan(connection, reservation, self._clock())
+                    rows.insert_plan(connection, reservation, self._time())
                 action = "reserved" if problem is None else "refused"
                 details = {
                     "rounds": len(reservation.rounds),
@@ -184,6 +192,9 @@ class Ledger:
                     "epsilon_total": str(cost.total),
                     "delta": str(limits.delta),
                 }
+                if limits.period is not None:
+                    details["epsilon_period"] = str(cost.period)
+                    details["period_days"] = limits.period.days
                 ledger_journal.note(connection, action, reservation.plan_id, details)
         self.flush_journal()
         if problem is not None:
@@ -203,7 +214,7 @@ class Ledger:
             changed = connection.execute(
                 "UPDATE rounds SET state = 'started', started_at = ? WHERE plan_id = ? "
                 "AND round = ? AND state = 'reserved'",
-                (self._clock(), plan_id, round_index),
+                (self._time(), plan_id, round_index),
             ).rowcount
             if changed != 1:
                 raise rows.not_startable(connection, plan_id, round_index)
@@ -242,7 +253,7 @@ class Ledger:
         with self._writing() as connection:
             if rows.read_audit(connection, plan_id, installation) is not None:
                 raise Conflict(f"plan {plan_id} was audited here already", fix="go on with that")
-            rows.insert_audit(connection, plan_id, installation, audit, self._clock())
+            rows.insert_audit(connection, plan_id, installation, audit, self._time())
             details = {**evidence, "installation": installation}
             ledger_journal.note(connection, "audited", plan_id, details)
         self.flush_journal()
@@ -269,7 +280,7 @@ class Ledger:
                     (plan_id,),
                 ).rowcount
                 connection.execute(
-                    "UPDATE plans SET settled_at = ? WHERE plan_id = ?", (self._clock(), plan_id)
+                    "UPDATE plans SET settled_at = ? WHERE plan_id = ?", (self._time(), plan_id)
                 )
                 ledger_journal.note(connection, "settled", plan_id, {"rounds_released": released})
         self.flush_journal()
@@ -289,24 +300,30 @@ class Ledger:
 
     # --- reading ------------------------------------------------------------------------------
 
-    def cost_of(self, reservation: Reservation, delta: Decimal) -> Cost:
+    def cost_of(self, reservation: Reservation, limits: Limits) -> Cost:
         """What a plan would cost, beside everything that is spent or reserved.
 
         Args:
             reservation: The plan's events.
-            delta: The policy's, for the total.
+            limits: The policy's: δ of the total, and which period is looked at.
         """
         with self._reading():
-            return self._cost(reservation, delta)
+            return self._cost(reservation, limits)
 
     def budget(
-        self, delta: Decimal, limit: Decimal | None = None, *, with_plans: bool = True
+        self,
+        delta: Decimal,
+        limit: Decimal | None = None,
+        *,
+        period: Period | None = None,
+        with_plans: bool = True,
     ) -> Budget:
         """The whole budget at `delta`.
 
         Args:
             delta: The policy's.
             limit: The policy's `max_epsilon_total`, or None where no policy can be read.
+            period: The policy's limit within a period; None likewise.
             with_plans: Compose each plan's part, too.
         """
         with self._reading() as connection:
@@ -322,6 +339,9 @@ class Ledger:
                 delta=delta,
                 plans=tuple(part for part in parts if part is not None),
                 adaptive=None if limit is None else adaptive_epsilon(committed, limit, delta),
+                period=None
+                if period is None
+                else period_budget(connection, self._compose, self._clock(), period, delta),
             )
 
     def history(self, delta: Decimal, points: int = HISTORY_POINTS) -> tuple[Reading, ...]:
@@ -366,19 +386,12 @@ class Ledger:
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _cost(self, reservation: Reservation, delta: Decimal) -> Cost:
-        reserved = rows.settled_at(self._connection, reservation.plan_id) is not None
-        present = rows.events(self._connection, reserved=True)
-        after = present if reserved else (*present, *reservation.subject_events)
-        plan = subject = self._compose(reservation.events, reservation.delta)
-        if reservation.unit != "subject":
-            subject = self._compose(reservation.subject_events, reservation.delta)
-        return Cost(
-            plan=plan,
-            subject=subject,
-            total=self._compose(after, delta),
-            reserved=reserved,
-        )
+    def _cost(self, reservation: Reservation, limits: Limits) -> Cost:
+        return cost_of_plan(self._connection, self._compose, self._clock(), reservation, limits)
+
+    def _time(self) -> str:
+        """The time to store: the clock's, but never before what is stored already."""
+        return max(self._clock(), rows.newest_time(self._connection))
 
     def _refuse_changed(self, reservation: Reservation) -> None:
         plan_id = reservation.plan_id

@@ -16,15 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from audit.errors import NotFound, VerificationFailed
+from audit.journal import Leaves, newest_first
 from audit.leaf import Leaf
 from audit.log import Entry
 
 ACTION_PREFIX = "budget-"
 """Every journal entry of the ledger has an action that starts with this."""
-
-
-PAGE_ENTRIES = 500
-"""Entries of the journal that are read at once, from the newest back."""
 
 
 class JournalWriter(Protocol):
@@ -34,14 +31,8 @@ class JournalWriter(Protocol):
         """Append an entry, durably."""
 
 
-class JournalReader(Protocol):
+class JournalReader(Leaves, Protocol):
     """The part of the site's journal that vouches for the ledger."""
-
-    def size(self) -> int:
-        """Number of entries."""
-
-    def leaves(self, after: int = -1, limit: int = 1000) -> list[Leaf]:
-        """Entries that follow a position, in order."""
 
     def read(self, position: int) -> tuple[Leaf, dict[str, Any]]:
         """An entry and its payload."""
@@ -108,16 +99,12 @@ def last_sequence(connection: sqlite3.Connection) -> int:
 
 def journalled_sequence(journal: JournalReader) -> int:
     """The `sequence` of the newest change that the journal knows; 0 when it knows none."""
-    end = journal.size()
-    while end > 0:
-        start = max(0, end - PAGE_ENTRIES)
-        for leaf in reversed(journal.leaves(start - 1, end - start)):
-            if leaf.action.startswith(ACTION_PREFIX):
-                try:
-                    return int(journal.read(leaf.position)[1]["sequence"])
-                except NotFound:
-                    continue  # its payload's retention ended; an older one may be readable
-        end = start
+    for leaf in newest_first(journal):
+        if leaf.action.startswith(ACTION_PREFIX):
+            try:
+                return int(journal.read(leaf.position)[1]["sequence"])
+            except NotFound:
+                continue  # its payload's retention ended; an older one may be readable
     return 0
 
 

@@ -122,24 +122,40 @@ def plan_ids(connection: sqlite3.Connection, *, only_open: bool = False) -> list
     return [str(row[0]) for row in rows]
 
 
-def events(connection: sqlite3.Connection, *, reserved: bool) -> tuple[Event, ...]:
+def events(
+    connection: sqlite3.Connection, *, reserved: bool, after: str | None = None
+) -> tuple[Event, ...]:
     """What the started rounds of all plans did to a data subject.
 
     Args:
         connection: The ledger.
         reserved: Include the rounds that are reserved and not started.
+        after: Leave out rounds that started at this time or before. A round counts from when its
+            plan was reserved if it says that it started earlier, and for ever if it does not say.
     """
     found = connection.execute(
         "SELECT noise_multiplier, sampling_rate, sum(steps), batch_subjects, max_population, "
         "unit, max_records_per_subject FROM rounds JOIN plans USING (plan_id) "
-        "WHERE state = 'started' OR (state = 'reserved' AND ?) GROUP BY noise_multiplier, "
+        "WHERE (state = 'started' AND (?2 IS NULL OR started_at IS NULL "
+        "OR max(started_at, reserved_at) > ?2)) OR (state = 'reserved' AND ?1) "
+        "GROUP BY noise_multiplier, "
         "sampling_rate, batch_subjects, max_population, unit, max_records_per_subject",
-        (reserved,),
+        (reserved, after),
     )
     return joined(
         event_of_subject(_event(noise, rate, steps, *cap), unit, records)
         for noise, rate, steps, *cap, unit, records in found
     )
+
+
+def newest_time(connection: sqlite3.Connection) -> str:
+    """The latest time that the ledger knows; empty when it knows none."""
+    row = connection.execute(
+        "SELECT max(coalesce((SELECT max(reserved_at) FROM plans), ''), "
+        "coalesce((SELECT max(settled_at) FROM plans), ''), "
+        "coalesce((SELECT max(started_at) FROM rounds), ''))"
+    ).fetchone()
+    return str(row[0])
 
 
 def events_of_plan(

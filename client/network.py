@@ -29,12 +29,15 @@ def connect_service(trust: Trust, token: str | None) -> ComplianceClient:
 
 
 def open_service(site: Site) -> ComplianceClient:
-    """This site's own conversation with its compliance service.
+    """This site's own conversation with its compliance service, by its certificate once it has one.
 
     Raises:
         NotFound: When the site has not enrolled.
+        MalformedInput: When certificate and key do not belong together.
     """
-    return ComplianceClient(site.trust, site.token)
+    paths = site.paths
+    certificate = (paths.certificate, paths.node_key) if paths.certificate.exists() else None
+    return ComplianceClient(site.trust, site.token, certificate=certificate)
 
 
 def fleet_connector(

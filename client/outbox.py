@@ -5,17 +5,18 @@
 * Sending repeats: the service records the same statement once.
 * What the service does not answer for stays. What it refuses for good is moved to `rejected/` and
   journalled: it is evidence too, and it must not block the rest.
-* The answer to an erasure is the receipt for the data subject. It is verified, then stored.
+* The answer to an erasure is the receipt for the data subject, with what was found and decided
+  about releases. It is verified, then stored.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -35,17 +36,37 @@ from audit.receipt import Receipt, verify_receipt
 from audit.statement import SignedStatement
 from client.site import Site
 from compliance.resources import ErasureRecorded, Recorded
-from compliance.statements import Document, ErasureReceipt, SiteReport, first_problem
+from compliance.statements import (
+    Document,
+    ErasureReceipt,
+    SiteReport,
+    SubjectAnswer,
+    first_problem,
+)
+from compliance.wire import Octets
 
-Kind = Literal["site-report", "refusal", "erasure"]
+Kind = Literal["site-report", "refusal", "erasure", "subject-answer"]
 
 REJECTED = "rejected"
 
 _REJECTIONS = (Conflict, Refused, MalformedInput, NotFound, VerificationFailed)
 
 
+class SubjectAnswers(Protocol):
+    """The part of the compliance service that takes answers to subjects' requests."""
+
+    def answer(
+        self, request_id: str, answer: SignedStatement, *, package: bytes | None = None
+    ) -> Recorded:
+        """Record a SubjectAnswer, with the copy that is sealed to the subject."""
+
+
 class StatementService(Protocol):
     """The part of the compliance service that takes a site's statements."""
+
+    @property
+    def subject_requests(self) -> SubjectAnswers:
+        """Takes answers to subjects' requests."""
 
     def report_site(self, plan_id: str, report: SignedStatement) -> Recorded:
         """Record a SiteReport."""
@@ -62,10 +83,14 @@ class StatementService(Protocol):
 class Unsent(Document):
     """One statement that waits, as its file holds it."""
 
+    later: ClassVar[Mapping[str, int]] = {"package": 2}
+
     format: Literal["fiduciary.unsent/1"] = "fiduciary.unsent/1"
     kind: Kind
     statement: dict[str, Any]
     request_id: str | None = None
+    package: Octets | None = None
+    """The copy of a subject's data that goes with an answer, sealed to the subject."""
 
     @property
     def signed(self) -> SignedStatement:
@@ -103,19 +128,33 @@ class Outbox:
         self._folder = site.paths.outbox
         self._clock_ns = clock_ns
 
-    def put(self, kind: Kind, statement: SignedStatement, *, request_id: str | None = None) -> None:
+    def put(
+        self,
+        kind: Kind,
+        statement: SignedStatement,
+        *,
+        request_id: str | None = None,
+        package: bytes | None = None,
+    ) -> None:
         """Keep a statement until it is sent; durable when this returns."""
         digest = statement.digest.removeprefix("sha256:")[:16]
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if any(self._folder.glob(f"*-{digest}.json")):
             return
-        item = Unsent(kind=kind, statement=statement.to_json(), request_id=request_id)
+        item = Unsent(
+            kind=kind, statement=statement.to_json(), request_id=request_id, package=package
+        )
         name = f"{self._clock_ns():020d}-{kind}-{digest}.json"
         write_durably(self._folder / name, item.model_dump_json().encode())
 
     def files(self) -> list[Path]:
         """What waits, oldest first."""
         return sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
+
+    def was_rejected(self, statement: SignedStatement) -> bool:
+        """Whether the service refused a statement for good."""
+        digest = statement.digest.removeprefix("sha256:")[:16]
+        return any((self._folder / REJECTED).glob(f"*-{digest}.json"))
 
     def send(self, service: StatementService) -> Delivery:
         """Send what waits, oldest first, until the service does not answer."""
@@ -151,9 +190,13 @@ class Outbox:
             case "erasure":
                 answer = service.report_erasure(signed, request_id=item.request_id)
                 self._store_receipt(signed, answer)
+            case "subject-answer":
+                request = SubjectAnswer.from_body(signed.body).request
+                service.subject_requests.answer(request, signed, package=item.package)
 
     def _store_receipt(self, signed: SignedStatement, answer: ErasureRecorded) -> None:
-        receipt = Receipt.from_json(answer.receipt)
+        follow_ups = tuple(Receipt.from_json(one) for one in answer.follow_ups)
+        receipt = replace(Receipt.from_json(answer.receipt), follow_ups=follow_ups)
         if receipt.statement.digest != signed.digest:
             raise VerificationFailed("the service's receipt is for another statement")
         verify_receipt(receipt, self._site.trust.log_key, self._site.identity.public)

@@ -2,26 +2,27 @@
 
 * Default is to refuse: a policy names the purposes it allows, and a fresh one names none.
 * Every key is required, so that a limit is never one that nobody chose; an unknown key is an error.
-* A file of the first format, which had one unit of privacy and one task, is read as what it said.
+* A file of an earlier format is read as what it said; what it could not say is refused, or set so
+  that it changes nothing (docs/adr/0024).
 * A policy can only refuse. What it allows must still pass the guard's other rules.
-* Checking a plan against a policy is pure: plan in, one finding for each rule out.
+* `client.proposals` checks a plan against it.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from audit.errors import MalformedInput, NotFound
-from client.findings import Finding
-from client.learning.base_model import TABULAR_PREFIX
+from client.budget import Limits
+from client.budget_period import Period
+from client.training_hours import ALL_DAY, TrainingHours, Window, zone_named
 from compliance.statements import (
     Digest,
     Document,
@@ -29,7 +30,6 @@ from compliance.statements import (
     Name,
     PrivacyUnit,
     TaskName,
-    TrainingPlan,
     first_problem,
 )
 
@@ -38,7 +38,12 @@ ANY_EMBEDDED = "any-embedded"
 
 EMBEDDED_PREFIX = "embedded:"
 
-_FIRST_FORMAT = "fiduciary.policy/1"
+FORMAT: Final = "fiduciary.policy/3"
+_FIRST_FORMAT: Final = "fiduciary.policy/1"
+_SECOND_FORMAT: Final = "fiduciary.policy/2"
+
+_UNLIMITED_PERIOD_DAYS: Final = 365
+"""Of an earlier format, whose period may cost as much as everything: any length says the same."""
 
 MAX_POLICY_BYTES = 64 * 1024
 """A policy is a page; more is another file."""
@@ -57,6 +62,16 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _hours(value: str) -> str:
+    Window.parse(value)
+    return value
+
+
+def _zone(value: str) -> str:
+    zone_named(value)
+    return value
+
+
 Number = Annotated[Fraction, BeforeValidator(_number)]
 BaseModelRule = Annotated[Literal["any-embedded"] | Digest, Field()]
 
@@ -65,11 +80,12 @@ class Policy(Document):
     """What the operator allows. `DEFAULT_POLICY` explains each key.
 
     `epsilon` limits are for adding or removing one data subject. `max_epsilon_total` bounds the
-    composition of everything that was ever trained at this site, at `delta`. Both hold for whole
+    composition of everything that was ever trained at this site, `max_epsilon_per_period` that of
+    the rounds that start within any `period_days` days, both at `delta`. All hold for whole
     subjects also where a plan that protects single records is allowed.
     """
 
-    format: Literal["fiduciary.policy/2"]
+    format: Literal["fiduciary.policy/3"]
     purposes: Annotated[tuple[Name, ...], AfterValidator(_distinct)]
     tasks: Annotated[tuple[TaskName, ...], AfterValidator(_distinct)]
     base_models: Annotated[tuple[BaseModelRule, ...], AfterValidator(_distinct)]
@@ -78,71 +94,91 @@ class Policy(Document):
     ]
     max_epsilon_per_plan: Annotated[Number, Field(gt=0, le=100)]
     max_epsilon_total: Annotated[Number, Field(gt=0, le=100)]
+    max_epsilon_per_period: Annotated[Number, Field(gt=0, le=100)]
+    period_days: Annotated[int, Field(ge=1, le=36_500, strict=True)]
     delta: Annotated[Number, Field(gt=0, lt=1)]
     minimum_subjects: Annotated[int, Field(ge=1, le=10**9)]
+    require_secure_aggregation: Annotated[bool, Field(strict=True)]
+    allow_distributed_noise: Annotated[bool, Field(strict=True)]
+    training_hours: Annotated[
+        tuple[Annotated[str, AfterValidator(_hours)], ...],
+        Field(min_length=1, max_length=20),
+        AfterValidator(_distinct),
+    ]
+    timezone: Annotated[str, AfterValidator(_zone)]
     share_evaluation: bool
 
     @model_validator(mode="before")
     @classmethod
-    def _from_first_format(cls, values: Any) -> Any:
-        """Read `fiduciary.policy/1`: `require_unit = "subject"` is all that it could say."""
-        if not isinstance(values, dict) or values.get("format") != _FIRST_FORMAT:
+    def _from_earlier_format(cls, values: Any) -> Any:
+        """Read an earlier format as what it said."""
+        if not isinstance(values, dict):
             return values
-        if values.get("require_unit") != "subject" or "privacy_units" in values:
-            raise ValueError(f'require_unit: {_FIRST_FORMAT} has require_unit = "subject"')
-        kept = {name: value for name, value in values.items() if name != "require_unit"}
-        return {**kept, "format": "fiduciary.policy/2", "privacy_units": ["subject"]}
+        if values.get("format") == _FIRST_FORMAT:
+            values = _second_format(values)
+        return _third_format(values) if values.get("format") == _SECOND_FORMAT else values
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:
-        if self.max_epsilon_per_plan > self.max_epsilon_total:
-            raise ValueError(
-                f"max_epsilon_per_plan: {self.max_epsilon_per_plan} is more than "
-                f"max_epsilon_total {self.max_epsilon_total}"
-            )
+        for smaller, larger in (
+            ("max_epsilon_per_plan", "max_epsilon_total"),
+            ("max_epsilon_per_period", "max_epsilon_total"),
+            ("max_epsilon_per_plan", "max_epsilon_per_period"),
+        ):
+            if getattr(self, smaller) > getattr(self, larger):
+                raise ValueError(
+                    f"{smaller}: {getattr(self, smaller)} is more than "
+                    f"{larger} {getattr(self, larger)}"
+                )
         return self
 
+    @property
+    def limits(self) -> Limits:
+        """What the ledger enforces of it. A period that may cost as much as all is no limit."""
+        period = None
+        if self.max_epsilon_per_period < self.max_epsilon_total:
+            period = Period(self.period_days, self.max_epsilon_per_period)
+        return Limits(self.max_epsilon_per_plan, self.max_epsilon_total, self.delta, period)
 
-@dataclass(frozen=True)
-class Proposal:
-    """What a policy looks at of a plan, also of one that nobody has signed yet.
+    @property
+    def hours(self) -> TrainingHours:
+        """When rounds may begin."""
+        return TrainingHours(self.training_hours, zone_named(self.timezone))
 
-    Attributes:
-        purpose: What the records would be used for.
-        task: What would be trained.
-        base_model: The base model's name.
-        base_model_digest: Its digest; None when a draft does not say it and it is not installed.
-        unit: Whom the promise protects.
-        epsilon: What the plan may cost, at `delta`.
-        delta: The plan's delta.
-    """
 
-    purpose: str
-    task: str
-    base_model: str
-    base_model_digest: str | None
-    unit: str
-    epsilon: Decimal
-    delta: Decimal
+_THIRD_FORMAT_DEFAULTS: Final[Mapping[str, Any]] = {
+    "period_days": _UNLIMITED_PERIOD_DAYS,
+    "require_secure_aggregation": False,
+    "allow_distributed_noise": False,
+    "training_hours": [ALL_DAY],
+    "timezone": "UTC",
+}
+"""What the second format meant where it said nothing. It knew no plan with distributed noise."""
 
-    @classmethod
-    def of(cls, plan: TrainingPlan) -> Proposal:
-        """What a signed plan proposes."""
-        return cls(
-            purpose=plan.purpose,
-            task=plan.task,
-            base_model=plan.base_model.name,
-            base_model_digest=plan.base_model.digest,
-            unit=plan.privacy.unit,
-            epsilon=plan.privacy.epsilon,
-            delta=plan.privacy.delta,
-        )
+
+def _second_format(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`fiduciary.policy/1`: `require_unit = "subject"` is all that it could say."""
+    if values.get("require_unit") != "subject" or "privacy_units" in values:
+        raise ValueError(f'require_unit: {_FIRST_FORMAT} has require_unit = "subject"')
+    kept = {name: value for name, value in values.items() if name != "require_unit"}
+    return {**kept, "format": _SECOND_FORMAT, "privacy_units": ["subject"]}
+
+
+def _third_format(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`fiduciary.policy/2`: a period may cost as much as everything, at any hour."""
+    later = {*_THIRD_FORMAT_DEFAULTS, "max_epsilon_per_period"} & set(values)
+    if later:
+        raise ValueError(f"{min(later)}: unknown field of earlier formats than {FORMAT}")
+    added = dict(_THIRD_FORMAT_DEFAULTS)
+    if "max_epsilon_total" in values:
+        added["max_epsilon_per_period"] = values["max_epsilon_total"]
+    return {**values, **added, "format": FORMAT}
 
 
 DEFAULT_POLICY = """\
 # What this site allows. Only you can change it: the coordinator has no way to.
 # Look at a plan with `client policy check plan.toml` (or a plan's id) before you allow it.
-format = "fiduciary.policy/2"
+format = "fiduciary.policy/3"
 
 # Purposes for which records may be used, as plans and datasets name them.
 # EMPTY MEANS THAT EVERY PLAN IS REFUSED. Allow one like this: purposes = ["triage-research"]
@@ -166,11 +202,32 @@ privacy_units = ["subject"]
 max_epsilon_per_plan = 8
 max_epsilon_total = 10
 
+# Privacy loss that all rounds which start within any period_days days may cost together. A plan
+# that would exceed it is refused until earlier rounds are older than that; rounds that are reserved
+# and not yet started always count. Set it to max_epsilon_total to have no such limit.
+max_epsilon_per_period = 8
+period_days = 365
+
 # The chance with which the promise may fail: at most one in the number of subjects.
 delta = 0.00001
 
 # Refuse to train on fewer subjects than this (the plan may ask for more).
 minimum_subjects = 50
+
+# Refuse plans in which the coordinator sees this site's own update. With true, it may learn only
+# sums over several sites (secure_aggregation in the plan).
+require_secure_aggregation = false
+
+# Allow plans in which each site adds only its share of the noise (noise_sites in the plan). THE
+# PROMISE THEN RESTS ON OTHERS: that so many other sites are honest, add their share and do not
+# share what they know with the coordinator. With false, this site's own noise is enough.
+allow_distributed_noise = false
+
+# When rounds may begin, in the wall time of a time zone such as "Europe/Berlin": for example
+# training_hours = ["22:00-06:00"]. Rounds at other times are declined one by one, the plan stays
+# allowed; a round that began goes on to its end.
+training_hours = ["00:00-24:00"]
+timezone = "UTC"
 
 # Answer "evaluate" with counts of right and wrong predictions, and of how sure the model was, on
 # held-out subjects. They never train, and the counts have no noise: set to false where even counts
@@ -236,68 +293,3 @@ def write_default_policy(path: Path) -> None:
         file.write(DEFAULT_POLICY)
         file.flush()
         os.fsync(file.fileno())
-
-
-def check_proposal(policy: Policy, proposal: Proposal) -> tuple[Finding, ...]:
-    """What the policy says of a plan, one finding for each rule, in the order of the file."""
-    return (
-        _purpose(policy, proposal),
-        Finding(
-            "task",
-            proposal.task in policy.tasks,
-            f"the plan's task is {proposal.task}; allowed: {_listed(policy.tasks)}",
-            "if you agree to it, add the task to tasks in policy.toml",
-        ),
-        _base_model(policy, proposal),
-        Finding(
-            "privacy-unit",
-            proposal.unit in policy.privacy_units,
-            f"the plan protects each {proposal.unit}; allowed: {_listed(policy.privacy_units)}",
-            "ask the coordinator for a plan that protects whole subjects",
-        ),
-        Finding(
-            "epsilon-per-plan",
-            proposal.epsilon <= policy.max_epsilon_per_plan,
-            f"the plan may cost epsilon {proposal.epsilon}; allowed: {policy.max_epsilon_per_plan}",
-            "ask the coordinator for a smaller epsilon, or raise max_epsilon_per_plan",
-        ),
-        Finding(
-            "delta",
-            proposal.delta <= policy.delta,
-            f"the plan's delta is {proposal.delta}; allowed: {policy.delta}",
-            "ask the coordinator for a smaller delta",
-        ),
-    )
-
-
-def _purpose(policy: Policy, proposal: Proposal) -> Finding:
-    if not policy.purposes:
-        return Finding(
-            "purpose",
-            False,
-            f"the plan is for {proposal.purpose}, and the policy allows no purpose",
-            f'if you agree to it, set purposes = ["{proposal.purpose}"] in policy.toml',
-        )
-    return Finding(
-        "purpose",
-        proposal.purpose in policy.purposes,
-        f"the plan is for {proposal.purpose}; allowed: {_listed(policy.purposes)}",
-        f"if you agree to it, add {proposal.purpose} to purposes in policy.toml",
-    )
-
-
-def _base_model(policy: Policy, proposal: Proposal) -> Finding:
-    digest = proposal.base_model_digest
-    embedded = proposal.base_model.startswith((EMBEDDED_PREFIX, TABULAR_PREFIX))
-    allowed = digest in policy.base_models or (embedded and ANY_EMBEDDED in policy.base_models)
-    named = proposal.base_model if digest is None else f"{proposal.base_model} ({digest[:19]}…)"
-    return Finding(
-        "base-model-allowed",
-        allowed,
-        f"the plan's base model is {named}; allowed: {_listed(policy.base_models)}",
-        "if you trust that model, add its digest to base_models in policy.toml",
-    )
-
-
-def _listed(values: Sequence[str]) -> str:
-    return ", ".join(values) if values else "none"

@@ -18,18 +18,18 @@ from audit.errors import (
     NotFound,
 )
 from audit.terminal import err, print_json
-from client.budget import Limits, Reservation, over_limit
+from client.budget import Reservation, over_limit, over_period
 from client.findings import Finding, first_failure
 from client.ledger import Ledger
 from client.network import open_service
 from client.policy import (
     DEFAULT_POLICY,
     Policy,
-    check_proposal,
     read_policy,
     write_default_policy,
 )
 from client.presentation import print_cost, print_findings, print_policy, say, short
+from client.proposals import check_proposal
 from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
 from compliance.api import ComplianceClient
 from compliance.resources import PlanView
@@ -136,8 +136,11 @@ def check(
         else:
             say(f"[red]refused[/]: {escape(failure.detail)}")
     if failure is not None:
-        only_budget = all(finding.passed or finding.rule == "budget" for finding in findings)
+        only_budget = all(finding.passed or finding.rule in _BUDGET for finding in findings)
         raise typer.Exit(int(ExitCode.BUDGET_EXHAUSTED if only_budget else ExitCode.REFUSED))
+
+
+_BUDGET = ("budget", "budget-period")
 
 
 def find_plan(service: ComplianceClient, plan: str) -> PlanView:
@@ -179,10 +182,14 @@ def show_cost(site: Site, ledger: Ledger, policy: Policy, plan: str, *, json: bo
         with open_service(site) as service:
             view = find_plan(service, plan)
         reservation = Reservation.of(view.plan_id, view.plan, ())
-    cost = ledger.cost_of(reservation, policy.delta)
-    budget = ledger.budget(policy.delta, policy.max_epsilon_total, with_plans=False)
-    limits = Limits(policy.max_epsilon_per_plan, policy.max_epsilon_total, policy.delta)
-    problem = None if cost.reserved else over_limit(reservation, cost, limits)
+    limits = policy.limits
+    cost = ledger.cost_of(reservation, limits)
+    budget = ledger.budget(
+        policy.delta, policy.max_epsilon_total, period=limits.period, with_plans=False
+    )
+    problem = None
+    if not cost.reserved:
+        problem = over_limit(reservation, cost, limits) or over_period(cost, limits)
     if json:
         left = policy.max_epsilon_total - cost.total
         print_json(
@@ -194,6 +201,7 @@ def show_cost(site: Site, ledger: Ledger, policy: Policy, plan: str, *, json: bo
                 "epsilon_committed": float(budget.committed),
                 "epsilon_limit": float(policy.max_epsilon_total),
                 "epsilon_left_after": float(max(left, Decimal(0))),
+                "period": None if budget.period is None else budget.period.to_json(),
                 "delta": float(policy.delta),
                 "allowed": problem is None,
                 "refusal": problem,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+PULL_TASK = "pull-task"
+"""The Fleet call that polls (`client.fleet_frames`)."""
+
 WAIT_HEADER = "fiduciary-wait-seconds"
 """Request header with a number of seconds; a server that does not know it answers at once."""
 

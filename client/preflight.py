@@ -273,7 +273,9 @@ def exit_code_of(checks: tuple[Check, ...]) -> ExitCode:
 
 
 def _left(ledger: Ledger, policy: Policy) -> str:
-    budget = ledger.budget(policy.delta, policy.max_epsilon_total, with_plans=False)
+    budget = ledger.budget(
+        policy.delta, policy.max_epsilon_total, period=policy.limits.period, with_plans=False
+    )
     left = policy.max_epsilon_total - budget.committed
     told = (
         f"epsilon {budget.committed} of {policy.max_epsilon_total} spent or reserved "
@@ -283,6 +285,13 @@ def _left(ledger: Ledger, policy: Policy) -> str:
         raise CheckFailed(
             f"nothing is left: {told}",
             "these subjects are done; raise max_epsilon_total only if you can justify it",
+        )
+    period = budget.period
+    if period is not None and not period.left:
+        raise CheckWarning(
+            f"nothing is left within {period.period.days} days: epsilon {period.committed} of "
+            f"{period.period.max_epsilon}",
+            "wait until earlier rounds are older than that; `client budget` shows the figures",
         )
     return told
 

@@ -67,6 +67,7 @@ BAR_CELLS = 60
 def print_budget(budget: Budget) -> None:
     """The whole budget, as figures and a bar, what each figure is, then each plan's part."""
     from client.budget import ADAPTIVE, FILTER, ODOMETER, POPULATION
+    from client.budget_period import PERIOD
 
     limit = "no policy" if budget.limit is None else str(budget.limit)
     left = "unknown" if budget.left is None else str(budget.left)
@@ -77,12 +78,15 @@ def print_budget(budget: Budget) -> None:
     bar = _bar(budget)
     if bar:
         say(f"  {bar}")
+    _print_period(budget)
     if not budget.plans:
         say("no plan has used this site's records")
         return
     say(f"[dim]whose      {POPULATION}[/]")
     say(f"[dim]spent      {ODOMETER}[/]")
     say(f"[dim]limit      {FILTER}[/]")
+    if budget.period is not None:
+        say(f"[dim]period     {PERIOD}[/]")
     if budget.adaptive is not None:
         say(f"[dim]{budget.adaptive!s:<10} {ADAPTIVE}[/]")
     table = _table("plan", "purpose", "state", "rounds started", "spent", "committed", "promised")
@@ -104,6 +108,23 @@ def print_budget(budget: Budget) -> None:
         say("[dim]The plans' epsilons do not add up: the total composes all of them at once.[/]")
 
 
+def _print_period(budget: Budget) -> None:
+    found = budget.period
+    if found is None:
+        return
+    say(
+        f"  within {found.period.days} days: spent {found.spent} · "
+        f"reserved {found.committed - found.spent} · left {found.left} of "
+        f"{found.period.max_epsilon}, counting from {found.since}"
+    )
+    if found.ahead is not None:
+        say(
+            f"[yellow]note[/]: the ledger knows the time {found.ahead}, which this machine's clock "
+            "has not reached: it was ahead, or is behind now. Rounds count as if they started "
+            "then, so the period gives back later; set the clock by NTP"
+        )
+
+
 def print_cost(cost: Cost, reservation: Reservation, budget: Budget, refusal: str | None) -> None:
     """What a plan would cost, what would be left, and whether the budget allows it."""
     name = escape(reservation.plan_name)
@@ -113,6 +134,9 @@ def print_cost(cost: Cost, reservation: Reservation, budget: Budget, refusal: st
     _print_terms(reservation.plan_name, reservation.unit, cost.subject, reservation.caps)
     verb = "is" if cost.reserved else "would be"
     say(f"with it, this site's total {verb} {cost.total} at delta {budget.delta:f}")
+    if cost.period is not None and budget.period is not None:
+        period = budget.period.period
+        say(f"within {period.days} days it {verb} {cost.period} of {period.max_epsilon}")
     if refusal is None and budget.limit is not None:
         say(f"{budget.limit - cost.total} of {budget.limit} {verb} left: [green]allowed[/]")
 

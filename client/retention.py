@@ -77,9 +77,11 @@ class RetentionTimer:
         except (FiduciaryError, OSError, sqlite3.Error) as error:
             fix = getattr(error, "fix", "")
             self._reporter.say(f"retention did not run: {error}. {fix}", problem=True)
+            self._reporter.event("retention-failed", code=getattr(error, "code", "unexpected"))
             return
         for judgement in outcome.shredded:
             self._reporter.say(f"retention ended: shredded {judgement.key.name}")
+        self._reporter.event("retention-swept", keys=len(outcome.shredded) + len(outcome.finished))
 
 
 class SiteLog:

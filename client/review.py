@@ -148,11 +148,13 @@ class Review:
             return None, f"base model {name} cannot be used here ({error.code})"
 
     def _count_subjects(self, names: Sequence[str]) -> int:
-        if len(names) == 1:
+        excluded = {one.subject for one in self._vault.exclusions()}
+        if len(names) == 1 and not excluded:
             return self._vault.dataset(names[0]).subjects
-        # A subject may be in several datasets, and counts once.
+        # A subject may be in several datasets, and counts once; one who objected does not count.
         ids = [self._vault.dataset(name).id for name in names]
-        return len({held.pseudonym for one in ids for held in self._vault.subjects_of(one)})
+        held = {one.pseudonym for dataset in ids for one in self._vault.subjects_of(dataset)}
+        return len(held - excluded)
 
 
 def notes_on(plan: TrainingPlan, subjects: int) -> tuple[str, ...]:

@@ -2,14 +2,21 @@
 
 One `train` task, in order; a crash between any two steps leaves the ledger right:
 
-1. The guard decides (`client.review`). Where the plan asks for it, the site's own trainer is
-   audited (`client.plan_audit`), once a plan. A no is a `Declined`.
+1. The guard decides (`client.review`), and the task's arrays are read as the plan says. Outside of
+   the policy's training hours the round is declined, not the plan. Where the plan asks for it, the
+   site's own trainer is audited (`client.plan_audit`), once a plan. A no is a `Declined`.
 2. The plan's whole budget is reserved. The model and the examples are loaded and the coordinator's
    state is checked, so that what cannot be trained costs nothing. The journal says to each subject
    that the plan may now use the records (`client.subject_trail`).
 3. The round is started in the ledger, durably, once for ever.
 4. It is trained. From the first gradient on it is spent, however it ends.
-5. The report is signed, journalled and queued for the compliance service.
+5. The report is signed, journalled and queued for the compliance service. Where the plan sums
+   securely, that waits until the vector is masked (`client.secure_sums`).
+6. The answer is what travels of the update (`client.learning.travelling`, `client.transport`), and
+   the report names its digest. It is kept, sealed and durable (`client.kept_answers`): the same
+   question gets the same answer again, while the site's guard still allows the plan.
+7. What was computed with the records of somebody who was erased meanwhile is not answered with, and
+   is not summed (`Work.check`): the round counts as spent, and the site is absent from it.
 
 Nothing is sent from here: `client.worker` gives the answer to the coordinator.
 """
@@ -17,27 +24,37 @@ Nothing is sent from here: `client.worker` gives the answer to the coordinator.
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+
+import numpy.typing as npt
 
 from audit.errors import Conflict, NotFound, Unreachable
 from audit.key_manager import KeyDestroyed
-from audit.log import Entry
+from audit.log import Entry, utc_clock
 from client.answers import Answers
 from client.arrays import Arrays, arrays_digest
-from client.flower import IncomingTask
+from client.fleet_tasks import IncomingTask
 from client.guard import Allowed, Refused
+from client.kept_answers import Answer, Asked, KeptAnswers
+from client.learning.randomness import Keystream
+from client.learning.travelling import Activity, chosen, names_in_update
 from client.ledger import Ledger
-from client.lessons import Lessons, Material
+from client.lessons import Lessons, Material, State
 from client.plan_audit import PlanAudit
 from client.policy import read_policy
 from client.presentation import short
-from client.progress import ActivityFile, Reporter
+from client.progress import ActivityFile, Doing, Reporter
+from client.proposals import check_hours
 from client.refusals import Declined
 from client.review import Review
 from client.site import Site
 from client.stopping import StopSignal
 from client.subject_trail import Trail, Use
+from client.transport import encode
 from compliance.statements import SiteReport, TrainingPlan, utc_now
 
 PLAN_ID = re.compile(r"sha256:[0-9a-f]{64}")
@@ -50,11 +67,21 @@ _ERASURES_AT_ONCE = 20
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the coordinator gets: arrays, and the site's signed report of exactly them."""
+class Work:
+    """What a task came to.
 
-    arrays: Arrays
-    report: dict[str, Any]
+    Attributes:
+        plan: Whose task it was.
+        answer: What the coordinator gets. Where the plan sums securely it stays here, and its
+            report is the body of one that nobody has signed yet.
+    """
+
+    plan: TrainingPlan
+    answer: Answer
+    stretch: float = 1.0
+    """`PlanModel.stretch` of the plan's model, where the plan distributes its noise."""
+    check: Callable[[], None] = lambda: None
+    """Raises `Declined` once a subject whose records went into it was erased."""
 
 
 class Rounds:
@@ -68,9 +95,11 @@ class Rounds:
         trail: Its journal of subjects.
         audit: Its audit of plans.
         answers: Makes its statements.
+        kept: Its last answer to each plan.
         activity: Told what happens.
         stop: Says when to end.
         reporter: Where to say what happens.
+        now: The present time, with its zone.
     """
 
     def __init__(
@@ -83,54 +112,89 @@ class Rounds:
         trail: Trail,
         audit: PlanAudit,
         answers: Answers,
+        kept: KeptAnswers,
         activity: ActivityFile,
         stop: StopSignal,
         reporter: Reporter,
+        now: Callable[[], datetime] = utc_clock,
     ) -> None:
         self._site = site
+        self._now = now
         self._ledger = ledger
         self._lessons = lessons
         self._review = review
         self._trail = trail
         self._audit = audit
         self._answers = answers
+        self._kept = kept
         self._activity = activity
         self._stop = stop
         self._reporter = reporter
 
-    def train(self, task: IncomingTask) -> Answer:
-        """Train a round.
+    def train(self, task: IncomingTask) -> Work:
+        """Train a round, or find the answer that the same question got before.
 
         Raises:
             Declined: When this site says no.
             FiduciaryError: When the budget, the journal or the training says no.
         """
         allowed = self._allowed(task)
+        arrays = self._opened(task, allowed, "train")
+        asked = Asked(task.plan_id, task.round, arrays_digest(arrays))
+        known = self._kept.find(asked)
+        if known is not None:
+            self._reporter.say(
+                f"round {task.round + 1} of plan {short(task.plan_id)} is asked for again: the "
+                "same answer, at no further cost"
+            )
+            return self._work(task, allowed.plan, known, None)
         plan, phase = allowed.plan, allowed.plan.phase_of(task.round)
+        self._require_training_hours()
         self._audit.require(task.plan_id, plan)
         self._ledger.reserve(allowed.terms.reservation, allowed.terms.limits)
-        material = self._record_use(task, allowed, self._prepare(task, allowed))
+        state = self._lessons.completed(task.plan_id, plan, arrays)
+        material = self._prepare(task, allowed, state)
+        material = self._record_use(task, allowed, material, state)
         self._ledger.start_round(task.plan_id, task.round)
+        subjects = frozenset(self._lessons.trained_subjects)
         self._begin("training", task, plan)
         label = f"round {task.round + 1} of {plan.rounds}, plan {short(task.plan_id)}"
         spent = self._ledger.epsilon_spent(task.plan_id)
         told = f"{label}, epsilon {spent} of {plan.privacy.epsilon}"
+        began = time.monotonic()
+        self._activity.update(epsilon_spent=str(spent))
         with self._reporter.steps(told, phase.steps_per_round) as shown:
 
             def progress(done: int, total: int) -> None:
                 self._stop.check()
                 shown(done, total, self._lessons.observed.records)
+                self._activity.step(done, total, self._lessons.observed.records)
 
             with self._stop.interruptible():
-                result = self._lessons.train(task.round, task.state, progress)
+                result = self._lessons.train(task.round, state, progress)
         self._note(task, label)
-        report = self._report(
-            task, plan, material, steps=result.steps, answer=arrays_digest(result.update)
-        )
+        moved = chosen(result.update, names_in_update(plan, task.round, result.update))
+        sent = encode(moved, plan.transport.precision, Keystream())
+        report = self._report(task, plan, material, steps=result.steps, answer=arrays_digest(sent))
+        answer = self._answer(plan, sent, report)
+        self._kept.keep(asked, answer)
+        work = self._work(task, plan, answer, subjects)
+        # After it is kept: an erasure marks the subject first and drops what is kept then.
+        work.check()
+        self._activity.update(rounds_trained=self._activity.activity.rounds_trained + 1)
         self._reporter.say(f"trained {told}: {result.steps} steps")
-        return Answer(result.update, report)
+        self._reporter.event(
+            "round-trained",
+            plan=task.plan_id,
+            round=task.round,
+            phase=phase.kind,
+            steps=result.steps,
+            seconds=round(time.monotonic() - began, 3),
+            epsilon=float(spent),
+        )
+        return work
 
-    def evaluate(self, task: IncomingTask) -> Answer:
+    def evaluate(self, task: IncomingTask) -> Work:
         """Count right and wrong predictions on held-out subjects.
 
         Raises:
@@ -145,15 +209,20 @@ class Rounds:
         plan = allowed.plan
         plan.phase_of(task.round)
         self._audit.require(task.plan_id, plan)
-        material = self._prepare(task, allowed)
-        self._ledger.allow_evaluation(task.plan_id, task.round, arrays_digest(task.state))
-        material = self._record_use(task, allowed, material)
+        arrays = self._opened(task, allowed, "evaluate")
+        state = self._lessons.completed(task.plan_id, plan, arrays)
+        material = self._prepare(task, allowed, state)
+        self._ledger.allow_evaluation(task.plan_id, task.round, arrays_digest(arrays))
+        material = self._record_use(task, allowed, material, state)
         self._begin("evaluating", task, plan)
+        subjects = frozenset(self._lessons.held_out_subjects)
         with self._stop.interruptible():
-            counts = self._lessons.evaluate(task.state).to_arrays()
+            counts = self._lessons.evaluate(state).to_arrays()
+        self._check_unerased(task.plan_id, subjects)
         report = self._report(task, plan, material, steps=0, answer=arrays_digest(counts))
         self._reporter.say(f"evaluated round {task.round + 1} of plan {short(task.plan_id)}")
-        return Answer(counts, report)
+        self._reporter.event("round-evaluated", plan=task.plan_id, round=task.round)
+        return self._work(task, plan, self._answer(plan, counts, report), subjects)
 
     def _allowed(self, task: IncomingTask) -> Allowed:
         if not PLAN_ID.fullmatch(task.plan_id):
@@ -171,14 +240,32 @@ class Rounds:
             ) from error
         if isinstance(verdict, Refused):
             raise Declined(verdict.code, verdict.reason, verdict.fix, whole_plan=True)
+        if verdict.plan.secure_aggregation != bool(task.document):
+            raise Declined(
+                "aggregation-mismatch",
+                "the plan and the coordinator differ in whether the answers are summed securely",
+            )
         return verdict
 
-    def _prepare(self, task: IncomingTask, allowed: Allowed) -> Material:
+    def _require_training_hours(self) -> None:
+        found = check_hours(read_policy(self._site.paths.policy), self._now())
+        if not found.passed:
+            raise Declined(found.rule, found.detail, found.fix)
+
+    def _opened(
+        self, task: IncomingTask, allowed: Allowed, activity: Activity
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        with self._stop.interruptible():
+            return self._lessons.opened(task, allowed.plan, activity)
+
+    def _prepare(self, task: IncomingTask, allowed: Allowed, state: State) -> Material:
         datasets = allowed.terms.reservation.datasets
         with self._stop.interruptible():
-            return self._lessons.prepare(task.plan_id, allowed.plan, datasets, task.state)
+            return self._lessons.prepare(task.plan_id, allowed.plan, datasets, state)
 
-    def _record_use(self, task: IncomingTask, allowed: Allowed, material: Material) -> Material:
+    def _record_use(
+        self, task: IncomingTask, allowed: Allowed, material: Material, state: State
+    ) -> Material:
         """Journal whose records the plan is about to use; what they are then.
 
         Raises:
@@ -197,17 +284,15 @@ class Rounds:
             except KeyDestroyed:
                 # Somebody was erased since the examples were read: they are read again, without.
                 lessons.drop_examples()
-                material = self._prepare(task, allowed)
+                material = self._prepare(task, allowed, state)
             else:
                 return material
         raise Conflict(
             "subjects are being erased while the round begins", fix="wait until that is done"
         )
 
-    def _begin(self, doing: str, task: IncomingTask, plan: TrainingPlan) -> None:
-        self._activity.update(
-            doing=doing, plan_id=task.plan_id, round=task.round, rounds=plan.rounds
-        )
+    def _begin(self, doing: Doing, task: IncomingTask, plan: TrainingPlan) -> None:
+        self._activity.begin(doing, task.plan_id, task.round, plan)
 
     def _note(self, task: IncomingTask, label: str) -> None:
         """Tell the operator, and the journal, what training met that nobody else may know."""
@@ -242,8 +327,8 @@ class Rounds:
 
     def _report(
         self, task: IncomingTask, plan: TrainingPlan, material: Material, *, steps: int, answer: str
-    ) -> dict[str, Any]:
-        report = SiteReport(
+    ) -> SiteReport:
+        return SiteReport(
             plan_id=task.plan_id,
             site=self._site.name,
             round=task.round,
@@ -258,4 +343,44 @@ class Rounds:
             reported_at=utc_now(),
             audited_epsilon=self._audit.epsilon(task.plan_id) if plan.privacy_audit else None,
         )
-        return {"site": self._site.name, "statement": self._answers.report(report).to_json()}
+
+    def _work(
+        self,
+        task: IncomingTask,
+        plan: TrainingPlan,
+        answer: Answer,
+        subjects: frozenset[str] | None,
+    ) -> Work:
+        """What a task came to; without `subjects`, of an answer that may hold anybody's."""
+        shared = plan.privacy.noise_sites is not None
+        before = self._lessons.erased() if subjects is None else frozenset()
+
+        def check() -> None:
+            self._check_unerased(task.plan_id, subjects, before)
+
+        return Work(plan, answer, self._lessons.stretch() if shared else 1.0, check)
+
+    def _check_unerased(
+        self,
+        plan_id: str,
+        subjects: frozenset[str] | None,
+        before: frozenset[str] = frozenset(),
+    ) -> None:
+        """Let nothing leave that was computed with the records of somebody who is erased by now.
+
+        Raises:
+            Declined: When that is so; a kept answer is destroyed with it.
+        """
+        erased = self._lessons.erased()
+        if not (erased - before if subjects is None else erased & subjects):
+            return
+        self._kept.drop(plan_id)
+        raise Declined(
+            "subject-erased",
+            "a data subject was erased while this site computed its answer, which stays here",
+        )
+
+    def _answer(self, plan: TrainingPlan, arrays: Arrays, report: SiteReport) -> Answer:
+        if plan.secure_aggregation:
+            return Answer(arrays, report.body())
+        return Answer(arrays, self._answers.answer_report(report))

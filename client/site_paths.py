@@ -19,8 +19,14 @@ site/
 ├── journal.sqlite       this site's own audit log (`audit.log`)
 ├── models/              base models that are neither embedded nor in the hub's cache
 ├── outbox/              signed statements that the compliance service has not taken yet
+├── answers/             the last answer to each running plan, sealed (`client.kept_answers`)
 ├── receipts/            signed erasure receipts
+├── requests.toml        which subjects' requests are answered by themselves; optional
+├── requests/            this site's answers to subjects' requests                (0700)
+├── packages/            copies of subjects' data to hand over; delete them then   (0700)
 ├── log-checkpoint       the compliance log's head that this site cosigned last (and its .lock)
+├── peers.json           the other sites' keys, as this site first saw them (`client.peers`)
+├── sums/                which sums of which rounds were unmasked (`client.reveals`)
 ├── alarms/              evidence of a compliance log that misbehaved (`client.alarms`)
 ├── worker.lock          held by `client start`
 └── worker.json          what `client start` is doing
@@ -130,14 +136,44 @@ class SitePaths:
         return self.root / "outbox"
 
     @property
+    def answers(self) -> Path:
+        """Folder of the last answer to each running plan, sealed."""
+        return self.root / "answers"
+
+    @property
     def log_checkpoint(self) -> Path:
         """The head of the compliance log that this site cosigned last, a signed note."""
         return self.root / "log-checkpoint"
 
     @property
+    def peers(self) -> Path:
+        """The other sites' identity keys; absent until a plan sums securely."""
+        return self.root / "peers.json"
+
+    @property
+    def reveals(self) -> Path:
+        """Folder of what was unmasked; absent until the first."""
+        return self.root / "sums"
+
+    @property
     def alarms(self) -> Path:
         """Folder of alarms about the compliance log; absent until the first."""
         return self.root / "alarms"
+
+    @property
+    def request_settings(self) -> Path:
+        """Which subjects' requests are answered without the operator; absent where defaults do."""
+        return self.root / "requests.toml"
+
+    @property
+    def requests(self) -> Path:
+        """Folder of this site's answers to subjects' requests."""
+        return self.root / "requests"
+
+    @property
+    def packages(self) -> Path:
+        """Folder of copies of subjects' data that the operator hands over."""
+        return self.root / "packages"
 
     @property
     def worker_lock(self) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -19,8 +21,52 @@ from client.witnessing import describe_witness
 from client.worker_lock import is_worker_running
 
 
-def read_status(site: Site) -> dict[str, Any]:
-    """Everything that `client status` shows, as `--json` prints it."""
+class BudgetReader:
+    """Reads a site's budget again and again, and composes it only when it may have changed."""
+
+    def __init__(self) -> None:
+        self._read: tuple[tuple[int, int] | None, ...] = ()
+        self._budget: dict[str, Any] = {}
+
+    def __call__(self, site: Site) -> dict[str, Any]:
+        """The budget, or what is wrong with it."""
+        ledger = site.paths.ledger
+        wal = ledger.with_name(f"{ledger.name}-wal")
+        found = tuple(_mark(path) for path in (ledger, wal, site.paths.policy))
+        if not self._budget or found != self._read:
+            self._budget, self._read = read_budget(site), found
+        return self._budget
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def read_budget(site: Site) -> dict[str, Any]:
+    """The site's budget as `client budget --json` prints it, or what is wrong with it."""
+    try:
+        policy = read_policy(site.paths.policy)
+        with site.ledger() as ledger:
+            return ledger.budget(
+                policy.delta, policy.max_epsilon_total, period=policy.limits.period
+            ).to_json()
+    except FiduciaryError as error:
+        return {"problem": str(error)}
+
+
+def read_status(
+    site: Site, budget: Callable[[Site], dict[str, Any]] = read_budget
+) -> dict[str, Any]:
+    """Everything that `client status` shows, as `--json` prints it.
+
+    Args:
+        site: The site, opened.
+        budget: Reads the budget; a `BudgetReader` where it is read often.
+    """
     paths = site.paths
     return {
         "site": site.name,
@@ -31,9 +77,9 @@ def read_status(site: Site) -> dict[str, Any]:
         "worker": _worker(site),
         "datasets": _datasets(site),
         "policy": _policy(site),
-        "budget": _budget(site),
+        "budget": budget(site),
         "journal_entries": site.journal.size(),
-        "witness": _witness(site),
+        "witness": read_witness(site),
         "waiting_statements": len(Outbox(site).files()),
         "unfinished_erasures": unfinished(site),
     }
@@ -103,7 +149,8 @@ def _stage(site: Site) -> str:
     return "pending" if site.paths.token.exists() else "local"
 
 
-def _witness(site: Site) -> dict[str, Any] | None:
+def read_witness(site: Site) -> dict[str, Any] | None:
+    """What the site holds of the audit log; None at a site that joined no federation."""
     return describe_witness(site) if site.paths.kit.exists() else None
 
 
@@ -112,7 +159,12 @@ def _worker(site: Site) -> dict[str, Any]:
     running = is_worker_running(site)
     if activity is None:
         return {"running": running, "doing": "stopped", "plan_id": None, "round": None}
-    return {"running": running, **asdict(activity)}
+    pace = activity.pace() if running else None
+    return {
+        "running": running,
+        **asdict(activity),
+        "pace": None if pace is None else pace.to_json(),
+    }
 
 
 def _datasets(site: Site) -> list[dict[str, Any]]:
@@ -137,12 +189,3 @@ def _policy(site: Site) -> str:
     if not policy.purposes:
         return "refuses every plan: it names no purpose"
     return f"allows {', '.join(policy.purposes)}"
-
-
-def _budget(site: Site) -> dict[str, Any]:
-    try:
-        policy = read_policy(site.paths.policy)
-        with site.ledger() as ledger:
-            return ledger.budget(policy.delta, policy.max_epsilon_total).to_json()
-    except FiduciaryError as error:
-        return {"problem": str(error)}

@@ -28,6 +28,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from audit.errors import NotFound
+from audit.journal import Leaves, newest_first
 from audit.leaf import Leaf
 from audit.log import Entry
 from client.guard import Allowed, Approval
@@ -67,16 +68,8 @@ class JournalWriter(Protocol):
         ...
 
 
-class TrailJournal(JournalWriter, Protocol):
+class TrailJournal(JournalWriter, Leaves, Protocol):
     """The same, and what was written to it."""
-
-    def size(self) -> int:
-        """Number of entries."""
-        ...
-
-    def leaves(self, after: int = -1, limit: int = 1000) -> list[Leaf]:
-        """Entries that follow a position, in order."""
-        ...
 
     def read(self, position: int) -> tuple[Leaf, dict[str, Any]]:
         """An entry and its payload."""
@@ -204,7 +197,7 @@ class Trail:
         Looks from the newest entry back to the plan's first, its reservation.
         """
         there: set[tuple[str, tuple[str, ...]]] = set()
-        for leaf in self._backwards():
+        for leaf in newest_first(self._journal):
             if leaf.action in (use, RECORDED):
                 payload = self._payload(leaf)
                 if payload is None or payload["plan"] != plan_id:
@@ -217,13 +210,6 @@ class Trail:
             elif (leaf.action, leaf.object) == (_RESERVED, f"plan:{plan_id}"):
                 break
         return there
-
-    def _backwards(self) -> Iterator[Leaf]:
-        end = self._journal.size()
-        while end > 0:
-            start = max(0, end - PAGE_ENTRIES)
-            yield from reversed(self._journal.leaves(start - 1, end - start))
-            end = start
 
     def _payload(self, leaf: Leaf) -> dict[str, Any] | None:
         try:

@@ -1,7 +1,8 @@
 """The site as a witness of the compliance service's log: it looks, and vouches for what it saw.
 
-* One round: fetch the newest head and the proof that it extends the one that this site holds, check
-  both, store the head with this site's cosignature (`audit.witness`), and hand the cosignature in.
+* One round: fetch, in one call, the newest head and the proof that it extends the one that this
+  site holds, check both, store the head with this site's cosignature (`audit.witness`), and hand
+  the cosignature in.
 * The heads that prove a plan pass the same check and are remembered in the same file, so that no
   two parts of the site ever believe two histories.
 * A head that the log's key did not sign, of another log, or that does not extend the one that is
@@ -25,7 +26,7 @@ from audit.witness import Held, Refused, Witness, WitnessMoved, WitnessStateAlte
 from client.alarms import LogAlarm, alarms, raise_alarm
 from client.evidence import PlanEvidence, heads_of
 from client.site import Site
-from compliance.resources import LogConsistency, WitnessView
+from compliance.resources import LogHead, WitnessView
 from compliance.statements import format_time
 
 ATTEMPTS = 5
@@ -35,11 +36,8 @@ ATTEMPTS = 5
 class WitnessService(Protocol):
     """The part of the compliance service that a witness talks to."""
 
-    def checkpoint(self) -> str:
-        """The newest signed head."""
-
-    def log_consistency(self, first: int, second: int) -> LogConsistency:
-        """Proof that one tree extends another."""
+    def log_head(self, since: int) -> LogHead:
+        """The newest signed head, and the proof that it extends the tree of size `since`."""
 
     def cosign(self, note: str) -> WitnessView:
         """Take a cosigned head."""
@@ -200,18 +198,17 @@ class Witnessing:
         return Round(held, delivered, problem)
 
     def _look(self, held: Held | None) -> Held:
+        first = _size_of(held)
         with self._asking():
-            note = self._service.checkpoint()
-        self._watch.refuse_misbehaviour(held, note)
-        first, second = _size_of(held), _size(note)
+            shown = self._service.log_head(first)
+        self._watch.refuse_misbehaviour(held, shown.checkpoint)
+        second, growth = _size(shown.checkpoint), shown.growth
         proof: tuple[bytes, ...] = ()
         if 0 < first < second:
-            with self._asking():
-                answer = self._service.log_consistency(first, second)
-            if (answer.first, answer.second) != (first, second):
+            if growth is None or (growth.first, growth.second) != (first, second):
                 raise MalformedInput(f"the service's proof is not from {first} to {second} entries")
-            proof = answer.hashes
-        return self._watch.accept(held, note, proof)
+            proof = growth.hashes
+        return self._watch.accept(held, shown.checkpoint, proof)
 
     def _deliver(self, held: Held) -> FiduciaryError | None:
         """Hand a cosignature in, once; what the service refused for good is not sent again."""

@@ -2,12 +2,14 @@
 
 * What one task does, and in which order, is in `client.rounds`. A refusal is signed, journalled,
   reported and answered.
-* Only `train` and `evaluate` exist. Nothing that the coordinator sends is run, opened or used as a
-  name of a file.
+* Only `train`, `evaluate` and the steps of a secure sum exist. Nothing that the coordinator sends
+  is run, opened or used as a name of a file. A coordinator that names code to run is refused: a
+  site runs what its operator installed, and nothing else.
 * What a task may make this site say is bounded: reasons come from the guard's and the ledger's own
   words, and a repeated refusal is journalled and reported once.
 * The site witnesses the compliance service's log from its first second: at the start, before each
   round and on a timer. A log that misbehaves ends the run (`client.witnessing`).
+* Data subjects' requests are asked for and answered beside it (`client.subject_desk`).
 * The worker dials out, and dials again with growing pauses when a connection is lost.
 """
 
@@ -17,28 +19,34 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 
-from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
+from audit.errors import FiduciaryError, MalformedInput, NotFound, Unauthorised, Unreachable
+from audit.log import utc_clock
 from audit.storage import LogUnavailable
 from client.alarms import LogAlarm
 from client.answers import MAX_REASON, Answers
-from client.arrays import arrays_digest
 from client.budget import AlreadyEvaluated, NoReservation, RoundAlreadyStarted
 from client.compute import read_compute
 from client.counterparts import Fleet, Service
-from client.flower import IncomingTask
+from client.fleet_tasks import IncomingTask
+from client.kept_answers import Answer, KeptAnswers
 from client.lessons import Lessons
+from client.peers import Peers
 from client.plan_audit import PlanAudit
 from client.presentation import short
 from client.progress import ActivityFile, Reporter
 from client.refusals import Declined
 from client.retention import RetentionTimer, site_retention
+from client.reveals import AlreadyRevealed
 from client.review import Review
-from client.rounds import PLAN_ID, Answer, Rounds
+from client.rounds import PLAN_ID, Rounds, Work
+from client.secure_aggregation.member import SumRefused
+from client.secure_sums import SecureSums
 from client.site import Site
 from client.stopping import Stopped, StopSignal
+from client.subject_desk import SubjectDesk, journal_exclusions
 from client.subject_trail import Trail
 from client.vault.store import Vault
 from client.witnessing import Witnessing
@@ -50,6 +58,9 @@ POLL_SECONDS = 1.0
 TEND_SECONDS = 2.0
 """How often ended plans are settled and waiting statements are sent."""
 
+REQUEST_SECONDS = 30.0
+"""How often data subjects' requests are asked for: they have weeks, their subjects wait."""
+
 WITNESS_SECONDS = 60.0
 """How often the audit log's head is looked at and cosigned; before each round in any case."""
 
@@ -59,8 +70,19 @@ LAST_PAUSE_SECONDS = 30.0
 UNAUTHORISED_SECONDS = 60.0
 """How long a coordinator may not know this site yet: its admission takes a moment to arrive."""
 
+APP_BUNDLE = "app-bundle"
+"""Code of the refusal of a task that comes with code to run."""
+
 _ENDED = ("completed", "failed", "rejected")
-_SAFE = (AlreadyEvaluated, NoReservation, RoundAlreadyStarted, Unreachable, MalformedInput)
+_SAFE = (
+    AlreadyEvaluated,
+    AlreadyRevealed,
+    MalformedInput,
+    NoReservation,
+    RoundAlreadyStarted,
+    SumRefused,
+    Unreachable,
+)
 
 
 class Ending(Enum):
@@ -70,14 +92,6 @@ class Ending(Enum):
     COMPLETED = "completed"
     FAILED = "failed"
     REFUSED = "refused"
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """The last update, kept in memory: to which plan, round and state, and with which report."""
-
-    asked: tuple[str, int, str]
-    answer: Answer
 
 
 class Worker:
@@ -92,6 +106,7 @@ class Worker:
         reporter: Where to say what happens.
         once: End after the first plan that ended, or that this site refused.
         pause: Seconds of the first pause before dialling again.
+        now: The present time, with its zone; training hours are read off it.
     """
 
     def __init__(
@@ -104,6 +119,7 @@ class Worker:
         reporter: Reporter,
         once: bool = False,
         pause: float = FIRST_PAUSE_SECONDS,
+        now: Callable[[], datetime] = utc_clock,
     ) -> None:
         self._site = site
         self._connect = connect
@@ -112,14 +128,18 @@ class Worker:
         self._reporter = reporter
         self._once = once
         self._pause = pause
+        self._now = now
         self._activity = ActivityFile(site.paths.worker_state)
         self._answers = Answers(site, service, stop, reporter)
         self._malformed: list[tuple[str, str]] = []
-        self._last: _Answered | None = None
         self._ending: Ending | None = None
         self._tended = float("-inf")
         self._watched = float("-inf")
+        self._asked = float("-inf")
+        self._key_published = False
+        self._waiting_requests: frozenset[str] = frozenset()
         self._witnessing = Witnessing(site, service, network=stop.interruptible)
+        self._sums = SecureSums(site, Peers(site, service), self._answers, stop.interruptible)
 
     def run(self) -> Ending:
         """Serve until stopped, or, with `once`, until a plan has ended.
@@ -136,6 +156,7 @@ class Worker:
             self._site.ledger() as ledger,
         ):
             self._ledger = ledger
+            self._kept = KeptAnswers(self._site.paths.answers, self._site.keyring, self._site.name)
             settings = read_compute(self._site.paths.compute).settings()
             self._lessons = Lessons(vault, self._site.paths.models, settings)
             self._rounds = Rounds(
@@ -148,15 +169,22 @@ class Worker:
                     ledger, settings, self._answers.software, self._stop, self._reporter
                 ),
                 answers=self._answers,
+                kept=self._kept,
                 activity=self._activity,
                 stop=self._stop,
                 reporter=self._reporter,
+                now=self._now,
             )
             self._retention = RetentionTimer(site_retention(self._site, ledger), self._reporter)
+            self._desk = SubjectDesk(self._site, vault, ledger, self._service)
+            journal_exclusions(self._site, vault)
             try:
                 return self._dial()
             except Stopped:
                 return Ending.STOPPED
+            except LogAlarm as alarm:
+                self._reporter.event("log-alarm", code=alarm.code)
+                raise
             finally:
                 self._lessons.forget()
                 self._activity.update(doing="stopped", plan_id=None, round=None, rounds=None)
@@ -174,6 +202,7 @@ class Worker:
                     with self._stop.interruptible():
                         fleet = stack.enter_context(self._connect(self._note_malformed))
                     self._say("connected; waiting for tasks")
+                    self._reporter.event("connected")
                     self._activity.update(doing="waiting", last_problem="")
                     pause, refused_since = self._pause, None
                     return self._serve(fleet)
@@ -193,6 +222,7 @@ class Worker:
     def _offline(self, error: FiduciaryError, pause: float) -> None:
         self._activity.update(doing="offline", last_problem=str(error)[:MAX_REASON])
         self._say(f"{error}; trying again in {pause:.1f} s", problem=True)
+        self._reporter.event("disconnected", code=error.code, retry_seconds=round(pause, 1))
 
     def _serve(self, fleet: Fleet) -> Ending:
         while True:
@@ -212,6 +242,7 @@ class Worker:
         # Called from within a poll, which may be interrupted: it is journalled right after.
         self._malformed.append((code, reason[:MAX_REASON]))
         self._say(f"refused a message: {code}: {reason[:MAX_REASON]}", problem=True)
+        self._reporter.event("message-refused", code=code)
 
     def _tend(self) -> None:
         """Settle plans that ended, send what waits, and drop texts that are no longer in use."""
@@ -226,10 +257,43 @@ class Worker:
                     state = self._service.plan(plan_id).state
                 if state in _ENDED:
                     self._settle(plan_id, state)
+            self._serve_subjects()
             self._answers.deliver()
         except (Unreachable, Unauthorised) as error:
             # The coordinator may still have work; the next round tries again.
             self._activity.update(last_problem=str(error)[:MAX_REASON])
+
+    def _serve_subjects(self) -> None:
+        """Answer data subjects' requests, when it is time to ask for them."""
+        if time.monotonic() - self._asked < REQUEST_SECONDS:
+            return
+        self._asked = time.monotonic()
+        try:
+            with self._stop.interruptible():
+                if not self._key_published:
+                    self._desk.publish_key()
+                    self._key_published = True
+                parts = self._desk.parts()
+            # An erasure that has begun is finished, whatever the operator wants to end.
+            waiting = self._desk.serve(parts, self._tell_of_request)
+        except (MalformedInput, NotFound) as error:
+            # Another version's service, or the operator's own file.
+            self._activity.update(last_problem=str(error)[:MAX_REASON])
+            self._say(f"data subjects' requests are not served: {error}", problem=True)
+            return
+        ids = frozenset(part.request_id for part in waiting)
+        if ids - self._waiting_requests:
+            self._say(
+                f"{len(ids)} data subjects' requests wait for you: `client requests list`",
+                problem=True,
+            )
+            self._reporter.event("request-waits")
+        self._waiting_requests = ids
+
+    def _tell_of_request(self, message: str, is_problem: bool) -> None:
+        self._say(message, problem=is_problem)
+        if not is_problem:
+            self._reporter.event("request-answered")
 
     def _watch(self, *, now: bool = False) -> None:
         """Look at the audit log and cosign what extends it, when it is time to."""
@@ -241,12 +305,16 @@ class Worker:
             # The log may still be right; the next round asks again.
             self._activity.update(last_problem=str(problem)[:MAX_REASON])
             self._say(f"the audit log could not be witnessed: {problem}", problem=True)
+            self._reporter.event("witness-failed", code=problem.code)
 
     def _settle(self, plan_id: str, state: str) -> None:
+        # First: a plan that is settled is not looked at again.
+        self._kept.drop(plan_id)
         released = self._ledger.settle(plan_id)
         self._say(f"plan {short(plan_id)} {state}; {released} rounds given back to the budget")
+        self._reporter.event("plan-settled", plan=plan_id, state=state, rounds_returned=released)
         self._lessons.forget()
-        self._last = None
+        self._sums.forget(plan_id)
         if self._once:
             self._ending = Ending.COMPLETED if state == "completed" else Ending.FAILED
 
@@ -254,10 +322,15 @@ class Worker:
 
     def _handle(self, fleet: Fleet, task: IncomingTask) -> None:
         try:
-            if task.kind == "train":
-                self._train(fleet, task)
-            else:
-                self._give(fleet, task, self._rounds.evaluate(task))
+            _refuse_bundle(task)
+            match task.kind:
+                case "train":
+                    self._watch(now=True)
+                    self._give_work(fleet, task, self._rounds.train(task))
+                case "evaluate":
+                    self._give_work(fleet, task, self._rounds.evaluate(task))
+                case _:
+                    self._sum(fleet, task)
         except Declined as no:
             self._refuse(fleet, task, no)
         except Stopped:
@@ -278,17 +351,20 @@ class Worker:
             self._say(f"round {task.round} failed: {type(error).__name__}", problem=True)
             self._refuse(fleet, task, Declined("training-failed", type(error).__name__))
 
-    def _train(self, fleet: Fleet, task: IncomingTask) -> None:
-        asked = (task.plan_id, task.round, arrays_digest(task.state))
-        if self._last is not None and self._last.asked == asked:
-            # A coordinator that came back asks again. The same answer again tells nothing more.
-            self._give(fleet, task, self._last.answer)
-            return
-        self._watch(now=True)
-        answer = self._rounds.train(task)
-        self._last = _Answered(asked, answer)
-        self._give(fleet, task, answer)
-        self._activity.update(rounds_trained=self._activity.activity.rounds_trained + 1)
+    def _give_work(self, fleet: Fleet, task: IncomingTask, work: Work) -> None:
+        if work.plan.secure_aggregation:
+            document = self._sums.begin(task, work)
+            self._reply(lambda: fleet.reply_document(task, document))
+        else:
+            self._give(fleet, task, work.answer)
+
+    def _sum(self, fleet: Fleet, task: IncomingTask) -> None:
+        answer = self._sums.step(task)
+        if isinstance(answer, str):
+            document = answer
+            self._reply(lambda: fleet.reply_document(task, document))
+        else:
+            self._give(fleet, task, answer)
 
     # --- answers --------------------------------------------------------------------------------
 
@@ -298,6 +374,9 @@ class Worker:
         statement = self._answers.refusal(f"plan:{about}", no.code, reason).to_json()
         advice = f" ({no.fix})" if no.fix else ""
         self._say(f"refused plan {short(about)}: {no.code}: {reason}{advice}", problem=True)
+        self._reporter.event(
+            "task-refused", plan=about, round=task.round, activity=task.kind, code=no.code
+        )
         self._reply(lambda: fleet.reply_refusal(task, no.code, reason, statement))
         if self._once and no.whole_plan:
             self._ending = Ending.REFUSED
@@ -316,6 +395,17 @@ class Worker:
         if problem:
             self._activity.update(last_problem=problem[:MAX_REASON])
             self._say(f"the answer did not arrive: {problem}", problem=True)
+            self._reporter.event("answer-lost")
 
     def _say(self, message: str, *, problem: bool = False) -> None:
         self._reporter.say(message, problem=problem)
+
+
+def _refuse_bundle(task: IncomingTask) -> None:
+    if task.names_bundle:
+        raise Declined(
+            APP_BUNDLE,
+            "the task or its run names an app bundle, and this site runs only what its operator "
+            "installed",
+            "ask the coordinator what it wanted to run here; `server start` names none",
+        )

@@ -176,7 +176,12 @@ def neighbours_noise(
 
 
 def _as_canaries_train(phases: Sequence[Phase]) -> list[Phase]:
-    """Phases of the two kinds that canaries know. Each starts from zero, so order is free."""
+    """Phases of the two kinds that canaries know. Each starts from zero, so order is free.
+
+    Without FedProx's pull, which comes after clipping and noise: it would only blur what is looked
+    for.
+    """
+    phases = [phase.model_copy(update={"proximal": Decimal(0)}) for phase in phases]
     probes = [phase for phase in phases if phase.kind == "probe"]
     others = [phase for phase in phases if phase.kind != "probe"]
     return probes + [phase.model_copy(update={"kind": "adapter"}) for phase in others]

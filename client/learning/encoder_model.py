@@ -141,6 +141,17 @@ class EncoderModel(PretrainedModel):
         """The head alone, or the network."""
         return self.network.head if kind == "probe" else self.network
 
+    def stretch(self) -> float:
+        """That of the head, whose two forms differ by a fixed linear map of each label's row."""
+        network = self.network
+        transform, centre = network.transform.double().cpu(), network.centre.double().cpu()
+        width = transform.shape[1]
+        both = torch.zeros(transform.shape[0] + 1, width + 1, dtype=torch.float64)
+        both[:-1, :width] = transform
+        both[:-1, width] = -(transform @ centre)
+        both[-1, width] = BIAS_FEATURE
+        return max(1.0, float(torch.linalg.matrix_norm(both, 2)))
+
     def _own_state(self) -> State:
         weight, bias = self.network.released_head()
         head = {"head.weight": weight.cpu().numpy(), "head.bias": bias.cpu().numpy()}

@@ -225,6 +225,27 @@ class Evaluation(Generic[AnyTally]):
         return Evaluation(everybody, slices)
 
 
+def read_summed(
+    arrays: Arrays, label_count: int, groups: Collection[str], kind: type[Tally]
+) -> Evaluation[Any]:
+    """Read counts that were summed with zeros for the slices that a site withheld.
+
+    A slice that every site withheld counts nobody, and is none.
+
+    Args:
+        arrays: As `Evaluation.to_arrays` names them, of everybody and of every group.
+        label_count: Number of the plan's labels.
+        groups: The groups that the plan declares.
+        kind: What the plan's task counts.
+
+    Raises:
+        MalformedInput: With the first thing that no examples could have given.
+    """
+    read = Evaluation.from_arrays(arrays, label_count, groups, kind)
+    told = {group: counts for group, counts in read.slices.items() if counts.examples}
+    return Evaluation(read.everybody, told)
+
+
 def sum_evaluations(evaluations: Sequence[Evaluation[AnyTally]]) -> Evaluation[AnyTally]:
     """What the sites counted together.
 

@@ -5,6 +5,8 @@
   2022, arXiv 2207.04380, Algorithm 1, "connect the dots").
 * The δ of a step are evaluated here for all bins at once, ten times as fast; what becomes of them
   (Algorithm 1, convolution, ε of a δ) is `dp-accounting`'s. A test compares with its own result.
+* What a sum of n steps is cut to depends on n through one multiplication (`SelfComposition`), so a
+  site that asks after every round computes the rest once.
 * The width of a bin follows from what is composed (`bin_width`): a fixed one overstates ε several
   times where a step tells very little, and takes seconds where it need not be fine.
 
@@ -32,6 +34,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from client.learning.epsilon_of_delta import epsilon_of_delta
+from client.learning.self_composition import SelfComposition
 
 COARSEST_BIN = 1e-3
 """Widest bin, in nats of privacy loss."""
@@ -160,7 +165,7 @@ def _epsilon(steps: tuple[tuple[Mechanism, int], ...], delta: float, width: floa
     for mechanism, count in steps:
         loss = _loss_of(mechanism, count, width)
         composed = loss if composed is None else composed.compose(loss)
-    return 0.0 if composed is None else float(composed.get_epsilon_for_delta(delta))
+    return 0.0 if composed is None else epsilon_of_delta(composed, delta)
 
 
 @lru_cache(maxsize=128)
@@ -168,7 +173,14 @@ def _loss_of(mechanism: Mechanism, count: int, width: float) -> Any:
     if mechanism.joins:
         one = Mechanism(mechanism.noise_multiplier / math.sqrt(count), 1.0, mechanism.truncation)
         return loss_of_step(one, width)
+    if count <= STEPS_AT_ONCE:
+        return _step_to_repeat(mechanism, width).repeated(count, TAIL_OF_SUM)
     return _repeated(loss_of_step(mechanism, width), count, TAIL_OF_SUM)
+
+
+@lru_cache(maxsize=128)
+def _step_to_repeat(mechanism: Mechanism, width: float) -> SelfComposition:
+    return SelfComposition.of(loss_of_step(mechanism, width))
 
 
 def _repeated(loss: Any, count: int, tail: float) -> Any:

@@ -80,6 +80,7 @@ class Passes:
         examples: Whose order gives records their numbers.
         settings: The site's.
         records: The examples as the model reads them, where they were encoded already.
+        frozen: What frozen layers made of these very examples, where that is known already.
     """
 
     def __init__(
@@ -88,12 +89,13 @@ class Passes:
         examples: Sequence[Example],
         settings: Settings,
         records: Sequence[EncodedRecord] | None = None,
+        frozen: FrozenValues | None = None,
     ) -> None:
         self._model = model
         self._settings = settings
         self.examples = tuple(examples)
         self.records = model.encode(self.examples) if records is None else list(records)
-        self._frozen = FrozenValues(settings.cache_bytes)
+        self._frozen = FrozenValues(settings.cache_bytes) if frozen is None else frozen
 
     def size(self, record: int) -> int:
         """How much of a micro-batch a record takes."""

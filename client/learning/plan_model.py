@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -190,6 +190,13 @@ class PlanModel(ABC):
         """A release's weights by the names of a state."""
         return dict(arrays)
 
+    def stretch(self) -> float:
+        """How much longer an update may be as a state holds it than as it was trained; at least 1.
+
+        The gradient is clipped in the form that trains; bounds on updates need the other.
+        """
+        return 1.0
+
     # --- records ----------------------------------------------------------------------------------
 
     @abstractmethod
@@ -255,6 +262,20 @@ class PlanModel(ABC):
         """The cheapest phase whose `trained_module` computes what the present state says."""
         above = "full" if self.plan_trains("full") else "adapter"
         return above if self.is_adapted or not self.plan_trains("probe") else "probe"
+
+
+def trained_names(kind: str, names: Iterable[str]) -> frozenset[str]:
+    """Of a state's arrays, those that a phase may move; all others stay as they are.
+
+    Args:
+        kind: Of the phase.
+        names: Of the state.
+    """
+    if kind == "histogram":
+        return frozenset({HISTOGRAM}.intersection(names))
+    if kind == "probe":
+        return frozenset(name for name in names if name.startswith("head."))
+    return frozenset(names) - {HISTOGRAM}
 
 
 def check_base_model(plan: TrainingPlan, path: Path) -> None:

@@ -8,8 +8,16 @@
   (`client.learning.accounting.event_of_subject` says what that is to the subject).
 * A round takes exactly `steps_per_round` steps whatever the data is, so neighbouring datasets have
   the same schedule and the same scale.
+* With FedProx (Li et al. 2020, arXiv 1812.06127) a step also draws the weights `w` back to those
+  that the round began with, `w0`: `w - rate * (g + mu * (w - w0))`, with `g` the clipped and noised
+  gradient at `w`. **Formal guarantees:** the pull reads `w`, which earlier noised steps made, and
+  `w0`, `mu` and the rate, which the plan and the coordinator gave; no record. It touches neither
+  what is clipped nor what is noised: it is post-processing, and the ε of a plan does not depend on
+  `mu`. In a round of one step `w` is `w0`, and the pull is exactly zero.
 * The promise is about the *updates*. What else a site tells (evaluation counts, refusals, digests
   of its data) is said in docs/privacy.md.
+* Where a plan distributes its noise, an update holds this site's share alone, and is summed
+  securely before anybody sees it (`client.learning.distributed_noise`).
 * Losses and counts of the training data never leave: a `RoundResult` holds the update and numbers
   that the plan already tells.
 
@@ -26,13 +34,14 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from audit.errors import MalformedInput
 from client.learning.clipped_sums import ClippedSums
 from client.learning.data import Example, check_examples
 from client.learning.device_failures import device_failures_named
 from client.learning.evaluation import Evaluation
+from client.learning.frozen import FrozenValues
 from client.learning.observations import Observations
 from client.learning.parallel import Ranks
 from client.learning.passes import Passes, Settings
@@ -88,6 +97,10 @@ class SiteTrainer:
         examples: Training examples of the site, held-out subjects excluded.
         seed: Makes sampling and noise repeatable, for tests and benchmarks only.
         settings: How the site computes.
+        frozen: What frozen layers made of the training and of the held-out examples, where a plan
+            with the same base model, task, labels and adapter was trained on them before.
+        noise_share: What part of the noise's deviation this site adds, in (0, 1]. Below 1 an update
+            must not be seen by itself (`client.learning.distributed_noise`).
 
     Raises:
         MalformedInput: When a label lies outside the plan, or the site has more subjects than a
@@ -103,22 +116,38 @@ class SiteTrainer:
         seed: int | None = None,
         *,
         settings: Settings = DEFAULT_SETTINGS,
+        frozen: tuple[FrozenValues, FrozenValues] | None = None,
+        noise_share: float = 1.0,
     ) -> None:
+        if not 0 < noise_share <= 1:
+            raise ValueError(f"noise_share must be above 0 and at most 1, got {noise_share}")
+        self._noise_share = noise_share
         check_examples(examples, len(plan.labels))
         self._model = model
         self._plan = plan
         self._settings = settings
-        self._keystream = Keystream(None if seed is None else f"site-trainer {seed}".encode())
+        self._keystream = _keystream(seed)
         self._seeded = seed is not None
         with device_failures_named():
             model.to(settings.first_device)
-            self._passes = Passes(model, examples, settings)
+            self._passes = Passes(model, examples, settings, frozen=frozen and frozen[0])
         self._records_of = _units(plan, examples)
         self.observed = Observations()
         """Of the present or last round; for the operator alone."""
         _check_population(plan, len(self._records_of))
         self._evaluated: Passes | None = None
+        self._frozen_held_out = frozen and frozen[1]
         self._ranks: Ranks | None = None
+
+    def reseed(self, seed: int) -> None:
+        """Begin another repeatable stream; for tests, benchmarks and simulations only.
+
+        Raises:
+            ValueError: When the noise is not repeatable: it must not become so.
+        """
+        if not self._seeded:
+            raise ValueError("a trainer with fresh noise keeps it fresh")
+        self._keystream = _keystream(seed)
 
     @device_failures_named()
     def train_round(
@@ -146,13 +175,14 @@ class SiteTrainer:
         with self._summing(phase) as sums:
             optimizer = SubjectOptimizer(
                 torch.optim.SGD(sums.weights, lr=float(phase.learning_rate)),
-                noise_multiplier=float(phase.noise_multiplier),
+                noise_multiplier=float(phase.noise_multiplier) * self._noise_share,
                 max_grad_norm=float(phase.max_grad_norm),
                 public_divisor=float(phase.sampling_rate * self._plan.privacy.nominal_subjects),
                 keystream=self._keystream,
             )
+            anchors = _anchors(sums, phase)
             for step in range(phase.steps_per_round):
-                self._step(sums, optimizer, phase)
+                self._step(sums, optimizer, phase, anchors)
                 if progress is not None:
                     progress(step + 1, phase.steps_per_round)
             steps = optimizer.steps
@@ -182,10 +212,14 @@ class SiteTrainer:
             self.close()  # they are somewhere within a step: the next round starts anew
             raise
 
-    def _step(self, sums: Sums, optimizer: SubjectOptimizer, phase: Phase) -> None:
+    def _step(
+        self, sums: Sums, optimizer: SubjectOptimizer, phase: Phase, anchors: Sequence[Tensor]
+    ) -> None:
         optimizer.zero_grad()
         chosen = [self._records_to_use(unit) for unit in self._sample(phase)]
         sums.add(chosen, optimizer)
+        if anchors:  # the gradients of this step are summed: they are those of the weights before
+            _pull_back(sums.weights, anchors, float(phase.learning_rate * phase.proximal))
         optimizer.step()
         self.observed.records += sum(map(len, chosen))
         self.observed.unusable_subjects = optimizer.unusable_subjects
@@ -221,11 +255,31 @@ class SiteTrainer:
         check_examples(held_out, len(self._plan.labels))
         self._model.set_state(state)
         if self._evaluated is None or self._evaluated.examples != tuple(held_out):
-            self._evaluated = Passes(self._model, held_out, self._settings)
+            # They belong to the first held-out examples; others get values of their own.
+            frozen, self._frozen_held_out = self._frozen_held_out, None
+            self._evaluated = Passes(self._model, held_out, self._settings, frozen=frozen)
         passes, kind = self._evaluated, self._model.kind_of_state()
         return self._model.evaluation(
             passes.examples, passes.records, lambda rows: passes.results_of(kind, rows)
         )
+
+
+def _anchors(sums: Sums, phase: Phase) -> list[Tensor]:
+    """The weights that a round begins with, where its steps draw back to them."""
+    if not phase.proximal or phase.steps_per_round == 1:
+        return []
+    return [weight.detach().clone() for weight in sums.weights]
+
+
+@torch.no_grad()
+def _pull_back(weights: Sequence[Tensor], anchors: Sequence[Tensor], share: float) -> None:
+    """Take `share`, in [0, 1], of the way from the weights to their anchors."""
+    for weight, anchor in zip(weights, anchors, strict=True):
+        weight.lerp_(anchor, share)
+
+
+def _keystream(seed: int | None) -> Keystream:
+    return Keystream(None if seed is None else f"site-trainer {seed}".encode())
 
 
 def _units(plan: TrainingPlan, examples: Sequence[Example]) -> list[npt.NDArray[np.int64]]:

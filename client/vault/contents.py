@@ -103,7 +103,7 @@ def labels_of(content: Content, record: Record) -> list[str]:
 class Datasheet(Document):
     """What is known of a dataset. Sealed at rest: counts and labels are private too."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"content", "groups", "deidentification"})
+    later: ClassVar[Mapping[str, int]] = {"content": 2, "groups": 2, "deidentification": 2}
 
     format: Literal["fiduciary.datasheet/1"] = "fiduciary.datasheet/1"
     created_at: Time

@@ -42,6 +42,7 @@ from client.vault.contents import (
     VaultPaths,
 )
 from client.vault.erasing import describe_without, rows_of
+from client.vault.excluding import Exclusion, exclusions
 from client.vault.tables import ReadyDataset, configure, digest_of
 from compliance.statements import utc_now
 
@@ -154,6 +155,11 @@ class Vault:
         """Whether the subject was erased, and not readmitted since."""
         return self._erasure_of(self.pseudonym(subject_id)) is not None
 
+    def erased(self) -> frozenset[str]:
+        """The pseudonyms of all who are erased and were not readmitted."""
+        rows = self._connection.execute("SELECT subject FROM erased_subjects").fetchall()
+        return frozenset(str(subject) for (subject,) in rows)
+
     def about(self, subject_id: str) -> SubjectHoldings:
         """What is here of a subject, or was before an erasure.
 
@@ -170,6 +176,10 @@ class Vault:
         ).fetchall()
         held = tuple((self.dataset(name), int(count)) for name, count in counts)
         return SubjectHoldings(subject, held, self._erasure_of(subject))
+
+    def exclusions(self) -> list[Exclusion]:
+        """Subjects whose records are kept and not used."""
+        return exclusions(self._connection)
 
     def generations(self) -> dict[str, int]:
         """The generation of every known subject's key, by pseudonym; erased ones included."""

@@ -38,6 +38,16 @@ CREATE TABLE IF NOT EXISTS erased_subjects (
 );
 """
 
+LATER_SCHEMA = """
+CREATE TABLE IF NOT EXISTS excluded_subjects (
+    subject TEXT PRIMARY KEY,
+    request TEXT NOT NULL,
+    excluded_at TEXT NOT NULL,
+    journalled INTEGER NOT NULL
+);
+"""
+"""Tables that an earlier vault lacks; they are made when it is opened, and change nothing else."""
+
 
 class ReadyDataset(NamedTuple):
     """A row of `datasets` that is visible."""
@@ -78,11 +88,18 @@ def configure(connection: sqlite3.Connection) -> None:
         connection.executescript(SCHEMA)
         connection.execute("INSERT OR IGNORE INTO vault_meta VALUES ('format', ?)", (FORMAT,))
         found = _format_of(connection)
+    if found == FORMAT and not _has_later_tables(connection):
+        connection.executescript(LATER_SCHEMA)
     if found != FORMAT:
         raise VerificationFailed(
             f"the vault has format {found}, expected {FORMAT}",
             fix="open it with the version that wrote it",
         )
+
+
+def _has_later_tables(connection: sqlite3.Connection) -> bool:
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'excluded_subjects'"
+    return connection.execute(query).fetchone() is not None
 
 
 def _format_of(connection: sqlite3.Connection) -> str | None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.learning.data import Example, StoredRecord
+from client.learning.evaluation import Evaluation
 from client.learning.plan_model import PlanModel
-from client.learning.tally import Tally
+from client.learning.tally import Counts, Tally
 from compliance.statements import TrainingPlan
 
 TASKS: Final[Mapping[str, tuple[str, str]]] = {
@@ -64,6 +65,16 @@ def counts_of(plan: TrainingPlan) -> type[Tally]:
     """What sites count when they evaluate a plan."""
     kind: type[Tally] = _model_class(plan).counts
     return kind
+
+
+def counts_like(plan: TrainingPlan) -> dict[str, Counts]:
+    """Counts over no examples, with a slice for every group of the plan.
+
+    What a secure sum adds has one shape for every site, whichever slices it withholds.
+    """
+    kind, labels = counts_of(plan), len(plan.labels)
+    slices = {group: kind.empty(labels) for group in plan.groups}
+    return Evaluation(kind.empty(labels), slices).to_arrays()
 
 
 def _model_class(plan: TrainingPlan) -> Any:

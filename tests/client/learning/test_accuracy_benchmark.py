@@ -145,13 +145,16 @@ def test_a_plain_run_promises_nothing(heart: Dataset) -> None:
     assert run.phases[0].noise_multiplier == Decimal("0.000001")
 
 
+WHO = ("federated", "distributed", "central")
+
+
 def test_every_figure_of_the_issue_has_a_key(heart: Dataset) -> None:
     keys = [entry.key for entry in entries(heart, 3, None, quick=False, slow=False)]
     assert len(keys) == len(set(keys))
     assert set(keys) == {
         f"heart_disease.{name}"
         for name in (
-            *(f"{who}_dp_epsilon_{e}" for who in ("federated", "central") for e in (8, 3)),
+            *(f"{who}_dp_epsilon_{e}" for who in WHO for e in (8, 3)),
             "federated_plain",
             "central_plain",
             "opacus_fedavg_epsilon_8",

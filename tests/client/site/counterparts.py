@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from audit.checkpoint import verify_checkpoint
 from audit.cosignature import WitnessKey, verify_cosignature
-from audit.errors import Conflict, FiduciaryError, NotFound
+from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.journal import Journal
 from audit.keyring import Keyring
 from audit.keys import SigningKey, VerifyKey
@@ -37,6 +38,7 @@ from compliance.resources import (
     Enrolled,
     ErasureRecorded,
     LogConsistency,
+    LogHead,
     LogProof,
     PlanState,
     PlanView,
@@ -49,10 +51,15 @@ from compliance.statements import (
     ErasureReceipt,
     RunOutcome,
     SiteEnrolment,
+    SiteSealingKey,
+    SubjectAnswer,
+    SubjectRight,
     TrainingPlan,
     format_time,
     utc_now,
 )
+from compliance.subject_requests_views import SitePart, TrainedRelease
+from compliance.subject_sealing import Identifiers, seal_identifiers
 from compliance.trust import Trust
 
 FEDERATION = "hospitals"
@@ -167,10 +174,17 @@ class FakeCompliance:
         self.reports: list[SignedStatement] = []
         self.refusals: list[SignedStatement] = []
         self.erasures: list[SignedStatement] = []
+        self.sealing_keys: dict[str, bytes] = {}
+        self.asked: dict[str, SitePart] = {}
+        self.held_back: dict[str, bytes] = {}
+        self.identities: list[SignedStatement] = []
+        self.answered: dict[str, SignedStatement] = {}
+        self.packages: dict[str, bytes] = {}
+        self.trained_releases: list[TrainedRelease] = []
         self.head: str | None = None
-        """What `checkpoint` shows instead of the log's own head."""
+        """What `log_head` shows instead of the log's own head."""
         self.consistency: LogConsistency | None = None
-        """What `log_consistency` shows instead of the log's own proof."""
+        """What `log_head` and `log_consistency` show instead of the log's own proof."""
         self.cosigned: list[str] = []
         self.polls_until_admitted: int | None = None
         self.certify: Callable[[Any, str], str] = coordinator.certify
@@ -302,9 +316,13 @@ class FakeCompliance:
 
     # --- WitnessService -------------------------------------------------------------------------
 
-    def checkpoint(self) -> str:
-        with self._faults("checkpoint"):
-            return self.log.checkpoint() if self.head is None else self.head
+    def log_head(self, since: int) -> LogHead:
+        with self._faults("log_head"):
+            note = self.log.checkpoint() if self.head is None else self.head
+            growth = self.consistency
+            if growth is None and self.head is None and 0 < since <= self.log.size():
+                growth = self.log_consistency(since, self.log.size())
+            return LogHead(checkpoint=note, growth=growth)
 
     def cosign(self, note: str) -> WitnessView:
         with self._faults("cosign"):
@@ -320,6 +338,87 @@ class FakeCompliance:
                 cosigned_at=moment,
                 note=note,
             )
+
+    # --- PartService ----------------------------------------------------------------------------
+
+    @property
+    def subject_requests(self) -> Self:
+        return self
+
+    def publish_key(self, site: str, statement: SignedStatement) -> Recorded:
+        with self._faults("publish_key"):
+            verify_statement(statement, VerifyKey.parse(self.views[site].identity_key))
+            self.sealing_keys[site] = SiteSealingKey.from_body(statement.body).key
+        return Recorded(position=0)
+
+    def parts(self) -> list[SitePart]:
+        with self._faults("parts"):
+            return [part for part in self.asked.values() if part.request_id not in self.answered]
+
+    def take(self, request_id: str) -> Recorded:
+        with self._faults("take"):
+            part = self.asked[request_id]
+            self.asked[request_id] = part.model_copy(update={"state": "taken"})
+        return Recorded(position=0)
+
+    def state_identity(self, request_id: str, identity: SignedStatement) -> Recorded:
+        with self._faults("state_identity"):
+            part = self.asked[request_id]
+            sealed = self.held_back.pop(request_id)
+            changes = {"stage": "at-sites", "state": "sent", "sealed": sealed}
+            self.asked[request_id] = part.model_copy(update=changes)
+            self.identities.append(identity)
+        return Recorded(position=0)
+
+    def releases(self, request_id: str) -> list[TrainedRelease]:
+        return self.trained_releases
+
+    def answer(
+        self, request_id: str, answer: SignedStatement, *, package: bytes | None = None
+    ) -> Recorded:
+        with self._faults("answer"):
+            stated = SubjectAnswer.from_body(answer.body)
+            filed = {erasure.digest for erasure in self.erasures}
+            if not set(stated.erasures) <= filed:
+                raise MalformedInput("the site has filed no such erasure receipt")
+            known = self.answered.setdefault(request_id, answer)
+            if known.digest != answer.digest:
+                raise Conflict("the site's part is answered")
+            if package is not None:
+                self.packages[request_id] = package
+        return Recorded(position=0)
+
+    def ask_site(
+        self,
+        right: SubjectRight,
+        *subject_ids: str,
+        proven: bool = True,
+        request_id: str | None = None,
+        **fields: Any,
+    ) -> str:
+        """A subject asks: what the service would show the site."""
+        request_id = request_id or secrets.token_hex(16)
+        sealed = seal_identifiers(
+            Identifiers(subject_ids=subject_ids, **fields),
+            self.sealing_keys[SITE],
+            request_id=request_id,
+            site=SITE,
+        )
+        if not proven:
+            self.held_back[request_id] = sealed
+        self.asked[request_id] = SitePart(
+            request_id=request_id,
+            right=right,
+            jurisdiction="gdpr",
+            stage="at-sites" if proven else "identity-pending",
+            state="sent" if proven else "held",
+            identity="site-verified",
+            received_at=utc_now(),
+            due_at=in_hours(24 * 30),
+            reminders=0,
+            sealed=sealed if proven else None,
+        )
+        return request_id
 
     # --- StatementService -----------------------------------------------------------------------
 

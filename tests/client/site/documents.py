@@ -90,15 +90,21 @@ def make_policy(**changes: Any) -> Policy:
     """A policy that allows `make_plan`."""
     return Policy.model_validate(
         {
-            "format": "fiduciary.policy/2",
+            "format": "fiduciary.policy/3",
             "purposes": [PURPOSE],
             "tasks": ["text-classification"],
             "base_models": ["any-embedded", ZERO_DIGEST],
             "privacy_units": ["subject"],
             "max_epsilon_per_plan": "8",
             "max_epsilon_total": "10",
+            "max_epsilon_per_period": changes.get("max_epsilon_total", "10"),
+            "period_days": 30,
             "delta": "0.00001",
             "minimum_subjects": 10,
+            "require_secure_aggregation": False,
+            "allow_distributed_noise": False,
+            "training_hours": ["00:00-24:00"],
+            "timezone": "UTC",
             "share_evaluation": True,
             **changes,
         }

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from audit.errors import FiduciaryError
 from audit.statement import SignedStatement
 from client.arrays import Arrays
-from client.flower import IncomingTask, TaskKind
+from client.fleet_tasks import IncomingTask, TaskKind
 from client.stopping import Stopped
 
 
@@ -31,10 +31,14 @@ class Reply:
 
 
 def make_task(
-    kind: TaskKind, plan_id: str, round_index: int, state: Mapping[str, npt.NDArray[Any]]
+    kind: TaskKind,
+    plan_id: str,
+    round_index: int,
+    state: Mapping[str, npt.NDArray[Any]],
+    document: str = "",
 ) -> IncomingTask:
     """A task as `client.flower` hands it over; its Flower message is of no concern here."""
-    return IncomingTask(kind, plan_id, round_index, dict(state), message=None)
+    return IncomingTask(kind, plan_id, round_index, dict(state), message=None, document=document)
 
 
 class FakeFleet:
@@ -47,6 +51,7 @@ class FakeFleet:
     def __init__(self) -> None:
         self.tasks: list[IncomingTask | Callable[[], IncomingTask | None]] = []
         self.replies: list[Reply] = []
+        self.documents: list[tuple[IncomingTask, str]] = []
         self.lose_next_reply: FiduciaryError | None = None
         self.accepts = True
         self.connections = 0
@@ -76,6 +81,11 @@ class FakeFleet:
         self._arrive()
         signed = SignedStatement.from_json(report["statement"])
         self.replies.append(Reply(task, dict(arrays), signed))
+        return self.accepts
+
+    def reply_document(self, task: IncomingTask, document: str) -> bool:
+        self._arrive()
+        self.documents.append((task, document))
         return self.accepts
 
     def reply_refusal(

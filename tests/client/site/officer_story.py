@@ -9,26 +9,19 @@
 from __future__ import annotations
 
 import csv
-import importlib
-import os
-import re
-import shlex
 import shutil
-import sqlite3
-import sys
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
-from unittest import mock
 
 import pytest
 
 from audit.cosignature import WitnessKey
+from client.fleet_tasks import IncomingTask
 from client.learning.base_model import base_model_digest
 from client.learning.tasks.text_classification import TextClassifier
+from client.learning.travelling import Activity, chosen, names_in_task
 from client.network import open_service
 from client.site import Site
 from client.stopping import StopSignal
@@ -43,6 +36,7 @@ from tests.client.site.test_witnessed_service import Stage
 from tests.client.site.world import Notes, report_of
 from tests.compliance import federation
 from tests.compliance.running import Clock, running
+from tests.following import Step, run_command, steps_of
 
 PAGE = Path(__file__).parents[3] / "docs" / "officer-story.md"
 
@@ -52,90 +46,10 @@ SUBJECT = "P-00417"
 SUBJECTS = 24
 ROUNDS = 2
 
-_CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
-_VARYING = re.compile(
-    r"(?P<any>…)|(?P<time>\d{4}-\d\d-\d\dT[\d:.]+Z)|(?P<hex>\b[0-9a-f]{8,}\b)"
-    r"|(?P<number>\d+)|(?P<space>\s+)"
-)
-_PATTERNS = {
-    "any": ".*",
-    "time": r"\d{4}-\d\d-\d\dT[\d:.]+Z",
-    "hex": "[0-9a-f]{8,}",
-    "number": r"\d+",
-    "space": r"\s+",
-}
-
-
-class Step(NamedTuple):
-    """A command of the page, and the lines that the page shows below it."""
-
-    command: str
-    shown: tuple[str, ...]
-
 
 def read_steps() -> list[Step]:
     """The page's commands, in order."""
-    found: list[Step] = []
-    for block in _CONSOLE.findall(PAGE.read_text(encoding="utf-8")):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, *shown = part.rstrip("\n").split("\n")
-            found.append(Step(command, tuple(line for line in shown if line.strip())))
-    return found
-
-
-def first_missing(shown: tuple[str, ...], output: str) -> str | None:
-    """The first line of a page that a command did not print, in that order.
-
-    Times, digests and numbers are others in each run; `…` stands for anything.
-    """
-    lines = iter(output.splitlines())
-    for expected in shown:
-        pattern = _pattern(expected)
-        if not any(pattern.fullmatch(line.rstrip()) for line in lines):
-            return expected
-    return None
-
-
-def _pattern(line: str) -> re.Pattern[str]:
-    parts, end = [], 0
-    for token in _VARYING.finditer(line):
-        parts += [re.escape(line[end : token.start()]), _PATTERNS[token.lastgroup or "any"]]
-        end = token.end()
-    return re.compile("".join([*parts, re.escape(line[end:])]))
-
-
-class Answer(NamedTuple):
-    """What a command did."""
-
-    code: int
-    output: str
-
-
-def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> Answer:
-    """Run a line of the page in this process, in the current folder."""
-    name, *arguments = shlex.split(line)
-    if name == "export":
-        for setting, _, value in (pair.partition("=") for pair in arguments):
-            os.environ[setting] = value
-        return Answer(0, "")
-    if name == "sqlite3":
-        copy_database(Path(arguments[0]), Path(arguments[1].removeprefix(".backup ")))
-        return Answer(0, "")
-    module = importlib.import_module(f"{name}.cli")
-    capsys.readouterr()
-    with (
-        mock.patch.object(sys, "argv", [name, *arguments]),
-        pytest.raises(SystemExit) as ended,
-    ):
-        module.main()
-    captured = capsys.readouterr()
-    return Answer(int(str(ended.value.code or 0)), captured.out + captured.err)
-
-
-def copy_database(source: Path, target: Path) -> None:
-    """What `sqlite3 SOURCE ".backup TARGET"` does: a consistent copy of a database in use."""
-    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
-        old.backup(new)
+    return steps_of(PAGE)
 
 
 class LiveClock(Clock):
@@ -251,12 +165,16 @@ def _train(stage: Stage, site: Site, digest: str, model: Path) -> tuple[str, str
     def end() -> None:
         coordinator.api.report_outcome(plan_id, coordinator.outcome(plan_id, rounds_done=ROUNDS))
 
+    def ask(kind: Activity, index: int) -> IncomingTask:
+        travelling = chosen(state, names_in_task(plan, kind, index, state))
+        return make_task(kind, plan_id, index, travelling)
+
     fleet.tasks = [
-        make_task("train", plan_id, 0, state),
+        ask("train", 0),
         lambda: report(0),
-        make_task("train", plan_id, 1, state),
+        ask("train", 1),
         lambda: report(1),
-        make_task("evaluate", plan_id, 1, state),
+        ask("evaluate", 1),
         end,
     ]
     with open_service(site) as service:

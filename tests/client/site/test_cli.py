@@ -208,7 +208,7 @@ def test_policy_show_and_init(run: Run, folder: Path) -> None:
     assert run("policy", "show", "--dir", folder, "--json").json["purposes"] == ["triage"]
     assert "triage" in run("policy", "show", "--dir", folder).out
     assert "kept" in run("policy", "init", "--dir", folder).out
-    assert 'format = "fiduciary.policy/2"' in run("policy", "init", "--print").out
+    assert 'format = "fiduciary.policy/3"' in run("policy", "init", "--print").out
     (folder / "policy.toml").unlink()
     assert run("policy", "show", "--dir", folder).code == 4
     assert "wrote" in run("policy", "init", "--dir", folder).out
@@ -238,7 +238,7 @@ def test_policy_check_of_a_submitted_plan(run: Run, world: World) -> None:
     by_id = run("policy", "check", world.plan_id, "--dir", folder, "--json")
     assert by_id.code == 0
     assert by_id.json["allowed"] is True
-    assert len(by_id.json["findings"]) == 19
+    assert len(by_id.json["findings"]) == 23
     assert run("policy", "check", world.plan_id[7:15], "--dir", folder).code == 0
     assert run("policy", "check", "triage-2026", "--dir", folder).code == 0
     assert run("policy", "check", "no-such-plan", "--dir", folder).code == 4
@@ -256,6 +256,54 @@ def test_policy_check_tells_when_only_the_budget_refuses(run: Run, world: World)
             ledger.reserve(reservation, make_limits("30"))
     world.allow(max_epsilon_total="8")
     assert run("policy", "check", "triage-2026", "--dir", world.site.paths.root).code == 10
+
+
+def test_policy_check_explains_rules_that_ask_others_for_protection(run: Run, world: World) -> None:
+    folder = world.site.paths.root
+    world.allow(
+        require_secure_aggregation=True, training_hours=["22:00-06:00"], timezone="Europe/Berlin"
+    )
+    refused = run("policy", "check", "triage-2026", "--dir", folder, "--json")
+    assert refused.code == 3
+    found = {item["rule"]: item for item in refused.json["findings"]}
+    assert [rule for rule, item in found.items() if not item["passed"]] == ["secure-aggregation"]
+    assert "secure_aggregation = true" in found["secure-aggregation"]["fix"]
+    assert "22:00-06:00 Europe/Berlin" in found["training-hours"]["detail"]
+    assert found["distributed-noise"]["passed"]
+    shown = run("policy", "show", "--dir", folder).out
+    for key in ("training_hours", "timezone", "require_secure_aggregation", "period_days"):
+        assert key in shown
+
+
+def test_policy_check_and_budget_tell_of_the_period(run: Run, world: World) -> None:
+    folder = world.site.paths.root
+    other = world.plan.model_copy(update={"name": "other"})
+    with world.ledger() as ledger:
+        for digit in "123456789":
+            reservation = Reservation.of(f"sha256:{digit * 64}", other, ["notes"])
+            if ledger.cost_of(reservation, make_limits("30")).total > 8:
+                break
+            ledger.reserve(reservation, make_limits("30"))
+        committed = float(ledger.budget(world.plan.privacy.delta).committed)
+    world.allow(max_epsilon_per_period="8", max_epsilon_total="20")
+    refused = run("policy", "check", "triage-2026", "--dir", folder, "--json")
+    assert refused.code == 10
+    found = [item for item in refused.json["findings"] if not item["passed"]]
+    assert [item["rule"] for item in found] == ["budget-period"]
+    assert "wait until earlier rounds are older" in found[0]["fix"]
+    cost = run("budget", "--dir", folder, "--plan", "triage-2026", "--json")
+    assert cost.code == 10
+    assert cost.json["epsilon_period"] == cost.json["epsilon_total"] > 8
+    assert "within 30 days" in cost.json["refusal"]
+    period = run("budget", "--dir", folder, "--json").json["period"]
+    assert period["days"] == 30
+    assert period["epsilon_committed"] == committed
+    assert period["epsilon_left"] == pytest.approx(8 - committed)
+    shown = run("budget", "--dir", folder).out
+    assert "within 30 days: spent 0" in shown
+    world.allow()
+    assert run("budget", "--dir", folder, "--json").json["period"] is None
+    assert "within" not in run("budget", "--dir", folder).out
 
 
 def test_a_name_that_two_plans_have_is_ambiguous(
@@ -547,7 +595,7 @@ def test_witness_vouches_for_the_log_and_status_says_how_far(
     assert (shown["size"], shown["cosigned_at"]) == (1, found["cosigned_at"])
     assert WitnessKey.parse(shown["vkey"]).name == "hospitals/site/north"
     assert "witness: 1 entries of compliance.test/log" in run("status", "--dir", folder).out
-    compliance.fail["checkpoint"] = Unreachable("away", fix="start it")
+    compliance.fail["log_head"] = Unreachable("away", fix="start it")
     assert run("witness", "--dir", folder).code == 7
 
 

@@ -109,6 +109,28 @@ def _no_ledger(*_: object) -> Cost:
             {},
         ),
         ("budget", {"cost_of": _no_ledger}, {}),
+        (
+            "budget-period",
+            {
+                "policy": make_policy(max_epsilon_per_period="9"),
+                "cost_of": lambda *_: Cost(
+                    Decimal(3), Decimal(3), Decimal(3), False, period=Decimal("9.1")
+                ),
+            },
+            {},
+        ),
+        ("secure-aggregation", {"policy": make_policy(require_secure_aggregation=True)}, {}),
+        (
+            "distributed-noise",
+            {},
+            {
+                "format": "fiduciary.plan/3",
+                "secure_aggregation": True,
+                "quorum": 2,
+                "phase": {"steps_per_round": 1},
+                "privacy": {"noise_sites": 2},
+            },
+        ),
     ],
 )
 def test_each_rule_of_the_site_refuses_alone(
@@ -117,6 +139,36 @@ def test_each_rule_of_the_site_refuses_alone(
     findings = judge(make_facts(**facts), **plan)
     assert failures(findings) == [rule]
     assert all(finding.fix for finding in findings if not finding.passed)
+
+
+def test_both_limits_of_the_budget_are_told_of_together() -> None:
+    facts = make_facts(
+        policy=make_policy(max_epsilon_per_period="9"),
+        cost_of=lambda *_: Cost(Decimal(3), Decimal(3), Decimal(11), False, period=Decimal("9.1")),
+    )
+    findings = judge(facts)
+    assert failures(findings) == ["budget", "budget-period"]
+    told = " ".join(finding.detail for finding in findings if not finding.passed)
+    assert "within 30 days" in told
+    assert "9.1" not in told, "what other plans cost is not for this plan's author to know"
+
+
+def test_the_period_that_allows_a_plan_is_named() -> None:
+    policy = make_policy(max_epsilon_per_period="9")
+    cost = Cost(Decimal(3), Decimal(3), Decimal(3), False, period=Decimal(3))
+    findings = {f.rule: f for f in judge(make_facts(policy=policy, cost_of=lambda *_: cost))}
+    assert findings["budget-period"].passed
+    assert "limit of 9 within 30 days" in findings["budget-period"].detail
+    plain = {finding.rule: finding for finding in judge(make_facts())}
+    assert "no limit within a period" in plain["budget-period"].detail
+
+
+def test_hours_never_refuse_a_plan() -> None:
+    """Whatever the time is: a window of one minute a day."""
+    policy = make_policy(training_hours=["03:00-03:01"])
+    findings = judge(make_facts(policy=policy))
+    assert failures(findings) == []
+    assert "03:00-03:01" in {f.rule: f.detail for f in findings}["training-hours"]
 
 
 def test_a_second_dataset_that_does_not_fit_refuses_the_plan() -> None:

@@ -268,7 +268,7 @@ def test_the_budget_says_what_holds_for_plans_that_were_chosen_later(ledger: Led
 
 def test_cost_of_tells_what_reserve_would_find(ledger: Ledger) -> None:
     ledger.reserve(make_reservation(FIRST), make_limits())
-    asked = ledger.cost_of(make_reservation(SECOND), DELTA)
+    asked = ledger.cost_of(make_reservation(SECOND), make_limits())
     assert ledger.reserve(make_reservation(SECOND), make_limits()) == asked
 
 

@@ -143,7 +143,7 @@ def test_the_policy_bounds_what_a_record_level_plan_costs_a_subject(local: Site)
 
     records = replace(make_reservation(FIRST, noise="12"), unit="record")
     with local.ledger() as ledger:
-        alone = ledger.cost_of(records, DELTA)
+        alone = ledger.cost_of(records, make_limits())
         assert alone.plan < 1 < alone.subject
         with pytest.raises(BudgetExhausted, match="costs a data subject epsilon"):
             ledger.reserve(records, make_limits("20", per_plan="1"))

@@ -16,17 +16,8 @@ from client.subject_story import tell_story
 from client.subject_trail import INGESTED, Use
 from client.vault import Vault
 from tests.client.site.counterparts import Coordinator
-from tests.client.site.officer_story import (
-    SUBJECT,
-    Answer,
-    LiveStage,
-    Past,
-    Step,
-    first_missing,
-    make_past,
-    read_steps,
-    run_command,
-)
+from tests.client.site.officer_story import SUBJECT, LiveStage, Past, make_past, read_steps
+from tests.following import Answer, Step, first_missing, run_command
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,17 @@ from typing import Any
 import pytest
 
 from audit.errors import MalformedInput, NotFound
+from client.budget_period import Period
 from client.drafts import read_draft
 from client.findings import Finding
 from client.policy import (
     DEFAULT_POLICY,
     MAX_POLICY_BYTES,
-    Proposal,
-    check_proposal,
     parse_policy,
     read_policy,
     write_default_policy,
 )
+from client.proposals import Proposal, check_hours, check_proposal
 from tests.client.site.documents import ZERO_DIGEST, make_plan, make_policy, policy_toml
 
 
@@ -48,7 +49,7 @@ def test_the_default_explains_every_key() -> None:
 def test_a_plan_within_the_policy_passes_every_rule() -> None:
     found = check_proposal(make_policy(), Proposal.of(make_plan()))
     assert all(verdicts(found).values())
-    assert len(found) == 6
+    assert len(found) == 9
 
 
 @pytest.mark.parametrize(
@@ -66,13 +67,60 @@ def test_a_plan_within_the_policy_passes_every_rule() -> None:
         ("privacy-unit", {"privacy_units": ["record"]}, {}),
         ("delta", {"delta": "0.000001"}, {}),
         ("delta", {}, {"privacy": {"delta": "0.0001"}}),
+        ("secure-aggregation", {"require_secure_aggregation": True}, {}),
+        ("distributed-noise", {}, {"distributed": True}),
     ],
 )
 def test_each_rule_refuses_alone(rule: str, policy: dict[str, Any], plan: dict[str, Any]) -> None:
+    if plan.get("distributed"):
+        plan = distributed()
     found = check_proposal(make_policy(**policy), Proposal.of(make_plan(**plan)))
     assert [name for name, passed in verdicts(found).items() if not passed] == [rule]
     refusal = next(finding for finding in found if not finding.passed)
     assert refusal.fix
+
+
+def distributed(**changes: Any) -> dict[str, Any]:
+    """Changes that make a plan whose noise is distributed over two sites."""
+    return {
+        "format": "fiduciary.plan/3",
+        "secure_aggregation": True,
+        "quorum": 2,
+        "phase": {"steps_per_round": 1},
+        "privacy": {"noise_sites": 2},
+        **changes,
+    }
+
+
+def test_secure_aggregation_and_distributed_noise_pass_where_the_policy_says_so() -> None:
+    policy = make_policy(require_secure_aggregation=True, allow_distributed_noise=True)
+    found = check_proposal(policy, Proposal.of(make_plan(**distributed())))
+    assert all(verdicts(found).values())
+    told = {finding.rule: finding.detail for finding in found}
+    assert "only sums over sites" in told["secure-aggregation"]
+    assert "rests on 2 honest sites" in told["distributed-noise"]
+    own = check_proposal(policy, Proposal.of(make_plan(**distributed(privacy={}))))
+    assert "this site adds all the noise" in {f.rule: f.detail for f in own}["distributed-noise"]
+
+
+def test_training_hours_decline_a_round_and_never_the_plan() -> None:
+    policy = make_policy(training_hours=["22:00-06:00"], timezone="Europe/Berlin")
+    found = check_proposal(policy, Proposal.of(make_plan()))
+    assert verdicts(found)["training-hours"]
+    assert "22:00-06:00 Europe/Berlin" in found[-1].detail
+    day, night = datetime(2026, 11, 2, 12, tzinfo=UTC), datetime(2026, 11, 2, 23, tzinfo=UTC)
+    closed = check_hours(policy, day)
+    assert (closed.rule, closed.passed) == ("training-hours", False)
+    assert "trains next from 2026-11-02T21:00Z" in closed.detail
+    assert closed.fix
+    assert check_hours(policy, night).passed
+    assert check_hours(make_policy(), day).passed
+
+
+def test_a_period_that_may_cost_as_much_as_everything_is_no_limit() -> None:
+    assert make_policy().limits.period is None
+    policy = make_policy(max_epsilon_per_period="9", period_days=90)
+    assert policy.limits.period == Period(90, Decimal(9))
 
 
 def test_a_plan_that_protects_records_needs_the_operators_word() -> None:
@@ -81,15 +129,42 @@ def test_a_plan_that_protects_records_needs_the_operators_word() -> None:
     assert all(verdicts(found).values())
 
 
-FIRST_FORMAT = (
-    policy_toml(make_policy())
-    .replace("fiduciary.policy/2", "fiduciary.policy/1")
-    .replace('privacy_units = ["subject"]', 'require_unit = "subject"')
+LATER_KEYS = (
+    "max_epsilon_per_period",
+    "period_days",
+    "require_secure_aggregation",
+    "allow_distributed_noise",
+    "training_hours",
+    "timezone",
+)
+SECOND_FORMAT = "\n".join(
+    line
+    for line in policy_toml(make_policy()).splitlines()
+    if not line.startswith(tuple(f"{key} " for key in LATER_KEYS))
+).replace("fiduciary.policy/3", "fiduciary.policy/2")
+FIRST_FORMAT = SECOND_FORMAT.replace("fiduciary.policy/2", "fiduciary.policy/1").replace(
+    'privacy_units = ["subject"]', 'require_unit = "subject"'
 )
 
 
-def test_a_policy_of_the_first_format_is_what_it_was() -> None:
-    assert parse_policy(FIRST_FORMAT.encode()) == make_policy()
+@pytest.mark.parametrize("text", [FIRST_FORMAT, SECOND_FORMAT], ids=["first", "second"])
+def test_a_policy_of_an_earlier_format_is_what_it_was(text: str) -> None:
+    """No new limit, no new consent: trains at any hour, and refuses distributed noise."""
+    found = parse_policy(text.encode())
+    assert found == make_policy(period_days=365)
+    assert found.limits.period is None
+    assert (found.require_secure_aggregation, found.allow_distributed_noise) == (False, False)
+    assert found.training_hours == ("00:00-24:00",)
+
+
+@pytest.mark.parametrize("key", LATER_KEYS)
+@pytest.mark.parametrize("text", [FIRST_FORMAT, SECOND_FORMAT], ids=["first", "second"])
+def test_an_earlier_format_cannot_say_what_came_later(text: str, key: str) -> None:
+    (line,) = [
+        line for line in policy_toml(make_policy()).splitlines() if line.startswith(f"{key} ")
+    ]
+    with pytest.raises(MalformedInput, match=f"{key}: unknown field of earlier formats"):
+        parse_policy(f"{text}\n{line}\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -131,12 +206,33 @@ def test_any_embedded_allows_embedded_models_only() -> None:
         ('require_unit = "subject"', "require_unit: unknown field"),
         ("minimum_subjects = 0", "minimum_subjects"),
         ("minimum_subjects = 10.5", "minimum_subjects"),
-        ('format = "fiduciary.policy/3"', "format"),
+        ('format = "fiduciary.policy/4"', "format"),
+        ("max_epsilon_per_period = 0", "max_epsilon_per_period: .*greater than 0"),
+        ("max_epsilon_per_period = 11", "max_epsilon_per_period: 11 is more than max_epsilon_tot"),
+        ("max_epsilon_per_period = 7", "max_epsilon_per_plan: 8 is more than max_epsilon_per_per"),
+        ("max_epsilon_per_period = nan", "max_epsilon_per_period: "),
+        ("period_days = 0", "period_days: "),
+        ("period_days = 1.5", "period_days: "),
+        ("period_days = true", "period_days: "),
+        ('require_secure_aggregation = "yes"', "require_secure_aggregation: "),
+        ("allow_distributed_noise = 1", "allow_distributed_noise: "),
+        ("training_hours = []", "training_hours: "),
+        ('training_hours = ["22-06"]', "training_hours.0: expected hours such as"),
+        ('training_hours = ["25:00-26:00"]', "training_hours.0: expected hours such as"),
+        ('training_hours = ["08:00-08:00"]', "training_hours.0: .* lasts no time"),
+        ('training_hours = ["08:00-09:00", "08:00-09:00"]', "each value may appear once"),
+        ('training_hours = "22:00-06:00"', "training_hours: "),
+        ('timezone = "Europe/Atlantis"', "timezone: unknown time zone"),
+        ('timezone = "../../etc/passwd"', "timezone: unknown time zone"),
+        ('timezone = "Europe"', "timezone: unknown time zone"),
+        ('timezone = ""', "timezone: unknown time zone"),
     ],
 )
 def test_a_mistake_is_named(change: str, problem: str) -> None:
     key = change.split(" = ")[0]
-    lines = [line for line in policy_toml(make_policy()).splitlines() if not line.startswith(key)]
+    lines = [
+        line for line in policy_toml(make_policy()).splitlines() if not line.startswith(f"{key} ")
+    ]
     with pytest.raises(MalformedInput, match=problem) as raised:
         parse_policy("\n".join([*lines, change]).encode())
     assert raised.value.fix
@@ -144,7 +240,9 @@ def test_a_mistake_is_named(change: str, problem: str) -> None:
 
 @pytest.mark.parametrize("key", sorted(make_policy().model_dump()))
 def test_every_key_is_required(key: str) -> None:
-    lines = [line for line in policy_toml(make_policy()).splitlines() if not line.startswith(key)]
+    lines = [
+        line for line in policy_toml(make_policy()).splitlines() if not line.startswith(f"{key} ")
+    ]
     with pytest.raises(MalformedInput, match=f"malformed policy.toml: {key}"):
         parse_policy("\n".join(lines).encode())
 
@@ -204,6 +302,16 @@ def test_a_draft_is_asked_like_a_plan(tmp_path: Path) -> None:
         Decimal("0.000001"),
     )
     assert all(verdicts(check_proposal(make_policy(), proposal)).values())
+
+
+def test_a_draft_says_how_noise_and_updates_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        DRAFT.replace("[privacy]", "secure_aggregation = true\n[privacy]\nnoise_sites = 3")
+    )
+    proposal = read_draft(path, lambda _name: ZERO_DIGEST)
+    assert (proposal.secure_aggregation, proposal.noise_sites) == (True, 3)
+    assert not verdicts(check_proposal(make_policy(), proposal))["distributed-noise"]
 
 
 def test_a_draft_of_a_model_that_is_not_here_is_not_allowed_by_name(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from audit.errors import NotFound
-from audit.journal import Journal
+from audit.journal import Journal, newest_first
 from audit.key_manager import KeyDestroyed
 from audit.leaf import Leaf
 from audit.log import Entry
@@ -193,6 +193,29 @@ def test_a_restarted_worker_writes_only_what_is_missing(
     assert len(trained) == 2
     assert entries(world.site, Use.TRAINED) == Counter(trained[0])
     assert len(entries(world.site, RECORDED)) == 1
+
+
+def test_a_long_journal_is_not_read_for_a_plan_that_was_reserved_just_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.site.journal.record_many(
+        Entry(world.site.principal, "note.kept", world.site.principal, payload={}, subject=None)
+        for _ in range(2000)
+    )
+    read: list[Leaf] = []
+
+    def counting(journal: Journal) -> Iterator[Leaf]:
+        for leaf in newest_first(journal):
+            read.append(leaf)
+            yield leaf
+
+    monkeypatch.setattr(subject_trail, "newest_first", counting)
+    world.train(0)
+    world.evaluate(0)
+    world.run()
+    told = entries(world.site, Use.TRAINED) + entries(world.site, Use.EVALUATED)
+    assert len(told) == 24
+    assert 0 < len(read) < 100
 
 
 def test_two_plans_have_an_entry_each(world: World, trained: list[set[str]]) -> None:
@@ -390,7 +413,9 @@ def test_the_command_tells_the_story_and_then_that_it_is_forgotten(
     world.allow(minimum_subjects=1)
     plan_id = world.approve(name="small", minimum_subjects=5)
     world.train(0, plan_id=plan_id)
-    world.fleet.tasks.append(make_task("evaluate", plan_id, 0, world.state))
+    world.fleet.tasks.append(
+        make_task("evaluate", plan_id, 0, world.travelling("evaluate", 0, plan_id))
+    )
     world.run()
     document, text = tell(site, capsys)
     assert (document["pseudonym"], document["state"]) == (pseudonym, "held")

@@ -33,7 +33,7 @@ from client.site import Site
 from client.vault import Vault
 from client.witnessing import ATTEMPTS, Witnessing, describe_witness
 from client.worker import Ending
-from compliance.resources import LogConsistency, WitnessView
+from compliance.resources import LogConsistency, LogHead, WitnessView
 from tests.client.site.counterparts import ORIGIN, Coordinator, FakeCompliance
 from tests.client.site.world import World, refusal_of
 
@@ -116,7 +116,6 @@ def test_a_head_of_an_older_version_is_cosigned(joined: Site, compliance: FakeCo
 # --- what is no alarm -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["checkpoint", "log_consistency"])
 @pytest.mark.parametrize(
     "error",
     [
@@ -129,13 +128,13 @@ def test_a_head_of_an_older_version_is_cosigned(joined: Site, compliance: FakeCo
     ],
 )
 def test_an_answer_that_fails_is_a_problem_and_no_alarm(
-    joined: Site, compliance: FakeCompliance, method: str, error: FiduciaryError
+    joined: Site, compliance: FakeCompliance, error: FiduciaryError
 ) -> None:
     grow(compliance)
     witnessing = Witnessing(joined, compliance)
     held = witnessing.round().held
     grow(compliance)
-    compliance.fail[method] = error
+    compliance.fail["log_head"] = error
     found = witnessing.round()
     assert (found.held, found.problem) == (held, error)
     assert witnessing.round().problem is None
@@ -168,16 +167,13 @@ class Overtaken:
         self._other = other
         self._times = times
 
-    def checkpoint(self) -> str:
-        note = self._service.checkpoint()
+    def log_head(self, since: int) -> LogHead:
+        shown = self._service.log_head(since)
         if self._times:
             self._times -= 1
             grow(self._service)
             self._other.round()
-        return note
-
-    def log_consistency(self, first: int, second: int) -> LogConsistency:
-        return self._service.log_consistency(first, second)
+        return shown
 
     def cosign(self, note: str) -> WitnessView:
         return self._service.cosign(note)
@@ -416,7 +412,7 @@ def test_a_service_that_is_away_stops_no_training(world: World) -> None:
     world.train(0)
 
     def away() -> None:
-        world.compliance.fail["checkpoint"] = Unreachable("the service is away")
+        world.compliance.fail["log_head"] = Unreachable("the service is away")
 
     world.fleet.tasks.append(away)
     world.train(1)

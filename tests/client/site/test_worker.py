@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -14,13 +17,21 @@ from audit.journal import Journal
 from audit.statement import verify_statement
 from audit.storage import LogUnavailable
 from client import lessons, worker
+from client.arrays import pack_arrays
+from client.deflated import deflate
 from client.erasure import erase_subject
 from client.learning.data import Example, split_by_subject
 from client.learning.private_sgd import RoundResult, SiteTrainer
 from client.outbox import Outbox
+from client.transport import decode
 from client.vault import Vault
 from client.worker import Ending
-from tests.client.site.documents import ZERO_DIGEST, add_dataset
+from tests.client.site.documents import (
+    ZERO_DIGEST,
+    add_dataset,
+    make_limits,
+    make_reservation,
+)
 from tests.client.site.fleet import make_task
 from tests.client.site.world import World, refusal_of, report_of
 
@@ -58,7 +69,7 @@ def test_a_plan_from_its_first_round_to_its_end(world: World) -> None:
         assert report.base_model_digest == world.digest
         assert reply.arrays is not None
         assert {name: array.shape for name, array in reply.arrays.items()} == {
-            name: array.shape for name, array in world.state.items()
+            name: array.shape for name, array in world.state.items() if name.startswith("head.")
         }
         assert np.abs(reply.arrays["head.weight"]).max() > 0
         spent.append(report.epsilon_spent)
@@ -138,6 +149,50 @@ def test_a_refused_plan_is_signed_journalled_reported_and_answered(world: World)
     assert world.started() == 0
 
 
+def test_a_round_outside_training_hours_is_declined_and_the_plan_stays(world: World) -> None:
+    world.allow(training_hours=["22:00-06:00"], timezone="Europe/Berlin")
+    clock = [datetime(2026, 11, 2, 12, tzinfo=UTC)]
+
+    def at(moment: datetime) -> None:
+        clock[0] = moment
+
+    world.train(0)
+    world.fleet.tasks.append(lambda: at(datetime(2026, 11, 2, 15, tzinfo=UTC)))
+    world.train(0)
+    world.fleet.tasks.append(lambda: at(datetime(2026, 11, 2, 21, tzinfo=UTC)))
+    world.train(0)
+    world.fleet.tasks.append(lambda: at(datetime(2026, 11, 3, 6, tzinfo=UTC)))
+    world.evaluate(0)
+    assert world.run(once=True, now=lambda: clock[0]) is Ending.STOPPED
+    assert [reply.code for reply in world.fleet.replies] == [
+        "training-hours",
+        "training-hours",
+        "",
+        "",
+    ]
+    refusal = refusal_of(world.fleet.replies[0])
+    assert refusal.object == f"plan:{world.plan_id}"
+    assert "trains next from 2026-11-02T21:00Z" in refusal.reason
+    assert len(world.compliance.refusals) == 1, "the same refusal is stated once"
+    assert world.started() == 1
+    assert world.actions()[:2] == ["task-refused", "budget-reserved"]
+
+
+def test_a_clock_behind_the_ledger_spends_nothing_of_a_period(world: World) -> None:
+    world.allow(max_epsilon_per_period="9")
+    with world.ledger() as ledger:
+        ledger.reserve(make_reservation(ZERO_DIGEST, noise="50"), make_limits("30"))
+        ledger.settle(ZERO_DIGEST)
+    with sqlite3.connect(world.site.paths.ledger) as connection:
+        connection.execute("UPDATE plans SET reserved_at = '2999-01-01T00:00:00.000Z'")
+    connection.close()
+    world.train(0)
+    world.run()
+    assert world.codes() == ["clock-behind"]
+    assert world.started() == 0
+    assert any("set the clock by NTP" in line for line in world.notes.lines)
+
+
 def test_once_ends_with_a_refused_plan(world: World) -> None:
     world.allow(purposes=["billing"])
     world.train(0)
@@ -195,17 +250,75 @@ def test_a_model_named_by_path_is_refused(world: World) -> None:
     ids=["shape", "nan", "unknown", "missing"],
 )
 def test_a_state_that_does_not_fit_costs_nothing(world: World, spoil: Any) -> None:
-    world.train(0, state=spoil(world.state))
-    world.train(0)
+    world.train(1, state=spoil(world.travelling("train", 1, world.plan_id)))
+    world.train(1)
     world.run()
     assert world.codes() == ["malformed-input"]
-    assert report_of(world.fleet.replies[1]).round == 0
+    assert report_of(world.fleet.replies[1]).round == 1
+
+
+def test_a_state_that_the_site_can_build_itself_is_refused(world: World) -> None:
+    world.train(0, state=world.state)
+    world.run()
+    assert world.codes() == ["malformed-input"]
+    assert "not needed" in world.fleet.replies[0].reason
+    assert world.started() == 0
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_plan_that_is_lean_gets_a_lean_answer(world: World, precision: Any) -> None:
+    transport = {"precision": precision, "compression": "deflate"}
+    plan_id = world.approve(format="fiduciary.plan/3", name="lean", transport=transport)
+    asked = world.travelling("train", 1, plan_id)
+    packed = deflate(pack_arrays(asked))
+    task = replace(make_task("train", plan_id, 1, {}), deflated=packed)
+    world.fleet.tasks += [task, task, make_task("train", plan_id, 2, asked)]
+    world.run()
+    first, again, refused = world.fleet.replies
+    assert first.arrays is not None
+    plan = world.compliance.plan(plan_id).plan
+    update = decode(first.arrays, precision, asked)
+    assert np.abs(update["head.weight"]).max() > 0
+    report = report_of(first)  # of the arrays as they travel
+    assert report_of(again).update_digest == report.update_digest
+    assert plan.transport.precision == precision
+    assert refused.code == "malformed-input"
+    assert "not compressed" in refused.reason
+    assert world.started(plan_id) == 1
+
+
+def test_a_compressed_state_that_the_plan_does_not_need_costs_nothing(world: World) -> None:
+    plan_id = world.approve(
+        format="fiduciary.plan/3", name="lean", transport={"compression": "deflate"}
+    )
+    plain = make_task("train", plan_id, 1, {})
+    bomb = replace(plain, deflated=deflate(bytes(50_000_000)))
+    whole = replace(plain, deflated=deflate(pack_arrays(world.state)))
+    world.fleet.tasks += [bomb, whole]
+    packed = deflate(pack_arrays(world.travelling("train", 1, world.plan_id)))
+    world.fleet.tasks.append(replace(make_task("train", world.plan_id, 1, {}), deflated=packed))
+    world.run()
+    assert world.codes() == ["malformed-input"] * 3
+    reasons = [reply.reason for reply in world.fleet.replies]
+    assert "bytes that the plan needs" in reasons[0]
+    assert "not needed" in reasons[1] or "bytes that the plan needs" in reasons[1]
+    assert "the plan says no" in reasons[2]
+    assert world.started(plan_id) == world.started() == 0
+
+
+def test_an_earlier_round_is_trained_from_the_model_as_built(world: World) -> None:
+    """A coordinator that came back may ask for a round that came before what this site has."""
+    world.train(2)
+    world.train(0)
+    world.run()
+    assert [report_of(reply).round for reply in world.fleet.replies] == [2, 0]
 
 
 def test_a_round_is_not_trained_twice(world: World) -> None:
-    other = {name: array + 1 for name, array in world.state.items()}
-    world.train(0)
-    world.train(0, state=other)
+    sent = world.travelling("train", 1, world.plan_id)
+    other = {name: array + 1 for name, array in sent.items()}
+    world.train(1)
+    world.train(1, state=other)
     world.run()
     assert world.codes() == ["round-already-started"]
     assert world.started() == 1
@@ -225,6 +338,8 @@ def test_the_same_question_gets_the_same_answer(world: World) -> None:
 def test_a_restarted_worker_does_not_train_a_spent_round(world: World) -> None:
     world.train(0)
     world.run()
+    for path in world.site.paths.answers.iterdir():
+        path.unlink()
     world.train(0)
     world.train(1)
     world.run()
@@ -276,7 +391,8 @@ def test_evaluation_needs_the_operators_consent(world: World) -> None:
 
 
 def test_one_state_a_round_is_evaluated(world: World) -> None:
-    other = {name: array + 1 for name, array in world.state.items()}
+    sent = world.travelling("evaluate", 0, world.plan_id)
+    other = {name: array + 1 for name, array in sent.items()}
     world.train(0)
     world.evaluate(0)
     world.evaluate(0)

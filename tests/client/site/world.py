@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from audit.process_events import EventField
 from client.arrays import arrays_digest
 from client.learning.base_model import base_model_digest
 from client.learning.plan_model import State
 from client.learning.tasks.text_classification import TextClassifier
+from client.learning.travelling import Activity, chosen, names_in_task
 from client.ledger import Ledger
 from client.site import Site
 from client.stopping import StopSignal
@@ -26,9 +28,13 @@ class Notes:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.events: list[tuple[str, dict[str, EventField]]] = []
 
     def say(self, message: str, *, problem: bool = False) -> None:
         self.lines.append(message)
+
+    def event(self, name: str, **fields: EventField) -> None:
+        self.events.append((name, fields))
 
     def steps(self, description: str, total: int) -> Any:
         notes = self
@@ -81,13 +87,22 @@ class World:
 
     def train(self, round_index: int, *, plan_id: str | None = None, **options: Any) -> None:
         """Queue a `train` task."""
-        state = options.get("state", self.state)
-        self.fleet.tasks.append(make_task("train", plan_id or self.plan_id, round_index, state))
+        asked = plan_id or self.plan_id
+        state = options.get("state") or self.travelling("train", round_index, asked)
+        self.fleet.tasks.append(make_task("train", asked, round_index, state))
 
     def evaluate(self, round_index: int, state: State | None = None) -> None:
         """Queue an `evaluate` task."""
-        shown = self.state if state is None else state
+        shown = self.travelling("evaluate", round_index, self.plan_id) if state is None else state
         self.fleet.tasks.append(make_task("evaluate", self.plan_id, round_index, shown))
+
+    def travelling(self, activity: Activity, round_index: int, plan_id: str) -> State:
+        """What a coordinator sends of the state."""
+        plan = self.compliance.plan(plan_id).plan
+        number = min(
+            round_index, plan.rounds - 1
+        )  # a round beyond the plan is refused all the same
+        return chosen(self.state, names_in_task(plan, activity, number, self.state))
 
     def worker(self, stop: StopSignal | None = None, **options: Any) -> Worker:
         return Worker(

@@ -1,0 +1,509 @@
+"""Data subjects' requests at the site: fetched, opened, acted on, answered with a signature.
+
+* The site asks; nobody calls it. Identifiers are sealed to a key that this site's identity signed,
+  and are opened in memory: none is written or printed but to the operator who asks for it.
+* Erasure, objection and restriction are acted on by themselves; everything else waits for the
+  operator, unless `requests.toml` says so (`automatic`).
+* Acting may be repeated and answers are kept, so a request that a crash interrupted is finished,
+  and answered once.
+* The action comes first, its journal entry next, the answer last: an answer that says `done` is
+  never ahead of what was done.
+"""
+
+from __future__ import annotations
+
+import base64
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from pydantic import Field, ValidationError
+
+from audit.canonical import digest
+from audit.durable import write_durably
+from audit.errors import (
+    FiduciaryError,
+    MalformedInput,
+    NotFound,
+    Refused,
+    Unauthorised,
+    Unreachable,
+)
+from audit.log import Entry
+from audit.statement import SignedStatement, sign_statement
+from client.erasure import erase_subject
+from client.evidence import EvidenceService
+from client.kept_answers import KeptAnswers
+from client.ledger import Ledger
+from client.outbox import Outbox, SubjectAnswers
+from client.site import Site
+from client.subject_package import make_package
+from client.vault.excluding import exclude, lift, mark_journalled
+from client.vault.store import Vault
+from compliance.resources import Recorded
+from compliance.statements import (
+    Document,
+    SiteSealingKey,
+    SubjectAnswer,
+    SubjectIdentity,
+    SubjectRight,
+    first_problem,
+    utc_now,
+)
+from compliance.subject_requests_views import SitePart, TrainedRelease
+from compliance.subject_sealing import Identifiers, open_identifiers, seal_package
+
+ANSWERED: Final = "subject-request-answered"
+EXCLUDED: Final = "subject-excluded"
+INCLUDED: Final = "subject-included"
+
+_SEALING_SECRET: Final = "subject-sealing"  # noqa: S105  a name
+
+AUTOMATIC: Final[tuple[SubjectRight, ...]] = ("erasure", "objection", "restriction")
+"""What nobody need look at: it gives nothing away."""
+
+Rights = Annotated[tuple[SubjectRight, ...], Field(max_length=6)]
+
+
+class RequestSettings(Document):
+    """`requests.toml` in the site's folder.
+
+    `automatic` names the rights that are acted on without the operator. With `access` or
+    `portability`, a copy goes out without anybody having looked at it, sealed to the key that came
+    with the request.
+    """
+
+    format: Literal["fiduciary.site-requests/1"] = "fiduciary.site-requests/1"
+    automatic: Rights = AUTOMATIC
+
+
+class PartService(SubjectAnswers, Protocol):
+    """The part of the compliance service that a site's desk talks to."""
+
+    def publish_key(self, site: str, statement: SignedStatement) -> Recorded:
+        """Tell to which key identifiers are sealed."""
+
+    def parts(self) -> Sequence[SitePart]:
+        """What this site must do."""
+
+    def take(self, request_id: str) -> Recorded:
+        """State that this site has its part."""
+
+    def state_identity(self, request_id: str, identity: SignedStatement) -> Recorded:
+        """State that it is known who asks."""
+
+    def releases(self, request_id: str) -> Sequence[TrainedRelease]:
+        """Releases of plans that name this site, and their recipients."""
+
+
+class DeskService(EvidenceService, Protocol):
+    """The compliance service, as the desk sees it."""
+
+    @property
+    def subject_requests(self) -> PartService:
+        """Requests of data subjects."""
+
+
+def read_request_settings(path: Path) -> RequestSettings:
+    """Read the operator's choices.
+
+    Raises:
+        MalformedInput: With the line or key that is wrong.
+    """
+    try:
+        return RequestSettings.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return RequestSettings()
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise MalformedInput(f"malformed {path.name}: {error}", fix=f"correct {path}") from error
+    except ValidationError as error:
+        raise MalformedInput(
+            f"malformed {path.name}: {first_problem(error)}", fix=f"correct {path}"
+        ) from error
+
+
+def sealing_private_key(site: Site) -> X25519PrivateKey:
+    """The key that opens what is sealed to this site. It never leaves the keyring's secret."""
+    return X25519PrivateKey.from_private_bytes(site.keyring.secret(_SEALING_SECRET))
+
+
+def sealing_statement(site: Site) -> SignedStatement:
+    """The public half, signed by the site's identity. The same each time."""
+    public = sealing_private_key(site).public_key().public_bytes_raw()
+    stated = SiteSealingKey(
+        federation=site.federation,
+        site=site.name,
+        public_key=base64.b64encode(public).decode("ascii"),
+    )
+    return sign_statement(stated.body(), site.identity)
+
+
+class SubjectDesk:
+    """Answers data subjects' requests for one site.
+
+    Args:
+        site: Whose subjects they are.
+        vault: The site's data.
+        ledger: Knows which plans trained.
+        service: The compliance service.
+        clock: Gives the time as statements write it.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        vault: Vault,
+        ledger: Ledger,
+        service: DeskService,
+        clock: Callable[[], str] = utc_now,
+    ) -> None:
+        self._site = site
+        self._vault = vault
+        self._ledger = ledger
+        self._service = service
+        self._clock = clock
+        self._outbox = Outbox(site)
+
+    def publish_key(self) -> None:
+        """Tell the service to which key identifiers are sealed. Repeating it changes nothing."""
+        calls = self._service.subject_requests
+        calls.publish_key(self._site.name, sealing_statement(self._site))
+
+    def parts(self) -> Sequence[SitePart]:
+        """What this site must do, the most urgent first."""
+        return self._service.subject_requests.parts()
+
+    def part(self, request_id: str) -> SitePart:
+        """One of them, by its id or the first digits of it.
+
+        Raises:
+            NotFound: When there is none, or more than one.
+        """
+        found = [part for part in self.parts() if part.request_id.startswith(request_id)]
+        if len(found) != 1 or not request_id:
+            raise NotFound(
+                f"{len(found)} open requests have an id that begins so",
+                fix="list them: `client requests list`",
+            )
+        return found[0]
+
+    def serve(self, parts: Sequence[SitePart], told: Callable[[str, bool], None]) -> list[SitePart]:
+        """Answer what needs no operator.
+
+        Args:
+            parts: What this site must do.
+            told: Told, in a sentence, what was done, and whether it is a problem.
+
+        Returns:
+            What waits for the operator.
+
+        Raises:
+            Unreachable: When the service does not answer; it is all tried again later.
+        """
+        automatic = read_request_settings(self._site.paths.request_settings).automatic
+        waiting = []
+        self._forget_answers({part.request_id for part in parts})
+        for part in parts:
+            if part.sealed is None:
+                waiting.append(part)
+                continue
+            try:
+                if self.resume(part):
+                    continue
+                self._take(part)
+                if part.right not in automatic:
+                    waiting.append(part)
+                    continue
+                answer = self.act(part, "policy")
+                told(f"request {part.request_id[:8]} ({part.right}): {answer.outcome}", False)
+            except (Unreachable, Unauthorised):
+                raise
+            except FiduciaryError as error:
+                # One request that cannot be acted on must not hold the others up.
+                waiting.append(part)
+                told(f"request {part.request_id[:8]} waits: {error}. {error.fix}", True)
+        return waiting
+
+    def resume(self, part: SitePart) -> bool:
+        """Send an answer that was given before and did not arrive; whether there is one."""
+        kept = self._answer_path(part.request_id)
+        if not kept.exists():
+            return False
+        item = _KeptAnswer.model_validate_json(kept.read_bytes())
+        signed = SignedStatement.from_json(item.statement)
+        if self._outbox.was_rejected(signed):
+            raise Refused(
+                "the compliance service did not take this site's answer",
+                fix="see why in the journal, then give another: `client requests answer ID`",
+            )
+        package = None if item.package is None else base64.b64decode(item.package)
+        self._outbox.put("subject-answer", signed, package=package)
+        return True
+
+    def identify(self, part: SitePart) -> Identifiers:
+        """Who it is.
+
+        Raises:
+            Refused: When identity is not proven yet: the service has not sent it.
+            VerificationFailed: When it was sealed to another key.
+        """
+        if part.sealed is None:
+            raise Refused(
+                "the service sends nothing before it is known who asks",
+                fix="check who it is, then `client requests confirm ID`",
+            )
+        return open_identifiers(
+            part.sealed,
+            sealing_private_key(self._site),
+            request_id=part.request_id,
+            site=self._site.name,
+        )
+
+    def confirm(self, part: SitePart, method: str) -> None:
+        """State that the operator knows who asks.
+
+        Raises:
+            FiduciaryError: When the service refuses or does not answer.
+        """
+        stated = SubjectIdentity.from_body(
+            {
+                "request": part.request_id,
+                "site": self._site.name,
+                "method": method,
+                "checked_at": self._clock(),
+            }
+        )
+        signed = sign_statement(stated.body(), self._site.identity)
+        self._record("subject-request-identified", signed)
+        self._service.subject_requests.state_identity(part.request_id, signed)
+
+    def act(
+        self,
+        part: SitePart,
+        by: Literal["policy", "operator"],
+        *,
+        corrected: bool = False,
+    ) -> SubjectAnswer:
+        """Do what is asked for, and put the answer into the outbox.
+
+        Args:
+            part: The request.
+            by: Who decides.
+            corrected: Of a rectification: the operator has corrected the records.
+
+        Raises:
+            Refused: When the operator must do something first.
+            FiduciaryError: When it cannot be done; nothing is answered then.
+        """
+        identifiers = self.identify(part)
+        known = self._known(identifiers)
+        if not known:
+            return self._answer(part, by, {"outcome": "not-found"})
+        records, datasets = self._held(known)
+        done: dict[str, object] = {"outcome": "done", "records": records, "datasets": datasets}
+        package: bytes | None = None
+        match part.right:
+            case "erasure":
+                done |= self._erase(known)
+            case "objection" | "restriction":
+                self._exclude(known, part)
+                done["excluded"] = True
+            case "rectification":
+                if not corrected:
+                    raise Refused(
+                        "only you can correct the records",
+                        fix="see `client requests show ID`, correct the file, add it again, then"
+                        " `client requests answer ID --corrected`",
+                    )
+                done["corrected"] = True
+            case "access" | "portability":
+                package = self._package(part, identifiers, known, done)
+        return self._answer(part, by, done, package)
+
+    def decline(self, part: SitePart, *, ground: str | None) -> SubjectAnswer:
+        """Say no on a ground of the law; without one, that nobody is known here by these ids."""
+        outcome: dict[str, object] = {"outcome": "not-found"}
+        if ground is not None:
+            outcome = {"outcome": "refused", "ground": ground}
+        return self._answer(part, "operator", outcome)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _forget_answers(self, still_asked: set[str]) -> None:
+        """Drop kept answers that arrived; the journal has what they say."""
+        waiting = any("-subject-answer-" in path.name for path in self._outbox.files())
+        if waiting or not self._site.paths.requests.is_dir():
+            return
+        for path in self._site.paths.requests.glob("*.json"):
+            if path.stem not in still_asked:
+                path.unlink(missing_ok=True)
+
+    def _take(self, part: SitePart) -> None:
+        if part.state == "sent":
+            self._service.subject_requests.take(part.request_id)
+
+    def _known(self, identifiers: Identifiers) -> list[str]:
+        """The ids that the vault knows; of several that are one, the first."""
+        found: dict[str, str] = {}
+        for subject_id in identifiers.subject_ids:
+            try:
+                found.setdefault(self._vault.about(subject_id).pseudonym, subject_id)
+            except (NotFound, MalformedInput):
+                continue
+        return list(found.values())
+
+    def _held(self, known: Sequence[str]) -> tuple[int, int]:
+        holdings = [self._vault.about(subject_id).datasets for subject_id in known]
+        records = sum(count for held in holdings for _, count in held)
+        return records, len({dataset.id for held in holdings for dataset, _ in held})
+
+    def _erase(self, known: Sequence[str]) -> dict[str, object]:
+        erased = [
+            erase_subject(self._site, self._vault, self._ledger, subject_id) for subject_id in known
+        ]
+        return {
+            "records": sum(one.receipt.records_removed for one in erased),
+            "datasets": len({name for one in erased for name in one.receipt.datasets}),
+            "erasures": [one.statement for one in erased],
+        }
+
+    def _exclude(self, known: Sequence[str], part: SitePart) -> None:
+        """Exclude first, so that no round begins with the subject; then say so."""
+        with self._vault.transaction() as connection:
+            for subject_id in known:
+                pseudonym = self._vault.pseudonym(subject_id)
+                exclude(connection, pseudonym, part.request_id, self._clock())
+        # What was trained with the subject and waits to be asked for again does not leave.
+        KeptAnswers(self._site.paths.answers, self._site.keyring, self._site.name).drop_all()
+        journal_exclusions(self._site, self._vault)
+
+    def _package(
+        self,
+        part: SitePart,
+        identifiers: Identifiers,
+        known: Sequence[str],
+        done: dict[str, object],
+    ) -> bytes | None:
+        releases = self._service.subject_requests.releases(part.request_id)
+        retention = {
+            plan_id: self._service.plan(plan_id).plan.retention_days
+            for plan_id in sorted({release.plan_id for release in releases})
+        }
+        data = make_package(
+            self._site, self._vault, known, part, releases, retention, self._clock()
+        )
+        if identifiers.package_key is None:
+            folder = self._site.paths.packages
+            folder.mkdir(mode=0o700, exist_ok=True)
+            write_durably(folder / f"{part.request_id}.json", data)
+            done |= {"package": digest(data), "delivery": "by-operator"}
+            return None
+        sealed = seal_package(
+            data, identifiers.package_key, request_id=part.request_id, site=self._site.name
+        )
+        done |= {"package": digest(sealed), "delivery": "sealed"}
+        return sealed
+
+    def _answer(
+        self,
+        part: SitePart,
+        by: Literal["policy", "operator"],
+        fields: dict[str, object],
+        package: bytes | None = None,
+    ) -> SubjectAnswer:
+        answer = SubjectAnswer.from_body(
+            {
+                "request": part.request_id,
+                "site": self._site.name,
+                "right": part.right,
+                "answered_by": by,
+                "answered_at": self._clock(),
+                **fields,
+            }
+        )
+        signed = sign_statement(answer.body(), self._site.identity)
+        self._record(ANSWERED, signed)
+        self._site.paths.requests.mkdir(mode=0o700, exist_ok=True)
+        kept = _KeptAnswer(
+            statement=signed.to_json(),
+            package=None if package is None else base64.b64encode(package).decode("ascii"),
+        )
+        write_durably(self._answer_path(part.request_id), kept.model_dump_json().encode())
+        self._outbox.put("subject-answer", signed, package=package)
+        return answer
+
+    def _answer_path(self, request_id: str) -> Path:
+        return self._site.paths.requests / f"{request_id}.json"
+
+    def _record(self, action: str, signed: SignedStatement) -> None:
+        self._site.journal.record(
+            Entry(
+                actor=self._site.principal,
+                action=action,
+                object=signed.log_object,
+                subject=None,
+                payload={"statement": signed.to_json()},
+            )
+        )
+
+
+class _KeptAnswer(Document):
+    """An answer as the site keeps it, until the service no longer asks."""
+
+    format: Literal["fiduciary.kept-subject-answer/1"] = "fiduciary.kept-subject-answer/1"
+    statement: dict[str, object]
+    package: str | None = None
+
+
+def lift_exclusions(site: Site, vault: Vault, request_id: str, reason: str) -> int:
+    """End the exclusion that a request brought.
+
+    Args:
+        site: Whose journal says so.
+        vault: The site's data.
+        request_id: The request, or the first digits of its id.
+        reason: For the record.
+
+    Returns:
+        How many subjects' records may be used again.
+
+    Raises:
+        NotFound: When no exclusion came from it.
+    """
+    named = [one for one in vault.exclusions() if one.request.startswith(request_id)]
+    requests = {one.request for one in named}
+    if len(requests) != 1 or not request_id:
+        raise NotFound(
+            f"{len(requests)} requests with an exclusion have an id that begins so",
+            fix="give the id of the objection or restriction",
+        )
+    request = requests.pop()
+    for one in named:  # the entry first: records must not be used before it says so
+        payload = {"request": request, "reason": reason}
+        site.journal.record(_entry(site, INCLUDED, one.subject, payload))
+    with vault.transaction() as connection:
+        return len(lift(connection, request))
+
+
+def journal_exclusions(site: Site, vault: Vault) -> None:
+    """Give each exclusion its journal entry, also one that a crash left without."""
+    for one in vault.exclusions():
+        if one.journalled:
+            continue
+        payload = {"request": one.request, "excluded_at": one.excluded_at}
+        site.journal.record(_entry(site, EXCLUDED, one.subject, payload))
+        with vault.transaction() as connection:
+            mark_journalled(connection, one.subject)
+
+
+def _entry(site: Site, action: str, subject: str, payload: dict[str, str]) -> Entry:
+    return Entry(
+        actor=site.principal,
+        action=action,
+        object=f"subject:{subject}",
+        subject=subject,
+        payload=payload,
+        outlives_subject=True,  # evidence that an objection was heeded; it names a pseudonym
+    )
