@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,8 +13,17 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from audit.errors import ExitCode
+from audit.errors import ExitCode, Unreachable
+from audit.running_options import (
+    IfMissingOption,
+    IntervalOption,
+    LogFormat,
+    LogFormatOption,
+    MetricsPortOption,
+    WatchOption,
+)
 from audit.terminal import VersionOption, err, out, print_json, run_app
+from audit.watching import WatchEnd
 from server import screens
 from server.federation import (
     CONTROL_HOST,
@@ -24,7 +34,8 @@ from server.federation import (
     default_folder,
 )
 from server.release_cli import release_app
-from server.sites import DEFAULT_INVITATION_HOURS, admit, invite
+from server.simulate_cli import simulate
+from server.sites import DEFAULT_INVITATION_HOURS, admit, invite, is_enrolled
 
 app = typer.Typer(
     name="server",
@@ -41,8 +52,10 @@ back is private already.
 - `server start` serves sites and runs approved plans, until Ctrl-C
 - `server invite st-elm` writes a kit: hand it over, read its fingerprint out by telephone
 - `server admit st-elm`, once the site has joined
+- `server simulate plan.toml --synthetic` tries a plan on simulated sites
 - `server submit plan.toml`, then an officer: `compliance approve plan ID`
-- `server status` shows sites, rounds and what each site has spent
+- `server status` shows sites, rounds and what each site has spent; `server health` is for container
+  engines
 
 **Where.** `--dir`, else `FIDUCIARY_FEDERATION`, else `./federation`.
 
@@ -57,6 +70,7 @@ not verify · 7 a service does not answer · 8 not accepted · 9 exists or used 
     add_completion=False,
 )
 app.add_typer(release_app, name="release")
+app.command()(simulate)
 
 
 @app.callback()
@@ -99,6 +113,7 @@ def init(
         int, typer.Option(help="Port for yourself, on loopback only.")
     ] = DEFAULT_CONTROL_PORT,
     dir_option: Folder = None,
+    if_missing: IfMissingOption = False,
     json: Json = False,
 ) -> None:
     """Make a federation: its CA, TLS certificate, signing identity and settings.
@@ -106,15 +121,19 @@ def init(
     The coordinator's key is recorded at the compliance service, once. The folder appears complete
     or not at all.
     """
-    federation = create_federation(
-        folder or dir_option or default_folder(),
-        name=name,
-        trust_file=compliance,
-        token_file=token_file,
-        host=host,
-        fleet_port=fleet_port,
-        control_port=control_port,
-    )
+    target = folder or dir_option or default_folder()
+    if if_missing and (target / "federation.toml").exists():
+        federation = Federation.open(target)
+    else:
+        federation = create_federation(
+            target,
+            name=name,
+            trust_file=compliance,
+            token_file=token_file,
+            host=host,
+            fleet_port=fleet_port,
+            control_port=control_port,
+        )
     if json:
         print_json(screens.federation_json(federation))
         return
@@ -135,17 +154,22 @@ def invite_command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The kit.", show_default="SITE.kit")
     ] = None,
+    if_missing: IfMissingOption = False,
     folder: Folder = None,
     json: Json = False,
 ) -> None:
     """Write a kit for a site: addresses, what to trust, and a one-time token.
 
     Hand it over privately. Read the fingerprint out by telephone; the site's operator compares it
-    with `client join KIT --fingerprint …`.
+    with `client join KIT --fingerprint …`. With `--if-missing` nothing is written where the file is
+    there, or the site has joined.
     """
-    federation = _open(folder)
+    federation, kit = _open(folder), output or Path(f"{site}.kit")
     with federation.compliance() as compliance:
-        made = invite(federation, compliance, site, path=output or Path(f"{site}.kit"), hours=hours)
+        if if_missing and (kit.exists() or is_enrolled(compliance, site)):
+            _show_kept(federation, site, kit, json=json)
+            return
+        made = invite(federation, compliance, site, path=kit, hours=hours)
     if json:
         print_json(
             {
@@ -159,6 +183,20 @@ def invite_command(
     out().print(f"kit for [bold]{escape(made.site)}[/]: {escape(str(made.path))}")
     out().print(f"fingerprint {made.spoken_fingerprint}", highlight=False)
     out().print(f"it expires at {made.expires_at}; next: client join {escape(made.path.name)}")
+
+
+def _show_kept(federation: Federation, site: str, kit: Path, *, json: bool) -> None:
+    if json:
+        print_json(
+            {
+                "site": site,
+                "kit": str(kit),
+                "fingerprint": federation.fingerprint,
+                "expires_at": None,
+            }
+        )
+        return
+    out().print(f"site [bold]{escape(site)}[/] was invited already; nothing was written")
 
 
 @app.command()
@@ -197,26 +235,73 @@ def revoke(
 
 
 @app.command()
-def start(folder: FolderArgument = None, *, dir_option: Folder = None) -> None:
+def start(
+    folder: FolderArgument = None,
+    *,
+    dir_option: Folder = None,
+    metrics_port: MetricsPortOption = None,
+    log_format: LogFormatOption = LogFormat.PLAIN,
+) -> None:
     """Serve the sites and run approved plans, until Ctrl-C.
 
     Nothing starts without an approval from the compliance service. A run that was interrupted goes
     on from its last finished round.
 
+    `--metrics-port` and `--log-format json` are for monitoring: docs/monitoring.md lists what they
+    tell. Both are off unless you ask; metrics are served to this machine alone.
+
     Exit codes: 0 ended by SIGTERM, 9 a port is in use, 130 ended by Ctrl-C.
     """
     # Flower and torch take a second to load; the other commands need not wait for them.
-    from server.progress import LineReporter, LiveReporter
+    from audit.process_events import JsonLines
+    from server.event_kinds import EVENTS
+    from server.monitoring import monitored
+    from server.progress import JsonReporter, LineReporter, LiveReporter, Reporter
     from server.service import serve, stopping_on_signals
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
     federation = _open(folder or dir_option)
     console, stop = err(), threading.Event()
-    live = LiveReporter(console) if console.is_terminal else None
-    with stopping_on_signals(stop) as signals, live or nullcontext():
-        serve(federation, live or LineReporter(console), stop)
+    as_json = log_format is LogFormat.JSON
+    live = LiveReporter(console) if console.is_terminal and not as_json else None
+    reporter: Reporter = live or LineReporter(console)
+    if as_json:
+        about = {"federation": federation.settings.name}
+        reporter = JsonReporter(JsonLines("server", EVENTS, sys.stderr, about))
+    with (
+        stopping_on_signals(stop) as signals,
+        live or nullcontext(),
+        monitored(reporter, metrics_port) as (reporter, metrics),
+    ):
+        serve(federation, reporter, stop, metrics)
     if signal.SIGINT in signals:
         raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+@app.command()
+def health(folder: FolderArgument = None, *, dir_option: Folder = None, json: Json = False) -> None:
+    """Ask the coordinator of this folder, on this machine, whether it serves its sites.
+
+    For container engines and the like: it asks at the control port, on loopback. Who is online and
+    what must be mended, `server status` tells.
+
+    Exit codes: 0 it serves, 7 it does not answer.
+
+    Example: `server health /srv/federation`
+    """
+    from server.status import live_state
+
+    federation = _open(folder or dir_option)
+    control = f"{CONTROL_HOST}:{federation.settings.control_port}"
+    if live_state(federation) is None:
+        raise Unreachable(
+            f"the coordinator does not answer at {control}",
+            fix=f"start it: `server start {federation.root}`",
+        )
+    if json:
+        print_json({"status": "ok"})
+        return
+    out().print(f"the coordinator at {control} serves its sites", highlight=False)
 
 
 @app.command()
@@ -297,12 +382,35 @@ def submit(
 
 
 @app.command()
-def status(folder: FolderArgument = None, *, dir_option: Folder = None, json: Json = False) -> None:
+def status(
+    folder: FolderArgument = None,
+    *,
+    dir_option: Folder = None,
+    watching: WatchOption = False,
+    interval: IntervalOption = 2.0,
+    json: Json = False,
+) -> None:
     """Show the federation: sites, plans, rounds, epsilon by site, last errors.
 
     Works with the coordinator or the compliance service stopped, and says so.
+
+    `--watch` keeps the run that is going on before you: rounds, what each site does, epsilon spent
+    and left, rounds an hour, the time left. That time comes from measured rounds of the same phase;
+    until a phase has one, none is shown. With `--json` it prints one JSON object a line.
+
+    Exit codes: 0 shown, or ended by q; 130 ended by Ctrl-C.
+
+    Examples: `server status --watch` · `server status --watch --json | jq .plans[].pace`
     """
-    screens.show_status(_open(folder or dir_option), as_json=json)
+    federation = _open(folder or dir_option)
+    if not watching:
+        screens.show_status(federation, as_json=json)
+        return
+    from server.watch_screen import watch_status
+
+    ended = watch_status(federation, as_json=json, interval_seconds=interval)
+    if ended is WatchEnd.INTERRUPTED:
+        raise typer.Exit(ExitCode.INTERRUPTED)
 
 
 def main() -> None:

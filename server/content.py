@@ -32,7 +32,7 @@ import re
 import secrets
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +41,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from audit.durable import sync_directory
 from audit.errors import Conflict, MalformedInput, VerificationFailed
+from server.inert_files import require_inert
 
 MAGIC = b"fiduciary-release/1\n"
 PREFIX_BYTES = 7
@@ -117,16 +118,23 @@ def decrypt(source: Path, destination: Path, data_key: bytes) -> None:
                 ) from error
 
 
-def extract(archive: Path, folder: Path, expected: Mapping[str, str]) -> None:
+def extract(
+    archive: Path,
+    folder: Path,
+    expected: Mapping[str, str],
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Unpack exactly the expected files into a new folder, or nothing at all.
 
     Args:
         archive: The decrypted tar.
         folder: Must not exist, or be empty.
         expected: Name to `sha256:` digest, from the signed manifest.
+        check: A last look at the folder before it gets its name.
 
     Raises:
-        VerificationFailed: When a file is missing, unexpected, no regular file, or altered.
+        VerificationFailed: When a file is missing, unexpected, no regular file, altered, or might
+            run code when it is loaded (`server.inert_files`).
         Conflict: When the folder holds something.
     """
     folder = folder.absolute()
@@ -136,6 +144,8 @@ def extract(archive: Path, folder: Path, expected: Mapping[str, str]) -> None:
     building.mkdir(mode=0o755)
     try:
         _unpack(archive, building, expected)
+        if check is not None:
+            check(building)
         building.rename(folder)
         sync_directory(folder.parent)
     except BaseException:
@@ -171,6 +181,7 @@ def _unpack(archive: Path, building: Path, expected: Mapping[str, str]) -> None:
                     os.fsync(out.fileno())
                 if digest_of(building / name) != expected[name]:
                     raise VerificationFailed(f"{name} in the release is not what was signed")
+                require_inert(building / name)
                 found.add(name)
     except tarfile.TarError as error:
         raise VerificationFailed(f"the release is not a tar archive: {error}") from error

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from audit.errors import FiduciaryError, Refused, Unreachable, VerificationFailed
 from audit.keys import VerifyKey
+from audit.process_events import EventField
 from audit.statement import sign_statement, verify_statement
 from client.learning.base_model import resolve_base_model
 from client.learning.plan_model import PlanModel
@@ -102,7 +104,7 @@ class Coordinator:
             "sites": {
                 site: site in self._link.online() for site in sorted(self._link.registered())
             },
-            "run": None if view is None else _as_json(view),
+            "run": None if view is None else _as_json(view, self._reporter.round_seconds),
             "compliance": self._compliance_away or "reachable",
             "errors": [*self._registrar.trouble, *self._troubles],
         }
@@ -114,6 +116,8 @@ class Coordinator:
             while not self._stop.is_set():
                 try:
                     self._work(compliance)
+                    if self._compliance_away:
+                        self._reporter.event("compliance-back")
                     self._compliance_away = ""
                     backoff_seconds = self._federation.settings.poll_seconds
                 except Stopped:
@@ -121,10 +125,11 @@ class Coordinator:
                 except Unreachable as error:
                     if not self._compliance_away:
                         self._reporter.note(f"waiting for the compliance service: {error}")
+                        self._reporter.event("compliance-away", code=error.code)
                     self._compliance_away = str(error)
                     backoff_seconds = min(2 * backoff_seconds, MAX_BACKOFF_SECONDS)
                 except FiduciaryError as error:
-                    self._trouble(str(error))
+                    self._trouble(str(error), error.code)
                     backoff_seconds = min(2 * backoff_seconds, MAX_BACKOFF_SECONDS)
                 self._stop.wait(backoff_seconds)
 
@@ -139,7 +144,7 @@ class Coordinator:
                 raise
             except FiduciaryError as error:
                 # It is tried again, and must not stand in the way of other plans.
-                self._trouble(f"{state.name}: {error}")
+                self._trouble(f"{state.name}: {error}", error.code)
         approved = [view for view in compliance.plans("approved") if self._is_new(view)]
         for view in sorted(approved, key=lambda view: view.approved_position or 0):
             self._train(compliance, view)
@@ -157,6 +162,9 @@ class Coordinator:
         self._reporter.note(
             f"{plan.name}: approved, {plan.rounds} rounds over {len(plan.sites)} sites"
         )
+        self._reporter.event(
+            "run-started", plan=view.plan_id, rounds=plan.rounds, sites=len(plan.sites)
+        )
         training = self._training(compliance, view.plan_id, plan, folder)
         try:
             model = build_model(plan, resolve_base_model(plan.base_model.name))
@@ -170,7 +178,7 @@ class Coordinator:
         except (Stopped, Unreachable):
             raise
         except FiduciaryError as error:
-            self._trouble(f"{plan.name}: {error}")
+            self._trouble(f"{plan.name}: {error}", error.code)
             state = training().fail(plain(str(error)))
         except Exception as error:
             # A fault of ours must not look like a run that is still going on.
@@ -195,6 +203,7 @@ class Coordinator:
                 compliance=compliance,
                 reporter=self._reporter,
                 stop=self._stop,
+                stretch=1.0 if model is None else model.stretch(),
             )
 
         return make
@@ -211,6 +220,12 @@ class Coordinator:
         release_id = publish(self._federation, compliance, release)
         folder.save(state.model_copy(update={"release_id": release_id}))
         self._reporter.note(_release_line(plan, release, release_id))
+        self._reporter.event(
+            "release-published",
+            plan=state.plan_id,
+            release=release_id,
+            bytes=release.ciphertext_bytes,
+        )
 
     def _verified(self, view: PlanView) -> TrainingPlan:
         return verify_plan(
@@ -222,7 +237,8 @@ class Coordinator:
 
     def _refuse(self, compliance: ComplianceClient, plan_id: str, error: FiduciaryError) -> None:
         self._refused.add(plan_id)
-        self._trouble(f"plan {plan_id} was refused: {error}")
+        self._reporter.event("plan-refused", plan=plan_id, code=error.code)
+        self._trouble(f"plan {plan_id} was refused: {error}", error.code)
         refusal = Refusal(
             refused_by="coordinator",
             object=f"plan:{plan_id}",
@@ -233,27 +249,44 @@ class Coordinator:
         try:
             compliance.report_refusal(sign_statement(refusal.body(), self._federation.identity))
         except (Refused, VerificationFailed) as unrecorded:
-            self._trouble(f"the refusal could not be recorded: {unrecorded}")
+            self._trouble(f"the refusal could not be recorded: {unrecorded}", unrecorded.code)
 
-    def _trouble(self, sentence: str) -> None:
+    def _trouble(self, sentence: str, code: str) -> None:
         if sentence not in self._troubles:
             self._reporter.note(f"trouble: {sentence}")
+            self._reporter.event("trouble", code=code)
             self._troubles = [*self._troubles, sentence][-MAX_TROUBLES:]
 
 
 class _Remembering:
-    """Passes news on, and keeps the last view for the control port."""
+    """Passes news on, and keeps the last view and when its round began, for the control port."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
+        self._began = 0.0
         self.view: RunView | None = None
+
+    @property
+    def round_seconds(self) -> float:
+        """How long the present round has gone on; 0 when none does."""
+        return 0.0 if self.view is None else round(time.monotonic() - self._began, 1)
 
     def note(self, message: str) -> None:
         self._reporter.note(message)
 
     def show(self, view: RunView | None) -> None:
+        if view is not None and (self.view is None or _round_of(self.view) != _round_of(view)):
+            self._began = time.monotonic()
         self.view = view
         self._reporter.show(view)
+
+    def event(self, name: str, **fields: EventField) -> None:
+        self._reporter.event(name, **fields)
+
+
+def _round_of(view: RunView) -> tuple[str, int, bool]:
+    """A round begins when it has its number and nothing is waited for any more."""
+    return view.plan_id, view.round, view.activity.startswith(("starting", "waiting"))
 
 
 def _released(state: RunState) -> bool:
@@ -267,11 +300,12 @@ def _release_line(plan: TrainingPlan, release: Release, release_id: str) -> str:
     )
 
 
-def _as_json(view: RunView) -> dict[str, Any]:
+def _as_json(view: RunView, round_seconds: float) -> dict[str, Any]:
     return {
         "plan_id": view.plan_id,
         "name": view.name,
         "round": view.round,
+        "round_seconds": round_seconds,
         "rounds": view.rounds,
         "phase": view.phase,
         "activity": view.activity,
@@ -279,6 +313,7 @@ def _as_json(view: RunView) -> dict[str, Any]:
         "waiting": list(view.waiting),
         "absent": dict(view.absent),
         "epsilon_by_site": dict(view.epsilon_by_site),
+        "epsilon_promised": view.epsilon_promised,
         "accuracy": view.accuracy,
         "macro_f1": view.macro_f1,
         "perplexity": view.perplexity,

@@ -15,13 +15,36 @@ Conflict
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from audit.errors import Conflict, MalformedInput, Refused
+
+if TYPE_CHECKING:
+    from compliance.statements import SiteReport
 
 
 class QuorumNotReached(Refused):
-    """Too few sites answered a round in time."""
+    """Too few sites answered a round in time.
+
+    Args:
+        message: What happened, with the reason of each missing site.
+        absent: Why each site is not counted in, those included that answered in vain.
+        reports: What those reported that answered.
+    """
 
     code = "quorum-not-reached"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        absent: Mapping[str, str] | None = None,
+        reports: Mapping[str, SiteReport] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.absent = dict(absent or {})
+        self.reports = dict(reports or {})
 
 
 class PlanRefused(Refused):

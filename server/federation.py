@@ -7,6 +7,7 @@ federation/                    (0700)
 ├── identity.pem               Ed25519; signs kits, plans, admissions, rounds, releases   (0600)
 ├── ca/key.pem                 P-384; certifies sites and the server                      (0600)
 ├── ca/certificate.pem
+├── models/signing.pem         P-384; signs the files of releases, made with the first    (0600)
 ├── tls/key.pem                P-384; the two ports                                       (0600)
 ├── tls/certificate.pem
 ├── secrets/control.token      bearer token of the control port                           (0600)
@@ -23,6 +24,7 @@ federation/                    (0700)
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -187,6 +189,20 @@ class Federation:
     def authority_key(self) -> ec.EllipticCurvePrivateKey:
         """The CA's key."""
         return authority.load_private_key((self.root / "ca/key.pem").read_bytes())
+
+    @property
+    def model_signing_key(self) -> ec.EllipticCurvePrivateKey:
+        """Signs the files of releases (`server.model_signature`); made when it is first asked for.
+
+        Raises:
+            MalformedFederation: When others may read it.
+        """
+        path = self.root / "models/signing.pem"
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            write_durably(path, authority.private_pem(authority.generate_key()), replace=False)
+        _require_mode(path)
+        return authority.load_private_key(path.read_bytes())
 
     @property
     def fingerprint(self) -> str:
@@ -407,8 +423,13 @@ def _require_private(root: Path) -> None:
             raise MalformedFederation(
                 f"malformed federation: {path} is missing", fix="restore it from a backup"
             ) from error
-        if mode & 0o077:
-            wanted = "700" if path.is_dir() else "600"
-            raise MalformedFederation(
-                f"{path} is open to others (mode {mode:03o})", fix=f"chmod {wanted} {path}"
-            )
+        _require_mode(path, mode)
+
+
+def _require_mode(path: Path, mode: int | None = None) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode) if mode is None else mode
+    if mode & 0o077:
+        wanted = "700" if path.is_dir() else "600"
+        raise MalformedFederation(
+            f"{path} is open to others (mode {mode:03o})", fix=f"chmod {wanted} {path}"
+        )

@@ -6,7 +6,8 @@ In this order, and nothing is left behind when one fails:
 2. an officer's approval of exactly this manifest, by the compliance service's log key;
 3. the ciphertext's digest and size;
 4. the data key, sealed to the caller's key for this release and this principal;
-5. decryption, then each file's digest, then one rename of the whole folder.
+5. decryption, then each file's digest and that it cannot run code (`server.inert_files`);
+6. `model.sig`, by the key that the manifest names; then one rename of the whole folder.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from compliance.resources import ReleaseView
 from compliance.sealing import open_data_key
 from compliance.statements import Decision, ReleaseManifest
 from server.content import decrypt, extract, require_free
+from server.model_signature import SIGNATURE_FILE, verify_model
 
 _WHOLE_ID = re.compile(r"sha256:[0-9a-f]{64}")
 _SHORT_ID = re.compile(r"[0-9a-f]{6,64}")
@@ -129,7 +131,7 @@ def fetch_release(
         VerificationFailed: When a signature, digest or key does not fit.
         Refused: When no officer has approved the release.
         Unauthorised: Without a live grant.
-        Conflict: When the folder holds something.
+        Conflict: When the folder holds something, or the release was recalled.
     """
     require_free(folder)
     view = compliance.release(release_id)
@@ -148,19 +150,38 @@ def fetch_release(
                 fix="download it again; if it fails again, tell the compliance officer",
             )
         decrypt(sealed_content, archive, data_key)
-        extract(archive, folder, manifest.files)
+        extract(archive, folder, manifest.files, lambda unpacked: _check_sig(unpacked, manifest))
     return Fetched(release_id, folder, manifest)
 
 
+def _check_sig(folder: Path, manifest: ReleaseManifest) -> None:
+    """Releases before the third format had no such signature; one that names a key must have it."""
+    if manifest.model_signing_key is None:
+        return
+    path = folder / SIGNATURE_FILE
+    if not path.is_file():
+        raise VerificationFailed(f"the release lacks {SIGNATURE_FILE}")
+    others = {name: each for name, each in manifest.files.items() if name != SIGNATURE_FILE}
+    verify_model(path.read_bytes(), others, manifest.model_signing_key)
+
+
 def find_release(compliance: ComplianceClient, given: str) -> str:
-    """The id of a release, from its id, the beginning of its id, or its name.
+    """The id of a release, from its id, the beginning of its id, its name, or an `@alias`.
 
     Raises:
-        NotFound: When none of the releases that the caller may see fits.
+        NotFound: When none of the releases or aliases that the caller may see fits.
         Conflict: When several do.
     """
     if _WHOLE_ID.fullmatch(given):
         return given
+    if given.startswith("@"):
+        for alias in compliance.aliases.list():
+            if alias.alias == given[1:]:
+                return alias.release_id
+        raise NotFound(
+            f"there is no alias {given!r} of a release that you may see",
+            fix="ask a compliance officer for a grant of what it names now",
+        )
     digits = given.removeprefix("sha256:")
     found = [
         view.release_id
@@ -184,6 +205,12 @@ def _verified(
     if view.statement.digest != release_id or view.release_id != release_id:
         raise VerificationFailed("the service gave another release's manifest")
     manifest = ReleaseManifest.from_body(verify_statement(view.statement, coordinator))
+    if view.recall is not None:
+        raise Conflict(
+            f"release {manifest.name} was recalled at {view.recall.recalled_at}: "
+            f"{view.recall.reason}",
+            fix="stop using it and remove your copies; compliance notices list",
+        )
     if view.approval is None:
         raise Refused(
             f"release {manifest.name} is {view.state}, not approved",

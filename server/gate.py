@@ -26,8 +26,9 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
-from client.polling import MAX_WAIT_SECONDS, WAIT_HEADER
+from client.polling import MAX_WAIT_SECONDS, PULL_TASK, WAIT_HEADER
 from server.events import EventLog
+from server.turns import LONG_BODY_BYTES, Turns
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,11 +47,11 @@ CLIENT_KEY_STATE = "client_public_key"
 TOKEN_REQUIRED = "token-required"  # noqa: S105 - a reason, not a token
 NODE_KEY_HEADER = b"flwr-public-key"
 FLEET = "/v1/fleet/"
-PULL_MESSAGES = FLEET + "pull-messages"
+POLL = FLEET + PULL_TASK
 _ROUTINE = frozenset(
     FLEET + name
     for name in (
-        "pull-messages",
+        PULL_TASK,
         "send-node-heartbeat",
         "pull-object",
         "push-object",
@@ -81,34 +82,40 @@ class FleetChecks(Protocol):
     def check(self, path: str, node_key: bytes, body: bytes) -> None:
         """Raise `Problem` when an authenticated call must not reach Flower."""
 
-    def answered(self, path: str) -> None:
-        """A call was passed on and answered without an error."""
+    def answered(self, path: str, node_key: bytes) -> None:
+        """A call of this node was passed on and answered without an error."""
 
     def site_of(self, node_key: bytes) -> str:
         """The site that a key belongs to; raises `Problem` when none is let in with it."""
 
 
 class Mailboxes:
-    """Wakes the held polls of a node when a message for it was stored."""
+    """Wakes the held polls of a node when a message for it was stored.
+
+    A notification stays until the node looks for itself, so a poll that comes after it is not held.
+    One that is lost, because two came before one look, costs the time that a poll is held.
+    """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[bytes, asyncio.Event] = {}
+        self._boxes: dict[bytes, asyncio.Event] = {}
         self._lock = threading.Lock()
         self._closed = False
 
     def notify(self, node_key: bytes) -> None:
         """Wake the node; may be called from any thread."""
         with self._lock:
-            loop = self._loop
+            loop, box = self._loop, self._boxes.setdefault(node_key, asyncio.Event())
+            if loop is None:  # nobody has ever waited, so nobody is to be woken
+                box.set()
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._box(node_key).set)
+            loop.call_soon_threadsafe(box.set)
 
     def close(self) -> None:
         """Let go of every held poll; may be called from any thread."""
         self._closed = True
         with self._lock:
-            keys = list(self._waiting)
+            keys = list(self._boxes)
         for key in keys:
             self.notify(key)
 
@@ -135,7 +142,7 @@ class Mailboxes:
 
     def _box(self, node_key: bytes) -> asyncio.Event:
         with self._lock:
-            return self._waiting.setdefault(node_key, asyncio.Event())
+            return self._boxes.setdefault(node_key, asyncio.Event())
 
 
 class PartnerGate:
@@ -145,22 +152,29 @@ class PartnerGate:
         application: Answers Fleet calls.
         checks: Judges authenticated calls.
         mailboxes: Where held polls wait.
+        turns: Who may send a long body now.
         events: Refusals and calls that change something are written here.
     """
 
     def __init__(
-        self, application: Application, checks: FleetChecks, mailboxes: Mailboxes, events: EventLog
+        self,
+        application: Application,
+        checks: FleetChecks,
+        mailboxes: Mailboxes,
+        turns: Turns,
+        events: EventLog,
     ) -> None:
         self._application = application
         self._checks = checks
         self._mailboxes = mailboxes
+        self._turns = turns
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         if scope["type"] != "http":
             return
-        path, actor = str(scope["path"]), "unknown"
+        path, actor, node_key = str(scope["path"]), "unknown", b""
         try:
             if path == "/health" and scope["method"] in ("GET", "HEAD"):
                 await _send_json(send, 200, "application/json", {"status": "ok"})
@@ -168,18 +182,23 @@ class PartnerGate:
             _require_plain_fleet_path(scope, path)
             node_key = _authenticated_key(scope)
             actor = self._checks.site_of(node_key)  # before a stranger's body is read
+            if _is_long(scope):
+                await self._turns.take(node_key)
             body = await _read_body(scope, receive, MAX_BODY_BYTES)
             self._checks.check(path, node_key, body)
-            if path == PULL_MESSAGES:
+            if path == POLL:
                 if not await self._hold(scope, node_key, receive):
                     return
                 self._mailboxes.empty(node_key)
             status = await _pass_on(self._application, scope, body, receive, send)
             if status < 400:
-                self._checks.answered(path)
+                self._checks.answered(path, node_key)
+            else:
+                self._turns.give(node_key)
             if status >= 400 or path not in _ROUTINE:
                 self._record(scope, actor, status, "")
         except Problem as problem:
+            self._turns.give(node_key)
             self._record(scope, actor, problem.status, problem.code)
             await send_problem(send, problem)
 
@@ -301,6 +320,14 @@ def _headers(scope: Scope, name: bytes) -> list[bytes]:
 def _remote(scope: Scope) -> str:
     client = scope.get("client")
     return f"{client[0]}:{client[1]}" if client else ""
+
+
+def _is_long(scope: Scope) -> bool:
+    """Whether the body is long, or does not say how long it is."""
+    declared = _headers(scope, b"content-length")
+    return not all(
+        length.isdigit() and int(length) < LONG_BODY_BYTES for length in declared or [b""]
+    )
 
 
 def _wait_seconds(scope: Scope) -> float:

@@ -1,16 +1,17 @@
-"""What a release says about itself: model card, privacy statement, provenance. Pure.
+"""What a release says about itself: its model card (`README.md`), labels and figures. Pure.
 
 * What epsilon means here is in `dp_statement.json` (`server.privacy_statement`).
 * What was measured is told label by label, except where fewer than `MINIMUM_SLICE_SUBJECTS` records
   stand behind a figure: a release goes to people who see no more of the sites' data than it tells.
-* Provenance is an in-toto statement: the files, the plan, its approval, each round's report.
+* The card is of Hugging Face's format, front matter by `huggingface_hub`; provenance, the bill of
+  materials and the signature are in `server.provenance`, `ml_bom` and `model_signature`.
 * The card's code is the task's own, and runs without Fiduciary.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,13 +19,15 @@ from client.learning.entity_evaluation import EntityReport
 from client.learning.evaluation import MINIMUM_SLICE_SUBJECTS, groups_to_tell
 from client.learning.language_evaluation import LanguageSummary
 from client.learning.metrics import EvaluationReport, Summary, report_in_words
-from compliance.resources import PlanEvidence, PlanView
 from compliance.statements import TrainingPlan
+from server.card_sections import (
+    data_section,
+    evaluation_section,
+    intended_use,
+    limitations_section,
+)
+from server.datasets_told import DatasetTold
 from server.runs import RunState
-from server.software import software_versions
-
-IN_TOTO_STATEMENT = "https://in-toto.io/Statement/v1"
-PREDICATE = "urn:fiduciary:predicate:training-run:1"
 
 LIBRARY_OF_TASK = {"tabular-classification": "safetensors"}
 """What reads a release of all weights; transformers unless said here."""
@@ -106,56 +109,18 @@ def _entities(report: EntityReport) -> dict[str, Any]:
     }
 
 
-def provenance(
-    view: PlanView,
-    evidence: PlanEvidence,
-    state: RunState,
-    *,
-    files: Mapping[str, str],
-) -> dict[str, Any]:
-    """`provenance.json`: an in-toto statement about the other files."""
-    return {
-        "_type": IN_TOTO_STATEMENT,
-        "subject": [
-            {"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}}
-            for name, digest in sorted(files.items())
-        ],
-        "predicateType": PREDICATE,
-        "predicate": {
-            "plan_id": view.plan_id,
-            "plan": view.statement.to_json(),
-            "approval": None if view.approval is None else view.approval.to_json(),
-            "log_positions": {
-                "submitted": view.submitted_position,
-                "approved": view.approved_position,
-            },
-            "outcome": state.outcome,
-            "rounds": [item.to_json() for item in evidence.rounds],
-            "site_reports": sorted(item.digest for item in evidence.reports),
-            "sites": sorted(state.epsilon_by_site),
-            "software": software_versions(),
-        },
-    }
-
-
 def model_card(
     plan: TrainingPlan,
     plan_id: str,
     state: RunState,
     epsilon_by_site: Mapping[str, Any],
     audited_by_site: Mapping[str, Any] | None = None,
+    datasets: Sequence[DatasetTold] = (),
 ) -> bytes:
     """`README.md`, with the front matter that model hubs read."""
-    library = "peft" if is_lora(plan) else LIBRARY_OF_TASK.get(plan.task, "transformers")
-    front = {
-        "library_name": library,
-        "pipeline_tag": PIPELINE_OF_TASK.get(plan.task, plan.task),
-        "base_model": hub_name(plan),
-        "tags": ["federated-learning", "differential-privacy"] + ["lora"] * is_lora(plan),
-    }
     lines = [
         "---",
-        *(f"{name}: {json.dumps(value)}" for name, value in front.items()),
+        _front_matter(plan, state),
         "---",
         f"# {plan.name}",
         "",
@@ -167,10 +132,12 @@ def model_card(
         f"- **Keep it** at most {plan.retention_days} days after {state.updated_at[:10]}.",
         f"- **Base model:** {plan.base_model.name}, `{plan.base_model.digest}`",
         f"- **Trained:** {_trained(plan)}.",
-        f"- **Rounds:** {state.rounds_done} of {plan.rounds}.",
+        f"- **Rounds:** {state.rounds_done} of {plan.rounds}{_missed(state)}.",
         f"- **Measured:** {_measured(state)}",
         f"- **Plan:** `{plan_id}`",
         "",
+        *intended_use(plan),
+        *evaluation_section(state.evaluation),
         "## Privacy",
         "",
         f"At most ε = {plan.privacy.epsilon} at δ = {plan.privacy.delta} for each {_unit(plan)} of "
@@ -179,6 +146,8 @@ def model_card(
         "",
         *_epsilons(epsilon_by_site, audited_by_site or {}),
         "",
+        *data_section(datasets),
+        *limitations_section(plan),
         *_labels(plan),
         "## Use",
         "",
@@ -188,12 +157,42 @@ def model_card(
         "",
         "## Evidence",
         "",
-        "`provenance.json` holds the signed plan, its approval and every round's signed report. "
-        "The manifest that came with this release is signed by the federation's coordinator and "
-        "recorded in the compliance service's log.",
+        "`provenance.json` holds the signed plan, its approval and every round's signed report, "
+        "`provenance.intoto.jsonl` the same under the coordinator's signature, `mlbom.cdx.json` "
+        "what the model is made of. `model.sig` signs every file: `model_signing verify key`. "
+        "The manifest that came with this release names its key, is signed by the federation's "
+        "coordinator and recorded in the compliance service's log.",
         "",
     ]
     return "\n".join(lines).encode("utf-8")
+
+
+def _front_matter(plan: TrainingPlan, state: RunState) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task = PIPELINE_OF_TASK.get(plan.task, plan.task)
+    report = state.evaluation
+    figures = [] if report is None else [("everybody", report.everybody), *report.slices.items()]
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type="private",
+            dataset_name="held-out subjects of the sites",
+            dataset_config=group,
+            metric_type="accuracy",
+            metric_value=each.accuracy,
+        )
+        for group, each in figures
+    ]
+    data = ModelCardData(
+        library_name="peft" if is_lora(plan) else LIBRARY_OF_TASK.get(plan.task, "transformers"),
+        pipeline_tag=task,
+        base_model=hub_name(plan),
+        tags=["federated-learning", "differential-privacy"] + ["lora"] * is_lora(plan),
+        model_name=plan.name if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml(line_break="\n").rstrip("\n")
 
 
 def hub_name(plan: TrainingPlan) -> str:
@@ -241,6 +240,10 @@ def _trained(plan: TrainingPlan) -> str:
     layers = plan.adapter.layers
     where = "" if layers is None else f" in the upper {layers} layers"
     return f"LoRA{where}, rank {plan.adapter.rank}{HEAD_OF_TASK[plan.task]}"
+
+
+def _missed(state: RunState) -> str:
+    return f"; {state.rounds_missed} of them had no quorum" if state.rounds_missed else ""
 
 
 def _measured(state: RunState) -> str:

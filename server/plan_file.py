@@ -12,15 +12,24 @@ legal_basis = "legitimate-interests"
 retention_days = 365
 # optional: base_model, max_tokens, groups, class_weights ("histogram"), focal_gamma, privacy_audit,
 # quorum, deadline_seconds, minimum_subjects, held_out_share, author;
+# secure_aggregation; missed_rounds (may be without a quorum; a tenth otherwise);
 # rounds and adapter_rounds choose among the recommended phases
 
 [privacy]
 epsilon = 8                          # one site's whole part in the plan
 delta = 1e-5
 nominal_subjects = 1000              # public; the divisor of every sum
-# optional: max_records_per_subject; unit = "record" protects single records only
+# optional: max_records_per_subject; unit = "record" protects single records only;
+# noise_sites = 3 distributes the noise over at least so many honest sites (secure_aggregation only)
 
 [adapter]                            # optional: rank, alpha, target_modules, layers
+
+[aggregation]                        # optional: rule ("mean"; "trimmed-mean", "median", "krum" with
+                                     # tolerated), server ("average"; "momentum", "adam"),
+                                     # learning_rate, momentum, second_momentum, adaptivity
+
+[transport]                          # optional: precision ("float32", "float16", "int8"),
+                                     # compression ("none", "deflate")
 
 [[features]]                         # a table's columns; tabular-classification only
 name = "age"
@@ -37,6 +46,7 @@ learning_rate = 2.0
 max_grad_norm = 1.0
 relative_noise = 1.0                 # optional: this phase's noise relative to the others'
 batch_limit = { subjects = 500, max_population = 5000 }  # optional
+proximal = 0.01                      # optional: FedProx's mu
 ```
 
 * Noise is never written down: it is what the promised epsilon needs (`client.learning.accounting`).
@@ -47,6 +57,7 @@ batch_limit = { subjects = 500, max_population = 5000 }  # optional
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Collection, Mapping
 from decimal import Decimal
@@ -60,6 +71,7 @@ from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolv
 from client.learning.task_recipes import LINEAR_MODEL, kinds_for, recommended_for
 from compliance.statements import (
     Adapter,
+    Aggregation,
     BaseModelReference,
     BatchLimit,
     Document,
@@ -69,6 +81,7 @@ from compliance.statements import (
     PrivacyUnit,
     TaskName,
     TrainingPlan,
+    Transport,
     first_problem,
     utc_now,
 )
@@ -76,6 +89,9 @@ from server.errors import MalformedPlanFile
 
 MAX_PLAN_FILE_BYTES = 4 * 1024 * 1024
 DEFAULT_AUTHOR = "coordinator"
+
+MISSED_ROUNDS_SHARE: Final = 0.1
+"""Of a plan's rounds, how many may be without a quorum where the file does not say."""
 
 DEFAULT_MODELS: Final[Mapping[str, str]] = {
     "text-classification": EMBEDDED_MODEL,
@@ -98,6 +114,8 @@ class PlanSection(Document):
     class_weights: str = "none"
     focal_gamma: Fraction = Decimal(0)
     privacy_audit: bool = False
+    secure_aggregation: bool = False
+    missed_rounds: int | None = None
     sites: tuple[str, ...]
     quorum: int | None = None
     deadline_seconds: int = 600
@@ -118,6 +136,7 @@ class PrivacySection(Document):
     delta: Annotated[Fraction, Field(gt=0, lt=1)]
     nominal_subjects: Annotated[int, Field(ge=1, le=10**9)]
     max_records_per_subject: int = 4
+    noise_sites: int | None = None
 
 
 class PhaseSection(Document):
@@ -131,6 +150,7 @@ class PhaseSection(Document):
     max_grad_norm: Annotated[Fraction, Field(gt=0, le=1000)]
     relative_noise: Annotated[Fraction, Field(gt=0, le=100)] = Decimal(1)
     batch_limit: BatchLimit | None = None
+    proximal: Annotated[Fraction, Field(ge=0, le=1000)] = Decimal(0)
 
 
 class PlanFile(Document):
@@ -139,6 +159,8 @@ class PlanFile(Document):
     plan: PlanSection
     privacy: PrivacySection
     adapter: Adapter = Adapter()
+    aggregation: Aggregation = Aggregation()
+    transport: Transport = Transport()
     features: tuple[Feature, ...] = ()
     phases: Annotated[tuple[PhaseSection, ...], Field(max_length=8)] = ()
 
@@ -211,8 +233,18 @@ def make_plan(
             adapter_rounds=section.adapter_rounds,
         )
     )
+    missed = section.missed_rounds
+    if missed is None:
+        missed = math.ceil(MISSED_ROUNDS_SHARE * sum(phase.rounds for phase in phases))
     # Noise can outgrow its range; the whole plan is checked once more.
-    return _checked(path, {**draft.model_dump(), "phases": [p.model_dump() for p in phases]})
+    return _checked(
+        path,
+        {
+            **draft.model_dump(),
+            "phases": [phase.model_dump() for phase in phases],
+            "missed_rounds": missed,
+        },
+    )
 
 
 def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
@@ -241,11 +273,13 @@ def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
         for kind in kinds_for(section.task, with_histogram=section.class_weights == "histogram")
     )
     fields: dict[str, Any] = {
-        **section.model_dump(exclude={"base_model", "rounds", "adapter_rounds"}),
+        **section.model_dump(exclude={"base_model", "rounds", "adapter_rounds", "missed_rounds"}),
         "federation": federation,
         "created_at": utc_now(),
         "base_model": {"name": name, "digest": f"sha256:{'0' * 64}"},
         "adapter": file.adapter.model_dump(),
+        "aggregation": file.aggregation.model_dump(),
+        "transport": file.transport.model_dump(),
         "features": [feature.model_dump() for feature in file.features],
         "quorum": len(section.sites) if section.quorum is None else section.quorum,
         "privacy": file.privacy.model_dump(),
@@ -287,6 +321,8 @@ def _nearest(location: tuple[int | str, ...]) -> str:
         "plan": PlanSection,
         "privacy": PrivacySection,
         "adapter": Adapter,
+        "aggregation": Aggregation,
+        "transport": Transport,
         "features": Feature,
         "phases": PhaseSection,
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 from client.learning.accounting import epsilon_of_subject
 from client.learning.privacy_audit import CONFIDENCE
+from client.secure_aggregation import tolerated_collusion
 from compliance.statements import Phase, TrainingPlan
 from server.software import version_of
 
@@ -57,9 +58,11 @@ def privacy_statement(
         "adjacency": plan.privacy.adjacency,
         "meaning": (
             f"For each site: adding or removing {whose} changes the probability of anything that "
-            "the site's updates reveal by a factor of at most exp(epsilon), except with "
+            f"{_what_is_revealed(plan)} reveal by a factor of at most exp(epsilon), except with "
             "probability delta. The released model is computed from these updates alone."
         ),
+        "noise_sites": plan.privacy.noise_sites,
+        "secure_aggregation": plan.secure_aggregation,
         "delta": str(plan.privacy.delta),
         "epsilon_promised": str(plan.privacy.epsilon),
         "epsilon_by_site": {site: str(value) for site, value in epsilon_by_site.items()},
@@ -84,13 +87,38 @@ def privacy_statement(
                 "proves nothing."
             ),
         },
-        "trusts": [
-            "that each site ran the software it reports: its noise is added at the site",
-            "that nobody outside a site sees its updates except the coordinator, for whom the same "
-            "bound holds",
-        ],
+        "trusts": _trusts(plan),
         "does_not_cover": [*NOT_COVERED, *(_OF_RECORDS if unit == "record" else ())],
     }
+
+
+def _what_is_revealed(plan: TrainingPlan) -> str:
+    if plan.privacy.noise_sites is None:
+        return "the site's updates"
+    return "sums of the sites' updates, which are all that anybody learns,"
+
+
+def _trusts(plan: TrainingPlan) -> list[str]:
+    shares, quorum, sites = plan.privacy.noise_sites, plan.quorum, len(plan.sites)
+    trusts = ["that each site ran the software it reports: its noise is added at the site"]
+    if shares is not None:
+        trusts.append(
+            f"that in each round's sum of at least {quorum} sites at least {shares} are honest: "
+            "they add their share of the noise and tell nobody of it; with fewer the noise is "
+            "smaller than promised"
+        )
+    if plan.secure_aggregation:
+        trusts.append(
+            f"that at most {tolerated_collusion(sites, quorum)} of the {sites} sites share what "
+            "they know with the coordinator, which then learns only sums of updates and of "
+            "evaluation counts"
+        )
+    else:
+        trusts.append(
+            "that nobody outside a site sees its updates except the coordinator, for whom the same "
+            "bound holds"
+        )
+    return trusts
 
 
 _OF_RECORDS = (

@@ -1,4 +1,8 @@
-"""What the coordinator shows while it works: a live table on a terminal, plain lines elsewhere."""
+"""What the coordinator shows while it works: a live table on a terminal, plain lines elsewhere.
+
+Notes are sentences for people; events are for machines (`audit.process_events`). A reporter shows
+the ones that its reader wants.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from audit.process_events import EventField, EventSink, JsonLines
+
 REFRESH_PER_SECOND = 4.0
+
+BAR_WIDTH = 20
+"""Columns of the bar of rounds: it and what happens beside it fit a terminal of 80."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,9 @@ class Reporter(Protocol):
     def show(self, view: RunView | None) -> None:
         """The present state of the run; None when none is going on."""
 
+    def event(self, name: str, **fields: EventField) -> None:
+        """Something happened that `server.event_kinds` names."""
+
 
 class LineReporter:
     """Plain lines with a time, for logs and pipes."""
@@ -72,6 +84,47 @@ class LineReporter:
 
     def show(self, view: RunView | None) -> None:
         """Nothing: a log keeps what happened, not what is happening."""
+
+    def event(self, name: str, **fields: EventField) -> None:
+        """Nothing: people read the notes."""
+
+
+class JsonReporter:
+    """One JSON object a line, for systems that collect logs."""
+
+    def __init__(self, lines: JsonLines) -> None:
+        self._lines = lines
+
+    def note(self, message: str) -> None:
+        """Nothing: sentences may quote others, and these lines travel."""
+
+    def show(self, view: RunView | None) -> None:
+        """Nothing: a log keeps what happened, not what is happening."""
+
+    def event(self, name: str, **fields: EventField) -> None:
+        """Write one line."""
+        self._lines(name, fields)
+
+
+class CountedReporter:
+    """Passes everything on, and events to a counter, too."""
+
+    def __init__(self, reporter: Reporter, count: EventSink) -> None:
+        self._reporter = reporter
+        self._count = count
+
+    def note(self, message: str) -> None:
+        """Pass it on."""
+        self._reporter.note(message)
+
+    def show(self, view: RunView | None) -> None:
+        """Pass it on."""
+        self._reporter.show(view)
+
+    def event(self, name: str, **fields: EventField) -> None:
+        """Count it, and pass it on."""
+        self._count(name, fields)
+        self._reporter.event(name, **fields)
 
 
 class LiveReporter:
@@ -108,28 +161,34 @@ class LiveReporter:
         """Keep the view; it is drawn at the next refresh."""
         self._view = view
 
+    def event(self, name: str, **fields: EventField) -> None:
+        """Nothing: people read the notes."""
+
     def _render(self) -> RenderableType:
         return Text("") if self._view is None else table_of(self._view)
 
 
 def table_of(view: RunView) -> RenderableType:
     """A run as a table: progress above, a line for each site below."""
-    head = Table.grid(padding=(0, 2))
-    head.add_row(
-        Text(view.name, style="bold"),
-        f"round {min(view.round + 1, view.rounds)} of {view.rounds} ({view.phase})",
-        ProgressBar(total=max(view.rounds, 1), completed=view.round, width=30),
-        view.activity,
-        f"accuracy {view.accuracy}" if view.accuracy else "",
-        f"macro F1 {view.macro_f1}" if view.macro_f1 else "",
-        f"perplexity {view.perplexity}" if view.perplexity else "",
+    head = Text.assemble(
+        (view.name, "bold"),
+        f"  round {min(view.round + 1, view.rounds)} of {view.rounds} ({view.phase})",
     )
+    progress = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=max(view.rounds, 1), completed=view.round, width=BAR_WIDTH)
+    progress.add_row(bar, Text(view.activity))
+    figures = {
+        "accuracy": view.accuracy,
+        "macro F1": view.macro_f1,
+        "perplexity": view.perplexity,
+    }
+    measured = "  ".join(f"{name} {figure}" for name, figure in figures.items() if figure)
     sites = Table(box=None, padding=(0, 2))
     for column in ("site", "this round", f"ε (of {view.epsilon_promised})"):
         sites.add_column(column)
     for site in view.sites:
         sites.add_row(site, _state_of(view, site), view.epsilon_by_site.get(site, "0"))
-    return Group(head, sites)
+    return Group(head, progress, *([Text(measured)] if measured else []), sites)
 
 
 def _state_of(view: RunView, site: str) -> Text:

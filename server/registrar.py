@@ -84,9 +84,11 @@ class Registrar:
         for site in self._link.registered() - set(present):
             self._link.unregister(site)
             self._reporter.note(f"site {site} was let out: {trouble.get(site, 'it was revoked')}")
+            self._reporter.event("site-let-out", site=site)
         for site, record in present.items():
             if site not in self._link.registered():
                 self._reporter.note(f"site {site} is admitted")
+                self._reporter.event("site-let-in", site=site)
             self._link.register(site, record.node_key)
         for site in set(trouble) - set(self._trouble):
             self._reporter.note(trouble[site])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from audit.durable import write_durably
 from audit.errors import MalformedInput, NotFound
 from audit.keys import VerifyKey
 from audit.terminal import out, print_json
@@ -64,7 +65,10 @@ def keygen(
 @release_app.command()
 def fetch(
     release: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="Its id, the beginning of it, or its name.")
+        str,
+        typer.Argument(
+            metavar="RELEASE", help="Its id, the beginning of it, its name, or `@ALIAS`."
+        ),
     ],
     *,
     output: Annotated[Path, typer.Option("--out", help="Folder to make.")],
@@ -85,6 +89,13 @@ def fetch(
             show_default="the federation in --dir",
         ),
     ] = None,
+    save_signing_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the key of the release's model.sig there, for `model_signing verify key`.",
+            show_default=False,
+        ),
+    ] = None,
     folder: Folder = None,
     json: Json = False,
 ) -> None:
@@ -101,6 +112,11 @@ def fetch(
             key=load_release_key(key),
             coordinator=expected,
         )
+    if save_signing_key is not None:
+        pem = fetched.manifest.model_signing_key
+        if pem is None:
+            raise NotFound("this release was made before releases had a model.sig")
+        write_durably(save_signing_key.absolute(), pem.encode("ascii"), mode=0o644)
     if json:
         print_json(
             {

@@ -1,7 +1,8 @@
 """From a completed run to an encrypted release at the compliance service.
 
-1. The final weights become a plain peft adapter, or a model of all weights; beside them lie the
-   documents of `server.model_card`.
+1. The final weights become a plain peft adapter, or a model of all weights; beside them lie model
+   card, figures, bill of materials, provenance, and a signature over all files. What is neither
+   safetensors nor text is refused.
 2. The files are archived and encrypted with a random key that is used once (`server.content`).
 3. The manifest (every file's digest, the ciphertext's, what it cost in privacy) is signed.
 4. The data key is sealed to the compliance service's release key; it re-wraps it for a grantee.
@@ -26,20 +27,28 @@ from audit.errors import Conflict, MalformedInput
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from client.learning.aggregation import Iterate
 from client.learning.base_model import resolve_base_model
+from client.learning.metrics import EvaluationReport
 from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
 from compliance.resources import PlanEvidence, PlanView
 from compliance.sealing import DATA_KEY_BYTES, SERVICE, seal_data_key
-from compliance.statements import ReleaseManifest, SiteReport, TrainingPlan, utc_now
-from server.content import digest_of, encrypt, write_archive
-from server.federation import Federation
-from server.model_card import (
-    evaluation_file,
-    labels_file,
-    model_card,
-    provenance,
+from compliance.statements import (
+    GroupEvaluation,
+    ReleaseEvaluation,
+    ReleaseManifest,
+    SiteReport,
+    TrainingPlan,
+    utc_now,
 )
+from server.content import digest_of, encrypt, write_archive
+from server.datasets_told import datasets_told
+from server.federation import Federation
+from server.inert_files import require_inert
+from server.ml_bom import BOM_FILE, ml_bom
+from server.model_card import evaluation_file, labels_file, model_card
+from server.model_signature import SIGNATURE_FILE, public_pem, sign_model
 from server.privacy_statement import privacy_statement
+from server.provenance import ATTESTATION_FILE, PROVENANCE_FILE, attestation, provenance
 from server.runs import RunFolder, RunState
 
 _FOLDER_DIGITS = 16
@@ -95,7 +104,9 @@ def build_release(
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     (building / "files").mkdir(parents=True, mode=0o700)
-    files = _write_files(building / "files", plan, view, evidence, state, iterate, epsilon_by_site)
+    _write_model(building / "files", plan, iterate)
+    _write_documents(federation, building / "files", plan, view, evidence, state, epsilon_by_site)
+    files = _digests(building / "files")
     data_key = secrets.token_bytes(DATA_KEY_BYTES)
     archive = building / "content.tar"
     write_archive({name: (building / "files" / name).read_bytes() for name in files}, archive)
@@ -112,6 +123,8 @@ def build_release(
         epsilon_by_site=epsilon_by_site,
         metrics=metrics,
         created_at=utc_now(),
+        evaluation=told_evaluation(state.evaluation),
+        model_signing_key=public_pem(federation.model_signing_key.public_key()),
     )
     statement = sign_statement(manifest.body(), federation.identity)
     sealed = seal_data_key(
@@ -161,22 +174,60 @@ def audited_by_site(evidence: PlanEvidence) -> dict[str, Decimal]:
     return dict(sorted(found.items()))
 
 
-def _write_files(
+def told_evaluation(report: EvaluationReport | None) -> ReleaseEvaluation | None:
+    """Of what was measured, what a gate looks at: accuracies with their 95 % intervals."""
+    if report is None:
+        return None
+    low, high = report.everybody.accuracy_interval
+    return ReleaseEvaluation(
+        accuracy_low=_decimal(low),
+        accuracy_high=_decimal(high),
+        groups=tuple(
+            GroupEvaluation(
+                group=group,
+                examples=figures.examples,
+                accuracy=_decimal(figures.accuracy),
+                low=_decimal(figures.accuracy_interval[0]),
+                high=_decimal(figures.accuracy_interval[1]),
+            )
+            for group, figures in sorted(report.slices.items())
+        ),
+    )
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(f"{value:.6f}")
+
+
+def _write_model(folder: Path, plan: TrainingPlan, iterate: Iterate) -> None:
+    model = build_model(plan, resolve_base_model(plan.base_model.name))
+    model.set_state(iterate.average)
+    model.save(folder)
+
+
+def _write_documents(
+    federation: Federation,
     folder: Path,
     plan: TrainingPlan,
     view: PlanView,
     evidence: PlanEvidence,
     state: RunState,
-    iterate: Iterate,
     epsilon_by_site: dict[str, Decimal],
-) -> dict[str, str]:
-    model = build_model(plan, resolve_base_model(plan.base_model.name))
-    model.set_state(iterate.average)
-    model.save(folder)
-    audited = audited_by_site(evidence)
+) -> None:
+    """Each names those before it; the signature names them all. The same run, the same octets."""
+    audited, datasets = audited_by_site(evidence), datasets_told(evidence)
+    bill = ml_bom(
+        plan,
+        view.plan_id,
+        state,
+        files=_digests(folder),
+        epsilon_by_site=epsilon_by_site,
+        datasets=datasets,
+    )
     documents = {
-        "README.md": model_card(plan, view.plan_id, state, epsilon_by_site, audited),
+        "README.md": model_card(plan, view.plan_id, state, epsilon_by_site, audited, datasets),
         "dp_statement.json": _json(privacy_statement(plan, view.plan_id, epsilon_by_site, audited)),
+        BOM_FILE: _json(bill),
     }
     if plan.labels:
         documents["labels.json"] = labels_file(plan)
@@ -184,10 +235,26 @@ def _write_files(
         documents["evaluation.json"] = evaluation_file(state.evaluation)
     for name, data in documents.items():
         (folder / name).write_bytes(data)
-    digests = {path.name: digest_of(path) for path in sorted(folder.iterdir())}
-    (folder / "provenance.json").write_bytes(
-        _json(provenance(view, evidence, state, files=digests))
+    statement = _json(
+        provenance(
+            plan,
+            view,
+            evidence,
+            state,
+            files=_digests(folder),
+            epsilon_by_site=epsilon_by_site,
+            datasets=datasets,
+        )
     )
+    (folder / PROVENANCE_FILE).write_bytes(statement)
+    (folder / ATTESTATION_FILE).write_bytes(attestation(statement, federation.identity))
+    signature = sign_model(plan.name, _digests(folder), federation.model_signing_key)
+    (folder / SIGNATURE_FILE).write_bytes(signature)
+    for path in folder.iterdir():
+        require_inert(path)
+
+
+def _digests(folder: Path) -> dict[str, str]:
     return {path.name: digest_of(path) for path in sorted(folder.iterdir())}
 
 

@@ -2,7 +2,10 @@
 
 The rules, with the plan's quorum and deadline (Flower's own status is not consulted):
 
-* A site is asked once, when it is online; one that comes online before the end is still asked.
+* A site is asked when it is online; one that comes online before the end is still asked.
+* A site whose connection or process ended before it answered is asked again when it is back, and so
+  is one that could not ask the compliance service. It trains a round once, whoever asks how often,
+  and gives the answer that it kept (`client.kept_answers`).
 * Every site of the plan ends up settled: accepted, or absent with a reason.
 * The exchange ends when all are settled; at the deadline; when a quorum was accepted and only
   sites that are offline are missing (one that took part in the last round gets a moment to come
@@ -20,6 +23,15 @@ from typing import Generic, Protocol, TypeVar
 
 from server.errors import MalformedReply
 from server.superlink import Answer, Lost, TaskKind
+
+MAX_ASKED = 20
+"""How often a site is asked in one exchange: one that dies of each task is not fed for ever."""
+
+ASK_AGAIN_SECONDS = 2.0
+"""How long a site that lacked the compliance service is left alone."""
+
+PASSING = frozenset({"compliance-unreachable"})
+"""Refusals that cost nothing and pass by themselves."""
 
 ARRIVAL_WAIT_SECONDS = 0.25
 """How long at most until the deadline, a stop or a site that came online is noticed."""
@@ -42,10 +54,11 @@ class Wire(Protocol):
     def send(
         self,
         run_id: int,
-        sites: Collection[str],
         kind: TaskKind,
-        task: dict[str, str | int],
+        tasks: Mapping[str, dict[str, str | int]],
         arrays: bytes,
+        *,
+        reply_bytes: int,
     ) -> dict[str, str]:
         """Ask sites; gives site to message id."""
 
@@ -65,14 +78,16 @@ class Task:
 
     Attributes:
         run_id: From `SuperLink.open_run`.
-        kind: `train` or `evaluate`.
+        kind: What is asked.
         plan_id: The plan.
         round: The round.
-        arrays: The packed global state.
-        sites: All sites of the plan.
+        arrays: The packed global state; empty where none is needed.
+        sites: All sites that are asked.
         quorum: How many answers are needed.
         deadline_seconds: How long they may take.
         returning: Sites that took part in the last round.
+        documents: JSON of a secure sum, by site.
+        reply_bytes: About what an honest answer takes; that of `arrays` where it is None.
     """
 
     run_id: int
@@ -84,6 +99,15 @@ class Task:
     quorum: int
     deadline_seconds: float
     returning: frozenset[str] = frozenset()
+    documents: Mapping[str, str] = field(default_factory=dict, repr=False)
+    reply_bytes: int | None = None
+
+    def content_for(self, site: str) -> dict[str, str | int]:
+        """What one site is told beside the arrays."""
+        content: dict[str, str | int] = {"plan_id": self.plan_id, "round": self.round}
+        if site in self.documents:
+            content["document"] = self.documents[site]
+        return content
 
 
 @dataclass(frozen=True)
@@ -125,27 +149,39 @@ def exchange(
     accepted: dict[str, T] = {}
     absent: dict[str, str] = {}
     waiting: dict[str, str] = {}
-    asked: set[str] = set()
+    asked: dict[str, int] = {}
+    again: dict[str, tuple[float, str]] = {}  # from when on, and what came of it before
     while True:
         if stop.is_set():
             wire.discard(waiting.values())
             raise Stopped
         elapsed = clock() - started
-        new = (set(task.sites) & wire.online()) - asked
+        new = {
+            site
+            for site in set(task.sites) & wire.online()
+            if site not in asked or (site in again and elapsed >= again[site][0])
+        }
         if new and elapsed < task.deadline_seconds:
-            content: dict[str, str | int] = {"plan_id": task.plan_id, "round": task.round}
-            sent = wire.send(task.run_id, new, task.kind, content, task.arrays)
+            size = len(task.arrays) if task.reply_bytes is None else task.reply_bytes
+            tasks = {site: task.content_for(site) for site in new}
+            sent = wire.send(task.run_id, task.kind, tasks, task.arrays, reply_bytes=size)
             waiting.update(sent)
-            asked.update(sent)
+            for site in sent:
+                asked[site] = asked.get(site, 0) + 1
+                again.pop(site, None)
         for site, answer in wire.collect(task.run_id, waiting).items():
             del waiting[site]
             verdict = _verdict(site, answer, judge)
-            if isinstance(verdict, _Absent):
+            if isinstance(verdict, _Absent) and _passes(answer) and asked[site] < MAX_ASKED:
+                pause = 0.0 if isinstance(answer, Lost) else ASK_AGAIN_SECONDS
+                again[site] = (elapsed + pause, verdict.reason)
+            elif isinstance(verdict, _Absent):
                 absent[site] = verdict.reason
             else:
                 accepted[site] = verdict
         watch(accepted, absent, waiting)
-        if _ended(task, accepted, absent, waiting, elapsed):
+        expected = set(waiting) | (set(again) & wire.online())
+        if _ended(task, accepted, absent, expected, elapsed):
             break
         remaining = task.deadline_seconds - elapsed
         wire.wait_for_arrival(max(0.01, min(ARRIVAL_WAIT_SECONDS, remaining)))
@@ -156,13 +192,20 @@ def exchange(
             if elapsed < task.deadline_seconds:
                 absent[site] = "not waited for: a quorum had become impossible"
         elif site not in accepted and site not in absent:
-            absent[site] = "offline"
+            absent[site] = again[site][1] if site in again else "offline"
     return Exchange(accepted, absent, clock() - started)
 
 
 @dataclass(frozen=True)
 class _Absent:
     reason: str
+
+
+def _passes(answer: Answer | Lost) -> bool:
+    """Whether asking again may bring an answer."""
+    if isinstance(answer, Lost):
+        return answer.again
+    return answer.refused and answer.report.get("code") in PASSING
 
 
 def _verdict(site: str, answer: Answer | Lost, judge: Callable[[str, Answer], T]) -> T | _Absent:

@@ -206,9 +206,10 @@ def show_status(federation: Federation, *, as_json: bool) -> None:
 def _show_plan(plan: dict[str, Any]) -> None:
     console = out()
     doing = f", {plan['activity']}" if plan["activity"] else ""
+    missed = f", {plan['rounds_missed']} without a quorum" if plan["rounds_missed"] else ""
     console.print(
         f"\nplan [bold]{escape(plan['name'])}[/]: {plan['state']}{doing}, round "
-        f"{plan['rounds_done']} of {plan['rounds']}\n  {plan['plan_id']}",
+        f"{plan['rounds_done']} of {plan['rounds']}{missed}\n  {plan['plan_id']}",
         highlight=False,
     )
     if plan["reason"]:

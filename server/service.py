@@ -19,8 +19,9 @@ from audit.errors import FiduciaryError
 from server.coordinator import Coordinator
 from server.events import EventLog
 from server.federation import CONTROL_HOST, Federation, renew_server_certificate
-from server.gate import ControlGate, PartnerGate
+from server.gate import Application, ControlGate, PartnerGate
 from server.listeners import Listeners, ServerTls, bind
+from server.metrics import CoordinatorMetrics
 from server.progress import Reporter
 from server.registrar import Registrar
 from server.superlink import SuperLink
@@ -30,8 +31,19 @@ JOIN_SECONDS = 4.0
 """Longer than any wait that notices the stop; a call to a hanging service is not waited for."""
 
 
-def serve(federation: Federation, reporter: Reporter, stop: threading.Event) -> None:
+def serve(
+    federation: Federation,
+    reporter: Reporter,
+    stop: threading.Event,
+    metrics: CoordinatorMetrics | None = None,
+) -> None:
     """Coordinate until `stop` is set.
+
+    Args:
+        federation: The federation.
+        reporter: Where news goes.
+        stop: Set when the coordinator is asked to stop.
+        metrics: Shown the coordinator's state, and the bytes at the partner port.
 
     Raises:
         PortInUse: When a port is taken.
@@ -40,6 +52,7 @@ def serve(federation: Federation, reporter: Reporter, stop: threading.Event) -> 
     settings = federation.settings
     if renew_server_certificate(federation, datetime.now(UTC)):
         reporter.note("the server's TLS certificate was renewed")
+        reporter.event("certificate-renewed")
     token = federation.control_token
     partner_socket = bind(settings.bind, settings.fleet_port, "fleet")
     try:
@@ -51,9 +64,13 @@ def serve(federation: Federation, reporter: Reporter, stop: threading.Event) -> 
     link = SuperLink(token, host=CONTROL_HOST, port=settings.control_port)
     registrar = Registrar(federation, link, reporter, stop)
     coordinator = Coordinator(federation, link, registrar, reporter, stop)
+    partner: Application = PartnerGate(link.fleet, link, link.mailboxes, link.turns, events)
+    if metrics is not None:
+        metrics.watch(coordinator.status)
+        partner = metrics.metered(partner)
     with Listeners(
         ControlGate(link.application, token, coordinator.status, events),
-        PartnerGate(link.fleet, link, link.mailboxes, events),
+        partner,
         control_socket=control_socket,
         partner_socket=partner_socket,
         tls=ServerTls(
@@ -66,6 +83,11 @@ def serve(federation: Federation, reporter: Reporter, stop: threading.Event) -> 
         reporter.note(
             f"federation {settings.name}: partners at {federation.fleet_address}, "
             f"control at {CONTROL_HOST}:{settings.control_port}"
+        )
+        reporter.event(
+            "coordinator-started",
+            fleet_port=settings.fleet_port,
+            control_port=settings.control_port,
         )
         registrar.start()
         failure = _Failure()
@@ -86,6 +108,7 @@ def serve(federation: Federation, reporter: Reporter, stop: threading.Event) -> 
         if not asked:
             raise FiduciaryError("the coordinator ended by itself", fix="start it again")
         reporter.note("stopped")
+        reporter.event("coordinator-stopped")
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def invite(
         )
     if path.exists():
         raise Conflict(f"{path} exists already", fix="choose another file with -o")
-    if any(known.name == site for known in compliance.sites()):
+    if is_enrolled(compliance, site):
         raise Conflict(
             f"site {site} is enrolled already",
             fix="see `server sites`; a site that was revoked comes back under a new name",
@@ -114,6 +114,11 @@ def invite(
     text = json.dumps(statement.to_json(), indent=2, sort_keys=True) + "\n"
     write_durably(path.absolute(), text.encode("utf-8"), replace=False)
     return Invitation(site, path, federation.fingerprint, kit.expires_at)
+
+
+def is_enrolled(compliance: ComplianceClient, site: str) -> bool:
+    """Whether a site has joined, ever."""
+    return any(known.name == site for known in compliance.sites())
 
 
 class AdmissionRecord(Document):

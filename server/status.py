@@ -16,6 +16,7 @@ import httpx
 
 from audit.errors import FiduciaryError
 from client.learning.metrics import report_in_words
+from client.pace import Pace, pace_of
 from compliance.resources import PlanView, ReleaseView, SiteView
 from server.federation import CONTROL_HOST, Federation
 from server.gate import ControlGate
@@ -93,12 +94,16 @@ def _plan(
 ) -> dict[str, Any]:
     plan = view.plan
     running = live["run"] if live and (live["run"] or {}).get("plan_id") == view.plan_id else None
+    pace = _pace(view, run, running)
     return {
         "plan_id": view.plan_id,
         "name": plan.name,
         "state": view.state,
         "rounds": plan.rounds,
         "activity": running["activity"] if running else "",
+        "phase": plan.phases[pace.phase].kind,
+        "pace": pace.to_json(),
+        "sites": [_site(name, plan.privacy.epsilon, run, running) for name in plan.sites],
         "epsilon_promised": str(plan.privacy.epsilon),
         "delta": str(plan.privacy.delta),
         "release": None
@@ -106,6 +111,37 @@ def _plan(
         else {"release_id": release.release_id, "state": release.state},
         **_progress(run),
     }
+
+
+def _pace(view: PlanView, run: RunState | None, running: dict[str, Any] | None) -> Pace:
+    history = () if run is None else run.history
+    return pace_of(
+        [phase.rounds for phase in view.plan.phases],
+        [(summary.round, summary.seconds) for summary in history],
+        0 if run is None else run.rounds_done,
+        running["round_seconds"] if running else 0.0,
+    )
+
+
+def _site(
+    name: str, promised: Decimal, run: RunState | None, running: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a site of a plan does in this round, and what it spent of the plan's promise."""
+    spent = Decimal(0) if run is None else run.epsilon_by_site.get(name, Decimal(0))
+    return {
+        "site": name,
+        "doing": _doing(name, running) if running else "",
+        "epsilon_spent": str(spent),
+        "epsilon_left": str(max(Decimal(0), promised - spent)),
+    }
+
+
+def _doing(site: str, running: dict[str, Any]) -> str:
+    if site in running["answered"]:
+        return "answered"
+    if site in running["absent"]:
+        return str(running["absent"][site])
+    return "working" if site in running["waiting"] else "not asked"
 
 
 def _unlisted(run: RunState) -> dict[str, Any]:
@@ -116,6 +152,9 @@ def _unlisted(run: RunState) -> dict[str, Any]:
         "state": run.stage,  # as far as this folder knows
         "rounds": run.rounds,
         "activity": "",
+        "phase": run.history[-1].phase if run.history else "",
+        "pace": None,  # what is still to come is in the plan
+        "sites": [],
         "release": None
         if run.release_id is None
         else {"release_id": run.release_id, "state": "unknown"},
@@ -129,6 +168,7 @@ def _progress(run: RunState | None) -> dict[str, Any]:
     return {
         "stage": None if run is None else run.stage,
         "rounds_done": 0 if run is None else run.rounds_done,
+        "rounds_missed": 0 if run is None else run.rounds_missed,
         "reason": "" if run is None else run.reason,
         "epsilon_by_site": {}
         if run is None
@@ -157,6 +197,7 @@ def _round(run: RunState) -> dict[str, Any]:
     last = run.history[-1]
     return {
         "round": last.round,
+        "missed": last.missed,
         "participants": list(last.participants),
         "absent": dict(last.absent),
         "seconds": last.seconds,

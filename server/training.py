@@ -1,8 +1,11 @@
 """One plan's run, from its first round to its outcome; it reads top to bottom.
 
 * A round counts only after the compliance service has recorded its signed report.
-* A round that too few sites trained ends the run as failed, with the reason; so does a last round
-  that nobody measured. A run that is stopped goes on when the coordinator comes back.
+* No round begins before a quorum is online: a round that nobody started costs nobody anything.
+* A round that too few sites trained all the same is missed: it is reported without participants and
+  the model stays as it is. One more than the plan's `missed_rounds` ends the run as failed, with
+  the reason; so does a final model that nobody trained or measured.
+* A run that is stopped or killed goes on when the coordinator comes back (`server.runs`).
 * The global model is what `client.learning.aggregation` makes of the sites' updates; what is
   evaluated and released is its average of iterates.
 """
@@ -14,18 +17,25 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from audit.errors import Unreachable
-from audit.keys import SigningKey, VerifyKey
+from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement
-from client.arrays import arrays_digest, pack_arrays
-from client.learning.aggregation import Iterate, advance, begin, mean_update, state_to_send
-from client.learning.evaluation import Evaluation, sum_evaluations
+from client.arrays import arrays_digest
+from client.fleet_tasks import TaskKind
+from client.learning.aggregation import (
+    Iterate,
+    advance_by,
+    begin,
+    combined_update,
+    miss,
+    state_to_send,
+)
 from client.learning.language_evaluation import LanguageSummary
 from client.learning.metrics import EvaluationReport, evaluation_report
 from client.learning.plan_model import State
-from compliance.api import ComplianceClient
+from client.learning.travelling import chosen, completed, names_in_update
 from compliance.statements import (
     Metrics,
     RoundReport,
@@ -34,34 +44,38 @@ from compliance.statements import (
     TrainingPlan,
     utc_now,
 )
-from server.errors import MalformedReply, QuorumNotReached
+from server.attendance import Attendance
+from server.errors import QuorumNotReached
+from server.gathering import IN_VAIN, Gathering, Identities, Trained
 from server.progress import Reporter, RunView
 from server.replies import (
-    Accepted,
-    Expected,
-    accept_evaluation,
-    accept_update,
     mean_norm,
     norm_of,
 )
-from server.rounds import Exchange, Stopped, Task, Wire, exchange
-from server.runs import RoundSummary, RunFolder, RunState
-from server.superlink import Answer
+from server.rounds import Exchange, Stopped, Task, Wire
+from server.runs import AggregatedRound, RoundSummary, RunFolder, RunState
+from server.telling import tell_end, tell_exchange, tell_round
 
-MAX_REASON_CHARACTERS = 1500
 START_GRACE_SECONDS = 30.0
 """How long a run waits for all of its sites once a quorum of them is online."""
 
 MAX_BACKOFF_SECONDS = 15.0
 
-T = TypeVar("T")
+_ACTIVITIES = {"train": "training", "evaluate": "evaluating"}
 
 
-class Identities(Protocol):
-    """Who signs for a site."""
+class Recorder(Protocol):
+    """Who records what must be provable later: the part of `compliance.api` that a run needs."""
 
-    def identity_of(self, site: str) -> VerifyKey | None:
-        """The admitted site's identity key."""
+    def report_round(self, plan_id: str, statement: SignedStatement) -> object:
+        """Record a round's signed report, once.
+
+        Raises:
+            Unreachable: When it is not recorded; it is sent again.
+        """
+
+    def report_outcome(self, plan_id: str, statement: SignedStatement) -> object:
+        """Record how the run ended, likewise."""
 
 
 class Training:
@@ -78,6 +92,8 @@ class Training:
         compliance: Where reports go.
         reporter: Where news goes.
         stop: Set when the coordinator is asked to stop.
+        stretch: `PlanModel.stretch` of the plan's model.
+        clock: Monotonic seconds, by which deadlines are kept.
     """
 
     def __init__(
@@ -90,9 +106,11 @@ class Training:
         signer: SigningKey,
         wire: Wire,
         sites: Identities,
-        compliance: ComplianceClient,
+        compliance: Recorder,
         reporter: Reporter,
         stop: threading.Event,
+        stretch: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan_id = plan_id
         self._plan = plan
@@ -104,6 +122,8 @@ class Training:
         self._compliance = compliance
         self._reporter = reporter
         self._stop = stop
+        self._stretch = stretch
+        self._clock = clock
         self._view = RunView(
             plan_id=plan_id,
             name=plan.name,
@@ -133,22 +153,39 @@ class Training:
                 updated_at=utc_now(),
             )
         )
+        gathering = Gathering(
+            self._plan_id,
+            self._plan,
+            run_id,
+            wire=self._wire,
+            sites=self._sites,
+            stop=self._stop,
+            watch=self._watch,
+            tell=self._tell,
+            clock=self._clock,
+            kept=self._folder.sums,
+            stretch=self._stretch,
+        )
         try:
             state = self._record_pending(state)
+            self._folder.tidy(state)
             iterate = self._folder.model(state) or begin(self._initial)
             if state.rounds_done:
                 self._reporter.note(f"{self._plan.name}: going on after round {state.rounds_done}")
-            if state.stage == "running" and state.rounds_done < self._plan.rounds:
-                self._await_sites()
+            grace_seconds = min(START_GRACE_SECONDS, float(self._plan.deadline_seconds))
             while state.stage == "running" and state.rounds_done < self._plan.rounds:
-                iterate, state = self._round(run_id, iterate, state)
+                if state.aggregated is None:
+                    self._await_quorum(grace_seconds)
+                grace_seconds = 0.0
+                iterate, state = self._round(gathering, iterate, state)
             if state.stage == "running":
+                _check_model(state)
                 state = self._folder.save(state.model_copy(update={"stage": "completed"}))
         except QuorumNotReached as error:
             state = self._folder.load() or state
-            state = self._folder.save(
-                state.model_copy(update={"stage": "failed", "reason": str(error)})
-            )
+            self._reporter.event("round-failed", plan=self._plan_id, round=state.rounds_done)
+            failed = {"stage": "failed", "reason": str(error), "aggregated": None}
+            state = self._folder.save(state.model_copy(update=failed))
         finally:
             self._reporter.show(None)
         return self.record_outcome(state)
@@ -183,38 +220,34 @@ class Training:
             self._until_recorded(lambda: self._compliance.report_outcome(self._plan_id, statement))
             state = self._folder.save(state.model_copy(update={"outcome_recorded": True}))
             self._reporter.note(_ending(self._plan, state))
+            tell_end(self._reporter, state)
         return state
 
     # --- one round -----------------------------------------------------------------------------
 
-    def _round(self, run_id: int, iterate: Iterate, state: RunState) -> tuple[Iterate, RunState]:
+    def _round(
+        self, gathering: Gathering, iterate: Iterate, state: RunState
+    ) -> tuple[Iterate, RunState]:
         number = state.rounds_done
         phase = self._plan.phase_of(number)
-        started = time.monotonic()
+        started = self._clock()
         returning = frozenset(state.history[-1].participants if state.history else ())
         self._show(round=number, phase=phase.kind, epsilon_by_site=_texts(state.epsilon_by_site))
 
-        sent = state_to_send(iterate, self._plan)
-        trained = self._ask(
-            run_id, "train", number, sent, returning, self._judge_update(number, sent)
-        )
-        if len(trained.accepted) < self._plan.quorum:
-            raise QuorumNotReached(_without_quorum(number, self._plan.quorum, trained))
-
-        updates = [trained.accepted[site].arrays for site in sorted(trained.accepted)]
-        advanced = advance(iterate, self._plan, updates)
-        evaluation, reports = self._evaluate(run_id, number, advanced, frozenset(trained.accepted))
+        aggregated = state.aggregated
+        if aggregated is None:
+            state, aggregated = self._train(gathering, iterate, state, returning)
+        advanced = self._folder.aggregate(aggregated)
+        evaluation, reports = self._measure(gathering, advanced, state, aggregated)
         metrics = None if evaluation is None else _metrics(evaluation)
-        epsilon = _epsilon_after(
-            state, [item.report for item in trained.accepted.values()] + reports
-        )
+        epsilon = _epsilon_after(aggregated.epsilon_by_site, reports)
         report = RoundReport(
             plan_id=self._plan_id,
             round=number,
             phase=phase.kind,
-            participants=tuple(sorted(trained.accepted)),
-            absent=dict(sorted(trained.absent.items())),
-            update_norm=mean_norm(norm_of(mean_update(updates, sent))),
+            participants=aggregated.participants,
+            absent=aggregated.absent,
+            update_norm=aggregated.update_norm,
             state_digest=arrays_digest(advanced.to_arrays()),
             epsilon_by_site=epsilon,
             metrics=metrics,
@@ -229,19 +262,69 @@ class Training:
             report=statement.digest,
             state_digest=report.state_digest,
             metrics=metrics,
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(max(aggregated.seconds, self._clock() - started), 3),
         )
         state = self._folder.prepare_round(
             state,
-            advanced,
+            aggregated,
             summary=summary,
             statement=statement,
             epsilon_by_site=epsilon,
-            evaluation=evaluation,
+            # A missed round changed nothing: what was measured before still holds.
+            evaluation=state.evaluation if summary.missed and metrics is None else evaluation,
         )
         state = self._record_pending(state)
         self._reporter.note(_round_line(self._plan, summary, epsilon))
+        tell_round(self._reporter, self._plan_id, summary, epsilon)
         return advanced, state
+
+    def _train(
+        self,
+        gathering: Gathering,
+        iterate: Iterate,
+        state: RunState,
+        returning: frozenset[str],
+    ) -> tuple[RunState, AggregatedRound]:
+        """Have a round trained, and write what became of it.
+
+        Raises:
+            QuorumNotReached: When the round had none, and the plan bears no more of those.
+        """
+        number, started = state.rounds_done, self._clock()
+        sent = state_to_send(iterate, self._plan)
+        try:
+            trained = gathering.train(number, sent, returning)
+        except QuorumNotReached as error:
+            if state.rounds_missed >= self._plan.missed_rounds:
+                raise
+            missing = {site: error.absent.get(site, IN_VAIN) for site in self._plan.sites}
+            trained = Trained([], dict(error.reports), missing)
+            participants: tuple[str, ...] = ()
+            advanced, norm = miss(iterate, self._plan), 0.0
+        else:
+            participants = tuple(sorted(trained.reports))
+            part = chosen(sent, names_in_update(self._plan, number, sent))
+            update = completed(combined_update(self._plan.aggregation, trained.updates, part), sent)
+            advanced, norm = advance_by(iterate, self._plan, update), norm_of(update)
+        return self._folder.prepare_aggregate(
+            state,
+            advanced,
+            participants=participants,
+            absent=dict(sorted(trained.absent.items())),
+            update_norm=mean_norm(norm),
+            epsilon_by_site=_epsilon_after(state.epsilon_by_site, [*trained.reports.values()]),
+            seconds=round(self._clock() - started, 3),
+        )
+
+    def _measure(
+        self, gathering: Gathering, advanced: Iterate, state: RunState, aggregated: AggregatedRound
+    ) -> tuple[EvaluationReport | None, list[SiteReport]]:
+        """Have a model evaluated that is not yet, or not any more, the one that was."""
+        number, trained = aggregated.round, bool(aggregated.participants)
+        last = number + 1 == self._plan.rounds
+        if trained or (last and state.trained and state.metrics is None):
+            return self._evaluate(gathering, number, advanced, frozenset(aggregated.participants))
+        return None, []
 
     def _record_pending(self, state: RunState) -> RunState:
         if state.pending is None:
@@ -251,107 +334,61 @@ class Training:
         return self._folder.finish_round(state)
 
     def _evaluate(
-        self, run_id: int, number: int, advanced: Iterate, returning: frozenset[str]
+        self, gathering: Gathering, number: int, advanced: Iterate, returning: frozenset[str]
     ) -> tuple[EvaluationReport | None, list[SiteReport]]:
-        def judge(site: str, answer: Answer) -> tuple[Evaluation[Any], SiteReport]:
-            expected = self._expected(site, number, "evaluate")
-            return accept_evaluation(expected, answer.arrays, answer.report)
-
-        told = self._ask(run_id, "evaluate", number, advanced.average, returning, judge)
-        if not told.accepted:
+        try:
+            counted = gathering.evaluate(number, advanced.average, returning)
+        except QuorumNotReached as error:
             # The training of the round stands; only the last round cannot do without its metrics.
             if number + 1 == self._plan.rounds:
-                raise QuorumNotReached(f"nobody measured the final model: {_reasons(told)}")
+                raise QuorumNotReached(f"nobody measured the final model: {error}") from error
             return None, []
-        total = sum_evaluations([counts for counts, _ in told.accepted.values()])
-        evaluation = evaluation_report(total, self._plan.labels)
+        evaluation = evaluation_report(counted.total, self._plan.labels)
         metrics = _metrics(evaluation)
         self._show(
             accuracy=str(metrics.accuracy),
             macro_f1=_text(metrics.macro_f1),
             perplexity=_text(metrics.perplexity),
         )
-        return evaluation, [report for _, report in told.accepted.values()]
+        return evaluation, list(counted.reports.values())
 
-    def _judge_update(self, number: int, like: State) -> Callable[[str, Answer], Accepted]:
-        def judge(site: str, answer: Answer) -> Accepted:
-            expected = self._expected(site, number, "train")
-            return accept_update(expected, answer.arrays, answer.report, like)
-
-        return judge
-
-    def _expected(self, site: str, number: int, activity: str) -> Expected:
-        identity = self._sites.identity_of(site)
-        if identity is None:
-            raise MalformedReply("the site is no longer admitted")
-        return Expected(
-            plan_id=self._plan_id,
-            plan=self._plan,
-            round=number,
-            site=site,
-            identity=identity,
-            activity="train" if activity == "train" else "evaluate",
-        )
-
-    def _ask(
+    def _watch(
         self,
-        run_id: int,
-        kind: str,
-        number: int,
-        arrays: State,
-        returning: frozenset[str],
-        judge: Callable[[str, Answer], T],
-    ) -> Exchange[T]:
-        # A site may keep its held-out counts to itself: one that tells is enough for metrics.
-        quorum = self._plan.quorum if kind == "train" else 1
-        task = Task(
-            run_id=run_id,
-            kind="train" if kind == "train" else "evaluate",
-            plan_id=self._plan_id,
-            round=number,
-            arrays=pack_arrays(arrays),
-            sites=self._plan.sites,
-            quorum=quorum,
-            deadline_seconds=self._plan.deadline_seconds,
-            returning=returning,
+        kind: TaskKind,
+        accepted: Collection[str],
+        absent: Mapping[str, str],
+        waiting: Collection[str],
+    ) -> None:
+        self._show(
+            activity=_ACTIVITIES.get(kind, "summing"),
+            answered=tuple(accepted),
+            absent=dict(absent),
+            waiting=tuple(waiting),
         )
 
-        def watch(
-            accepted: Collection[str], absent: Mapping[str, str], waiting: Collection[str]
-        ) -> None:
-            self._show(
-                activity="training" if kind == "train" else "evaluating",
-                answered=tuple(accepted),
-                absent=dict(absent),
-                waiting=tuple(waiting),
-            )
-
-        return exchange(self._wire, task, judge, clock=time.monotonic, stop=self._stop, watch=watch)
+    def _tell(self, task: Task, told: Exchange[Any]) -> None:
+        tell_exchange(self._reporter, task, told)
 
     # --- waiting -------------------------------------------------------------------------------
 
-    def _await_sites(self) -> None:
-        """Wait for a quorum, and a little longer for everybody."""
-        quorum_since: float | None = None
-        told = False
-        while True:
-            online = self._wire.online() & set(self._plan.sites)
-            self._show(activity=f"waiting for sites ({len(online)} of {len(self._plan.sites)})")
-            if len(online) == len(self._plan.sites):
-                return
-            if len(online) >= self._plan.quorum:
-                quorum_since = quorum_since or time.monotonic()
-                grace = min(START_GRACE_SECONDS, float(self._plan.deadline_seconds))
-                if time.monotonic() - quorum_since >= grace:
-                    return
-            else:
-                quorum_since = None
-            if not told:
-                missing = ", ".join(sorted(set(self._plan.sites) - online))
-                self._reporter.note(f"{self._plan.name}: waiting for {missing}")
-                told = True
-            if self._stop.wait(0.1):
-                raise Stopped
+    def _await_quorum(self, grace_seconds: float) -> None:
+        attendance = Attendance(
+            sites=self._plan.sites,
+            quorum=self._plan.quorum,
+            deadline_seconds=self._plan.deadline_seconds,
+            online=self._wire.online,
+            admitted=lambda site: self._sites.identity_of(site) is not None,
+            clock=self._clock,
+            stop=self._stop,
+        )
+        everybody = len(self._plan.sites)
+        attendance.await_quorum(
+            grace_seconds,
+            watch=lambda count: self._show(activity=f"waiting for sites ({count} of {everybody})"),
+            tell=lambda missing: self._reporter.note(
+                f"{self._plan.name}: waiting for {', '.join(missing)}"
+            ),
+        )
 
     def _until_recorded(self, call: Callable[[], object]) -> None:
         """Repeat a call until the compliance service answers: without evidence nothing goes on."""
@@ -374,8 +411,16 @@ class Training:
         self._reporter.show(self._view)
 
 
-def _epsilon_after(state: RunState, reports: list[SiteReport]) -> dict[str, Decimal]:
-    epsilon = dict(state.epsilon_by_site)
+def _check_model(state: RunState) -> None:
+    """A run that changed nothing, or whose model nobody measured, is no success."""
+    if not state.trained:
+        raise QuorumNotReached(f"nothing was trained: {state.rounds_missed} rounds had no quorum")
+    if state.metrics is None:
+        raise QuorumNotReached("nobody measured the final model")
+
+
+def _epsilon_after(before: Mapping[str, Decimal], reports: list[SiteReport]) -> dict[str, Decimal]:
+    epsilon = dict(before)
     for report in reports:
         epsilon[report.site] = max(epsilon.get(report.site, Decimal(0)), report.epsilon_spent)
     return dict(sorted(epsilon.items()))
@@ -403,26 +448,15 @@ def _texts(epsilon: Mapping[str, Decimal]) -> dict[str, str]:
     return {site: f"{value:.2f}" for site, value in epsilon.items()}
 
 
-def _without_quorum(number: int, quorum: int, told: Exchange[T]) -> str:
-    return (
-        f"round {number + 1} had {len(told.accepted)} of the {quorum} sites that it needs: "
-        f"{_reasons(told)}"
-    )
-
-
-def _reasons(told: Exchange[T]) -> str:
-    absent = (f"{site}: {reason}" for site, reason in sorted(told.absent.items()))
-    return "; ".join(absent)[:MAX_REASON_CHARACTERS]
-
-
 def _round_line(plan: TrainingPlan, summary: RoundSummary, epsilon: Mapping[str, Decimal]) -> str:
     spent = f", epsilon up to {max(epsilon.values()):.2f}" if epsilon else ""
     measured = f", accuracy {summary.metrics.accuracy:.4f}" if summary.metrics else ""
     if summary.metrics and summary.metrics.perplexity is not None:
         measured += f", perplexity {summary.metrics.perplexity:.2f}"
     absent = "".join(f"; without {site}: {reason}" for site, reason in summary.absent.items())
+    missed = " missed," if summary.missed else ""
     return (
-        f"{plan.name}: round {summary.round + 1} of {plan.rounds} ({summary.phase}), "
+        f"{plan.name}: round {summary.round + 1} of {plan.rounds} ({summary.phase}),{missed} "
         f"{len(summary.participants)} of {len(plan.sites)} sites{measured}{spent}, "
         f"{summary.seconds:.1f} s{absent}"
     )
@@ -430,5 +464,6 @@ def _round_line(plan: TrainingPlan, summary: RoundSummary, epsilon: Mapping[str,
 
 def _ending(plan: TrainingPlan, state: RunState) -> str:
     if state.stage == "completed":
-        return f"{plan.name}: completed after {state.rounds_done} rounds"
+        missed = f", {state.rounds_missed} of them missed" if state.rounds_missed else ""
+        return f"{plan.name}: completed after {state.rounds_done} rounds{missed}"
     return f"{plan.name}: failed after {state.rounds_done} rounds: {state.reason}"

@@ -24,7 +24,8 @@ import os
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
+from client.fleet_tasks import TaskKind
 from server.superlink.link import SuperLink
-from server.superlink.messages import Answer, Lost, TaskKind
+from server.superlink.messages import Answer, Lost
 
 __all__ = ["Answer", "Lost", "SuperLink", "TaskKind"]

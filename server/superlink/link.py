@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 from flwr.common.constant import NOOP_FLWR_AID, SubStatus
 from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.inflatable.inflatable_object import (
@@ -26,12 +26,14 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.object_store import NoObjectInStoreError
 
 from audit.errors import FiduciaryError, MalformedInput
+from client.fleet_frames import PUSH_ANSWER
+from client.fleet_tasks import TaskKind
 from server.gate import FLEET, Application, Mailboxes, Problem
 from server.superlink.application import COORDINATOR, FleetApplication, create_application
 from server.superlink.messages import (
+    TYPE_OF,
     Answer,
     Lost,
-    TaskKind,
     answer_of,
     check_sender,
     loss_of,
@@ -39,15 +41,17 @@ from server.superlink.messages import (
     task_for,
     without_content,
 )
+from server.turns import Turns
 
 HEARTBEAT_INTERVAL_SECONDS = 15.0
 """Until a node says otherwise; Flower takes it for lost after twice this."""
 
 REPLY_ALLOWANCE_FACTOR = 4
 REPLY_ALLOWANCE_BYTES = 8 * 1024 * 1024
-"""A reply may hold this much plus `REPLY_ALLOWANCE_FACTOR` times what the site was sent."""
+"""A reply may hold this much plus `REPLY_ALLOWANCE_FACTOR` times what an honest one takes."""
 
-_ARRIVALS = frozenset({FLEET + "push-messages", FLEET + "push-object"})
+PUSH_OBJECT = "push-object"
+_ARRIVALS = frozenset({FLEET + PUSH_ANSWER, FLEET + PUSH_OBJECT})
 
 
 @dataclass
@@ -55,7 +59,8 @@ class _Node:
     site: str
     node_id: int
     public_key: bytes
-    allowance_bytes: int = 0
+    allowance_bytes: int | None = None
+    """What it may still send; None until it is asked something."""
 
 
 class SuperLink:
@@ -72,15 +77,17 @@ class SuperLink:
         self._state = flower.state.linkstate_factory.state()
         self.application: Application = flower
         """Flower's whole application, for the control gate."""
-        self.fleet: Application = FleetApplication(flower, self._state)
+        self.fleet: Application = FleetApplication(self._state)
         """Fleet calls alone, for the partner gate."""
         self.mailboxes = Mailboxes()
+        self.turns = Turns()
         self._lock = threading.Lock()
         self._nodes: dict[str, _Node] = {}
         self._site_of: dict[bytes, str] = {}
         self._arrived = threading.Condition()
         self._arrivals = 0
         self._arriving: dict[str, str] = {}  # message id to the id of its reply
+        self._interrupted: set[str] = set()  # taken by a process that has ended since
         _register_trees_atomically(self._state.object_store)
 
     # --- sites ---------------------------------------------------------------------------------
@@ -147,44 +154,65 @@ class SuperLink:
 
         Raises:
             Problem: 401 for a key that is not admitted, 403 for a message in another site's name,
-                413 when a site sends more than its task can need.
+                409 for an answer of a site that was asked nothing, 413 when a site sends more than
+                its task can need.
         """
         node = self._nodes.get(self.site_of(node_key))
         if node is None:  # let out this very moment
             raise Problem(401, "unknown-site", "this site is not admitted to the federation")
-        match path.removeprefix(FLEET):
-            case "activate-node":
-                self._take_over(node)
-            case "push-messages":
-                check_sender(node.node_id, body)
-            case "push-object":
-                self._check_allowance(node, body)
+        call = path.removeprefix(FLEET)
+        if call == "activate-node":
+            self._take_over(node)
+        elif call == PUSH_ANSWER:
+            check_sender(node.node_id, body)
+        if call in (PUSH_ANSWER, PUSH_OBJECT):
+            self._check_allowance(node, body)
 
-    def answered(self, path: str) -> None:
-        """Wake the coordinator when a site has sent something."""
+    def answered(self, path: str, node_key: bytes) -> None:
+        """Wake the coordinator when a site has sent something; nobody collects what comes late."""
         if path in _ARRIVALS:
-            with self._arrived:
-                self._arrivals += 1
-                self._arrived.notify_all()
+            self._announce()
+            if not self._is_asked(node_key):
+                self.turns.give(node_key)
+
+    def _is_asked(self, node_key: bytes) -> bool:
+        node = self._nodes.get(self._site_of.get(node_key, ""))
+        if node is None:
+            return False
+        with self._state.lock:
+            messages = list(self._state.message_ins_store.values())
+        return any(message.metadata.dst_node_id == node.node_id for message in messages)
+
+    def _announce(self) -> None:
+        with self._arrived:
+            self._arrivals += 1
+            self._arrived.notify_all()
 
     def _take_over(self, node: _Node) -> None:
         """A site that was cut off or killed comes back before Flower takes it for lost.
 
-        A task that was handed to the lost connection and never confirmed is handed out again.
+        A long task that was handed to the lost connection and never confirmed is handed out again.
+        One that came whole or was confirmed has no taker any more, unless its whole answer is here:
+        `collect` says that it is lost, and the round asks again.
         """
         self._state.deactivate_node(node.node_id)
         with self._state.lock:
             for message_id, message in self._state.message_ins_store.items():
-                unconfirmed = message_id in self._state.object_store
-                if message.metadata.dst_node_id == node.node_id and unconfirmed:
+                if message.metadata.dst_node_id != node.node_id:
+                    continue
+                if message_id in self._state.object_store:
                     message.metadata.delivered_at = ""
+                else:
+                    self._interrupted.add(message_id)
+        self.mailboxes.notify(node.public_key)  # so that its first poll is not held
 
     def _check_allowance(self, node: _Node, body: bytes) -> None:
         with self._lock:
+            if node.allowance_bytes is None:
+                raise Problem(409, "no-task", "the coordinator waits for no answer of this site")
             node.allowance_bytes -= len(body)
-            exhausted = node.allowance_bytes < 0
-        if exhausted:
-            raise Problem(413, "reply-too-large", "the reply is larger than its task can need")
+            if node.allowance_bytes < 0:
+                raise Problem(413, "reply-too-large", "the reply is larger than its task can need")
 
     # --- runs and messages -----------------------------------------------------------------------
 
@@ -211,54 +239,67 @@ class SuperLink:
     def send(
         self,
         run_id: int,
-        sites: Collection[str],
         kind: TaskKind,
-        task: dict[str, str | int],
+        tasks: Mapping[str, dict[str, str | int]],
         arrays: bytes,
+        *,
+        reply_bytes: int,
     ) -> dict[str, str]:
-        """Put one task into each site's mailbox.
+        """Put a task into each site's mailbox.
 
         Args:
             run_id: From `open_run`.
-            sites: Registered sites.
-            kind: `train` or `evaluate`.
-            task: `plan_id` and `round`.
-            arrays: `client.arrays.pack_arrays` of the global state.
+            kind: What is asked.
+            tasks: For each site, which is registered: `plan_id`, `round`, and the `document` of a
+                secure sum.
+            arrays: The packed document of what travels of the global state, for every site; none:
+                empty.
+            reply_bytes: About what an honest answer takes.
 
         Returns:
             Site to message id, for the sites that Flower took it for.
         """
-        content = task_content(task, arrays)
+        # What is the same for several sites is made once.
+        contents: dict[tuple[tuple[str, str | int], ...], RecordDict] = {}
         sent: dict[str, str] = {}
         with no_object_id_recompute():
-            for site in sorted(sites):
+            for site, task in sorted(tasks.items()):
                 node = self._nodes.get(site)
-                message_id = None if node is None else self._put(run_id, node, kind, content)
-                if node is None or message_id is None:
+                if node is None:
+                    continue
+                key = tuple(sorted(task.items()))
+                content = contents.get(key) or task_content(task, arrays)
+                contents[key] = content
+                message_id = self._put(run_id, node, TYPE_OF[kind], content)
+                if message_id is None:
                     continue
                 sent[site] = message_id
                 with self._lock:
-                    node.allowance_bytes = REPLY_ALLOWANCE_BYTES + REPLY_ALLOWANCE_FACTOR * len(
-                        arrays
+                    node.allowance_bytes = (
+                        REPLY_ALLOWANCE_BYTES + REPLY_ALLOWANCE_FACTOR * reply_bytes
                     )
                 self.mailboxes.notify(node.public_key)
         return sent
 
-    def _put(self, run_id: int, node: _Node, kind: TaskKind, content: RecordDict) -> str | None:
-        message = task_for(run_id, node.node_id, kind, content)
-        objects = get_all_nested_objects(message)
+    def _put(self, run_id: int, node: _Node, message_type: str, content: RecordDict) -> str | None:
+        message = task_for(run_id, node.node_id, message_type, content)
+        tree, objects = get_object_tree(message), get_all_nested_objects(message)
         session = self._state.start_session(run_id)  # ends with its last object
-        stored, missing = self._state.store_message_and_object_tree(
-            without_content(message), get_object_tree(message), session
-        )
-        if not stored:
-            return None
-        for object_id in missing:
-            self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
+        # Under the lock no poll finds the message before all of its objects are there.
+        with self._state.lock:
+            stored, missing = self._state.store_message_and_object_tree(
+                without_content(message), tree, session
+            )
+            if not stored:
+                return None
+            for object_id in missing:
+                self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
         return str(message.metadata.message_id)
 
     def collect(self, run_id: int, waiting: dict[str, str]) -> dict[str, Answer | Lost]:
-        """Take what has arrived.
+        """Take what has arrived; of whole answers one at a time, since each is as large as a model.
+
+        Another one that is there already ends the next `wait_for_arrival` at once.
 
         Args:
             run_id: From `open_run`.
@@ -269,23 +310,31 @@ class SuperLink:
         """
         settled: dict[str, Answer | Lost] = {}
         asked = {message_id: site for site, message_id in waiting.items()}
-        new = set(asked) - set(self._arriving)
-        if new:
-            for reply in self._state.get_message_res(message_ids=set(new), run_id=run_id):
-                metadata = reply.metadata
-                if metadata.reply_to_message_id not in asked:
-                    continue
-                if reply.has_error():
-                    site = asked[metadata.reply_to_message_id]
-                    settled[site] = loss_of(reply.error)
-                    self._forget(metadata.reply_to_message_id, metadata.message_id)
-                else:
-                    self._arriving[metadata.reply_to_message_id] = metadata.message_id
+        for reply in self._replies_to(run_id, set(asked) - set(self._arriving)):
+            message_id, reply_id = reply.metadata.reply_to_message_id, reply.metadata.message_id
+            if message_id not in asked:
+                continue
+            if reply.has_error():
+                settled[asked[message_id]] = loss_of(reply.error)
+                self._forget(message_id, reply_id)
+            else:
+                self._arriving[message_id] = reply_id
         for message_id in set(asked) & set(self._arriving):
             outcome = self._whole(run_id, self._arriving[message_id])
             if outcome is not None:
-                settled[asked[message_id]] = outcome
+                site = asked[message_id]
+                settled[site] = outcome
                 self._forget(message_id, self._arriving.pop(message_id))
+                node = self._nodes.get(site)
+                if node is not None:
+                    self.turns.give(node.public_key)
+            if isinstance(outcome, Answer):
+                self._announce()
+                break
+        for message_id in set(asked) & self._interrupted:
+            if asked[message_id] not in settled:
+                settled[asked[message_id]] = Lost("it was restarted before it answered", again=True)
+                self._forget(message_id, self._arriving.pop(message_id, None))
         return settled
 
     def discard(self, message_ids: Collection[str]) -> None:
@@ -301,8 +350,34 @@ class SuperLink:
             self._arrivals = 0
 
     def close(self) -> None:
-        """Let go of every held poll."""
+        """Let go of every held call."""
         self.mailboxes.close()
+        self.turns.close()
+
+    def _replies_to(self, run_id: int, message_ids: set[str]) -> list[Message]:
+        """What came to messages, or why nothing will; nothing while both are open.
+
+        Flower takes a message for lost when its site has gone, also when the whole answer is here.
+        """
+        state, here = self._state, []
+        with state.lock:
+            for message_id in message_ids:
+                reply_id = state.message_ins_id_to_message_res_id.get(message_id)
+                reply = state.message_res_store.get(reply_id)
+                if reply is not None and not reply.has_error() and self._is_here(reply_id):
+                    here.append(reply)
+        open_ids = message_ids - {reply.metadata.reply_to_message_id for reply in here}
+        if open_ids:
+            here += state.get_message_res(message_ids=open_ids, run_id=run_id)
+        return here
+
+    def _is_here(self, reply_id: str) -> bool:
+        store = self._state.object_store
+        try:
+            tree = store.get_object_tree(reply_id)
+        except NoObjectInStoreError:
+            return False
+        return all(store.get(part.object_id) for part in iterate_object_tree(tree))
 
     def _whole(self, run_id: int, reply_id: str) -> Answer | Lost | None:
         contents: dict[str, bytes] = {}
@@ -325,6 +400,7 @@ class SuperLink:
             return Lost(f"its reply cannot be read ({type(error).__name__})")
 
     def _forget(self, message_id: str, reply_id: str | None) -> None:
+        self._interrupted.discard(message_id)
         self._state.delete_messages({message_id})
         self._state.object_store.delete(message_id)
         if reply_id is not None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.app.message import Array
+from flwr.app import Message, RecordDict
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from client.arrays import unpack_arrays
-from client.flower import ARRAYS_KEY
+from client.deflated import is_deflated
+from client.fleet_content import content_with, read_content
+from client.fleet_frames import Frames
+from client.fleet_tasks import MAX_DOCUMENT_BYTES, MESSAGE_TYPES
 from server.errors import MalformedReply
 from server.gate import Problem
 
@@ -25,7 +27,7 @@ MESSAGE_LIFETIME_SECONDS = 30 * 86_400.0
 
 MAX_REPORT_BYTES = 64 * 1024
 
-TaskKind = Literal["train", "evaluate"]
+TYPE_OF = {kind: message_type for message_type, kind in MESSAGE_TYPES.items()}
 
 _GONE = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
 
@@ -35,38 +37,50 @@ class Answer:
     """What a site sent back. Its arrays and report are unchecked.
 
     Attributes:
-        arrays: The update, or evaluation counts; empty for a refusal.
+        arrays: The update as it travelled, evaluation counts, or a masked vector; empty for what
+            has none.
         report: `plan_id`, `round`, `site` and `statement`; for a refusal `code`, `reason`,
             `statement`.
         refused: Whether the site said no.
+        document: JSON of a step of a secure sum.
+        deflated: The document of the arrays where it came compressed, unread: how large it may
+            become, the plan says (`client.deflated`). `arrays` is empty then.
     """
 
     arrays: dict[str, npt.NDArray[Any]] = field(repr=False)
     report: dict[str, str | int]
     refused: bool
+    document: str = field(default="", repr=False)
+    deflated: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
 class Lost:
-    """There will be no answer, and why."""
+    """There will be no answer, and why.
+
+    Attributes:
+        reason: For the round's report.
+        again: Whether the site may be asked again when it is back: its connection or process
+            ended, and it keeps what it answered (`client.kept_answers`).
+    """
 
     reason: str
+    again: bool = False
 
 
 def task_content(task: dict[str, str | int], arrays: bytes) -> RecordDict:
-    """The content of a task for any site.
+    """The content of a task.
 
     Args:
-        task: `plan_id` and `round`.
-        arrays: `client.arrays.pack_arrays` of the global state.
+        task: `plan_id`, `round`, and the `document` of a secure sum.
+        arrays: `client.arrays.pack_arrays` of what travels of the global state, compressed or not;
+            empty in a step of a secure sum.
     """
-    document = np.frombuffer(arrays, dtype=np.uint8)
-    record = ArrayRecord({ARRAYS_KEY: Array(document)})
-    return RecordDict({"task": ConfigRecord(task), "arrays": record})
+    return content_with("task", task, arrays)
 
 
-def task_for(run_id: int, node_id: int, kind: TaskKind, content: RecordDict) -> Message:
-    """A task for one node."""
+def task_for(run_id: int, node_id: int, message_type: str, content: RecordDict) -> Message:
+    """A task for one node, of one of `TYPE_OF`'s types."""
     metadata = Metadata(
         run_id=run_id,
         message_id="",
@@ -76,7 +90,7 @@ def task_for(run_id: int, node_id: int, kind: TaskKind, content: RecordDict) -> 
         group_id="",
         created_at=time.time(),
         ttl=MESSAGE_LIFETIME_SECONDS,
-        message_type=kind,
+        message_type=message_type,
     )
     metadata.delivered_at = ""
     message = Message(content=content, metadata=metadata)
@@ -92,7 +106,7 @@ def without_content(message: Message) -> Message:
 def loss_of(error: Any) -> Lost:
     """What an error that Flower or a site gave instead of an answer means."""
     gone = error.code in _GONE
-    return Lost("it lost its connection" if gone else "it reported an error")
+    return Lost("it lost its connection" if gone else "it reported an error", again=gone)
 
 
 def answer_of(content: RecordDict) -> Answer:
@@ -104,13 +118,17 @@ def answer_of(content: RecordDict) -> Answer:
     refusal = content.config_records.get("refusal")
     if refusal is not None:
         return Answer({}, _report_of(refusal), refused=True)
-    records, report = list(content.array_records.values()), content.config_records.get("report")
-    if len(records) != 1 or report is None or set(records[0]) != {ARRAYS_KEY}:
-        raise MalformedReply("expected arrays and a report, or a refusal")
-    document = records[0][ARRAYS_KEY].numpy()
-    if document.dtype != np.uint8 or document.ndim != 1:
-        raise MalformedReply("expected arrays as one safetensors document")
-    return Answer(unpack_arrays(document.tobytes()), _report_of(report), refused=False)
+    said = content.config_records.get("document")
+    if said is not None:
+        document = said.get("json")
+        if not isinstance(document, str) or len(document) > MAX_DOCUMENT_BYTES:
+            raise MalformedReply("expected a document of text")
+        return Answer({}, {}, refused=False, document=document)
+    fields, packed = read_content("report", content)
+    report = _report_of(fields)
+    if is_deflated(packed):
+        return Answer({}, report, refused=False, deflated=packed)
+    return Answer(unpack_arrays(packed), report, refused=False)
 
 
 def check_sender(node_id: int, body: bytes) -> None:
@@ -119,9 +137,8 @@ def check_sender(node_id: int, body: bytes) -> None:
     Raises:
         Problem: 400 for what is no push of one message, 403 for another's name.
     """
-    request = PushMessagesRequest()
     try:
-        request.ParseFromString(body)
+        request = Frames.first_of(body).read(0, PushMessagesRequest)
     except DecodeError as error:
         raise Problem(400, "malformed-message", "the body is no Fleet message") from error
     if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
@@ -131,7 +148,7 @@ def check_sender(node_id: int, body: bytes) -> None:
         raise Problem(403, "foreign-sender", "the message names another site as its sender")
 
 
-def _report_of(record: ConfigRecord) -> dict[str, str | int]:
+def _report_of(record: Mapping[str, object]) -> dict[str, str | int]:
     report: dict[str, str | int] = {}
     for name, value in record.items():
         if not isinstance(value, str | int) or len(str(value)) > MAX_REPORT_BYTES:

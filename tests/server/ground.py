@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
+from audit.process_events import EventField
 from audit.statement import sign_statement
 from client.learning.plan_model import State
 from compliance.api import ComplianceClient
@@ -26,14 +26,10 @@ from server.runs import RunFolder
 from server.superlink import SuperLink
 from server.training import Training
 from tests.server.conftest import Service, join, make_federation, plan_of
+from tests.server.scripted import INITIAL as INITIAL
 from tests.server.scripted import Script, ScriptedSite, SiteFiles
 
 SITES = ("st-elm", "lakeside")
-
-INITIAL: State = {
-    "head.bias": np.zeros(3, dtype=np.float32),
-    "head.weight": np.zeros((3, 4), dtype=np.float32),
-}
 
 
 class Notes(LineReporter):
@@ -43,6 +39,7 @@ class Notes(LineReporter):
         super().__init__(Console(quiet=True))
         self.lines: list[str] = []
         self.views: list[RunView] = []
+        self.events: list[tuple[str, dict[str, EventField]]] = []
 
     def note(self, message: str) -> None:
         self.lines.append(message)
@@ -50,6 +47,9 @@ class Notes(LineReporter):
     def show(self, view: RunView | None) -> None:
         if view is not None:
             self.views.append(view)
+
+    def event(self, name: str, **fields: EventField) -> None:
+        self.events.append((name, fields))
 
 
 @dataclass
@@ -96,12 +96,18 @@ class Ground:
     def folder(self, plan_id: str) -> RunFolder:
         return RunFolder.of(self.federation.runs, plan_id)
 
-    def site(self, name: str, plan: TrainingPlan, script: Script | None = None) -> ScriptedSite:
-        return ScriptedSite(self.sites[name], plan, script or Script())
+    def site(
+        self,
+        name: str,
+        plan: TrainingPlan,
+        script: Script | None = None,
+        initial: State = INITIAL,
+    ) -> ScriptedSite:
+        return ScriptedSite(self.sites[name], plan, script or Script(), initial=initial)
 
 
 @contextmanager
-def ground(service: Service, folder: Path) -> Iterator[Ground]:
+def ground(service: Service, folder: Path, names: Sequence[str] = SITES) -> Iterator[Ground]:
     federation = make_federation(service, folder / "federation")
     link = SuperLink(federation.control_token)
     settings, events = federation.settings, EventLog(federation.events)
@@ -109,7 +115,7 @@ def ground(service: Service, folder: Path) -> Iterator[Ground]:
     with (
         Listeners(
             ControlGate(link.application, federation.control_token, dict, events),
-            PartnerGate(link.fleet, link, link.mailboxes, events),
+            PartnerGate(link.fleet, link, link.mailboxes, link.turns, events),
             control_socket=bind(CONTROL_HOST, settings.control_port, "control"),
             partner_socket=bind(settings.bind, settings.fleet_port, "fleet"),
             tls=ServerTls(
@@ -122,6 +128,6 @@ def ground(service: Service, folder: Path) -> Iterator[Ground]:
         federation.compliance() as compliance,
     ):
         registrar = Registrar(federation, link, notes, stop)
-        sites = {name: join(federation, name, folder / "sites") for name in SITES}
+        sites = {name: join(federation, name, folder / "sites") for name in names}
         registrar.look(compliance)
         yield Ground(service, federation, link, registrar, compliance, sites, notes, stop)

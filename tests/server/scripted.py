@@ -24,15 +24,33 @@ from cryptography.x509.oid import NameOID
 from audit.errors import FiduciaryError
 from audit.keys import SigningKey
 from audit.statement import sign_statement
-from client.arrays import arrays_digest
-from client.flower import FleetConnection, IncomingTask
+from client.arrays import arrays_digest, pack_arrays
+from client.deflated import deflate, open_arrays
+from client.fleet_tasks import IncomingTask
+from client.flower import FleetConnection
 from client.kit import Kit, read_kit
 from client.learning.evaluation import Evaluation, EvaluationCounts
+from client.learning.plan_model import State
+from client.learning.randomness import Keystream
+from client.learning.travelling import (
+    Activity,
+    check_names,
+    chosen,
+    names_in_task,
+    names_in_update,
+)
+from client.transport import encode
 from compliance.api import ComplianceClient
 from compliance.statements import SiteEnrolment, SiteReport, TrainingPlan, utc_now
 from server import authority
 
 NO_DIGEST = f"sha256:{'0' * 64}"
+
+INITIAL: State = {
+    "head.bias": np.zeros(3, dtype=np.float32),
+    "head.weight": np.zeros((3, 4), dtype=np.float32),
+}
+"""The model of scripted sites' plans before the first round, as every party builds it."""
 
 
 def request_for(name: str, key: ec.EllipticCurvePrivateKey) -> str:
@@ -125,6 +143,7 @@ class Script:
         silent: Kinds of tasks to take and never answer.
         refuse: Say no, with this code, to tasks of `refused_kinds`.
         delay_seconds: Wait before answering.
+        delivers: Hand each report in at the compliance service, as real sites do.
     """
 
     update: Callable[[Arrays], Arrays] = lambda state: {
@@ -137,6 +156,7 @@ class Script:
     refuse: str = ""
     refused_kinds: tuple[str, ...] = ("train", "evaluate")
     delay_seconds: float = 0.0
+    delivers: bool = False
     counts: Callable[[int], Arrays] = lambda labels: counts_of(np.eye(labels, dtype=int) * 8 + 1)
 
 
@@ -150,6 +170,9 @@ class ScriptedSite:
     seen: list[tuple[str, int]] = field(default_factory=list)
     taken: list[bool] = field(default_factory=list)
     failure: BaseException | None = None
+    initial: State = field(default_factory=lambda: INITIAL)
+    bytes_sent: dict[tuple[str, int], int] = field(default_factory=dict)
+    bytes_received: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def __enter__(self) -> ScriptedSite:
         self._stop = threading.Event()
@@ -180,19 +203,52 @@ class ScriptedSite:
             connection.reply_refusal(task, self.script.refuse, "the script says no", "{}")
             return
         if task.kind == "train":
-            arrays = self.script.update(task.state)
+            arrays = self.travelling(task)
         else:
             arrays = self.script.counts(len(self.plan.labels))
         report = self.report(task, arrays)
         arrays = self.script.alter(arrays)
+        self.note_bytes(task, arrays)
         self.taken.append(connection.reply_arrays(task, arrays, report))
+
+    def state(self, task: IncomingTask) -> State:
+        """The global state, of what travelled and the model as built."""
+        activity: Activity = "evaluate" if task.kind == "evaluate" else "train"
+        wanted = names_in_task(self.plan, activity, task.round, self.initial)
+        compression = self.plan.transport.compression
+        arrays = open_arrays(task.state, task.deflated, compression, self.initial)
+        check_names(arrays, wanted)
+        return {**self.initial, **arrays}
+
+    def update(self, task: IncomingTask) -> Arrays:
+        """What the script makes of it, as far as the phase trains it."""
+        update = self.script.update(self.state(task))
+        return chosen(update, names_in_update(self.plan, task.round, update))
+
+    def travelling(self, task: IncomingTask) -> Arrays:
+        """The same, as it travels."""
+        precision, update = self.plan.transport.precision, self.update(task)
+        if precision == "float32":
+            return update  # also what `encode` refuses
+        return encode(update, precision, Keystream(b"scripted"))
+
+    def note_bytes(self, task: IncomingTask, arrays: Arrays) -> None:
+        """Count the documents of a task and its answer."""
+        asked = (task.kind, task.round)
+        self.bytes_received[asked] = len(task.deflated) or len(pack_arrays(task.state))
+        document = pack_arrays(arrays)
+        self.bytes_sent[asked] = len(deflate(document) if task.deflated else document)
+
+    def activity_of(self, task: IncomingTask) -> str:
+        """What a report of the answer to a task is about."""
+        return task.kind
 
     def report(self, task: IncomingTask, arrays: Arrays) -> dict[str, Any]:
         body = SiteReport(
             plan_id=task.plan_id,
             site=self.files.name,
             round=task.round,
-            activity=task.kind,
+            activity=self.activity_of(task),
             steps=1,
             epsilon_spent=Decimal(task.round + 1) / 10,
             update_digest=arrays_digest(arrays),
@@ -203,6 +259,35 @@ class ScriptedSite:
             reported_at=utc_now(),
         ).body()
         statement = sign_statement(self.script.claim(body), self.files.identity)
+        if self.script.delivers:
+            shown = (self.files.certificate, self.files.key)
+            with ComplianceClient(
+                self.files.kit.trust, self.files.token, certificate=shown
+            ) as compliance:
+                compliance.report_site(task.plan_id, statement)
         return self.script.envelope(
             {"site": self.files.name, "statement": json.dumps(statement.to_json())}
         )
+
+
+def counting(answers: list[int]) -> Script:
+    """Sends an update of another size each time it trains."""
+
+    def update(state: Arrays) -> Arrays:
+        answers.append(len(answers) + 1)
+        return {name: np.full_like(array, answers[-1]) for name, array in state.items()}
+
+    return Script(update=update)
+
+
+def kept(script: Script, answers: dict[str, Arrays]) -> Script:
+    """Keeps its answers, as real sites do, and counts how often it trains."""
+    train = script.update
+
+    def update(state: Arrays) -> Arrays:
+        asked = arrays_digest(state)
+        if asked not in answers:
+            answers[asked] = train(state)
+        return answers[asked]
+
+    return Script(update=update)

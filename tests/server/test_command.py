@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import httpx
+import model_signing
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
+from prometheus_client.samples import Sample
+from rich.console import Console
 
 from audit.errors import ExitCode
 from client.arrays import Arrays
 from client.learning.base_model import resolve_base_model
+from client.learning.plan_model import trained_names
+from client.learning.tasks import build_model
 from client.learning.tasks.text_classification import TextClassifier
+from compliance.api import ComplianceClient
 from compliance.statements import ReleaseManifest, TrainingPlan, format_time
-from server.cli import main
 from server.federation import Federation
 from server.fetch import Fetched
 from server.runs import all_runs
+from server.watch_screen import screen
+from tests.audit.test_watching import on_a_terminal
 from tests.client.learning.conftest import logits_of
+from tests.scraping import assert_nothing_personal, scrape, value
 from tests.server.conftest import Service, command, free_ports, until
-from tests.server.scripted import Script, ScriptedSite, SiteFiles, enrol
+from tests.server.desk import REPOSITORY, Desk, desk_at
+from tests.server.scripted import Script, ScriptedSite
 
-REPOSITORY = Path(__file__).parents[2]
 WAIT_SECONDS = 120.0
 
 PLAN = """
@@ -58,105 +61,30 @@ nominal_subjects = 1000
 """
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command printed."""
-
-    stdout: str
-    stderr: str
-
-
-@dataclass
-class Desk:
-    """A coordinator's desk: commands run in one folder, against one compliance service."""
-
-    folder: Path
-    service: Service
-    environment: dict[str, str]
-    sites: dict[str, SiteFiles] = field(default_factory=dict)
-
-    def run(self, *arguments: str, expect: int = 0) -> Done:
-        """Run a command in this process: what it prints, and its exit code."""
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            mock.patch.dict(os.environ, self.environment, clear=True),
-            mock.patch.object(sys, "argv", ["server", *arguments]),
-            contextlib.chdir(self.folder),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as ended,
-        ):
-            main()
-        done = Done(out.getvalue(), err.getvalue())
-        assert ended.value.code == expect, done
-        return done
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.run(*arguments, "--json").stdout)
-
-    @contextmanager
-    def started(self) -> Iterator[subprocess.Popen[str]]:
-        process = subprocess.Popen(
-            command("server", "start"),
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            until(lambda: self.healthy() or process.poll() is not None, "server start", 60)
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.communicate(timeout=30)
-
-    def healthy(self) -> bool:
-        federation = Federation.open(self.folder / "federation")
-        url = f"https://{federation.fleet_address}/health"
-        try:
-            ca = federation.root / "ca/certificate.pem"
-            return httpx.get(url, verify=_trusting(ca), trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-
-def _trusting(ca: Path) -> Any:
-    return ssl.create_default_context(cafile=str(ca))
-
-
 @pytest.fixture(scope="module")
 def desk(shared_service: Service, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    folder = tmp_path_factory.mktemp("desk")
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("FIDUCIARY")
-    }
-    environment |= {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "200"}
-    made = Desk(folder, shared_service, environment)
-    fleet, control = (str(port) for port in free_ports(2))
-    made.run(
-        "init",
-        *("--compliance", str(shared_service.trust_file)),
-        *("--token-file", str(shared_service.folder / "tokens/coordinator.token")),
-        *("--name", "demo", "--fleet-port", fleet, "--control-port", control),
-    )
-    (folder / "plan.toml").write_text(PLAN)
-    for name in ("st-elm", "lakeside"):
-        made.run("invite", name)
-        made.sites[name] = enrol(folder / f"{name}.kit", folder / "sites" / name)
-        made.run("admit", name)
-        made.sites[name].fetch_certificate()
+    made = desk_at(tmp_path_factory.mktemp("desk"), shared_service, ("st-elm", "lakeside"))
+    (made.folder / "plan.toml").write_text(PLAN)
     return made
 
 
-def _small(state: Arrays) -> Arrays:
-    generator = np.random.default_rng(7)
-    return {
-        name: generator.normal(scale=0.02, size=array.shape).astype(np.float32)
-        for name, array in state.items()
-    }
+class _Small:
+    """Small updates, of what each round's phase trains, by one site."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan = plan
+        self._rounds = 0
+
+    def __call__(self, state: Arrays) -> Arrays:
+        phase = self._plan.phase_of(min(self._rounds, self._plan.rounds - 1))
+        self._rounds += 1
+        generator, trained = np.random.default_rng(7), trained_names(phase.kind, state)
+        return {
+            name: (generator.normal(scale=0.02, size=array.shape) * (name in trained)).astype(
+                np.float32
+            )
+            for name, array in state.items()
+        }
 
 
 @dataclass
@@ -167,6 +95,8 @@ class Finished:
     stopped_status: dict[str, Any]
     output: str
     exit_code: int
+    samples: list[Sample]
+    watched: list[dict[str, Any]]
 
     @property
     def plan(self) -> TrainingPlan:
@@ -184,20 +114,32 @@ def finished(desk: Desk) -> Finished:
     plan = TrainingPlan.from_body(submitted["plan"])
     with desk.service.client("officer") as officer, ExitStack() as stack:
         officer.approve_plan(submitted["plan_id"])
-        process = stack.enter_context(desk.started())
+        (port,) = free_ports(1)
+        process = stack.enter_context(desk.started("--metrics-port", str(port)))
+        watcher = stack.enter_context(desk.watching("--json"))
+        initial = build_model(plan, resolve_base_model(plan.base_model.name)).get_state()
         for name in plan.sites:
-            stack.enter_context(ScriptedSite(desk.sites[name], plan, Script(update=_small)))
+            script = Script(update=_Small(plan), delivers=True)
+            stack.enter_context(ScriptedSite(desk.sites[name], plan, script, initial=initial))
 
         def released() -> bool:
             return any(view.state == "candidate" for view in officer.releases())
 
         until(lambda: released() or process.poll() is not None, "a release", WAIT_SECONDS)
         assert process.poll() is None, process.communicate()[1]
-        status = desk.json("status")
+        status, samples = desk.json("status"), scrape(port)
+        watched = watcher()
         process.send_signal(signal.SIGINT)
         _, output = process.communicate(timeout=30)
     return Finished(
-        desk, submitted, status, desk.json("status"), output, int(process.returncode or 0)
+        desk,
+        submitted,
+        status,
+        desk.json("status"),
+        output,
+        int(process.returncode or 0),
+        samples,
+        watched,
     )
 
 
@@ -214,6 +156,72 @@ def test_progress_is_told_in_plain_lines(finished: Finished) -> None:
     assert finished.release_id in finished.output
     assert "\x1b[" not in finished.output
     assert "flwr" not in finished.output.lower()
+
+
+def test_metrics_tell_rounds_answers_epsilon_and_bytes(finished: Finished) -> None:
+    samples = finished.samples
+    assert_nothing_personal(samples)
+    assert value(samples, "fiduciary_rounds_total", outcome="finished") == 2
+    assert value(samples, "fiduciary_rounds_total", outcome="failed") == 0
+    assert value(samples, "fiduciary_round_seconds_count", phase="probe") == 2
+    assert value(samples, "fiduciary_runs_total", verdict="completed") == 1
+    for site in ("st-elm", "lakeside"):
+        assert value(samples, "fiduciary_site_online", site=site) == 1
+        assert value(samples, "fiduciary_site_epsilon_spent", site=site) == 0.2
+        for activity in ("train", "evaluate"):
+            labels = {"activity": activity, "site": site, "outcome": "accepted"}
+            assert value(samples, "fiduciary_answers_total", **labels) == 2
+    # Two sites got the head's weights and sent them back, in each of two rounds.
+    weights = 4 * (384 + 1) * 3
+    assert (value(samples, "fiduciary_fleet_received_bytes_total") or 0) > 4 * weights
+    assert (value(samples, "fiduciary_fleet_sent_bytes_total") or 0) > 4 * weights
+    assert value(samples, "fiduciary_compliance_reachable") == 1
+    assert value(samples, "fiduciary_run_active") == 0
+    assert "metrics at http://127.0.0.1:" in finished.output
+
+
+def test_watching_shows_the_run_and_what_is_left(finished: Finished) -> None:
+    plans = [plan for look in finished.watched for plan in look["plans"]]
+    assert plans
+    last = plans[-1]
+    assert last["rounds_done"] == 2
+    assert last["pace"]["seconds_left"] == 0
+    assert last["pace"]["seconds_a_round"] > 0
+    assert {site["site"]: site["epsilon_spent"] for site in last["sites"]} == {
+        "st-elm": "0.2",
+        "lakeside": "0.2",
+    }
+    assert {site["epsilon_left"] for site in last["sites"]} == {"7.8"}
+    assert all(plan["pace"]["seconds_left"] is None for plan in plans if not plan["rounds_done"])
+
+
+def test_watching_in_a_pipe_is_one_line_a_look(finished: Finished) -> None:
+    with finished.desk.watching() as lines:
+        first, *_ = lines()
+    assert "stopped; 0 of 2 sites online; message-routing round 2 of 2 done (probe)" in first
+
+
+def test_the_status_is_watched_on_a_terminal(finished: Finished) -> None:
+    folder = str(finished.desk.folder / "federation")
+    with on_a_terminal(*command("server", "status", folder, "--watch")) as terminal:
+        terminal.read_until(b"round 2 of 2 done (probe)")
+        terminal.read_until(b"q ends this")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.process.wait(60) == int(ExitCode.INTERRUPTED)
+    for said in (b"message-routing", b"round 2 of 2 done (probe)", b"st-elm", b"7.8"):
+        assert said in terminal.shown
+    assert b"Traceback" not in terminal.shown
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_what_is_watched_fits_a_terminal(finished: Finished, columns: int) -> None:
+    shown = io.StringIO()
+    Console(file=shown, width=columns).print(screen(finished.stopped_status))
+    lines = shown.getvalue().splitlines()
+    assert "message-routing  round 2 of 2 done (probe), completed" in lines
+    assert finished.stopped_status["plans"][0]["measured"] in " ".join(shown.getvalue().split())
+    assert "st-elm" in shown.getvalue()
+    assert max(map(len, lines)) <= columns
 
 
 def test_status_tells_what_happened_with_the_coordinator_running(finished: Finished) -> None:
@@ -333,6 +341,9 @@ def test_a_fetched_release_says_what_it_is(finished: Finished, model: Path) -> N
         "dp_statement.json",
         "evaluation.json",
         "labels.json",
+        "mlbom.cdx.json",
+        "model.sig",
+        "provenance.intoto.jsonl",
         "provenance.json",
     ]
     assert json.loads((model / "labels.json").read_text()) == ["billing", "clinical", "other"]
@@ -353,10 +364,11 @@ def test_a_fetched_release_says_what_it_is(finished: Finished, model: Path) -> N
     assert digests == {
         name: digest.removeprefix("sha256:")
         for name, digest in _manifest(finished).files.items()
-        if name != "provenance.json"
+        if name not in ("provenance.json", "provenance.intoto.jsonl", "model.sig")
     }
     card = (model / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name:")
+    front = ModelCard(card).data.to_dict()  # type: ignore[no-untyped-call]
+    assert (front["library_name"], front["pipeline_tag"]) == ("peft", "text-classification")
     assert "ε = 8" in card
 
 
@@ -440,6 +452,32 @@ def test_a_tampered_ciphertext_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_release_is_fetched_by_its_alias_until_it_is_recalled(
+    finished: Finished, consumer: Consumer, tmp_path: Path
+) -> None:
+    """The last of the tests that fetch: afterwards nobody can."""
+    desk = finished.desk
+    with desk.service.client("officer") as officer:
+        token = officer.add_principal("second", ["officer"]).token
+        with ComplianceClient(officer.trust, token) as second:
+            second.aliases.set("production", finished.release_id)
+        fetch = consumer.arguments(
+            str(tmp_path / "model"), save_signing_key=str(tmp_path / "signing.pem")
+        )
+        fetch[2] = "@production"
+        desk.run(*fetch)
+        model = tmp_path / "model"
+        config = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
+        config.use_elliptic_key_verifier(public_key=tmp_path / "signing.pem")
+        config.verify(model, model / "model.sig")
+        officer.recalls.recall(finished.release_id, reason="wrong labels at one site")
+    fetch[4] = str(tmp_path / "again")
+    done = desk.run(*fetch, expect=int(ExitCode.CONFLICT))
+    assert "was recalled at" in done.stderr
+    assert "wrong labels at one site" in done.stderr
+    assert not (tmp_path / "again").exists()
+
+
 # --- faults --------------------------------------------------------------------------------------
 
 
@@ -487,7 +525,7 @@ def test_a_stop_in_the_middle_of_a_round_leaves_it_for_later(
     plan = TrainingPlan.from_body(submitted["plan"])
     with desk.service.client("officer") as officer, ExitStack() as stack:
         officer.approve_plan(submitted["plan_id"])
-        process = stack.enter_context(desk.started())
+        process = stack.enter_context(desk.started("--log-format", "json"))
         silent = [
             stack.enter_context(ScriptedSite(desk.sites[name], plan, Script(silent=("train",))))
             for name in plan.sites
@@ -499,6 +537,14 @@ def test_a_stop_in_the_middle_of_a_round_leaves_it_for_later(
         assert officer.plan(submitted["plan_id"]).state == "approved"
     assert process.returncode == 0
     assert "Traceback" not in output
+    events = [json.loads(line) for line in output.splitlines()]
+    assert {event["process"] for event in events} == {"server"}
+    assert [event["event"] for event in events if "site" not in event] == [
+        "coordinator-started",
+        "run-started",
+        "coordinator-stopped",
+    ]
+    assert {event["plan"] for event in events if "plan" in event} == {submitted["plan_id"]}
     (running,) = [item for item in live["plans"] if item["name"] == "second"]
     assert running["activity"] == "training"
     stopped = [item for item in desk.json("status")["plans"] if item["name"] == "second"]

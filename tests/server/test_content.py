@@ -7,9 +7,11 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from audit.canonical import digest
 from audit.errors import Conflict, FiduciaryError, MalformedInput, VerificationFailed
@@ -17,7 +19,11 @@ from server import content
 from server.content import decrypt, encrypt, extract, write_archive
 
 KEY = bytes(range(32))
-FILES = {"README.md": b"# card", "adapter_model.safetensors": bytes(range(256)) * 40, "empty": b""}
+FILES = {
+    "README.md": b"# card",
+    "adapter_model.safetensors": save({"weights": np.arange(2560.0)}),
+    "empty.txt": b"",
+}
 DIGESTS = {name: digest(data) for name, data in FILES.items()}
 
 

@@ -277,13 +277,33 @@ privacy_audit = true
     text = PLAN.replace("retention_days = 365", "retention_days = 365\nrounds = 3" + more)
     text = text.replace("[privacy]", "[adapter]\nrank = 4\nlayers = 2\n\n[privacy]")
     plan = plan_from(tmp_path, text)
-    assert plan.format == "fiduciary.plan/2"
+    assert plan.format == "fiduciary.plan/3"
     assert (plan.groups, plan.focal_gamma) == (("north", "south"), Decimal("1.5"))
     assert plan.privacy_audit
     assert (plan.adapter.rank, plan.adapter.layers) == (4, 2)
     assert _kinds(plan) == ["histogram", "probe"], "rounds are those that train"
     assert [phase.rounds for phase in plan.phases] == [1, 3]
     assert 7.5 < epsilon_of(events_of(plan.phases), plan.privacy.delta) <= 8
+
+
+def test_everything_that_plan_3_can_say_is_read(tmp_path: Path) -> None:
+    text = PLAN.replace(
+        "retention_days = 365", "retention_days = 365\nsecure_aggregation = true\nrounds = 21"
+    ).replace("[privacy]", '[aggregation]\nserver = "adam"\nlearning_rate = 0.1\n\n[privacy]')
+    plan = plan_from(tmp_path, text)
+    assert plan.secure_aggregation
+    assert (plan.aggregation.server, plan.aggregation.learning_rate) == ("adam", Decimal("0.1"))
+    assert plan.missed_rounds == 3, "a tenth of 21 rounds, rounded up"
+    stated = text.replace("rounds = 21", "rounds = 21\nmissed_rounds = 0")
+    assert plan_from(tmp_path, stated).missed_rounds == 0
+
+    open_text = PLAN.replace("[privacy]", '[transport]\nprecision = "int8"\n\n[privacy]')
+    assert plan_from(tmp_path, open_text).transport.precision == "int8"
+    with pytest.raises(MalformedPlanFile, match=r"transport: masked numbers"):
+        plan_from(tmp_path, text.replace("[privacy]", '[transport]\nprecision = "int8"\n[privacy]'))
+    with pytest.raises(MalformedPlanFile) as refused:
+        plan_from(tmp_path, PLAN.replace("[privacy]", '[aggregation]\nrules = "mean"\n[privacy]'))
+    assert refused.value.fix == "did you mean rule?"
 
 
 def test_a_histogram_costs_the_other_phases_hardly_any_noise(tmp_path: Path) -> None:

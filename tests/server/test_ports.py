@@ -60,7 +60,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> None:
     "path",
     [f"/v1/control/{call}" for call in CONTROL_CALLS]
     + [f"/v1/runtime/{call}" for call in RUNTIME_CALLS]
-    + ["/", "/docs", "/openapi.json", "/v1/fiduciary/status", "/v1/fleet/pull-messages", "/no"],
+    + ["/", "/docs", "/openapi.json", "/v1/fiduciary/status", "/v1/fleet/pull-task", "/no"],
 )
 @pytest.mark.parametrize(
     "authorization",
@@ -145,9 +145,9 @@ def test_nobody_acquires_a_task_even_with_the_token(ports: Wired) -> None:
         "/v1/fleet/../control/list-runs",
         "/v1/fleet/%2e%2e/control/list-runs",
         "/v1/fleet/pull%2dmessages",
-        "/v1/fleet//pull-messages",
-        "/v1/fleet/pull-messages/",
-        "//v1/fleet/pull-messages",
+        "/v1/fleet//pull-task",
+        "/v1/fleet/pull-task/",
+        "//v1/fleet/pull-task",
         "/health/x",
         "/healthz",
     ],
@@ -178,7 +178,9 @@ def test_health_needs_no_certificate(ports: Wired) -> None:
         assert client.get("/health").json() == {"status": "ok"}
 
 
-@pytest.mark.parametrize("call", ["pull-messages", "activate-node", "push-object", "get-run"])
+@pytest.mark.parametrize(
+    "call", ["pull-task", "push-answer", "activate-node", "push-object", "get-run"]
+)
 def test_a_fleet_call_without_a_certificate_is_401(
     ports: Wired, site: NodeFiles, call: str
 ) -> None:
@@ -193,7 +195,7 @@ def test_another_sites_key_in_the_header_is_401(ports: Wired, site: NodeFiles) -
     other = ports.admit("lakeside")
     for headers in ({}, {"flwr-public-key": "!"}, key_header(other)):
         with ports.http(ports.partner_port, site) as client:
-            answer = client.post("/v1/fleet/pull-messages", content=b"", headers=headers)
+            answer = client.post("/v1/fleet/pull-task", content=b"", headers=headers)
         assert_problem(answer, 401, "key-mismatch")
 
 

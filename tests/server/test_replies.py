@@ -14,9 +14,14 @@ import pytest
 from audit.keys import SigningKey
 from audit.statement import sign_statement
 from client.arrays import Arrays, arrays_digest
-from compliance.statements import SiteReport, utc_now
+from client.learning.randomness import Keystream
+from client.learning.subject_optimizer import ROUNDING_ALLOWANCE
+from client.transport import decode, encode
+from compliance.statements import BatchLimit, SiteReport, TrainingPlan, Transport, utc_now
 from server.errors import MalformedReply
 from server.replies import (
+    MAX_SUBJECTS_OVER_NOMINAL,
+    ROUNDING,
     Expected,
     accept_evaluation,
     accept_update,
@@ -235,6 +240,113 @@ def test_the_norm_bound_lets_honest_training_through() -> None:
     noise = 2 * float(phase.noise_multiplier) * float(phase.max_grad_norm) * weights**0.5
     honest = phase.steps_per_round * float(phase.learning_rate) * (clipped + noise) / divisor
     assert honest < norm_bound(PLAN, 1, LIKE) < 1e6
+
+
+def test_the_norm_bound_follows_what_the_plan_states() -> None:
+    """A sum of all that may be sampled, all pulling one way; noise far below it."""
+    privacy = PLAN.privacy.model_copy(update={"nominal_subjects": 10_000})
+    first = PLAN.phases[0].model_copy(update={"noise_multiplier": Decimal("0.000001")})
+
+    def bound(stretch: float = 1.0, **changes: Any) -> float:
+        phases = (first.model_copy(update=changes),)
+        plan = PLAN.model_copy(update={"privacy": privacy, "phases": phases})
+        return norm_bound(plan, 0, LIKE, stretch)
+
+    slightly_more = 1.003
+    assert MAX_SUBJECTS_OVER_NOMINAL <= bound() < MAX_SUBJECTS_OVER_NOMINAL * slightly_more
+    assert bound(steps_per_round=4) == pytest.approx(4 * bound())
+    assert bound(stretch=2.5) == pytest.approx(2.5 * bound())
+    assert bound(stretch=0.5) == bound()
+    # A tenth is sampled of a hundred times as many, and a tenth of the nominal number divides.
+    rate = Decimal("0.1")
+    assert bound() < bound(sampling_rate=rate) < 1.05 * bound()
+    limit = BatchLimit(subjects=12_000, max_population=12_000)
+    assert bound(batch_limit=limit) == pytest.approx(1.2, rel=0.003)
+    limit = BatchLimit(subjects=1_500, max_population=12_000)
+    assert bound(batch_limit=limit, sampling_rate=rate) == pytest.approx(1.5, rel=0.003)
+    limit = BatchLimit(subjects=12_000, max_population=12_000)
+    assert 1.2 < bound(batch_limit=limit, sampling_rate=rate) < 1.7
+
+
+def test_the_noise_of_several_steps_adds_up_as_noise_does() -> None:
+    noisy = PLAN.phases[0].model_copy(update={"noise_multiplier": Decimal(10_000)})
+    bounds = []
+    for steps in (1, 100):
+        phases = (noisy.model_copy(update={"steps_per_round": steps}),)
+        bounds.append(norm_bound(PLAN.model_copy(update={"phases": phases}), 0, LIKE))
+    clipped = MAX_SUBJECTS_OVER_NOMINAL * (1 + 2**-9)
+    assert bounds[1] - 100 * clipped == pytest.approx(10 * (bounds[0] - clipped), rel=1e-6)
+
+
+def test_the_bound_has_room_for_the_rounding_that_noise_allows_for() -> None:
+    assert ROUNDING > ROUNDING_ALLOWANCE
+
+
+@pytest.mark.parametrize("kind", ["probe", "adapter", "histogram"])
+def test_an_update_holds_exactly_what_the_phase_trains(kind: str) -> None:
+    like = {
+        **LIKE,
+        "label_histogram": np.zeros(3, np.float32),
+        "lora": np.full(4, 100, np.float32),
+    }
+    trained = {
+        "probe": {"head.bias", "head.weight"},
+        "adapter": {"head.bias", "head.weight", "lora"},
+        "histogram": {"label_histogram"},
+    }[kind]
+    phases = (PLAN.phases[0].model_copy(update={"kind": kind}),)
+    wanted = expected(plan=PLAN.model_copy(update={"phases": phases}), round=0)
+
+    def accepted(arrays: Arrays) -> Arrays:
+        given = report(arrays, round=0, envelope={"round": 0})
+        return accept_update(wanted, arrays, given, like).arrays
+
+    moved = {name: np.full_like(like[name], 0.01) for name in sorted(trained)}
+    assert set(accepted(moved)) == trained
+    for name in set(like) - trained:
+        with pytest.raises(MalformedReply, match=f"'{name}' is unknown"):
+            accepted({**moved, name: np.zeros_like(like[name])})
+    for name in trained:
+        with pytest.raises(MalformedReply, match=f"'{name}' is missing"):
+            accepted({other: moved[other] for other in trained - {name}})
+
+
+def _precise(precision: str) -> TrainingPlan:
+    return PLAN.model_copy(update={"transport": Transport(precision=precision)})
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_an_update_is_judged_as_it_travelled_and_added_as_it_is_read(precision: Any) -> None:
+    wanted = expected(plan=_precise(precision))
+    sent = encode(UPDATE, precision, Keystream(b"seed"))
+    accepted = accept_update(wanted, sent, report(sent), LIKE)
+    for name, array in UPDATE.items():
+        assert accepted.arrays[name].dtype == np.float32
+        np.testing.assert_allclose(accepted.arrays[name], array, rtol=2**-11)
+    with pytest.raises(MalformedReply, match="of other arrays than it sent"):
+        accept_update(wanted, sent, report(UPDATE), LIKE)
+    with pytest.raises(MalformedReply, match="malformed update"):
+        accept_update(wanted, UPDATE, report(UPDATE), LIKE)
+    with pytest.raises(MalformedReply, match="malformed update"):
+        accept_update(expected(), sent, report(sent), LIKE)
+
+
+def test_the_norm_bound_lets_honest_rounding_through_and_little_more() -> None:
+    """The longest update that is possible, of one number and of many, after its way."""
+    like = {"head.weight": np.zeros(200_000, np.float32)}
+    for precision, most in (("float16", 1.001), ("int8", 4.0)):
+        plan = _precise(precision)
+        exact, bound = norm_bound(PLAN, 1, like), norm_bound(plan, 1, like)
+        assert exact < bound < most * exact
+        steep = np.zeros(200_000, np.float32)
+        steep[0] = exact
+        flat = np.full(200_000, exact / 200_000**0.5 * 0.999, np.float32)
+        uneven = flat / 1.5
+        uneven[0] = exact / 2
+        for numbers in (steep, flat, uneven):
+            update = {"head.weight": numbers}
+            sent = encode(update, plan.transport.precision, Keystream(b"seed"))
+            assert norm_of(decode(sent, plan.transport.precision, like)) <= bound
 
 
 def test_norms_are_those_of_all_arrays_together() -> None:

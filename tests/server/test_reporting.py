@@ -45,6 +45,16 @@ def test_the_table_tells_round_sites_accuracy_and_epsilon() -> None:
     assert "offline" in lines["late"]
 
 
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_the_table_s_round_and_figures_are_in_one_piece(columns: int) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=columns).print(table_of(VIEW))
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert "message-routing  round 2 of 4 (adapter)" in lines
+    assert "accuracy 0.912000  macro F1 0.870000" in lines
+    assert max(map(len, lines)) <= columns
+
+
 def test_the_live_reporter_keeps_lines_and_clears_its_table() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from server.errors import MalformedReply
 from server.rounds import (
     ARRIVAL_WAIT_SECONDS,
+    ASK_AGAIN_SECONDS,
+    MAX_ASKED,
     MAX_REASON_CHARACTERS,
     OFFLINE_GRACE_SECONDS,
     Exchange,
@@ -65,16 +67,17 @@ class SimulatedWire:
     def send(
         self,
         run_id: int,
-        sites: Collection[str],
         kind: TaskKind,
-        task: dict[str, str | int],
+        tasks: Mapping[str, dict[str, str | int]],
         arrays: bytes,
+        *,
+        reply_bytes: int,
     ) -> dict[str, str]:
-        for site in sites:
+        for site in tasks:
             assert site in self.online()
             self.sent[site] = self.now
             self.times_sent[site] = self.times_sent.get(site, 0) + 1
-        return {site: f"message-{site}" for site in sites}
+        return {site: f"message-{site}" for site in tasks}
 
     def collect(self, run_id: int, waiting: dict[str, str]) -> dict[str, Answer | Lost]:
         arrived: dict[str, Answer | Lost] = {}
@@ -248,3 +251,71 @@ def test_somebody_elses_words_become_one_bounded_line(text: str) -> None:
     line = plain(text)
     assert 0 < len(line) <= MAX_REASON_CHARACTERS
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in line)
+
+
+# --- asked again ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Restarting(Behaviour):
+    """A site that loses its process `deaths` times, each time it is asked, and then answers."""
+
+    deaths: int = 1
+    died: Answer | Lost = field(default_factory=lambda: Lost("it was restarted", again=True))
+
+
+class RestartingWire(SimulatedWire):
+    def collect(self, run_id: int, waiting: dict[str, str]) -> dict[str, Answer | Lost]:
+        arrived = super().collect(run_id, waiting)
+        for name in arrived:
+            site = self.sites[name]
+            if isinstance(site, Restarting) and self.times_sent[name] <= site.deaths:
+                arrived[name] = site.died
+        return arrived
+
+
+def run_restarting(sites: dict[str, Behaviour], quorum: int) -> tuple[Exchange[Any], SimulatedWire]:
+    wire = RestartingWire(sites)
+    task = Task(
+        run_id=1, kind="train", plan_id="plan", round=0, arrays=b"", sites=tuple(sites),
+        quorum=quorum, deadline_seconds=60.0,
+    )  # fmt: skip
+    told = exchange(
+        wire,
+        task,
+        lambda site, answer: answer.arrays,
+        clock=lambda: wire.now,
+        stop=threading.Event(),
+        watch=lambda accepted, absent, waiting: None,
+    )
+    return told, wire
+
+
+def test_a_site_that_was_restarted_is_asked_again_and_its_answer_counts_once() -> None:
+    told, wire = run_restarting({"a": Behaviour(), "b": Restarting(deaths=2)}, quorum=1)
+    assert set(told.accepted) == {"a", "b"}
+    assert wire.times_sent == {"a": 1, "b": 3}
+
+
+def test_a_site_that_dies_of_each_task_is_not_fed_for_ever() -> None:
+    sites = {"a": Behaviour(), "b": Restarting(deaths=10**6, answers_after=0.0)}
+    told, wire = run_restarting(sites, quorum=2)
+    assert told.absent == {"b": "it was restarted"}
+    assert wire.times_sent["b"] == MAX_ASKED
+
+
+def test_a_site_without_the_compliance_service_is_asked_again_later() -> None:
+    away = Answer({}, {"code": "compliance-unreachable", "reason": "away"}, refused=True)
+    told, _ = run_restarting(
+        {"a": Behaviour(), "b": Restarting(deaths=3, died=away, answers_after=0.0)}, quorum=1
+    )
+    assert set(told.accepted) == {"a", "b"}
+    assert told.seconds >= 3 * ASK_AGAIN_SECONDS
+
+
+def test_a_restarted_site_that_stays_away_is_absent_with_the_reason() -> None:
+    gone = Restarting(deaths=1, online_until=1.0, answers_after=NEVER)
+    wire_sites: dict[str, Behaviour] = {"a": Behaviour(), "b": gone}
+    told, _ = run_restarting(wire_sites, quorum=1)
+    assert set(told.accepted) == {"a"}
+    assert told.absent == {"b": "it was restarted"}

@@ -148,8 +148,8 @@ def test_a_run_of_a_language_plan_is_measured_by_its_perplexity(field: Ground) -
     assert told["measured"].startswith("perplexity 7.3891 (95 % interval ")
     card = model_card(plan, plan_id, kept, {"st-elm": Decimal(1)}).decode()
     for said in (
-        'pipeline_tag: "text-generation"',
-        'library_name: "peft"',
+        "pipeline_tag: text-generation\n",
+        "library_name: peft\n",
         "# notes\n\nA language model, trained together by 2 sites",
         "- **Trained:** LoRA, rank 8.",
         "- **Measured:** perplexity 7.3891",
@@ -195,9 +195,9 @@ def test_a_card_of_labelled_spans_tells_of_spans_and_withholds_rare_labels() -> 
     evaluation = Evaluation(span_counts())
     card = _card(plan, evaluation)
     for said in (
-        'pipeline_tag: "token-classification"',
-        'library_name: "transformers"',
-        'tags: ["federated-learning", "differential-privacy"]',
+        "pipeline_tag: token-classification\n",
+        "library_name: transformers\n",
+        "tags:\n- federated-learning\n- differential-privacy\nmodel-index:",
         "A classifier of tokens with 3 labels",
         "- **Trained:** all weights.",
         "of 15 spans: precision 1.0000, recall 0.8000, F1 0.8889; of tokens: accuracy 0.9",

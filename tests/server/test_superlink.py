@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -13,13 +14,17 @@ import numpy.typing as npt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.message_pb2 import PullObjectResponse, PushObjectRequest
 
 from audit.errors import MalformedInput, Unauthorised, Unreachable
 from client import flower
 from client.arrays import Arrays, arrays_digest, pack_arrays, unpack_arrays
-from client.flower import FleetConnection, IncomingTask
+from client.fleet_content import INLINE_BYTES
+from client.fleet_frames import PUSH_ANSWER, Frames
+from client.fleet_tasks import IncomingTask
+from client.flower import FleetConnection
 from server.errors import PortInUse
-from server.gate import FLEET, Problem
+from server.gate import FLEET, Mailboxes, Problem
 from server.listeners import bind
 from server.superlink import Answer, Lost
 from server.superlink import link as link_module
@@ -31,6 +36,9 @@ STATE: dict[str, npt.NDArray[Any]] = {
     "head.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
     "bias": np.array([1, 2], dtype=np.float32),
 }
+LONG: dict[str, npt.NDArray[Any]] = {"weights": np.arange(INLINE_BYTES // 4 + 1, dtype=np.float32)}
+"""Too long to travel in one call with its message."""
+
 REPORT = {"site": "st-elm", "statement": "{}"}
 
 
@@ -58,9 +66,17 @@ def collect(net: Wired, run_id: int, waiting: dict[str, str]) -> dict[str, Answe
     raise AssertionError("no answer came")
 
 
-def ask(net: Wired, run_id: int, site: str, kind: Any = "train", round_index: int = 0) -> str:
+def ask(
+    net: Wired,
+    run_id: int,
+    site: str,
+    kind: Any = "train",
+    round_index: int = 0,
+    state: dict[str, npt.NDArray[Any]] = STATE,
+) -> str:
     task: dict[str, str | int] = {"plan_id": "plan", "round": round_index}
-    sent = net.link.send(run_id, {site}, kind, task, pack_arrays(STATE))
+    arrays = pack_arrays(state)
+    sent = net.link.send(run_id, kind, {site: task}, arrays, reply_bytes=len(arrays))
     return sent[site]
 
 
@@ -79,6 +95,21 @@ def test_a_task_goes_out_and_its_answer_comes_back(net: Wired) -> None:
     assert arrays_digest(answer.arrays) == arrays_digest(update)
     assert answer.report == {"plan_id": "plan", "round": 3, "site": "st-elm", "statement": "{}"}
     assert not answer.refused
+    net.link.close_run(run_id, completed=True)
+    assert len(net.link._state.object_store) == 0
+
+
+def test_arrays_longer_than_an_object_may_be_come_in_parts(net: Wired) -> None:
+    files, run_id = net.admit("large"), net.link.open_run()
+    with net.connect(files) as connection:
+        sent = {"large": ask(net, run_id, "large", state=LONG)}
+        received = poll(connection)
+        assert arrays_digest(received.state) == arrays_digest(LONG)
+        update = {"weights": received.state["weights"] + 1}
+        assert connection.reply_arrays(received, update, REPORT)
+        (answer,) = collect(net, run_id, sent).values()
+    assert isinstance(answer, Answer)
+    assert arrays_digest(answer.arrays) == arrays_digest(update)
     net.link.close_run(run_id, completed=True)
     assert len(net.link._state.object_store) == 0
 
@@ -119,7 +150,8 @@ def test_equal_answers_of_several_sites_all_arrive(net: Wired) -> None:
     until(lambda: net.link.online() >= set(names), "all twins online")
     for round_index in range(3):
         task: dict[str, str | int] = {"plan_id": "plan", "round": round_index}
-        waiting = net.link.send(run_id, names, "train", task, pack_arrays(STATE))
+        tasks = dict.fromkeys(names, task)
+        waiting = net.link.send(run_id, "train", tasks, pack_arrays(STATE), reply_bytes=0)
         assert set(waiting) == set(names)
         while waiting:
             for site, answer in collect(net, run_id, waiting).items():
@@ -146,31 +178,166 @@ def test_a_late_answer_finds_no_taker_and_the_next_task_does(net: Wired) -> None
     net.link.close_run(run_id, completed=True)
 
 
+@pytest.mark.parametrize("arrived", [False, True])
 @pytest.mark.parametrize("broken_call", [0, 1, 3])
 def test_an_answer_survives_a_cut_connection(
-    net: Wired, monkeypatch: pytest.MonkeyPatch, broken_call: int
+    net: Wired, monkeypatch: pytest.MonkeyPatch, broken_call: int, arrived: bool
 ) -> None:
+    """A short answer is one call, a long one several; what is lost is the call, or what it said."""
     monkeypatch.setattr(flower, "RESEND_PAUSES_SECONDS", (0.0,))
-    files, run_id = net.admit(f"cut-{broken_call}"), net.link.open_run()
+    files, run_id = net.admit(f"cut-{broken_call}-{arrived}"), net.link.open_run()
+    state = LONG if broken_call else STATE
     with net.connect(files) as connection:
-        message_id = ask(net, run_id, files.name)
+        message_id = ask(net, run_id, files.name, state=state)
         task = poll(connection)
         calls, whole = 0, connection._client._client.send
 
         def cut(request: httpx.Request, **options: Any) -> httpx.Response:
             nonlocal calls
             calls += 1
-            if calls == broken_call + 1:
+            if calls == broken_call + 1 and not arrived:
                 raise httpx.ReadError("cut")
             response: httpx.Response = whole(request, **options)
+            if calls == broken_call + 1:
+                raise httpx.ReadError("cut")
             return response
 
         monkeypatch.setattr(connection._client._client, "send", cut)
-        assert connection.reply_arrays(task, STATE, REPORT)
+        assert connection.reply_arrays(task, state, REPORT)
         (answer,) = collect(net, run_id, {files.name: message_id}).values()
         assert isinstance(answer, Answer)
-        assert arrays_digest(answer.arrays) == arrays_digest(STATE)
+        assert arrays_digest(answer.arrays) == arrays_digest(state)
+        assert calls > broken_call + 1
     net.link.close_run(run_id, completed=True)
+
+
+def test_a_task_and_its_answer_are_two_calls(net: Wired, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, run_id = net.admit("brief"), net.link.open_run()
+    with net.connect(files) as connection:
+        connection.reply_arrays(_asked(net, run_id, connection, "brief"), STATE, REPORT)
+        whole, paths = connection._client._client.send, []
+
+        def counted(request: httpx.Request, **options: Any) -> httpx.Response:
+            paths.append(request.url.path.removeprefix(FLEET))
+            response: httpx.Response = whole(request, **options)
+            return response
+
+        monkeypatch.setattr(connection._client._client, "send", counted)
+        task = _asked(net, run_id, connection, "brief")
+        assert connection.reply_arrays(task, STATE, REPORT)
+    assert [path for path in paths if "heartbeat" not in path] == [
+        "pull-task",
+        "push-answer",
+        "deactivate-node",
+    ]
+    net.link.close_run(run_id, completed=True)
+
+
+def _asked(net: Wired, run_id: int, connection: FleetConnection, site: str) -> IncomingTask:
+    ask(net, run_id, site)
+    return poll(connection)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        b"no frames at all",
+        Frames([PushObjectRequest()]).SerializeToString()[:-1] + b"\x00\x00\x00\x01",
+        b"\x00\x00\x00\x02\xff\xff",
+        b"",
+    ],
+)
+def test_a_coordinator_that_answers_with_no_frames_is_told_on(
+    net: Wired, monkeypatch: pytest.MonkeyPatch, frames: bytes
+) -> None:
+    with net.connect(net.admit(f"hears-{len(net.recorded())}")) as connection:
+        answered = connection._client._client.send
+
+        def garbled(request: httpx.Request, **options: Any) -> httpx.Response:
+            if request.url.path.endswith("pull-task"):
+                return httpx.Response(200, content=frames, request=request)
+            response: httpx.Response = answered(request, **options)
+            return response
+
+        monkeypatch.setattr(connection._client._client, "send", garbled)
+        with pytest.raises(Unreachable, match="no Fleet message") as told:
+            connection.poll(0.0)
+        assert "--version" in told.value.fix
+
+
+@pytest.mark.parametrize("given", ["fewer", "more", "empty", "swapped"])
+def test_objects_that_are_not_the_messages_are_refused(
+    net: Wired, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    files, run_id = net.admit(f"objects-{given}"), net.link.open_run()
+    told: list[tuple[str, str]] = []
+    with net.connect(files, on_malformed=lambda *said: told.append(said)) as connection:
+        pull = connection._client.pull_task
+
+        def hostile(request: Any) -> Frames:
+            frames: Frames = pull(request)
+            head, *objects = frames.framed
+            match given:
+                case "fewer":
+                    objects.pop()
+                case "more":
+                    objects.append(objects[0])
+                case "empty":
+                    objects[0] = Frames([PullObjectResponse(object_found=True)]).framed[0]
+                case "swapped":
+                    objects.reverse()
+            frames.framed = [head, *objects]
+            return frames
+
+        monkeypatch.setattr(connection._client, "pull_task", hostile)
+        message_id = ask(net, run_id, files.name)
+        assert connection.poll(5.0) is None
+        assert [code for code, _ in told] == ["malformed-task"]
+        (answer,) = collect(net, run_id, {files.name: message_id}).values()
+        assert isinstance(answer, Answer)
+        assert answer.refused
+    net.link.close_run(run_id, completed=False)
+
+
+def test_of_an_answer_only_what_belongs_to_it_is_kept(
+    net: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, run_id = net.admit("generous"), net.link.open_run()
+    with net.connect(files) as connection:
+        push = connection._client.push_answer
+
+        def more(frames: Frames) -> Frames:
+            extra = PushObjectRequest(object_id="0" * 64, object_content=b"anything")
+            frames.framed += Frames([extra, extra]).framed
+            answer: Frames = push(frames)
+            return answer
+
+        monkeypatch.setattr(connection._client, "push_answer", more)
+        message_id = ask(net, run_id, "generous")
+        assert connection.reply_arrays(poll(connection), STATE, REPORT)
+        assert "0" * 64 not in net.link._state.object_store
+        assert collect(net, run_id, {"generous": message_id})
+    net.link.close_run(run_id, completed=True)
+    assert len(net.link._state.object_store) == 0
+
+
+def test_an_answer_without_all_of_its_objects_is_not_taken(
+    net: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, run_id = net.admit("sparing"), net.link.open_run()
+    with net.connect(files) as connection:
+        push = connection._client.push_answer
+
+        def fewer(frames: Frames) -> Frames:
+            frames.framed.pop()
+            answer: Frames = push(frames)
+            return answer
+
+        monkeypatch.setattr(connection._client, "push_answer", fewer)
+        message_id = ask(net, run_id, "sparing")
+        assert not connection.reply_arrays(poll(connection), STATE, REPORT)
+        assert net.link.collect(run_id, {"sparing": message_id}) == {}
+    net.link.close_run(run_id, completed=False)
 
 
 def test_a_held_poll_returns_as_soon_as_a_task_is_there(net: Wired) -> None:
@@ -186,18 +353,115 @@ def test_a_held_poll_returns_as_soon_as_a_task_is_there(net: Wired) -> None:
     net.link.close_run(run_id, completed=True)
 
 
-def test_a_task_is_not_handed_to_a_caller_who_has_gone(net: Wired) -> None:
+def test_no_poll_finds_a_task_before_its_objects_are_there(
+    net: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, run_id, state = net.admit("hasty"), net.link.open_run(), net.link._state
+    store = state.store_object
+
+    def slowly(*arguments: Any) -> bool:
+        time.sleep(0.2)
+        return bool(store(*arguments))
+
+    monkeypatch.setattr(state, "store_object", slowly)
+    malformed: list[tuple[str, str]] = []
+    with net.connect(files, on_malformed=lambda *said: malformed.append(said)) as connection:
+        asking = threading.Thread(target=ask, args=(net, run_id, "hasty"))
+        asking.start()
+        task = None
+        while task is None and not malformed:
+            task = connection.poll(0.0)
+        asking.join()
+    assert malformed == []
+    net.link.close_run(run_id, completed=True)
+
+
+def test_a_poll_that_comes_after_its_task_is_not_held(net: Wired) -> None:
+    """One poll finds each task, so that a round costs none that finds nothing."""
+    files, run_id = net.admit("prompt"), net.link.open_run()
+    with net.connect(files) as connection:
+        for _ in range(2):
+            message_id = ask(net, run_id, "prompt")
+            connection._client._client.timeout = httpx.Timeout(10.0)  # shorter than the hold
+            task = connection.poll(20.0)
+            assert task is not None
+            connection.reply_arrays(task, STATE, REPORT)
+            assert collect(net, run_id, {"prompt": message_id})
+    net.link.close_run(run_id, completed=True)
+
+
+def test_what_is_notified_before_anybody_waits_is_kept() -> None:
+    async def gone() -> dict[str, object]:
+        await asyncio.sleep(60)
+        return {}
+
+    mailboxes = Mailboxes()
+    mailboxes.notify(b"early")
+    asyncio.run(asyncio.wait_for(mailboxes.wait(b"early", 60, gone), 10))
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(Mailboxes().wait(b"nobody", 60, gone), 0.1))
+
+
+def test_a_task_is_not_handed_to_a_caller_who_has_gone(
+    net: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A site that dies while its poll is held must not swallow the next task."""
-    files, run_id = net.admit("gone"), net.link.open_run()
+    files, run_id, held = net.admit("gone"), net.link.open_run(), list[bool]()
+    wait = net.link.mailboxes.wait
+
+    async def watched(*arguments: Any) -> bool:
+        held.append(await wait(*arguments))
+        return held[-1]
+
+    monkeypatch.setattr(net.link.mailboxes, "wait", watched)
     with net.connect(files) as first:
         assert first.poll(0.0) is None
         first._client._client.timeout = httpx.Timeout(0.3)
         with pytest.raises(Unreachable):
             first.poll(15.0)  # the caller hangs up; the server still holds the poll
+        until(lambda: held == [False], "the server noticed the hang-up")
         message_id = ask(net, run_id, "gone")
         with net.connect(files) as second:
             assert second.reply_arrays(poll(second), STATE, REPORT)
             assert collect(net, run_id, {"gone": message_id})
+    net.link.close_run(run_id, completed=True)
+
+
+def test_an_answer_counts_also_when_its_site_has_gone(net: Wired) -> None:
+    files, run_id = net.admit("brisk"), net.link.open_run()
+    with net.connect(files) as connection:
+        message_id = ask(net, run_id, "brisk")
+        assert connection.reply_arrays(poll(connection), STATE, REPORT)
+    assert "brisk" not in net.link.online()
+    (answer,) = collect(net, run_id, {"brisk": message_id}).values()
+    assert isinstance(answer, Answer)
+    net.link.close_run(run_id, completed=True)
+    assert len(net.link._state.object_store) == 0
+
+
+def test_a_task_that_is_lost_on_its_way_is_asked_again(
+    net: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone with the connection; the site comes back, and the round may ask once more."""
+    files, run_id = net.admit("unheard"), net.link.open_run()
+    with net.connect(files) as connection:
+        message_id, whole = ask(net, run_id, "unheard"), connection._client._client.send
+
+        def lost(request: httpx.Request, **options: Any) -> httpx.Response:
+            whole(request, **options)
+            raise httpx.ReadError("cut")
+
+        monkeypatch.setattr(connection._client._client, "send", lost)
+        with pytest.raises(Unreachable):
+            connection.poll(0.0)
+        monkeypatch.setattr(connection._client._client, "send", whole)
+        assert connection.poll(0.0) is None
+        (outcome,) = collect(net, run_id, {"unheard": message_id}).values()
+        assert isinstance(outcome, Lost)
+        assert outcome.again
+        message_id = ask(net, run_id, "unheard")
+        assert connection.reply_arrays(poll(connection), STATE, REPORT)
+        assert collect(net, run_id, {"unheard": message_id})
     net.link.close_run(run_id, completed=True)
 
 
@@ -281,6 +545,7 @@ def test_a_site_cannot_answer_in_another_sites_name(net: Wired) -> None:
     with net.connect(victim) as connection, net.connect(attacker) as forging:
         message_id = ask(net, run_id, "victim")
         task = poll(connection)
+        ask(net, run_id, "attacker")
         # The attacker learns the message's id and names the victim as its sender.
         with pytest.raises(Unauthorised, match="another site"):
             forging.reply_arrays(task, STATE, REPORT)
@@ -289,11 +554,22 @@ def test_a_site_cannot_answer_in_another_sites_name(net: Wired) -> None:
     net.link.close_run(run_id, completed=True)
 
 
-@pytest.mark.parametrize("body", [b"", b"\xff\xff", b"\x0a\x00\x0a\x00"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff\xff",
+        b"\x00\x00\x00",
+        b"\x00\x00\x00\x00",
+        b"\x00\x00\x00\x09\x0a\x00",
+        b"\x00\x00\x00\x02\xff\xff",
+        b"\x00\x00\x00\x04\x0a\x00\x0a\x00",
+    ],
+)
 def test_a_push_that_is_no_message_is_refused(net: Wired, body: bytes) -> None:
     files = net.admit("garbled")
     with pytest.raises(Problem) as problem:
-        net.link.check(FLEET + "push-messages", files.public_key.encode(), body)
+        net.link.check(FLEET + PUSH_ANSWER, files.public_key.encode(), body)
     assert problem.value.status == 400
 
 
@@ -314,6 +590,9 @@ def test_a_reply_is_bounded_by_what_the_task_can_need(
     ("kind", "content"),
     [
         ("query", {"task": {"plan_id": "p", "round": 0}}),
+        ("query.run_this", {"task": {"plan_id": "p", "round": 0}}),
+        ("query.deal", {"task": {"plan_id": "p", "round": 0}, "fab": {"hash": "1234"}}),
+        ("query.deal", {"task": {"plan_id": "p", "round": 0, "document": 7}}),
         ("train", {"fab": {"hash": "1234"}}),
         ("train", {"task": {"plan_id": 7, "round": 0}}),
         ("train", {"task": {"plan_id": "p", "round": -1}}),

@@ -52,6 +52,33 @@ def run(field: Ground, training: Training) -> Any:
         field.link.close_run(run_id, completed=False)
 
 
+def test_a_run_tells_rounds_answers_and_epsilon_as_events(field: Ground) -> None:
+    plan_id, plan = field.approved(name="told", quorum=1)
+    field.notes.events.clear()
+    with (
+        field.site("st-elm", plan, Script()),
+        field.site("lakeside", plan, Script(refuse="purpose-of-jane-doe")),
+    ):
+        state = run(field, field.training(plan_id, plan))
+    assert state.stage == "completed"
+    told = [(name, fields) for name, fields in field.notes.events if fields.get("plan") == plan_id]
+    lines = [name for name, fields in told if fields.get("round") == 0]
+    assert lines == [
+        *("answer-accepted", "site-absent", "answer-accepted", "site-absent"),
+        *("round-finished", "epsilon-reported"),
+    ]
+    absent = [fields for name, fields in told if name == "site-absent"]
+    assert {(fields["site"], fields["code"]) for fields in absent} == {("lakeside", "refused")}
+    finished = [fields for name, fields in told if name == "round-finished"]
+    assert [fields["round"] for fields in finished] == [0, 1, 2]
+    assert {(fields["participants"], fields["absent"]) for fields in finished} == {(1, 1)}
+    assert told[-1] == (
+        "run-ended",
+        {"plan": plan_id, "verdict": "completed", "rounds": 3},
+    )
+    assert "jane" not in str(told)
+
+
 def test_a_run_averages_uniformly_measures_and_reports_each_round(field: Ground) -> None:
     plan_id, plan = field.approved(name="uniform")
     ones = Script(update=lambda state: {k: np.ones_like(v) for k, v in state.items()})
@@ -81,7 +108,7 @@ def test_a_run_averages_uniformly_measures_and_reports_each_round(field: Ground)
 
 def test_a_silent_site_is_absent_and_the_quorum_goes_on(field: Ground) -> None:
     plan_id, plan = field.approved(
-        name="silent", quorum=1, deadline_seconds=5, phases=(_phase(rounds=1),)
+        name="silent", quorum=1, deadline_seconds=5, phases=(simple_phase(rounds=1),)
     )
     silent = Script(silent=("train",))
     with field.site("st-elm", plan), field.site("lakeside", plan, silent) as lakeside:
@@ -107,7 +134,7 @@ def test_a_run_without_a_quorum_fails_with_the_reasons(field: Ground) -> None:
 
 
 def test_a_site_may_keep_its_counts_to_itself(field: Ground) -> None:
-    plan_id, plan = field.approved(name="discreet", phases=(_phase(rounds=1),))
+    plan_id, plan = field.approved(name="discreet", phases=(simple_phase(rounds=1),))
     discreet = Script(refuse="evaluation-not-shared", refused_kinds=("evaluate",))
     with field.site("st-elm", plan), field.site("lakeside", plan, discreet):
         state = run(field, field.training(plan_id, plan))
@@ -119,7 +146,7 @@ def test_a_site_may_keep_its_counts_to_itself(field: Ground) -> None:
 
 
 def test_a_model_that_nobody_measured_is_not_completed(field: Ground) -> None:
-    plan_id, plan = field.approved(name="unmeasured", phases=(_phase(rounds=2),))
+    plan_id, plan = field.approved(name="unmeasured", phases=(simple_phase(rounds=2),))
     discreet = Script(refuse="evaluation-not-shared", refused_kinds=("evaluate",))
     with field.site("st-elm", plan, discreet), field.site("lakeside", plan, discreet):
         state = run(field, field.training(plan_id, plan))
@@ -149,7 +176,7 @@ def _nan(arrays: Arrays) -> Arrays:
     ],
 )
 def test_a_malformed_answer_does_not_count(field: Ground, script: Script, said: str) -> None:
-    plan_id, plan = field.approved(name="malformed", quorum=1, phases=(_phase(rounds=1),))
+    plan_id, plan = field.approved(name="malformed", quorum=1, phases=(simple_phase(rounds=1),))
     with field.site("st-elm", plan), field.site("lakeside", plan, script):
         state = run(field, field.training(plan_id, plan))
     assert state.stage == "completed"
@@ -162,7 +189,7 @@ def test_a_malformed_answer_does_not_count(field: Ground, script: Script, said: 
 
 
 def test_an_answer_signed_with_another_key_does_not_count(field: Ground) -> None:
-    plan_id, plan = field.approved(name="forged", quorum=1, phases=(_phase(rounds=1),))
+    plan_id, plan = field.approved(name="forged", quorum=1, phases=(simple_phase(rounds=1),))
     files = field.sites["lakeside"]
     forger = ScriptedSite(
         type(files)(files.name, files.folder, field.sites["st-elm"].identity, files.kit), plan
@@ -212,7 +239,7 @@ def test_sites_that_spent_a_round_refuse_it_and_the_run_fails_honestly(field: Gr
 
 def test_a_round_counts_only_after_its_report_was_recorded(field: Ground) -> None:
     """The compliance service goes away during the round and comes back later."""
-    plan_id, plan = field.approved(name="unrecorded", phases=(_phase(rounds=2),))
+    plan_id, plan = field.approved(name="unrecorded", phases=(simple_phase(rounds=2),))
     away = threading.Event()
 
     def last_words(state: Arrays) -> Arrays:
@@ -245,7 +272,7 @@ def test_a_round_counts_only_after_its_report_was_recorded(field: Ground) -> Non
 
 
 def test_a_crash_between_report_and_count_repeats_the_same_report(field: Ground) -> None:
-    plan_id, plan = field.approved(name="crashed", phases=(_phase(rounds=2),))
+    plan_id, plan = field.approved(name="crashed", phases=(simple_phase(rounds=2),))
     training = field.training(plan_id, plan)
     folder = field.folder(plan_id)
 
@@ -272,7 +299,7 @@ def test_a_crash_between_report_and_count_repeats_the_same_report(field: Ground)
 
 
 def test_a_changed_checkpoint_is_not_trained_from(field: Ground) -> None:
-    plan_id, plan = field.approved(name="changed", phases=(_phase(rounds=1),))
+    plan_id, plan = field.approved(name="changed", phases=(simple_phase(rounds=1),))
     with field.site("st-elm", plan), field.site("lakeside", plan):
         state = run(field, field.training(plan_id, plan))
     path = field.folder(plan_id).path / state.checkpoint
@@ -285,7 +312,7 @@ def test_a_changed_checkpoint_is_not_trained_from(field: Ground) -> None:
 
 
 def test_a_run_waits_for_its_sites_and_says_for_whom(field: Ground) -> None:
-    plan_id, plan = field.approved(name="patient", phases=(_phase(rounds=1),))
+    plan_id, plan = field.approved(name="patient", phases=(simple_phase(rounds=1),))
     result: list[Any] = []
     work = threading.Thread(target=lambda: result.append(run(field, field.training(plan_id, plan))))
     with field.site("st-elm", plan) as elm:
@@ -298,7 +325,7 @@ def test_a_run_waits_for_its_sites_and_says_for_whom(field: Ground) -> None:
 
 
 def test_what_is_shown_follows_the_run(field: Ground) -> None:
-    plan_id, plan = field.approved(name="shown", phases=(_phase(rounds=2),))
+    plan_id, plan = field.approved(name="shown", phases=(simple_phase(rounds=2),))
     field.notes.views.clear()
     with field.site("st-elm", plan), field.site("lakeside", plan):
         run(field, field.training(plan_id, plan))
@@ -330,7 +357,7 @@ def test_the_registrar_lets_revoked_sites_out_and_believes_its_own_record(field:
     assert other.trouble == []
 
 
-def _phase(rounds: int) -> Phase:
+def simple_phase(rounds: int) -> Phase:
     return Phase(
         kind="probe",
         rounds=rounds,
@@ -343,7 +370,7 @@ def _phase(rounds: int) -> Phase:
 
 
 def test_the_initial_model_is_what_sites_train_from_first(field: Ground) -> None:
-    plan_id, plan = field.approved(name="initial", phases=(_phase(rounds=1),))
+    plan_id, plan = field.approved(name="initial", phases=(simple_phase(rounds=1),))
     given: list[str] = []
 
     def remember(state: Arrays) -> Arrays:

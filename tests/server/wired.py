@@ -135,7 +135,7 @@ def wired(folder: Path) -> Iterator[Wired]:
         stack.enter_context(
             Listeners(
                 ControlGate(link.application, TOKEN, lambda: made.status, events),
-                PartnerGate(link.fleet, link, link.mailboxes, events),
+                PartnerGate(link.fleet, link, link.mailboxes, link.turns, events),
                 control_socket=control,
                 partner_socket=partner,
                 tls=ServerTls(folder / "server.pem", folder / "server.key", folder / "ca.pem"),
