@@ -2,8 +2,8 @@
 
 * TLS trusts the one certificate of `trust.json`; proxies and the environment are ignored.
 * Every failure is one of `audit.errors`, with the service's own reason; a token is never in it.
-* Writes are idempotent at the service (the same statement is recorded once), so a caller that got
-  no answer repeats the call. Connection attempts are repeated here, requests are not.
+* Writes are idempotent at the service: the same statement is recorded once, and each call has an
+  idempotency key, with which it is repeated here when the connection ends before its answer.
 * What comes back is parsed, not believed: verify statements with the key you expect.
 """
 
@@ -22,8 +22,15 @@ import httpx
 
 from audit.keys import VerifyKey
 from audit.statement import SignedStatement
+from compliance.access_api import AccessCalls
+from compliance.alias_api import AliasCalls
+from compliance.breach_api import BreachCalls
+from compliance.erasure_api import ErasureCalls
+from compliance.gate_views import GatesView
 from compliance.log_access import Progress, VerifiedPage, fetch_page, fetch_pages, save_export
 from compliance.log_views import LogEntryView, LogExport, LogQuery, Order
+from compliance.recall_api import RecallCalls
+from compliance.report_api import ReportCalls
 from compliance.resources import (
     CoordinatorKeyBody,
     CosignatureBody,
@@ -36,6 +43,7 @@ from compliance.resources import (
     GrantView,
     InvitationBody,
     LogConsistency,
+    LogHead,
     LogProof,
     NewPrincipal,
     PlanEvidence,
@@ -68,6 +76,7 @@ from compliance.session import (
     parse_answer,
     path_segment,
 )
+from compliance.subject_requests_api import SubjectRequestCalls
 from compliance.trust import Trust
 
 __all__ = ["PROBLEM_PREFIX", "ComplianceClient"]
@@ -83,6 +92,7 @@ class ComplianceClient:
         token: Bearer token, or None for what needs none (trust, enrolment).
         timeout_seconds: Limit on each network operation.
         transport: Replaces the network, for tests.
+        certificate: PEM files of a site's certificate and its key; an admitted site shows them.
     """
 
     def __init__(
@@ -92,9 +102,10 @@ class ComplianceClient:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
         transport: httpx.BaseTransport | None = None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         self.trust = trust
-        self._session = ComplianceSession(trust, token, timeout_seconds, transport)
+        self._session = ComplianceSession(trust, token, timeout_seconds, transport, certificate)
 
     def __enter__(self) -> Self:
         return self
@@ -248,6 +259,10 @@ class ComplianceClient:
         """One release."""
         return self._session.fetch(f"/v1/releases/{path_segment(release_id)}", ReleaseView)
 
+    def gates(self, release_id: str) -> GatesView:
+        """What a release must keep before it can be approved, as it is judged now."""
+        return self._session.fetch(f"/v1/releases/{path_segment(release_id)}/gates", GatesView)
+
     def approve_release(self, release_id: str, *, reason: str = "") -> ReleaseView:
         """Approve a release that somebody else submitted (officer)."""
         return self._decide(
@@ -261,15 +276,32 @@ class ComplianceClient:
         )
 
     def grant(
-        self, release_id: str, principal: str, *, public_key: bytes, purpose: str, expires_at: str
+        self,
+        release_id: str,
+        principal: str,
+        *,
+        public_key: bytes,
+        purpose: str,
+        expires_at: str,
+        max_downloads: int | None = None,
     ) -> GrantView:
-        """Let a principal download an approved release (officer, not for themselves)."""
+        """Let a principal download an approved release (officer, not for themselves).
+
+        Args:
+            release_id: The release.
+            principal: Who may download.
+            public_key: Their X25519 key, to which the data key is sealed.
+            purpose: What for.
+            expires_at: Until when.
+            max_downloads: How often; without a limit when None.
+        """
         body = make_body(
             GrantBody,
             principal=principal,
             public_key=public_key,
             purpose=purpose,
             expires_at=expires_at,
+            max_downloads=max_downloads,
         )
         return self._session.send(
             "POST", f"/v1/releases/{path_segment(release_id)}/grants", body, GrantView
@@ -314,6 +346,16 @@ class ComplianceClient:
             partial.unlink(missing_ok=True)
         return f"sha256:{digest.hexdigest()}"
 
+    @property
+    def aliases(self) -> AliasCalls:
+        """Names such as `production`, and what they name."""
+        return AliasCalls(self._session)
+
+    @property
+    def recalls(self) -> RecallCalls:
+        """Recalls of releases, and notices to their holders."""
+        return RecallCalls(self._session)
+
     # --- data subjects ---------------------------------------------------------------------
 
     def file_request(
@@ -355,6 +397,11 @@ class ComplianceClient:
         body = make_body(ErasureBody, statement=erasure, request_id=request_id)
         return self._session.send("POST", "/v1/erasures", body, ErasureRecorded)
 
+    @property
+    def erasures(self) -> ErasureCalls:
+        """What becomes of releases that erased subjects took part in."""
+        return ErasureCalls(self._session)
+
     # --- principals ------------------------------------------------------------------------
 
     def principals(self) -> tuple[PrincipalView, ...]:
@@ -362,10 +409,28 @@ class ComplianceClient:
         return self._session.fetch_list("/v1/principals", "principals", PrincipalView)
 
     def add_principal(
-        self, name: str, roles: Sequence[Role], *, expires_at: str | None = None
+        self,
+        name: str,
+        roles: Sequence[Role],
+        *,
+        sites: Sequence[str] = (),
+        expires_at: str | None = None,
     ) -> NewPrincipal:
-        """Make a principal; the answer holds its token, this once (officer)."""
-        body = make_body(PrincipalBody, name=name, roles=tuple(roles), expires_at=expires_at)
+        """Make a principal; the answer holds its token, this once (officer).
+
+        Args:
+            name: Its name.
+            roles: What it may do.
+            sites: The roles hold for these alone; without any, everywhere.
+            expires_at: When it ends by itself.
+        """
+        body = make_body(
+            PrincipalBody,
+            name=name,
+            roles=tuple(roles),
+            sites=tuple(sites),
+            expires_at=expires_at,
+        )
         return self._session.send("POST", "/v1/principals", body, NewPrincipal)
 
     def revoke_principal(self, name: str) -> PrincipalView:
@@ -374,11 +439,20 @@ class ComplianceClient:
             PrincipalView, self._session.request("DELETE", f"/v1/principals/{path_segment(name)}")
         )
 
+    @property
+    def access(self) -> AccessCalls:
+        """Who calls, and with which keys."""
+        return AccessCalls(self._session)
+
     # --- the log ---------------------------------------------------------------------------
 
     def checkpoint(self) -> str:
         """The newest signed checkpoint with its cosignatures, C2SP tlog-checkpoint text."""
-        return str(self._session.fetch_object("GET", "/v1/log/checkpoint")["checkpoint"])
+        return self._session.fetch("/v1/log/checkpoint", LogHead).checkpoint
+
+    def log_head(self, since: int) -> LogHead:
+        """The newest signed checkpoint, and the proof that it extends the tree of size `since`."""
+        return self._session.fetch("/v1/log/checkpoint", LogHead, since=since)
 
     def log_entries(
         self, *, order: Order = "newest", limit: int = 100, **filters: str | int | None
@@ -433,7 +507,9 @@ class ComplianceClient:
             note: The checkpoint with the log's line and the site's (`audit.cosignature`).
         """
         body = make_body(CosignatureBody, note=note)
-        return self._session.send("POST", "/v1/log/cosignatures", body, WitnessView)
+        return self._session.send(
+            "POST", "/v1/log/cosignatures", body, WitnessView, names_itself=True
+        )
 
     def witnesses(self) -> tuple[WitnessView, ...]:
         """Every site that ever cosigned, with its newest cosignature."""
@@ -444,13 +520,29 @@ class ComplianceClient:
         """Retention of the log, and legal holds."""
         return RetentionCalls(self._session)
 
+    @property
+    def breaches(self) -> BreachCalls:
+        """The register of personal data breaches."""
+        return BreachCalls(self._session)
+
+    @property
+    def subject_requests(self) -> SubjectRequestCalls:
+        """Requests of data subjects, and their clocks."""
+        return SubjectRequestCalls(self._session)
+
+    @property
+    def reports(self) -> ReportCalls:
+        """Reports for a regulator."""
+        return ReportCalls(self._session, self.trust)
+
     # --- how a call is made ----------------------------------------------------------------
 
     def _decide(self, path: str, reason: str, answer: type[Model]) -> Model:
         return self._session.send("POST", path, make_body(DecisionBody, reason=reason), answer)
 
     def _state(self, path: str, statement: SignedStatement) -> Recorded:
-        return self._session.send("POST", path, StatementBody(statement=statement), Recorded)
+        body = StatementBody(statement=statement)
+        return self._session.send("POST", path, body, Recorded, names_itself=True)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

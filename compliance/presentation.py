@@ -18,7 +18,9 @@ from compliance.resources import (
     GrantView,
     PlanView,
     PrincipalView,
+    RecallView,
     ReleaseView,
+    Role,
     SiteView,
     SubjectRequestView,
 )
@@ -53,6 +55,7 @@ _COLOURS: Final = {
     "failed": "red",
     "rejected": "red",
     "revoked": "red",
+    "recalled": "red",
     "open": "yellow",
     "submitted": "yellow",
     "candidate": "yellow",
@@ -92,7 +95,8 @@ def print_plans(plans: Sequence[PlanView]) -> None:
                 _state(view.state),
                 f"{plan.privacy.epsilon}",
                 f"{plan.privacy.delta}",
-                f"{view.rounds_reported}/{plan.rounds}",
+                f"{view.rounds_reported}/{plan.rounds}"
+                + (f" ({view.rounds_missed} missed)" if view.rounds_missed else ""),
                 ", ".join(plan.sites),
                 view.submitted_by,
                 view.submitted_at,
@@ -126,7 +130,7 @@ def print_plan(view: PlanView) -> None:
             f" {privacy.adjacency}",
             "phases": phases,
             "sites": f"{', '.join(plan.sites)} (quorum {plan.quorum}, {plan.deadline_seconds} s)",
-            "rounds": f"{view.rounds_reported} of {plan.rounds} reported",
+            "rounds": _rounds(view),
             "decision": _decision(view.approval or view.rejection),
             "outcome": _outcome(view),
             "log entries": _positions(view.submitted_position, view.approved_position),
@@ -174,6 +178,7 @@ def print_release(view: ReleaseView) -> None:
             "metrics": f"{metrics.in_words()}, {metrics.examples} held-out examples",
             "submitted": f"by {view.submitted_by} at {view.submitted_at}",
             "decision": _decision(view.approval or view.rejection),
+            "recalled": _recall(view.recall),
             "log entries": _positions(view.submitted_position, view.approved_position),
         }
     )
@@ -190,7 +195,8 @@ def print_grants(grants: Sequence[GrantView]) -> None:
             grant.revoked_at or grant.expires_at,
             grant.purpose,
             grant.granted_by,
-            f"{grant.downloads}",
+            f"{grant.downloads}"
+            + ("" if grant.downloads_left is None else f" ({grant.downloads_left} left)"),
         )
         for grant in grants
     ]
@@ -227,16 +233,34 @@ def print_principals(principals: Sequence[PrincipalView]) -> None:
     rows = [
         (
             principal.name,
-            ", ".join(principal.roles),
-            _state("revoked" if principal.revoked_at else "live"),
+            roles_and_sites(principal.roles, principal.sites),
+            _state(_standing(principal)),
             principal.expires_at or "never",
+            principal.last_used_at or "never",
             principal.created_by,
             principal.created_at,
         )
         for principal in principals
     ]
-    heads = ("name", "roles", "state", "expires", "made by", "made")
+    heads = ("name", "roles", "state", "expires", "last used", "made by", "made")
     print_table(heads, rows, "no principals")
+
+
+def roles_and_sites(roles: Sequence[Role], sites: Mapping[Role, Sequence[str]]) -> str:
+    """Roles, each with the sites to which it is limited.
+
+    >>> roles_and_sites(["auditor", "officer"], {"officer": ["north", "south"]})
+    'auditor, officer (north, south)'
+    """
+    return ", ".join(
+        f"{role} ({', '.join(sites[role])})" if role in sites else role for role in roles
+    )
+
+
+def _standing(principal: PrincipalView) -> str:
+    if principal.revoked_at:
+        return "revoked"
+    return "live" if principal.confirmed else "unconfirmed"
 
 
 def print_entries(entries: Sequence[LogEntryView]) -> None:
@@ -291,6 +315,22 @@ def _decision(signed: SignedStatement | None) -> str:
     body = signed.body
     reason = f": {body['reason']}" if body["reason"] else ""
     return f"{body['verdict']} by {body['decided_by']} at {body['decided_at']}{reason}"
+
+
+def _recall(recall: RecallView | None) -> str:
+    if recall is None:
+        return ""
+    return (
+        f"by {recall.recalled_by} at {recall.recalled_at}: {recall.reason}"
+        f" (log entry {recall.position})"
+    )
+
+
+def _rounds(view: PlanView) -> str:
+    told = f"{view.rounds_reported} of {view.plan.rounds} reported"
+    if not view.plan.missed_rounds:
+        return told
+    return f"{told}, {view.rounds_missed} without a quorum of {view.plan.missed_rounds} at most"
 
 
 def _outcome(view: PlanView) -> str:

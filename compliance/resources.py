@@ -8,13 +8,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 from compliance.statements import (
     Decision,
@@ -38,6 +35,7 @@ from compliance.wire import (
     RequestKind,
     RequestState,
     Role,
+    SealedOctets,
     SiteState,
     TokenHash,
 )
@@ -68,6 +66,7 @@ __all__ = [
     "Problem",
     "PublicKey",
     "Reason",
+    "RecallView",
     "Recorded",
     "ReleaseBody",
     "ReleaseState",
@@ -89,13 +88,35 @@ __all__ = [
 ]
 
 
+_NUMBERS: Final = frozenset({"bool", "int", "float"})
+
 # --- requests ------------------------------------------------------------------------------------
 
 
+def _make_strict(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") in _NUMBERS:
+            schema["strict"] = True
+        for part in schema.values():
+            _make_strict(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _make_strict(part)
+
+
 class RequestBody(BaseModel):
-    """A closed request body."""
+    """A closed request body, in which a number or a truth value is one, and not a text like it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Pydantic's own schema, without its leniency for numbers and truth values."""
+        schema = handler(source)
+        _make_strict(schema)
+        return schema
 
 
 class CoordinatorKeyBody(RequestBody):
@@ -137,16 +158,17 @@ class ReleaseBody(RequestBody):
     """A release and its data key, sealed to the service's release key."""
 
     statement: Envelope
-    sealed_key: Octets
+    sealed_key: SealedOctets
 
 
 class GrantBody(RequestBody):
-    """Who may download a release, for what, until when."""
+    """Who may download a release, for what, until when, and how often."""
 
     principal: PrincipalName
     public_key: PublicKey
     purpose: Name
     expires_at: Time
+    max_downloads: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
 class SubjectRequestBody(RequestBody):
@@ -159,7 +181,7 @@ class SubjectRequestBody(RequestBody):
     request_id: RequestId | None = None
     kind: RequestKind
     site: Name
-    sealed: Octets | None = None
+    sealed: SealedOctets | None = None
     subject: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
@@ -171,10 +193,11 @@ class ErasureBody(RequestBody):
 
 
 class PrincipalBody(RequestBody):
-    """A new principal."""
+    """A new principal. With `sites`, its roles hold for these alone."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._@-]{0,62}[a-z0-9])?$")]
     roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=len(ASSIGNABLE_ROLES))]
+    sites: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
     expires_at: Time | None = None
 
 
@@ -251,7 +274,7 @@ class SiteView(Answer):
 
 
 class PlanView(Answer):
-    """One plan and what became of it."""
+    """One plan and what became of it. `rounds_missed` of the reported rounds had no quorum."""
 
     plan_id: Digest
     state: PlanState
@@ -263,6 +286,7 @@ class PlanView(Answer):
     rejection: Envelope | None
     approved_position: int | None
     rounds_reported: int
+    rounds_missed: int = 0
     outcome: Envelope | None
 
     @property
@@ -290,7 +314,11 @@ class PlanEvidence(Answer):
 
 
 class GrantView(Answer):
-    """One principal's permission to download one release."""
+    """One principal's permission to download one release.
+
+    `downloads` counts every download that was begun under this grant or an earlier one;
+    `downloads_left` is None where the grant does not limit them.
+    """
 
     release_id: Digest
     principal: str
@@ -301,6 +329,17 @@ class GrantView(Answer):
     expires_at: Time
     revoked_at: Time | None
     downloads: int
+    max_downloads: int | None = None
+    downloads_left: int | None = None
+
+
+class RecallView(Answer):
+    """That a release was recalled: nobody can have it any more. `position` is its log entry."""
+
+    reason: str
+    recalled_by: str
+    recalled_at: Time
+    position: int
 
 
 class ReleaseView(Answer):
@@ -317,6 +356,7 @@ class ReleaseView(Answer):
     rejection: Envelope | None
     approved_position: int | None
     grants: tuple[GrantView, ...]
+    recall: RecallView | None = None
 
     @property
     def manifest(self) -> ReleaseManifest:
@@ -348,20 +388,33 @@ class SubjectRequestView(Answer):
 
 
 class ErasureRecorded(Recorded):
-    """An erasure was recorded. `receipt` is the file that `audit verify-receipt` checks offline."""
+    """An erasure was recorded. `receipt` is the file that `audit verify-receipt` checks offline.
+
+    `follow_ups` are receipts, likewise, of what was found and decided of releases since.
+    """
 
     receipt: dict[str, Any]
+    follow_ups: tuple[dict[str, Any], ...] = ()
 
 
 class PrincipalView(Answer):
-    """One principal. Tokens are never shown again."""
+    """One principal. Tokens are never shown again.
+
+    Attributes:
+        sites: By role, the sites to which it is limited; a role that is not in it is not limited.
+        confirmed: False while an officer's appointment waits for a second officer.
+        last_used_at: About when it called last.
+    """
 
     name: str
     roles: tuple[Role, ...]
+    sites: dict[Role, tuple[str, ...]] = {}
     created_by: str
     created_at: Time
     expires_at: Time | None
     revoked_at: Time | None
+    confirmed: bool = True
+    last_used_at: Time | None = None
 
 
 class NewPrincipal(PrincipalView):
@@ -402,3 +455,16 @@ class LogConsistency(Answer):
     first: int
     second: int
     hashes: tuple[Octets, ...]
+
+
+class LogHead(Answer):
+    """The newest head of the log.
+
+    Attributes:
+        checkpoint: C2SP tlog-checkpoint text, with the lines of the witnesses that cosigned it.
+        growth: Proof that it extends the log of the size that was asked about; None where nothing
+            was asked, or where the log does not have that many entries.
+    """
+
+    checkpoint: str
+    growth: LogConsistency | None = None

@@ -2,16 +2,23 @@
 
 * TLS trusts the one certificate of `trust.json`; proxies and the environment are ignored.
 * Every failure is one of `audit.errors`, with the service's own reason; a token is never in it.
-* Connection attempts are repeated, requests are not.
+* Connection attempts are repeated. A request that changes something carries an idempotency key of
+  its own and is repeated, too, when its answer was lost: the service does it once. What names
+  itself, as a signed statement does by its digest, is recorded once without a key. Others are not
+  repeated.
 """
 
 from __future__ import annotations
 
+import secrets
+import ssl
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from audit.errors import (
     Conflict,
@@ -29,8 +36,20 @@ from compliance.trust import Trust
 PROBLEM_PREFIX: Final = "urn:fiduciary:problem:"
 """Every problem `type` is this and the stable `code` of an error."""
 
+IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
+"""Names a call, so that a repeat of it is known (draft-ietf-httpapi-idempotency-key-header)."""
+
 TIMEOUT_SECONDS: Final = 30.0
 CONNECT_ATTEMPTS: Final = 3
+ANSWER_ATTEMPTS: Final = 3
+"""How often a call that may be repeated is made, when its answer is lost on the way."""
+
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_CHANGES: Final = frozenset({"POST", "PATCH", "DELETE"})
+
+IDLE_SECONDS: Final = 20.0
+"""How long an idle connection is kept: less than the service does, so that the client closes it
+first. A site calls every few seconds, and a new connection costs more than a call."""
 
 _ERRORS: Final[dict[str, type[FiduciaryError]]] = {
     kind.code: kind
@@ -49,6 +68,9 @@ _STATUSES: Final[dict[int, type[FiduciaryError]]] = {
     503: Unreachable,
 }
 
+_LOST: Final = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""The connection ended before the answer came. One that cannot be made is another matter."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -60,6 +82,7 @@ class ComplianceSession:
         token: Bearer token, or None for what needs none.
         timeout_seconds: Limit on each network operation.
         transport: Replaces the network, for tests.
+        certificate: PEM files of a client certificate and its key, to be shown to the service.
     """
 
     def __init__(
@@ -68,25 +91,56 @@ class ComplianceSession:
         token: str | None,
         timeout_seconds: float,
         transport: httpx.BaseTransport | None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         self._trust = trust
+        context = trust.ssl_context()
+        if certificate is not None:
+            try:
+                context.load_cert_chain(*certificate)
+            except (OSError, ssl.SSLError) as error:
+                raise MalformedInput(
+                    f"{certificate[0]} and {certificate[1]} are no certificate and its key",
+                    fix="restore both from the backup",
+                ) from error
         self._http = httpx.Client(
             base_url=trust.url,
             headers={} if token is None else {"authorization": f"Bearer {token}"},
             timeout=timeout_seconds,
             trust_env=False,
             transport=transport
-            or httpx.HTTPTransport(verify=trust.ssl_context(), retries=CONNECT_ATTEMPTS - 1),
+            or httpx.HTTPTransport(
+                verify=context,
+                retries=CONNECT_ATTEMPTS - 1,
+                limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
+            ),
         )
 
     def close(self) -> None:
         """Give the connections back."""
         self._http.close()
 
-    def send(self, method: str, path: str, body: BaseModel, answer: type[Model]) -> Model:
-        """Send a body and read the answer."""
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: BaseModel,
+        answer: type[Model],
+        *,
+        names_itself: bool = False,
+    ) -> Model:
+        """Send a body and read the answer.
+
+        Args:
+            method: The request's method.
+            path: Its path.
+            body: What is sent.
+            answer: What comes back.
+            names_itself: The service knows a repeat by the body, and keeps no answer for it.
+        """
         content = body.model_dump(mode="json", exclude_none=True)
-        return parse_answer(answer, self.request(method, path, json=content))
+        response = self.request(method, path, names_itself=names_itself, json=content)
+        return parse_answer(answer, response)
 
     def fetch(self, path: str, answer: type[Model], **query: str | int | None) -> Model:
         """Read one thing."""
@@ -106,14 +160,28 @@ class ComplianceSession:
         """Read a JSON object."""
         return _object(self.request(method, path))
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Make one request.
+    def request(
+        self, method: str, path: str, *, names_itself: bool = False, **options: Any
+    ) -> httpx.Response:
+        """Make one request, of which the service knows a repeat if it changes something.
 
         Raises:
             FiduciaryError: When the service refuses, fails or cannot be reached.
         """
+        attempts = 1
+        if method in _CHANGES and not names_itself:
+            key = f'"{secrets.token_urlsafe(24)}"'
+            options["headers"] = {**options.get("headers", {}), IDEMPOTENCY_HEADER: key}
+        if method in _CHANGES:
+            attempts = ANSWER_ATTEMPTS
+        lost = Retrying(
+            retry=retry_if_exception_type(_LOST),
+            wait=wait_exponential(_FIRST_PAUSE_SECONDS),
+            stop=stop_after_attempt(attempts),
+            reraise=True,
+        )
         try:
-            response = self._http.request(method, path, **options)
+            response = lost(self._http.request, method, path, **options)
         except httpx.HTTPError as error:
             raise self.unreachable(error) from error
         if response.is_success:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +19,10 @@ from pydantic import (
 )
 
 from audit.errors import MalformedInput
-from audit.statement import SignedStatement
+from audit.statement import MAX_SIGNATURES, PAYLOAD_TYPE, SignedStatement
+
+MAX_SEALED_BYTES: Final = 12 * 1024
+"""A page of identifiers is a tenth of it."""
 
 Role = Literal["coordinator", "site", "officer", "auditor", "consumer"]
 """What a principal may do; a principal holds one or more."""
@@ -43,9 +46,15 @@ def _octets(value: object) -> bytes:
     if not isinstance(value, str):
         raise ValueError("expected base64 text")  # noqa: TRY004  pydantic wants a ValueError
     try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return binascii.a2b_base64(value, strict_mode=True)
+    except ValueError as error:
         raise ValueError("not base64") from error
+
+
+def _short(value: bytes) -> bytes:
+    if len(value) > MAX_SEALED_BYTES:
+        raise ValueError(f"more than {MAX_SEALED_BYTES} bytes")
+    return value
 
 
 def _x25519(value: bytes) -> bytes:
@@ -53,6 +62,8 @@ def _x25519(value: bytes) -> bytes:
         raise ValueError("expected an X25519 public key of 32 bytes")
     return value
 
+
+_ANY_BASE64: Final = {"type": "string", "pattern": "^[A-Za-z0-9+/_-]+={0,2}$"}
 
 Envelope = Annotated[
     SignedStatement,
@@ -62,21 +73,62 @@ Envelope = Annotated[
         {
             "type": "object",
             "description": "DSSE envelope of canonical JSON",
+            "properties": {
+                "payload": _ANY_BASE64,
+                "payloadType": {"const": PAYLOAD_TYPE},
+                "signatures": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MAX_SIGNATURES,
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "keyid": {"type": "string", "pattern": "^ed25519:[0-9a-f]{64}$"},
+                            "sig": {**_ANY_BASE64, "minLength": 86, "maxLength": 88},
+                        },
+                        "required": ["keyid", "sig"],
+                        "additionalProperties": False,
+                    },
+                },
+            },
             "required": ["payload", "payloadType", "signatures"],
+            "additionalProperties": False,
         }
     ),
 ]
 """A DSSE envelope in JSON, a `SignedStatement` in Python."""
 
+_BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
 Octets = Annotated[
     bytes,
     PlainValidator(_octets),
     PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), return_type=str),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "maxLength": 16_384}),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "pattern": _BASE64}),
 ]
 """Base64 in JSON, `bytes` in Python."""
 
-PublicKey = Annotated[Octets, AfterValidator(_x25519)]
+SealedOctets = Annotated[
+    Octets,
+    AfterValidator(_short),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "contentEncoding": "base64",
+            "pattern": _BASE64,
+            "maxLength": MAX_SEALED_BYTES // 3 * 4,
+        }
+    ),
+]
+"""Octets that a caller sends, sealed to somebody: a few keys or identifiers."""
+
+PublicKey = Annotated[
+    Octets,
+    AfterValidator(_x25519),
+    WithJsonSchema(
+        {"type": "string", "contentEncoding": "base64", "pattern": "^[A-Za-z0-9+/]{43}=$"}
+    ),
+]
 """A raw X25519 public key."""
 
 TokenHash = Annotated[
@@ -98,7 +150,7 @@ Reason = Annotated[str, Field(max_length=2000)]
 """Free text for people. Never put a subject's identifiers in it: others read it."""
 
 PlanState = Literal["submitted", "approved", "rejected", "completed", "failed"]
-ReleaseState = Literal["announced", "candidate", "approved", "rejected"]
+ReleaseState = Literal["announced", "candidate", "approved", "rejected", "recalled"]
 SiteState = Literal["pending", "approved", "revoked"]
 RequestKind = Literal["erasure"]
 RequestState = Literal["open", "done"]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
-from audit.errors import MalformedInput, NotFound
+from audit.errors import MalformedInput, NotFound, Unauthorised
 from compliance.api import ComplianceClient
 from compliance.trust import Trust
 
@@ -37,7 +41,8 @@ TokenOption = Annotated[
     typer.Option(
         "--token-file",
         metavar="FILE",
-        help="File with your token. Without it: the officer's in the compliance folder.",
+        help="File with your token. Without it: your session (`compliance login`), else the"
+        " officer's in the compliance folder.",
         envvar="FIDUCIARY_TOKEN_FILE",
         show_default=False,
     ),
@@ -84,19 +89,48 @@ def read_token(path: Path) -> str:
     return token
 
 
+def load_trust(trust: Path | None, folder: Path) -> Trust:
+    """The service's public facts, as the options name them.
+
+    Raises:
+        NotFound: When there is no such file.
+        MalformedInput: When it is none.
+    """
+    return Trust.load(trust or folder / "trust.json")
+
+
+def session_file(trust: Trust) -> Path:
+    """Where `compliance login` keeps the token of a session at this service."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    name = hashlib.sha256(f"{trust.log_key.encoded()}\n{trust.url}".encode()).hexdigest()[:24]
+    return Path(state) / "fiduciary" / f"{name}.session"
+
+
 @contextmanager
 def service(trust: Path | None, token: Path | None, folder: Path) -> Iterator[ComplianceClient]:
     """The service, as the options name it.
 
+    The token is the named one, else that of who logged in, else the folder's officer's.
+
     Raises:
         NotFound: When a file is missing.
         MalformedInput: When a file is not what it should be.
+        Unauthorised: When the session has ended: never is somebody else's token tried instead.
     """
-    with ComplianceClient(
-        Trust.load(trust or folder / "trust.json"),
-        read_token(token or folder / "tokens" / "officer.token"),
-    ) as client:
-        yield client
+    facts = load_trust(trust, folder)
+    session = session_file(facts)
+    logged_in = token is None and session.exists()
+    if token is None:
+        token = session if logged_in else folder / "tokens" / "officer.token"
+    with ComplianceClient(facts, read_token(token)) as client:
+        try:
+            yield client
+        except Unauthorised as error:
+            if not logged_in or "not valid" not in str(error):
+                raise
+            raise Unauthorised(
+                "your session has ended", fix="`compliance login` again, or `compliance logout`"
+            ) from error
 
 
 def resolve(text: str, what: str, known: Callable[[], Sequence[tuple[str, str]]]) -> str:
@@ -117,3 +151,31 @@ def resolve(text: str, what: str, known: Callable[[], Sequence[tuple[str, str]]]
             f"{len(matches)} {what}s are called {text}", fix="give more digits of the ID"
         )
     return matches[0]
+
+
+def release_id_of(client: ComplianceClient, text: str) -> str:
+    """The id of the release that a whole id, its first digits, a name or an `@ALIAS` stands for."""
+    if text.startswith("@"):
+        for view in client.aliases.list():
+            if view.alias == text[1:]:
+                return view.release_id
+        raise NotFound(f"there is no alias {text[1:]}", fix="list them: `compliance alias list`")
+
+    def known() -> list[tuple[str, str]]:
+        return [(view.release_id, view.manifest.name) for view in client.releases()]
+
+    return resolve(text, "release", known)
+
+
+def read_public_key(text: str) -> bytes:
+    """An X25519 public key: base64, or a file that holds it."""
+    path = Path(text)
+    try:
+        if len(text) < 200 and path.is_file():
+            text = path.read_text("ascii")
+        return base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError, OSError) as error:
+        raise MalformedInput(
+            "the public key is neither base64 nor a file that holds it",
+            fix="make a key pair: `server release keygen FILE`",
+        ) from error

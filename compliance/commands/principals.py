@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 from rich.markup import escape
 
+from audit.durable import write_durably
 from audit.errors import MalformedInput
 from audit.terminal import print_json
+from compliance.access_views import DEFAULT_OVERLAP_HOURS, MAX_OVERLAP_HOURS
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
@@ -22,6 +25,7 @@ from compliance.presentation import (
     document,
     print_fields,
     print_principals,
+    roles_and_sites,
     say,
 )
 from compliance.resources import ASSIGNABLE_ROLES, Role
@@ -49,6 +53,14 @@ def add_principal(
         list[str],
         typer.Option("--role", help="coordinator, officer, auditor or consumer; repeat for more."),
     ],
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--site",
+            help="The roles hold for this site alone; repeat for more. For officer and auditor.",
+            show_default="all sites",
+        ),
+    ] = None,
     days: Annotated[
         int | None, typer.Option(min=1, help="Ends after so many days.", show_default="never")
     ] = None,
@@ -60,9 +72,10 @@ def add_principal(
     """Add a principal and print its token, this once: the service keeps only a hash.
 
     A name is given once and never to somebody else. Sites are not added here: they enrol with the
-    coordinator's kit.
+    coordinator's kit. Where another officer could confirm it, a new officer's token does nothing
+    until one has: `compliance principals confirm NAME`.
 
-    Example: `compliance principals add triage-desk --role consumer`
+    Example: `compliance principals add dr-north --role officer --site north --days 365`
     """
     unknown = sorted(set(role) - set(ASSIGNABLE_ROLES))
     if unknown:
@@ -71,11 +84,22 @@ def add_principal(
         )
     expires_at = None if days is None else format_time(datetime.now(UTC) + timedelta(days=days))
     with service(trust, token_file, folder) as client:
-        view = client.add_principal(name, cast("list[Role]", role), expires_at=expires_at)
+        view = client.add_principal(
+            name, cast("list[Role]", role), sites=site or (), expires_at=expires_at
+        )
     if json:
         print_json(document(view))
         return
-    print_fields({"principal": view.name, "roles": ", ".join(view.roles), "token": view.token})
+    print_fields(
+        {
+            "principal": view.name,
+            "roles": roles_and_sites(view.roles, view.sites),
+            "token": view.token,
+        }
+    )
+    if not view.confirmed:
+        confirm = f"[bold]compliance principals confirm {escape(view.name)}[/]"
+        say(f"\nThe token does nothing until a second officer has said: {confirm}")
     say("\nHand the token over in a file that only they can read (mode 0600). It is not kept here.")
 
 
@@ -93,3 +117,73 @@ def revoke_principal(
     with service(trust, token_file, folder) as client:
         view = client.revoke_principal(name)
     print_json(document(view)) if json else say(f"[red]revoked[/] {escape(view.name)}")
+
+
+def confirm_principal(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The officer.", show_default=False)],
+    trust: TrustOption = None,
+    token_file: TokenOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """Confirm an officer whom another officer added.
+
+    Nobody confirms themselves, or whom they proposed.
+
+    Example: `compliance principals confirm dr-north`
+    """
+    with service(trust, token_file, folder) as client:
+        view = client.access.confirm(name)
+    print_json(document(view)) if json else say(f"[green]confirmed[/] {escape(view.name)}")
+
+
+def rotate_principal(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Whose key; your own, too.", show_default=False)
+    ],
+    overlap_hours: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_OVERLAP_HOURS,
+            help="How long the present key goes on working; 0 ends every earlier key at once.",
+        ),
+    ] = DEFAULT_OVERLAP_HOURS,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the new key there (mode 0600) instead of printing it.",
+            show_default=False,
+        ),
+    ] = None,
+    trust: TrustOption = None,
+    token_file: TokenOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """Replace a principal's key by a new one, which is shown this once.
+
+    An officer's key is replaced by that officer alone: who got it could be two people at once.
+    If a key was stolen, end all earlier ones now: `--overlap-hours 0`.
+
+    Example: `compliance principals rotate triage-desk --to triage-desk.token`
+    """
+    with service(trust, token_file, folder) as client:
+        made = client.access.rotate(name, overlap_hours=overlap_hours)
+    shown = document(made)
+    if to is not None:
+        write_durably(to, f"{made.token}\n".encode("ascii"))
+        shown = {**shown, "token": None, "token_file": str(to)}
+    if json:
+        print_json(shown)
+        return
+    print_fields(
+        {
+            "principal": made.name,
+            "former key": "ended"
+            if made.former_works_until is None
+            else f"works until {made.former_works_until}",
+            "token": made.token if to is None else f"in {to}",
+        }
+    )

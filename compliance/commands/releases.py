@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from audit.errors import MalformedInput
 from audit.terminal import print_json
-from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
@@ -22,7 +17,8 @@ from compliance.commands.options import (
     ReleaseArgument,
     TokenOption,
     TrustOption,
-    resolve,
+    read_public_key,
+    release_id_of,
     service,
 )
 from compliance.presentation import (
@@ -54,7 +50,7 @@ def releases(
             found = client.releases()
             print_json([document(view) for view in found]) if json else print_releases(found)
             return
-        shown = client.release(_release_id(client, release))
+        shown = client.release(release_id_of(client, release))
     print_json(document(shown)) if json else print_release(shown)
 
 
@@ -73,7 +69,7 @@ def approve_release(
     Example: `compliance approve release 77b0e4`
     """
     with service(trust, token_file, folder) as client:
-        view = client.approve_release(_release_id(client, release), reason=reason)
+        view = client.approve_release(release_id_of(client, release), reason=reason)
     if json:
         print_json(document(view))
     else:
@@ -95,7 +91,7 @@ def reject_release(
     Example: `compliance reject release 77b0e4 --reason "accuracy below the requirement"`
     """
     with service(trust, token_file, folder) as client:
-        view = client.reject_release(_release_id(client, release), reason=reason)
+        view = client.reject_release(release_id_of(client, release), reason=reason)
     if json:
         print_json(document(view))
     else:
@@ -115,28 +111,36 @@ def grant(
     ],
     purpose: Annotated[str, typer.Option(help="What for, such as `triage`: lower case, a name.")],
     days: Annotated[int, typer.Option(min=1, max=1096, help="How many days it lasts.")] = 30,
+    downloads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100_000, help="How often they may download.", show_default="no limit"
+        ),
+    ] = None,
     trust: TrustOption = None,
     token_file: TokenOption = None,
     folder: FolderOption = DEFAULT_FOLDER,
     json: Json = False,
 ) -> None:
-    """Let a principal download an approved release, for a purpose and a time.
+    """Let a principal download an approved release, for a purpose and a time, so many times.
 
     The release's data key is sealed to their public key: nobody else can open what they download.
+    A download counts when it begins. Granted anew, they are counted anew.
 
     Exit codes: 3 nobody grants to themselves, 5 no such principal, 9 the release is not approved.
 
     Example: `compliance grant 77b0e4 --to triage-desk --public-key KEY --purpose triage --days 30`
     """
     expires_at = format_time(datetime.now(UTC) + timedelta(days=days))
-    key = _public_key(public_key)
+    key = read_public_key(public_key)
     with service(trust, token_file, folder) as client:
         view = client.grant(
-            _release_id(client, release),
+            release_id_of(client, release),
             to,
             public_key=key,
             purpose=purpose,
             expires_at=expires_at,
+            max_downloads=downloads,
         )
     if json:
         print_json(document(view))
@@ -163,28 +167,8 @@ def revoke_grant(
     Example: `compliance revoke grant 77b0e4 --from triage-desk`
     """
     with service(trust, token_file, folder) as client:
-        view = client.revoke_grant(_release_id(client, release), principal)
+        view = client.revoke_grant(release_id_of(client, release), principal)
     if json:
         print_json(document(view))
     else:
         say(f"[red]revoked[/] the grant of {short(view.release_id)} to {escape(view.principal)}")
-
-
-def _release_id(client: ComplianceClient, text: str) -> str:
-    def known() -> list[tuple[str, str]]:
-        return [(view.release_id, view.manifest.name) for view in client.releases()]
-
-    return resolve(text, "release", known)
-
-
-def _public_key(text: str) -> bytes:
-    path = Path(text)
-    try:
-        if len(text) < 200 and path.is_file():
-            text = path.read_text("ascii")
-        return base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError, OSError) as error:
-        raise MalformedInput(
-            "the public key is neither base64 nor a file that holds it",
-            fix="make a key pair: `server release keygen FILE`",
-        ) from error

@@ -1,8 +1,8 @@
-"""Commands about sites and data subjects' requests."""
+"""Commands about sites."""
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -19,11 +19,9 @@ from compliance.commands.options import (
 )
 from compliance.presentation import (
     document,
-    print_requests,
     print_sites,
     say,
 )
-from compliance.resources import RequestState
 
 
 def sites(
@@ -56,19 +54,3 @@ def revoke_site(
     with service(trust, token_file, folder) as client:
         view = client.revoke_site(site, reason=reason)
     print_json(document(view)) if json else say(f"[red]revoked[/] site {escape(view.name)}")
-
-
-def requests(
-    state: Annotated[str | None, typer.Option(help="Only requests that are open, or done.")] = None,
-    trust: TrustOption = None,
-    token_file: TokenOption = None,
-    folder: FolderOption = DEFAULT_FOLDER,
-    json: Json = False,
-) -> None:
-    """List data subjects' requests. Who a subject is, only the site can tell.
-
-    Example: `compliance requests --state open`
-    """
-    with service(trust, token_file, folder) as client:
-        found = client.requests(cast("RequestState | None", state))
-    print_json([document(view) for view in found]) if json else print_requests(found)

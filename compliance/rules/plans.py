@@ -77,6 +77,23 @@ def may_report_round(
         return contradiction(
             "participants-mismatch", "each site of the plan must be either present or absent, once"
         )
+    return _quorum_or_missed(report, plan)
+
+
+def _quorum_or_missed(report: RoundReport, plan: TrainingPlan) -> Ruling:
+    """A round has a quorum, or no participant and no update, where its plan bears such rounds."""
+    if len(report.participants) >= plan.quorum:
+        return ALLOWED
+    if report.participants:
+        return contradiction(
+            "quorum-missing",
+            f"{len(report.participants)} participants are no quorum of {plan.quorum}",
+            "report it without participants: nobody's update may count",
+        )
+    if not plan.missed_rounds:
+        return contradiction("round-missed", "the plan bears no round without a quorum")
+    if report.update_norm:
+        return contradiction("round-missed", "without participants there is no update")
     return ALLOWED
 
 
@@ -100,8 +117,18 @@ def may_report_site(
     return ALLOWED
 
 
-def may_close(outcome: RunOutcome, plan: TrainingPlan, plan_id: str, state: PlanState) -> Ruling:
-    """Whether a run's outcome belongs to a running plan."""
+def may_close(
+    outcome: RunOutcome, plan: TrainingPlan, plan_id: str, state: PlanState, missed: int = 0
+) -> Ruling:
+    """Whether a run's outcome belongs to a running plan.
+
+    Args:
+        outcome: How the coordinator says that it ended.
+        plan: The plan.
+        plan_id: Its digest.
+        state: Where the plan stands.
+        missed: Of its reported rounds, how many had no quorum.
+    """
     running = _running(outcome.plan_id, plan_id, state)
     if isinstance(running, Refused):
         return running
@@ -109,6 +136,16 @@ def may_close(outcome: RunOutcome, plan: TrainingPlan, plan_id: str, state: Plan
         return contradiction("round-unknown", f"the plan has only {plan.rounds} rounds")
     if outcome.verdict == "completed" and outcome.rounds_done < plan.rounds:
         return contradiction("rounds-missing", "a run with rounds missing is failed, not completed")
+    if outcome.verdict == "completed" and missed:
+        if missed > plan.missed_rounds:
+            return contradiction(
+                "rounds-missed",
+                f"{missed} rounds had no quorum, the plan bears {plan.missed_rounds}",
+            )
+        if missed >= plan.rounds or outcome.metrics is None:
+            return contradiction(
+                "rounds-missed", "a run that trained or measured nothing is failed"
+            )
     return ALLOWED
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from compliance.resources import PlanState, ReleaseState
 from compliance.rules.access import Bearer, may_use_token
+from compliance.rules.recalls import Recall
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.statements import BaseModelReference, ReleaseManifest, TrainingPlan
 
@@ -113,6 +114,7 @@ def may_grant(
     evidence_ended: bool,
     expires_at: datetime,
     now: datetime,
+    recall: Recall | None = None,
 ) -> Ruling:
     """Whether a release may be opened to a principal.
 
@@ -124,6 +126,7 @@ def may_grant(
             be told any more what this model is.
         expires_at: When the grant is to end.
         now: The present time.
+        recall: That the release was recalled, if it was.
     """
     if grantee is None or isinstance(may_use_token(grantee, now), Refused):
         return contradiction(
@@ -133,6 +136,8 @@ def may_grant(
         )
     if grantee.name == officer.name:
         return Refused("own-grant", "nobody grants to themselves", "ask another officer")
+    if recall is not None:
+        return recall.refusal()
     if release != "approved":
         return Refused(
             "release-not-approved",
@@ -165,18 +170,28 @@ class Grant:
 
     expires_at: datetime
     revoked_at: datetime | None = None
+    downloads_left: int | None = None
 
 
-def may_download(grant: Grant | None, release: ReleaseState, now: datetime) -> Ruling:
-    """Whether a principal may have a release's content or key now."""
+def may_download(
+    grant: Grant | None, release: ReleaseState, now: datetime, recall: Recall | None = None
+) -> Ruling:
+    """Whether a principal may have a release's content or key now.
+
+    Whoever never had a grant does not learn that the release was recalled.
+    """
     if grant is None:
         return _no_grant("grant-missing", "there is no grant of this release to this principal")
+    if recall is not None:
+        return recall.refusal()
     if release != "approved":
         return _no_grant("release-not-approved", f"the release is {release}, not approved")
     if grant.revoked_at is not None:
         return _no_grant("grant-revoked", "the grant was revoked")
     if now >= grant.expires_at:
         return _no_grant("grant-expired", "the grant has expired")
+    if grant.downloads_left == 0:
+        return _no_grant("downloads-used", "the grant's downloads are used up")
     return ALLOWED
 
 

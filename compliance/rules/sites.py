@@ -126,6 +126,27 @@ def may_act_as_site(state: SiteState) -> Ruling:
     )
 
 
+_BY_CERTIFICATE: Final = "a site's token works together with its certificate alone"
+_CERTIFICATE_FIX: Final = "use the site's own folder, keys and certificate: `client check`"
+
+
+def may_come_by(admitted: bytes | None, shown: bytes | None, *, required: bool) -> Ruling:
+    """Whether a site's token counts on the connection that it came by.
+
+    Args:
+        admitted: The certificate that the site was admitted with; None before that.
+        shown: The one whose key the other end of the connection holds, if it showed any.
+        required: Whether the token alone is not enough.
+    """
+    if admitted is None or shown == admitted:
+        return ALLOWED
+    if shown is not None:
+        return Refused("certificate-foreign", _BY_CERTIFICATE, _CERTIFICATE_FIX, "unauthorised")
+    if required:
+        return Refused("certificate-missing", _BY_CERTIFICATE, _CERTIFICATE_FIX, "unauthorised")
+    return ALLOWED
+
+
 def may_speak_for(bearer: Bearer, site: str) -> Ruling:
     """Whether a statement about a site comes from that site."""
     if bearer.site == site:

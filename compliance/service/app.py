@@ -9,18 +9,28 @@ from fastapi.openapi.utils import get_openapi
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from compliance.service.connections import Turns
 from compliance.service.gate import install_error_handlers
 from compliance.service.registry import Registry
 from compliance.service.routes import (
+    aliases,
+    breaches,
+    erasure_cases,
     grants,
     log,
     log_entries,
+    logins,
     plans,
     principals,
+    public_requests,
+    recalls,
     releases,
     service,
     sites,
+    subject_pages,
+    subject_requests,
 )
+from compliance.service.routes import reports as report_routes
 from compliance.service.routes import retention as retention_routes
 from compliance.service.routes import subjects as subject_routes
 from compliance.service.routes import witnesses as witness_routes
@@ -28,7 +38,7 @@ from compliance.service.routes import witnesses as witness_routes
 TITLE: Final = "Fiduciary compliance service"
 VERSION: Final = "0.1.0"
 
-_HEADERS: Final = {
+SECURITY_HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
@@ -48,6 +58,7 @@ def create_app(registry: Registry) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.registry = registry
+    app.state.turns = Turns()
     app.state.routes = []
     for module in (
         service,
@@ -55,12 +66,21 @@ def create_app(registry: Registry) -> FastAPI:
         plans,
         releases,
         grants,
+        aliases,
+        recalls,
         subject_routes,
+        erasure_cases,
         principals,
+        logins,
         log,
         log_entries,
         witness_routes,
         retention_routes,
+        breaches,
+        subject_requests,
+        public_requests,
+        subject_pages,
+        report_routes,
     ):
         app.include_router(module.router)
         app.state.routes.extend(module.router.routes)
@@ -88,7 +108,9 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)  # a page names what it may load itself
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -7,12 +7,13 @@
 * It is durable when `writing()` is left without an exception, and has left no trace otherwise.
 * SQLite runs with a write-ahead log and `synchronous=FULL`: a commit survives a power failure.
 * Parameters never appear in SQLAlchemy's errors or logs.
+* A password is read from the file that the URL names, for each new connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +21,10 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from audit.errors import MalformedInput
+from audit.database_address import read_password, split_password_file
+from audit.errors import Conflict, FiduciaryError, MalformedInput
 from audit.sql_log import POSTGRESQL_LOCK
 from compliance.service.shared_transaction import SharedTransactions
-from compliance.service.tables import Base
 
 BUSY_TIMEOUT_MILLISECONDS: Final = 10_000
 """How long a writer waits for another process before it gives up with 503."""
@@ -38,14 +39,18 @@ class Database:
     """The service's database.
 
     Args:
-        url: SQLAlchemy URL. A relative SQLite path is relative to `folder`.
+        url: SQLAlchemy URL, perhaps with `password_file` (`audit.database_address`). A relative
+            SQLite path is relative to `folder`.
         folder: The compliance folder.
 
     Raises:
-        MalformedInput: When the URL is none, or its driver is not installed.
+        MalformedInput: When the URL is none, its driver is not installed, or the file that it names
+            holds no password.
+        NotFound: When there is no such file.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
+        url, password_file = split_password_file(url)
         try:
             address = make_url(url)
             address.get_dialect().import_dbapi()
@@ -54,8 +59,14 @@ class Database:
                 f"database_url cannot be used: {type(error).__name__}",
                 fix="write it as SQLAlchemy does, and install its driver, for example psycopg",
             ) from error
-        options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True}
         self._sqlite = address.get_backend_name() == "sqlite"
+        if self._sqlite and password_file is not None:
+            raise MalformedInput(
+                "database_url cannot be used: SQLite has no password",
+                fix="leave password_file out of database_url",
+            )
+        # A connection to a server may have died while it lay in the pool; one to a file cannot.
+        options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": not self._sqlite}
         if self._sqlite:
             path = Path(address.database or "compliance.sqlite")
             address = address.set(database=str(path if path.is_absolute() else folder / path))
@@ -66,6 +77,8 @@ class Database:
             self._engine, "connect", _configure_sqlite if self._sqlite else _configure_postgresql
         )
         event.listen(self._engine, "begin", _begin)
+        if password_file is not None:
+            event.listen(self._engine, "do_connect", _PasswordFile(password_file))
         self._shared = SharedTransactions(
             lambda: self._engine.connect().execution_options(**{_WRITING: True})
         )
@@ -75,10 +88,27 @@ class Database:
         """The engine, for schema work and tests."""
         return self._engine
 
-    def create_tables(self) -> None:
-        """Make the tables of an empty database."""
-        with self._engine.connect() as connection, connection.begin():
-            Base.metadata.create_all(connection)
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A writing transaction in which tables may be made again, with their rows.
+
+        SQLite makes a table again by dropping it, which its references would forbid: they are not
+        looked at until all is done, and then all of them are.
+
+        Raises:
+            SQLAlchemyError: When it cannot begin or commit.
+            Conflict: When a row refers to one that is not there. Nothing was changed.
+        """
+        with self._engine.connect().execution_options(**{_WRITING: True}) as connection:
+            if self._sqlite:
+                connection.detach()  # nobody else gets a connection that does not look
+                cursor = connection.connection.cursor()
+                cursor.execute("PRAGMA foreign_keys = OFF")
+                cursor.close()
+            with connection.begin():
+                yield connection
+                if self._sqlite:
+                    _check_references(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -90,6 +120,14 @@ class Database:
                     yield session
                 finally:
                     session.rollback()
+
+    @contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """For single questions, whose answers need not be of one moment."""
+        with self._engine.connect() as connection:
+            # Without a transaction a server is asked once, not three times.
+            options = {} if self._sqlite else {"isolation_level": "AUTOCOMMIT"}
+            yield connection.execution_options(**options)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -129,6 +167,20 @@ class Database:
         self._engine.dispose()
 
 
+class _PasswordFile:
+    """Gives each new connection the password that is in the file now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._password = read_password(path)
+
+    def __call__(self, _dialect: Any, _record: Any, _arguments: Any, options: Any) -> None:
+        # While it is being replaced the last one is tried; the server says whether it still holds.
+        with suppress(FiduciaryError, OSError):
+            self._password = read_password(self._path)
+        options["password"] = self._password
+
+
 def _configure_sqlite(connection: Any, _record: object) -> None:
     # The driver must not begin transactions by itself: `_begin` does.
     connection.isolation_level = None
@@ -149,6 +201,15 @@ def _configure_postgresql(connection: Any, _record: object) -> None:
     )
     cursor.close()
     connection.commit()
+
+
+def _check_references(connection: Connection) -> None:
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    if broken is not None:
+        raise Conflict(
+            f"a row of {broken[0]} refers to one of {broken[2]} that is not there",
+            fix="restore the database from a backup: `compliance restore`",
+        )
 
 
 def _begin(connection: Connection) -> None:

@@ -5,7 +5,9 @@ Denied                  a rule said no; carries the rule's own code       401 40
 ServiceUnavailable      the action or its audit entry cannot be stored    503
 TooLarge                more octets than the operation takes              413
 TooSlow                 the sender stopped sending                        408
+UnsupportedCoding       a body that was compressed                        415
 TooManyAttempts         many failed attempts from one address             429
+└── TooManyCalls        more calls than anybody needs                     429
 ```
 
 * `problem_type` is what the wire shows as the problem's type: the nearest class that every caller
@@ -42,10 +44,29 @@ class Denied(FiduciaryError):
 
 
 class ServiceUnavailable(FiduciaryError):
-    """The database or the log cannot take the change. Nothing was done, or all of it was."""
+    """The database or the log cannot take the change. Nothing was done, or all of it was.
+
+    Args:
+        message: See `FiduciaryError`.
+        fix: See `FiduciaryError`.
+        passing: The next attempt may succeed.
+        may_have_happened: It failed while it was committed.
+    """
 
     exit_code = ExitCode.UNREACHABLE
     code = "unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str = "",
+        passing: bool = False,
+        may_have_happened: bool = False,
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.passing = passing
+        self.may_have_happened = may_have_happened
 
 
 class TooLarge(FiduciaryError):
@@ -60,10 +81,30 @@ class TooSlow(FiduciaryError):
     code = "too-slow"
 
 
+class UnsupportedCoding(FiduciaryError):
+    """A body in a content coding, such as gzip."""
+
+    code = "unsupported-coding"
+
+
 class TooManyAttempts(FiduciaryError):
     """Many failed attempts from one address; the present one was not looked at closely."""
 
     code = "too-many-attempts"
+
+
+class TooManyCalls(TooManyAttempts):
+    """More calls than anybody needs, from one address or principal; the present one was not made.
+
+    Args:
+        noted_before: The log says already that there were too many.
+    """
+
+    code = "too-many-calls"
+
+    def __init__(self, *, noted_before: bool) -> None:
+        super().__init__("too many calls in one minute", fix="wait a minute, and call less often")
+        self.noted_before = noted_before
 
 
 _RULE_STATUS: Final[dict[rules.Status, tuple[HTTPStatus, str]]] = {
@@ -79,6 +120,7 @@ _CLASS_STATUS: Final[tuple[tuple[type[FiduciaryError], HTTPStatus], ...]] = (
     (KeyringUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (TooSlow, HTTPStatus.REQUEST_TIMEOUT),
+    (UnsupportedCoding, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (TooManyAttempts, HTTPStatus.TOO_MANY_REQUESTS),
     (Refused, HTTPStatus.FORBIDDEN),
     (Unauthorised, HTTPStatus.UNAUTHORIZED),

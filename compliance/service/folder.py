@@ -9,6 +9,7 @@ keys/tls.pem                P-384: TLS; its certificate is keys/tls-certificate.
 keys/release.pem            X25519: opens the data keys of releases
 keyring/                    data keys of log entries
 releases/                   ciphertexts
+organisation.toml           what only you can state in reports; the officer's to write
 retention.toml              which laws end retention; the officer's to write (docs/retention.md)
 tokens/NAME.token           the first principals' tokens; the database has their hashes only
 ```
@@ -16,19 +17,21 @@ tokens/NAME.token           the first principals' tokens; the database has their
 * `create_folder` builds everything in a temporary folder beside the target and renames it: an
   interrupted `compliance init` leaves no folder that looks usable.
 * `open_registry` refuses key files that others may read, keys that do not belong to `trust.json`,
-  and a log whose stored tree is not the one that its last checkpoint signed.
+  a database at another revision than this version works on, and a log whose stored tree is not the
+  one that its last checkpoint signed.
 """
 
 from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -53,14 +56,26 @@ from audit.errors import (
 from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import AuditLog
+from audit.ownership import denied
+from compliance.reports.organisation import FILE as ORGANISATION_FILE
+from compliance.reports.organisation import template
 from compliance.resources import Role
+from compliance.rules.logins import GroupRole
+from compliance.rules.registers import default_law
 from compliance.service.certificates import self_signed
 from compliance.service.content import ContentFolder
 from compliance.service.database import Database
 from compliance.service.errors import ServiceUnavailable
+from compliance.service.login import LoginDesk
+from compliance.service.provider import Provider
 from compliance.service.registry import Registry, hash_token, new_token
-from compliance.service.schema import bring_up_to_date
-from compliance.service.settings import DEFAULT_DATABASE_URL, make_settings, read_settings
+from compliance.service.schema import check_schema, make_tables
+from compliance.service.settings import (
+    DEFAULT_DATABASE_URL,
+    OidcSettings,
+    make_settings,
+    read_settings,
+)
 from compliance.service.tables import PrincipalRow
 from compliance.trust import Trust
 
@@ -154,10 +169,12 @@ def create_folder(target: Path, new: NewService, clock: Callable[[], datetime]) 
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _partial_folder(target) as partial:
+        with partial_folder(target) as partial:
             _build(Folder(partial), new, clock)
             partial.replace(target)
         sync_directory(target.parent)
+    except PermissionError as error:
+        raise denied(error) from error
     except OSError as error:
         raise FiduciaryError(
             f"cannot make {target}: {error.strerror or error}",
@@ -172,7 +189,7 @@ def create_folder(target: Path, new: NewService, clock: Callable[[], datetime]) 
 
 
 @contextmanager
-def _partial_folder(target: Path) -> Iterator[Path]:
+def partial_folder(target: Path) -> Iterator[Path]:
     """A private folder beside the target, which is gone afterwards unless it was renamed."""
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
     try:
@@ -208,6 +225,7 @@ def _build(folder: Folder, new: NewService, clock: Callable[[], datetime]) -> No
     )
     trust.save(folder.trust)
     write_durably(folder.settings, settings.to_toml().encode("utf-8"))
+    write_durably(folder.path / ORGANISATION_FILE, template(default_law()).encode("utf-8"))
     keyring = Keyring.create(folder.keyring)
     registry = Registry(
         trust=trust,
@@ -228,7 +246,7 @@ def _build(folder: Folder, new: NewService, clock: Callable[[], datetime]) -> No
 
 def _found(registry: Registry, folder: Folder) -> None:
     """Begin the log and the first principals, in one transaction."""
-    registry.database.create_tables()
+    make_tables(registry.database)
     with registry.writing(None) as transaction:
         transaction.actor = "compliance"
         registry.log.create(transaction.storage)
@@ -252,10 +270,7 @@ def _found(registry: Registry, folder: Folder) -> None:
             )
 
 
-def open_registry(
-    folder: Folder,
-    clock: Callable[[], datetime],
-) -> Registry:
+def open_registry(folder: Folder, clock: Callable[[], datetime]) -> Registry:
     """Open a compliance folder for service.
 
     Raises:
@@ -263,14 +278,65 @@ def open_registry(
         Refused: When a secret file may be read by others.
         MalformedInput: When a file is not what it should be.
         VerificationFailed: When the log is not the one that was signed, or keys do not belong.
-        Conflict: When the database is of a version that this one does not know.
+        Conflict: When the database is not at the revision that this version works on.
+    """
+    registry = load_registry(folder, clock)
+    try:
+        check_schema(registry)
+        with registry.reading() as session:
+            registry.log.check(registry.storage(session))
+        registry.content.remove_partial()
+        oidc = read_settings(folder.settings).oidc
+        if oidc is not None:
+            registry = replace(registry, login=_open_login(oidc, folder.path, registry))
+    except BaseException:
+        registry.close()
+        raise
+    return registry
+
+
+def _open_login(oidc: OidcSettings, folder: Path, registry: Registry) -> LoginDesk:
+    """The login provider of `compliance.toml`. It is not asked anything yet."""
+    secret = None
+    if oidc.client_secret_file is not None:
+        path = folder / oidc.client_secret_file
+        _check_secret_files((path,))
+        secret = path.read_text("utf-8").strip()
+    ca_file = None if oidc.ca_file is None else folder / oidc.ca_file
+    try:
+        provider = Provider(oidc.issuer, oidc.client_id, secret, ca_file, registry.clock)
+    except (OSError, ssl.SSLError) as error:
+        raise MalformedInput(
+            f"malformed {ca_file}: not a PEM certificate", fix="check ca_file in [oidc]"
+        ) from error
+    return LoginDesk(
+        provider,
+        registry.keyring,
+        audience=oidc.audience or oidc.client_id,
+        name_claim=oidc.name_claim,
+        groups_claim=oidc.groups_claim,
+        scopes=oidc.scopes,
+        given=[GroupRole(entry.group, entry.role, entry.sites) for entry in oidc.roles],
+        session=timedelta(minutes=oidc.session_minutes),
+        clock=registry.clock,
+    )
+
+
+def load_registry(folder: Folder, clock: Callable[[], datetime]) -> Registry:
+    """A compliance folder's keys and settings, checked; its database is not looked at yet.
+
+    Raises:
+        NotFound: When the folder or a file of it is missing.
+        Refused: When a secret file may be read by others.
+        MalformedInput: When a file is not what it should be.
+        VerificationFailed: When keys do not belong.
     """
     settings = read_settings(folder.settings)
     wrapping_keys = sorted(folder.keyring.glob("*.key"))
     _check_secret_files((folder.log_key, folder.tls_key, folder.release_key, *wrapping_keys))
     trust = Trust.load(folder.trust)
     signer = SigningKey.load(folder.log_key)
-    release_key = _load_release_key(folder.release_key)
+    release_key = load_release_key(folder.release_key)
     if signer.public != trust.log_key or trust.origin != settings.origin:
         raise _foreign_key(folder.log_key)
     if release_key.public_key().public_bytes_raw() != trust.release_key:
@@ -278,7 +344,7 @@ def open_registry(
     if folder.certificate.read_text("utf-8") != trust.certificate:
         raise _foreign_key(folder.certificate)
     keyring = Keyring.open(folder.keyring)
-    registry = Registry(
+    return Registry(
         trust=trust,
         database=Database(settings.database_url, folder.path),
         log=AuditLog(settings.origin, signer, keyring, clock),
@@ -288,16 +354,8 @@ def open_registry(
         content=ContentFolder(folder.releases),
         clock=clock,
         folder=folder.path,
+        require_site_certificates=settings.require_site_certificates,
     )
-    try:
-        bring_up_to_date(registry)
-        with registry.reading() as session:
-            registry.log.check(registry.storage(session))
-        registry.content.remove_partial()
-    except BaseException:
-        registry.close()
-        raise
-    return registry
 
 
 def _check_secret_files(paths: Sequence[Path]) -> None:
@@ -316,7 +374,12 @@ def _check_secret_files(paths: Sequence[Path]) -> None:
             )
 
 
-def _load_release_key(path: Path) -> X25519PrivateKey:
+def load_release_key(path: Path) -> X25519PrivateKey:
+    """An X25519 private key in a PEM file.
+
+    Raises:
+        MalformedInput: When it is none.
+    """
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:

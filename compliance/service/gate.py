@@ -12,10 +12,9 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
@@ -33,18 +32,23 @@ from audit.errors import FiduciaryError, MalformedInput
 from compliance import rules
 from compliance.api import PROBLEM_PREFIX
 from compliance.resources import Problem, Role
+from compliance.service import idempotency
+from compliance.service.connections import Turns
 from compliance.service.errors import (
+    Denied,
     ServiceUnavailable,
     TooManyAttempts,
+    TooManyCalls,
+    UnsupportedCoding,
     classify,
     enforce,
 )
 from compliance.service.log_index import topics_of_path
+from compliance.service.process_log import event, logger
 from compliance.service.registry import Registry
 from compliance.service.request import MAX_JSON_BYTES, StrictRequest
-from compliance.service.throttle import Verdict
-
-logger = logging.getLogger("compliance.service")
+from compliance.service.site_certificates import PEER_CERTIFICATE
+from compliance.service.throttle import WINDOW, Verdict
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
@@ -56,7 +60,7 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
         "description": HTTPStatus(status).phrase,
         "content": {PROBLEM_MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
     }
-    for status in (401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503)
+    for status in (401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503)
 }
 
 _ACCESS: Final = "__fiduciary_access__"
@@ -70,24 +74,39 @@ class Access:
     Attributes:
         roles: Any of these; empty for everybody, known or not.
         streams: The operation reads the body itself, piece by piece.
+        by_site: For a role that is limited to sites, the operation itself shows and changes what
+            concerns them alone. Without it, a limited role is not enough.
         max_body_bytes: The most that the body may have.
+        own_transactions: It makes several transactions, or does something once its transaction is
+            durable (destroys a key, sends a message). Others are committed when they have returned,
+            if the call has an idempotency key.
+        token_alone: A site calls it before it has its certificate.
     """
 
     roles: tuple[Role, ...]
     streams: bool = False
     max_body_bytes: int = MAX_JSON_BYTES
+    by_site: bool = False
+    own_transactions: bool = False
+    token_alone: bool = False
 
 
 ANY_ROLE: Final[tuple[Role, ...]] = ("coordinator", "site", "officer", "auditor", "consumer")
 
 
 def requires(
-    *roles: Role, streams: bool = False, max_body_bytes: int = MAX_JSON_BYTES
+    *roles: Role,
+    streams: bool = False,
+    max_body_bytes: int = MAX_JSON_BYTES,
+    by_site: bool = False,
+    own_transactions: bool = False,
+    token_alone: bool = False,
 ) -> Callable[[_Endpoint], _Endpoint]:
-    """Declare that an operation needs any of these roles."""
+    """Declare which roles an operation needs any of, and whether it narrows itself to sites."""
 
     def declare(endpoint: _Endpoint) -> _Endpoint:
-        setattr(endpoint, _ACCESS, Access(roles, streams, max_body_bytes))
+        access = Access(roles, streams, max_body_bytes, by_site, own_transactions, token_alone)
+        setattr(endpoint, _ACCESS, access)
         return endpoint
 
     return declare
@@ -97,6 +116,26 @@ def public(endpoint: _Endpoint) -> _Endpoint:
     """Declare that an operation needs no bearer token."""
     setattr(endpoint, _ACCESS, Access(()))
     return endpoint
+
+
+def public_counted(endpoint: _Endpoint) -> _Endpoint:
+    """Declare that an operation needs no bearer token, and that its refusals leave something.
+
+    What it counts is durable before it refuses, also when the call carries an idempotency key: a
+    guess that cost nothing could be repeated for ever.
+    """
+    setattr(endpoint, _ACCESS, Access((), own_transactions=True))
+    return endpoint
+
+
+def public_form(max_body_bytes: int) -> Callable[[_Endpoint], _Endpoint]:
+    """Declare that an operation needs no bearer token and reads a form of so many bytes itself."""
+
+    def declare(endpoint: _Endpoint) -> _Endpoint:
+        setattr(endpoint, _ACCESS, Access((), streams=True, max_body_bytes=max_body_bytes))
+        return endpoint
+
+    return declare
 
 
 def access_of(endpoint: Callable[..., Any]) -> Access:
@@ -120,27 +159,55 @@ class GatedRoute(APIRoute):
         if access.roles:
             extra["security"] = [{"bearer": []}]
             extra["x-roles"] = list(access.roles)
+        if _is_keyed(access, options.get("methods")):
+            extra["parameters"] = [*extra.get("parameters", ()), idempotency.PARAMETER]
+        endpoint = idempotency.answering_once(
+            endpoint, lambda: self, repeats=not access.own_transactions
+        )
         options["openapi_extra"] = extra
         options["responses"] = {**_PROBLEMS, **(options.get("responses") or {})}
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The operation, behind identity, role and body limits."""
-        operation = super().get_route_handler()
         access = access_of(self.endpoint)
+        keyed = _is_keyed(access, self.methods)
+        operation = super().get_route_handler()
         parameters = _query_parameters(self.dependant)
 
         async def pass_gate(request: Request) -> Response:
-            if access.roles:
-                registry = registry_of(request)
-                bearer = await run_in_threadpool(registry.identify, _bearer_token(request))
+            registry, turns, address = (
+                registry_of(request),
+                _turns_of(request),
+                _address_of(request),
+            )
+            if not access.roles:
+                _limit(registry.rates.visited(address, request.method, registry.clock()))
+            else:
+                async with turns.of(address):
+                    bearer = await run_in_threadpool(
+                        registry.identify,
+                        _bearer_token(request),
+                        request.scope.get("state", {}).get(PEER_CERTIFICATE),
+                        token_alone=access.token_alone,
+                    )
                 request.state.bearer = bearer
-                enforce(rules.may_call(bearer, access.roles))
+                _limit(registry.rates.called(bearer.name, registry.clock()))
+                enforce(rules.may_call(bearer, access.roles, by_site=access.by_site))
             _check_query(request, parameters)
+            _check_coding(request)
             strict = StrictRequest(request, access.max_body_bytes)
             if not access.streams and request.method != "GET":
                 await strict.load()
-            return await operation(strict)
+            if not keyed:
+                async with turns.of(address):
+                    return await operation(strict)
+            body = await strict.body()
+            name = getattr(getattr(request.state, "bearer", None), "name", "")
+            joins = not access.own_transactions
+            async with turns.of(address):
+                with idempotency.keyed_call(request, registry, name, body, joins=joins):
+                    return await operation(strict)
 
         async def handle(request: Request) -> Response:
             try:
@@ -151,6 +218,11 @@ class GatedRoute(APIRoute):
                 return _on_unexpected_error(request, error)
 
         return handle
+
+
+def _is_keyed(access: Access, methods: Collection[str] | None) -> bool:
+    """Whether calls may carry an idempotency key; a stream's content says itself what it is."""
+    return not access.streams and "GET" not in (methods or ())
 
 
 def registry_of(request: Request) -> Registry:
@@ -169,8 +241,17 @@ def caller_of(request: Request) -> rules.Bearer:
     return bearer
 
 
-Office = Annotated[Registry, Depends(registry_of)]
-Caller = Annotated[rules.Bearer, Depends(caller_of)]
+# FastAPI runs what is not a coroutine in a thread: a dozen times the work of these two.
+async def _office(request: Request) -> Registry:
+    return registry_of(request)
+
+
+async def _caller(request: Request) -> rules.Bearer:
+    return caller_of(request)
+
+
+Office = Annotated[Registry, Depends(_office)]
+Caller = Annotated[rules.Bearer, Depends(_caller)]
 
 
 def _query_parameters(dependant: Dependant) -> frozenset[str]:
@@ -202,9 +283,39 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
             raise MalformedInput(f"malformed request: query.{name}: given twice", fix=takes)
 
 
+def _check_coding(request: Request) -> None:
+    """Refuse a compressed body: a small one may unpack to any size, and no caller needs it.
+
+    Raises:
+        UnsupportedCoding: RFC 9110 §8.4, §15.5.16.
+    """
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedCoding("bodies are taken as they are, not compressed")
+
+
+def _turns_of(request: Request) -> Turns:
+    turns = request.app.state.turns
+    if not isinstance(turns, Turns):
+        raise TypeError("the application gives no turns")
+    return turns
+
+
+def _address_of(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
 def _bearer_token(request: Request) -> str | None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    """The token that a request shows, if it shows exactly one.
+
+    Raises:
+        Denied: When it shows two: whoever stands between may have read the other one.
+    """
+    shown = request.headers.getlist("authorization")
+    if len(shown) > 1:
+        raise Denied(rules.TWO_TOKENS)
+    scheme, _, token = "".join(shown).partition(" ")
+    # Spaces alone are cut off: Unicode has more, and a token with one of them is another token.
+    return token.strip(" ") if scheme.lower() == "bearer" else None
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -223,7 +334,9 @@ def _on_known_error(request: Request, error: Exception) -> Response:
     status, problem_type, reason = classify(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _report(request, error)
-    elif _is_recorded(request, status):
+    elif _is_recorded(request, status) and not (
+        isinstance(error, TooManyCalls) and error.noted_before
+    ):
         try:
             _record_refusal(request, status, reason, str(error))
         except TooManyAttempts as limited:
@@ -286,8 +399,16 @@ def _problem(
         document["reason"] = reason
     if fix:
         document["fix"] = fix
-    headers = {"www-authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
+    headers = {
+        HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
+        HTTPStatus.TOO_MANY_REQUESTS: {"retry-after": str(int(WINDOW.total_seconds()))},
+    }.get(status)
     return JSONResponse(document, int(status), headers, PROBLEM_MEDIA_TYPE)
+
+
+def problem_response(error: FiduciaryError) -> Response:
+    """An error as its answer, without an entry: for what anybody may ask without a token."""
+    return _problem(*classify(error), str(error), error.fix)
 
 
 def _first_problem(error: RequestValidationError) -> str:
@@ -312,13 +433,15 @@ def _record_refusal(request: Request, status: HTTPStatus, reason: str, detail: s
     """
     registry = registry_of(request)
     bearer = getattr(request.state, "bearer", None)
-    address = request.client.host if request.client else "unknown"
+    address = _address_of(request)
     if bearer is None or status is HTTPStatus.UNAUTHORIZED:
         verdict = registry.throttle.failed(address, registry.clock())
         if verdict is Verdict.LIMIT:
             raise _too_many()
     else:
-        verdict = Verdict.ANSWER
+        verdict = registry.rates.refused(bearer.name, registry.clock())
+        if verdict is Verdict.LIMIT:
+            raise _too_many()
     payload = {
         "status": int(status),
         "reason": reason,
@@ -341,6 +464,11 @@ def _record_refusal(request: Request, status: HTTPStatus, reason: str, detail: s
         )
     if limited:
         raise _too_many()
+
+
+def _limit(verdict: Verdict) -> None:
+    if verdict is not Verdict.ANSWER:
+        raise TooManyCalls(noted_before=verdict is Verdict.LIMIT)
 
 
 def _too_many() -> TooManyAttempts:
@@ -371,6 +499,12 @@ def _report(request: Request, error: Exception) -> str:
             type(cause).__name__,
             operation_of(request),
             places,
+            extra=event(
+                "request-failed",
+                incident=incident,
+                error=type(cause).__name__,
+                operation=operation_of(request),
+            ),
         )
         cause = cause.__cause__
     return incident

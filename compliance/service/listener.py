@@ -1,15 +1,23 @@
 """Serving the application over TLS until told to stop.
 
-* TLS 1.3 only, with the folder's pinned certificate.
+* TLS 1.3 only, with the folder's pinned certificate: every caller is a program of this project or a
+  browser of after 2018, so what is weaker serves nobody (RFC 9325 §3.1.1 lets a new service refuse
+  1.2; its cipher suites and renegotiation are then no question).
+* One connection, and one address, get no more than `compliance.service.connections` says.
+* Sites show their certificate (`compliance.service.site_certificates`).
 * Ctrl-C and SIGTERM let requests in flight finish, for a few seconds, and then end the process
   cleanly: state is in the database, so nothing is lost either way.
-* While it serves, retention runs by itself (`compliance.service.retention`).
-* The web server's own request log is off: paths hold identifiers.
+* While it serves, retention runs by itself (`compliance.service.retention`), the clocks of breaches
+  are looked at (`compliance.service.breaches`), and subjects' requests are chased
+  (`compliance.service.subject_chasing`).
+* The web server's own request log is off: paths hold identifiers. So are its warnings, of which
+  anybody can cause any number.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import socket
 import ssl
@@ -23,9 +31,20 @@ import uvicorn
 
 from audit.errors import Conflict, FiduciaryError
 from compliance.service.app import create_app
+from compliance.service.breaches import breach_watch
+from compliance.service.connections import (
+    MAX_HEAD_BYTES,
+    BoundedProtocol,
+    LimitedSocket,
+    PatientLoop,
+)
 from compliance.service.folder import Folder
+from compliance.service.last_use import saving
+from compliance.service.metrics import ServiceMetrics
 from compliance.service.registry import Registry
 from compliance.service.retention import retention_timer
+from compliance.service.site_certificates import accept_site_certificates
+from compliance.service.subject_chasing import chase_timer
 
 SHUTDOWN_SECONDS: Final = 3
 """How long requests in flight may take once the service was told to stop."""
@@ -33,9 +52,9 @@ SHUTDOWN_SECONDS: Final = 3
 KEEP_ALIVE_SECONDS: Final = 30
 """How long an idle connection is kept: clients make several calls in a row."""
 
-MAX_HEADER_BYTES: Final = 32 * 1024
-
 _BACKLOG: Final = 128
+
+_LOOP: Final = f"{PatientLoop.__module__}:{PatientLoop.__name__}"
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -46,7 +65,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         FiduciaryError: When the address is not this machine's, or not allowed.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = LimitedSocket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -69,16 +88,22 @@ def open_socket(host: str, port: int) -> socket.socket:
 class Listener(uvicorn.Server):
     """The web server. It stops when told to and does not raise the signal again."""
 
-    def __init__(self, registry: Registry, folder: Folder) -> None:
+    def __init__(
+        self, registry: Registry, folder: Folder, metrics: ServiceMetrics | None = None
+    ) -> None:
+        application = create_app(registry)
         config = uvicorn.Config(
-            create_app(registry),
+            application if metrics is None else metrics.metered(application),
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
             server_header=False,
             proxy_headers=False,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            http=BoundedProtocol,
+            loop=_LOOP,
+            log_level=logging.ERROR,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             ssl_keyfile=folder.tls_key,
@@ -87,6 +112,7 @@ class Listener(uvicorn.Server):
         config.load()
         if config.ssl is not None:
             config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+        accept_site_certificates(config, registry)
         super().__init__(config)
         self.stopped_by: signal.Signals | None = None
 
@@ -112,7 +138,12 @@ class Listener(uvicorn.Server):
 
 
 def serve(
-    registry: Registry, folder: Folder, host: str, port: int, ready: Callable[[], None]
+    registry: Registry,
+    folder: Folder,
+    host: str,
+    port: int,
+    ready: Callable[[], None],
+    metrics: ServiceMetrics | None = None,
 ) -> signal.Signals | None:
     """Serve until a signal comes.
 
@@ -122,6 +153,7 @@ def serve(
         host: Address to listen on.
         port: Port to listen on.
         ready: Called once connections are accepted by the operating system.
+        metrics: Counts requests and runs of retention.
 
     Returns:
         The signal that ended it.
@@ -130,8 +162,14 @@ def serve(
         Conflict: When the port is in use.
     """
     listener = open_socket(host, port)
-    server = Listener(registry, folder)
+    server = Listener(registry, folder, metrics)
     ready()
-    with retention_timer(registry):
+    swept = None if metrics is None else metrics.swept
+    with (
+        retention_timer(registry, swept),
+        breach_watch(registry),
+        saving(registry.last_uses, registry.database),
+        chase_timer(registry),
+    ):
         server.run(sockets=[listener])
     return server.stopped_by

@@ -22,6 +22,7 @@ from audit.errors import FiduciaryError
 from audit.export_file import export_entry, export_header
 from audit.shown import CLEAR_FIELDS, ShownEntry
 from compliance.log_views import LogEntryView, LogExport
+from compliance.rules import EVERYWHERE, Scope
 from compliance.service.log_search import (
     EntryReader,
     Head,
@@ -68,18 +69,21 @@ class Export:
         wanted: The question.
         head: The log that it is asked of.
         count: The number of entries that it finds.
+        scope: Whose entries may be shown.
     """
 
     wanted: LogExport
     head: Head
     count: int
+    scope: Scope = EVERYWHERE
 
 
-def prepare_export(office: Registry, wanted: LogExport) -> Export:
+def prepare_export(office: Registry, wanted: LogExport, scope: Scope = EVERYWHERE) -> Export:
     """Fix the log that an export is about, and count what is to be sent."""
     with office.reading() as session:
         head = read_head(session, office.storage(session))
-        return Export(wanted, head, count_entries(session, wanted, head.checkpoint.size))
+        count = count_entries(session, wanted, head.checkpoint.size, scope)
+        return Export(wanted, head, count, scope)
 
 
 def export_lines(office: Registry, export: Export) -> Iterator[bytes]:
@@ -114,7 +118,8 @@ def _views(office: Registry, export: Export) -> Iterator[LogEntryView]:
     last: int | None = None
     while True:
         with office.reading() as session:
-            query = select_positions(export.wanted, size, "oldest", last).limit(_BATCH)
+            query = select_positions(export.wanted, size, "oldest", last, export.scope)
+            query = query.limit(_BATCH)
             positions = session.scalars(query).all()
             views = list(reader.read(session, positions))
         yield from views

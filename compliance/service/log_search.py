@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, func, select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes, parse_canonical_object
@@ -27,8 +27,9 @@ from audit.leaf import Leaf
 from audit.merkle import HashReader, hash_leaf, inclusion_proof
 from audit.storage import LogStorage, latest_head, parse_stored, with_hashes
 from compliance.log_views import LogEntryView, LogFilter, LogPage, LogQuery, Order
+from compliance.rules import EVERYWHERE, Scope
 from compliance.service.registry import Registry
-from compliance.service.tables import LogIndexRow
+from compliance.service.tables import LogIndexRow, PlanSiteRow
 from compliance.service.witnessing import cosigned
 
 _PROVEN_AT_ONCE: Final = 100
@@ -97,8 +98,10 @@ class Cursor:
         raise MalformedInput("malformed cursor: not one of this service", fix=_BEGIN_AGAIN)
 
 
-def read_page(office: Registry, session: Session, query: LogQuery) -> LogPage:
-    """One page of an answer.
+def read_page(
+    office: Registry, session: Session, query: LogQuery, scope: Scope = EVERYWHERE
+) -> LogPage:
+    """One page of an answer, of the entries that concern the sites of a scope.
 
     Raises:
         MalformedInput: When the cursor is none, or of another question or log.
@@ -110,8 +113,8 @@ def read_page(office: Registry, session: Session, query: LogQuery) -> LogPage:
         cursor = Cursor.parse(query.cursor)
         _check_cursor(cursor, query, size)
         size, last = cursor.size, cursor.last
-    wanted = select_positions(query, size, query.order, last).limit(query.limit + 1)
-    positions = session.scalars(wanted).all()
+    wanted = select_positions(query, size, query.order, last, scope)
+    positions = session.scalars(wanted.limit(query.limit + 1)).all()
     shown = positions[: query.limit]
     following = None
     if len(positions) > query.limit:
@@ -122,7 +125,11 @@ def read_page(office: Registry, session: Session, query: LogQuery) -> LogPage:
 
 
 def select_positions(
-    wanted: LogFilter, size: int, order: Order, last: int | None = None
+    wanted: LogFilter,
+    size: int,
+    order: Order,
+    last: int | None = None,
+    scope: Scope = EVERYWHERE,
 ) -> Select[int]:
     """Positions of the entries that a question finds in the log of `size` entries, in order.
 
@@ -131,13 +138,15 @@ def select_positions(
         size: Entries from here on are not looked at.
         order: Newest or oldest first.
         last: Behind this one, in that order.
+        scope: Only what concerns these sites.
     """
     position: SQLColumnExpression[int] = LogIndexRow.position
     if not _has_exact_condition(wanted) and (wanted.action or wanted.since or wanted.until):
         # A span of time or of actions has an index of its own. A planner would rather walk along
         # the positions, past all that lies outside of the span; of a sum it has no order to walk.
         position = LogIndexRow.position + 0
-    query = select(LogIndexRow.position).where(*_conditions(wanted), position < size)
+    query = select(LogIndexRow.position).where(*_conditions(wanted), *_within(scope))
+    query = query.where(position < size)
     if order == "newest":
         query = query if last is None else query.where(position < last)
         return query.order_by(position.desc())
@@ -145,10 +154,11 @@ def select_positions(
     return query.order_by(position)
 
 
-def count_entries(session: Session, wanted: LogFilter, size: int) -> int:
+def count_entries(session: Session, wanted: LogFilter, size: int, scope: Scope = EVERYWHERE) -> int:
     """How many entries a question finds in the log of `size` entries."""
+    conditions = (*_conditions(wanted), *_within(scope), LogIndexRow.position < size)
     query = select(func.count()).select_from(LogIndexRow)
-    found = session.scalar(query.where(*_conditions(wanted), LogIndexRow.position < size))
+    found = session.scalar(query.where(*conditions))
     return found or 0
 
 
@@ -250,6 +260,18 @@ def _exact_conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:
     ):
         if value is not None:
             yield column == value
+
+
+def _within(scope: Scope) -> Iterator[ColumnElement[bool]]:
+    """What concerns the sites of a scope: about one of them, or about a plan that names one.
+
+    An entry about another site is not shown even when it is about such a plan, and one about no
+    site and no plan concerns the whole service.
+    """
+    if scope.sites is not None:
+        row, sites = LogIndexRow, sorted(scope.sites)
+        named = select(PlanSiteRow.plan_id).where(PlanSiteRow.site.in_(sites))
+        yield or_(row.site.in_(sites), and_(row.site.is_(None), row.plan.in_(named)))
 
 
 def _conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:

@@ -32,4 +32,11 @@ def session_log(session: Session) -> SqlLogStorage:
     """The log over a session that `Database.writing` or `Database.reading` began."""
     connection = SessionConnection(session)
     sqlite = session.get_bind().dialect.name == "sqlite"
-    return SqlLogStorage(connection) if sqlite else PostgresLogStorage(connection)
+    return SqlLogStorage(connection) if sqlite else _LockedAlready(connection)
+
+
+class _LockedAlready(PostgresLogStorage):
+    """Over a transaction that took the writers' lock when it began (`service.database`)."""
+
+    def lock(self) -> None:
+        """Nothing: another question to the database for what is so already."""

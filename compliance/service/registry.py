@@ -11,18 +11,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import secrets
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from time import perf_counter
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from sqlalchemy import event, select
+from sqlalchemy import event, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -31,16 +31,40 @@ from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import AuditLog, Entry, LogStorage
 from compliance import rules
-from compliance.resources import Role
 from compliance.service.content import ContentFolder
 from compliance.service.database import Database
 from compliance.service.errors import Denied, ServiceUnavailable, enforce
+from compliance.service.idempotency import KEYED_CALL
+from compliance.service.identities import (
+    find_again,
+    find_bearer,
+    find_by_key,
+    hash_token,
+    parse_roles,
+    parse_time,
+)
+from compliance.service.last_use import LastUses
 from compliance.service.log_index import Topics, index_fields
 from compliance.service.log_storage import session_log
-from compliance.service.tables import LogIndexRow, PrincipalRow, ReleaseRow
-from compliance.service.throttle import Throttle
+from compliance.service.login import LoginDesk
+from compliance.service.repeating import is_passing, repeat
+from compliance.service.sealed_columns import use_keys
+from compliance.service.tables import Base, LogIndexRow, ReleaseRow, SiteRow
+from compliance.service.throttle import PublicThrottle, Rates, Throttle
 from compliance.statements import format_time
 from compliance.trust import Trust
+
+__all__ = [
+    "ANONYMOUS",
+    "Registry",
+    "Transaction",
+    "check_present",
+    "find_bearer",
+    "hash_token",
+    "new_token",
+    "parse_roles",
+    "parse_time",
+]
 
 ANONYMOUS: Final = "anonymous"
 """The actor of what nobody in particular did."""
@@ -65,6 +89,14 @@ class Registry:
         clock: The present time, in UTC.
         folder: The compliance folder.
         storage: Makes the log's view of one transaction.
+        throttle: Counts failures by address.
+        rates: Counts calls and refusals.
+        last_uses: When each principal last called.
+        login: How people log in, if there is a login provider.
+        require_site_certificates: An admitted site's token does not work alone.
+        on_admitted: Told the certificate (PEM) of each site that is admitted.
+        on_append: Told the seconds from the beginning of a change until it and its entries were
+            durable.
     """
 
     trust: Trust
@@ -78,6 +110,16 @@ class Registry:
     folder: Path
     storage: Callable[[Session], LogStorage] = session_log
     throttle: Throttle = field(default_factory=Throttle)
+    last_uses: LastUses = field(default_factory=LastUses)
+    rates: Rates = field(default_factory=Rates)
+    public_throttle: PublicThrottle = field(default_factory=PublicThrottle)
+    login: LoginDesk | None = None
+    require_site_certificates: bool = True
+    on_admitted: list[Callable[[str], object]] = field(default_factory=list)
+    on_append: Callable[[float], None] | None = None
+
+    def __post_init__(self) -> None:
+        use_keys(self.database.engine, self.keyring)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -86,11 +128,17 @@ class Registry:
         Raises:
             ServiceUnavailable: When the database cannot be read.
         """
+        call = KEYED_CALL.get()
+        if call is not None and call.transaction is not None:
+            yield call.transaction.session  # which sees what it changed
+            return
         try:
             with self.database.reading() as session:
                 yield session
         except SQLAlchemyError as error:
-            raise ServiceUnavailable("the database cannot be read", fix="try again") from error
+            raise ServiceUnavailable(
+                "the database cannot be read", fix="try again", passing=is_passing(error)
+            ) from error
 
     @contextmanager
     def writing(self, actor: rules.Bearer | None) -> Iterator[Transaction]:
@@ -103,42 +151,90 @@ class Registry:
             ServiceUnavailable: When state or log cannot be stored; neither is, as far as known.
             Denied: When the actor's token has ended meanwhile.
         """
+        call = KEYED_CALL.get()
+        if call is None or not call.joins:
+            with self._writing(actor) as transaction:
+                yield transaction
+            return
+        transaction = call.join(self._writing(actor))
+        try:
+            yield transaction
+        except BaseException as error:
+            call.abort(error)
+            raise
+
+    @contextmanager
+    def _writing(self, actor: rules.Bearer | None) -> Iterator[Transaction]:
+        began = perf_counter()
+        committing = False
         try:
             with self.database.writing() as session:
                 transaction = Transaction(self, session, actor)
                 if actor is not None:
-                    present = find_bearer(session, actor.name)
-                    if present is None:
-                        raise Denied(rules.UNKNOWN_TOKEN)
-                    enforce(rules.may_use_token(present, transaction.now))
+                    check_present(session, actor, transaction.now)
                 yield transaction
                 transaction.check_recorded()
+                if transaction.before_commit is not None:
+                    transaction.before_commit()
+                session.flush()
+                committing = True
         except SQLAlchemyError as error:
             raise ServiceUnavailable(
-                "the change and its audit entry could not be stored", fix=_RETRY
+                "the change and its audit entry could not be stored",
+                fix=_RETRY,
+                passing=is_passing(error),
+                may_have_happened=committing,
             ) from error
+        if self.on_append is not None:
+            self.on_append(perf_counter() - began)
 
-    def identify(self, token: str | None) -> rules.Bearer:
+    def identify(
+        self, token: str | None, certificate: bytes | None = None, *, token_alone: bool = False
+    ) -> rules.Bearer:
         """The principal that a bearer token belongs to.
 
+        Args:
+            token: The token.
+            certificate: The DER form of the certificate that the connection showed, if any.
+            token_alone: A site need not have shown its certificate.
+
         Raises:
-            Denied: When the token is missing, unknown, expired or revoked.
+            Denied: When the token is missing, unknown, expired or revoked, or does not belong to
+                the certificate.
         """
         if not token:
             raise Denied(rules.NO_TOKEN)
-        token_sha256 = hash_token(token)
-        with self.reading() as session:
-            row = session.scalar(
-                select(PrincipalRow).where(PrincipalRow.token_sha256 == token_sha256)
-            )
-            if row is None or not hmac.compare_digest(row.token_sha256, token_sha256):
-                raise Denied(rules.UNKNOWN_TOKEN)
-            bearer = _bearer(row)
-        enforce(rules.may_use_token(bearer, self.clock()))
+        bearer, admitted = repeat(lambda: self._find_by_key(hash_token(token)))
+        if bearer is None:
+            raise Denied(rules.UNKNOWN_TOKEN)
+        now = self.clock()
+        enforce(rules.may_use_token(bearer, now))
+        required = self.require_site_certificates and not token_alone
+        pinned = None if admitted is None else ssl.PEM_cert_to_DER_cert(admitted.strip())
+        enforce(rules.may_come_by(pinned, certificate, required=required))
+        self.last_uses.note(bearer.name, now)
         return bearer
+
+    def _find_by_key(self, token_sha256: str) -> tuple[rules.Bearer | None, str | None]:
+        """Whose token it is, and the certificate that a site was admitted with."""
+        admitted = None
+        try:
+            with self.database.asking() as connection:
+                bearer = find_by_key(connection, token_sha256)
+                if bearer is not None and bearer.site is not None:
+                    query = select(SiteRow.certificate).where(SiteRow.name == bearer.site)
+                    admitted = connection.execute(query).scalar_one_or_none()
+        except SQLAlchemyError as error:
+            raise ServiceUnavailable(
+                "the database cannot be read", fix="try again", passing=is_passing(error)
+            ) from error
+        return bearer, admitted
 
     def close(self) -> None:
         """Give connections and keys back."""
+        self.last_uses.save(self.database)
+        if self.login is not None:
+            self.login.close()
         self.database.close()
         self.keyring.close()
 
@@ -151,6 +247,7 @@ class Transaction:
         now: The moment of the change.
         time: The same as text.
         actor: Who makes it.
+        before_commit: What is stored beside the change, and is none by itself.
     """
 
     def __init__(self, registry: Registry, session: Session, actor: rules.Bearer | None) -> None:
@@ -160,6 +257,7 @@ class Transaction:
         self.time = format_time(self.now)
         self.actor = ANONYMOUS if actor is None else actor.name
         self.storage = registry.storage(session)
+        self.before_commit: Callable[[], None] | None = None
         self._changed = False
         self._recorded = False
         event.listen(session, "after_flush", self._note_change)
@@ -206,14 +304,16 @@ class Transaction:
             appended = self.registry.log.append(self.storage, entry)
         except (SQLAlchemyError, FiduciaryError, OSError) as error:
             raise ServiceUnavailable(
-                "the audit entry could not be written, so nothing was done", fix=_RETRY
+                "the audit entry could not be written, so nothing was done",
+                fix=_RETRY,
+                passing=isinstance(error, SQLAlchemyError) and is_passing(error),
             ) from error
         topics = Topics(site, plan_id, release_id)
         fields = index_fields(entry, appended.position, appended.time, topics)
         if fields["release"] is not None and fields["plan"] is None:
             release = self.session.get(ReleaseRow, fields["release"])
             fields["plan"] = None if release is None else release.plan_id
-        self.session.add(LogIndexRow(**fields))
+        self.session.execute(_INDEX_ENTRY, fields)
         self._recorded = True
         return appended.position
 
@@ -231,36 +331,27 @@ class Transaction:
         self._changed = self._changed or bool(session.new or session.dirty or session.deleted)
 
 
+_INDEX_ENTRY: Final = insert(Base.metadata.tables[LogIndexRow.__tablename__])
+
+
 def new_token() -> str:
     """A bearer token: 256 random bits behind a prefix that secret scanners can find."""
     return "fid_" + secrets.token_urlsafe(_TOKEN_BYTES)
 
 
-def hash_token(token: str) -> str:
-    """What is stored of a token: hexadecimal SHA-256. Enough, because tokens have 256 bits."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+def check_present(session: Session, actor: rules.Bearer, now: datetime) -> None:
+    """Make sure that a caller may still do what the gate let them begin.
 
-
-def find_bearer(session: Session, name: str) -> rules.Bearer | None:
-    """A principal by name."""
-    row = session.get(PrincipalRow, name)
-    return None if row is None else _bearer(row)
-
-
-def parse_roles(text: str) -> tuple[Role, ...]:
-    """Roles as the database stores them."""
-    return cast(tuple[Role, ...], tuple(text.split(",")))
-
-
-def _bearer(row: PrincipalRow) -> rules.Bearer:
-    return rules.Bearer(
-        name=row.name,
-        roles=frozenset(parse_roles(row.roles)),
-        expires_at=parse_time(row.expires_at),
-        revoked_at=parse_time(row.revoked_at),
-    )
-
-
-def parse_time(text: str | None) -> datetime | None:
-    """A stored time, or None."""
-    return None if text is None else datetime.fromisoformat(text)
+    Raises:
+        Denied: When the token has ended, or the roles were changed, since the gate looked.
+    """
+    present = find_again(session, actor)
+    if present is None:
+        raise Denied(rules.UNKNOWN_TOKEN)
+    enforce(rules.may_use_token(present, now))
+    if (present.roles, present.limits, present.confirmed) != (
+        actor.roles,
+        actor.limits,
+        actor.confirmed,
+    ):
+        raise Denied(rules.ROLES_CHANGED)

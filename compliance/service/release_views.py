@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
 from compliance import rules
-from compliance.resources import GrantView, ReleaseState, ReleaseView
+from compliance.resources import GrantView, RecallView, ReleaseState, ReleaseView
 from compliance.service.filing import load_rows, parse_envelope
+from compliance.service.release_tables import GrantLimitRow, RecallRow
 from compliance.service.tables import GrantRow, ReleaseRow, StatementRow
 
 
@@ -38,7 +39,14 @@ def state_of(row: ReleaseRow) -> ReleaseState:
     return cast(ReleaseState, row.state)
 
 
-def grant_view(row: GrantRow) -> GrantView:
+def downloads_left(row: GrantRow, limit: GrantLimitRow | None) -> int | None:
+    """How often a grant's holder may still download; None without a limit."""
+    if limit is None:
+        return None
+    return max(0, limit.max_downloads - (row.downloads - limit.counted_from))
+
+
+def grant_view(row: GrantRow, limit: GrantLimitRow | None) -> GrantView:
     """What is shown of a grant."""
     return GrantView(
         release_id=row.release_id,
@@ -50,6 +58,18 @@ def grant_view(row: GrantRow) -> GrantView:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         downloads=row.downloads,
+        max_downloads=None if limit is None else limit.max_downloads,
+        downloads_left=downloads_left(row, limit),
+    )
+
+
+def recall_view(row: RecallRow) -> RecallView:
+    """What is shown of a recall."""
+    return RecallView(
+        reason=row.reason,
+        recalled_by=row.recalled_by,
+        recalled_at=row.recalled_at,
+        position=row.position,
     )
 
 
@@ -64,13 +84,28 @@ def release_views(
     if not caller.holds("officer", "auditor"):
         query = query.where(GrantRow.principal == caller.name)
     grants: dict[str, list[GrantView]] = defaultdict(list)
+    limits = {
+        (limit.release_id, limit.principal): limit
+        for limit in session.scalars(select(GrantLimitRow))
+    }
     for grant_row in session.scalars(query):
-        grants[grant_row.release_id].append(grant_view(grant_row))
-    return [_view(row, rows, grants[row.release_id]) for row in releases]
+        limit = limits.get((grant_row.release_id, grant_row.principal))
+        grants[grant_row.release_id].append(grant_view(grant_row, limit))
+    recalls = {
+        row.release_id: session.get(RecallRow, row.release_id)
+        for row in releases
+        if row.state == "recalled"
+    }
+    return [
+        _view(row, rows, grants[row.release_id], recalls.get(row.release_id)) for row in releases
+    ]
 
 
 def _view(
-    release: ReleaseRow, rows: dict[str, StatementRow], grants: Sequence[GrantView]
+    release: ReleaseRow,
+    rows: dict[str, StatementRow],
+    grants: Sequence[GrantView],
+    recall: RecallRow | None,
 ) -> ReleaseView:
     decision = None if release.decision is None else rows[release.decision]
     signed = None if decision is None else parse_envelope(decision)
@@ -88,4 +123,5 @@ def _view(
         rejection=signed if rejected else None,
         approved_position=None if rejected or decision is None else decision.position,
         grants=tuple(grants),
+        recall=None if recall is None else recall_view(recall),
     )

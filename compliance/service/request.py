@@ -3,7 +3,7 @@
 * JSON is RFC 8259 with unique keys, no NaN or infinities and bounded depth: a document that two
   readers could understand differently is refused.
 * A body has a size limit, checked against `Content-Length` first and against what arrives always.
-* A sender that stops sending, or leaves, is given up on.
+* A sender that stops sending, sends next to nothing, or leaves, is given up on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ MAX_DEPTH: Final = 64
 """As canonical JSON (`audit.canonical`)."""
 
 BODY_TIMEOUT_SECONDS: Final = 30.0
-"""Longest pause between two pieces of a body."""
+"""How long a body may take, beside what its size takes at `MIN_BYTES_PER_SECOND`."""
+
+MIN_BYTES_PER_SECOND: Final = 8 * 1024
+"""Slower than any line on which a release could be uploaded; a sender of drops never ends."""
 
 
 class StrictRequest(Request):
@@ -70,10 +73,13 @@ class StrictRequest(Request):
         if announced.isascii() and announced.isdigit() and int(announced) > limit:
             raise TooLarge(f"the body is larger than {limit} bytes")
         received = 0
+        clock = asyncio.get_running_loop().time
+        began = clock()
         async with aclosing(super().stream()) as pieces:
             while True:
                 try:
-                    piece = await asyncio.wait_for(anext(pieces), BODY_TIMEOUT_SECONDS)
+                    due = began + BODY_TIMEOUT_SECONDS + received / MIN_BYTES_PER_SECOND
+                    piece = await asyncio.wait_for(anext(pieces), max(0.0, due - clock()))
                 except StopAsyncIteration:
                     return
                 except TimeoutError as error:

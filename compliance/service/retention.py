@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,11 +23,23 @@ from audit.errors import FiduciaryError, MalformedInput, Refused
 from audit.log import action_key_name
 from audit.storage import read_leaf
 from compliance import rules
-from compliance.retention import ACTION_PREFIX, CHECK_SECONDS, ORDERED, Event, Retention
+from compliance.retention import (
+    ACTION_PREFIX,
+    CHECK_SECONDS,
+    ORDERED,
+    Event,
+    Outcome,
+    Retention,
+)
 from compliance.rules.months import Month
 from compliance.rules.retention import ActionKey
+from compliance.service.background import beside
 from compliance.service.errors import ServiceUnavailable
+from compliance.service.filing import parse_envelope
+from compliance.service.process_log import event, logger
 from compliance.service.registry import Registry
+from compliance.service.release_tables import RecallRow
+from compliance.service.subject_tables import CaseRow
 from compliance.service.tables import (
     GrantRow,
     LogIndexRow,
@@ -37,9 +48,12 @@ from compliance.service.tables import (
     StatementRow,
     SubjectRequestRow,
 )
-from compliance.statements import format_time
-
-logger = logging.getLogger("compliance.service")
+from compliance.statements import (
+    RequestDecision,
+    SubjectAnswer,
+    SubjectIdentity,
+    format_time,
+)
 
 FIRST_CHECK_SECONDS: Final = 60.0
 """The first look comes soon after the start: a service that is restarted daily gets one, too."""
@@ -51,6 +65,10 @@ TIMER_ACTOR: Final = "compliance"
 
 _PREFIX_END: Final = ACTION_PREFIX[:-1] + chr(ord(ACTION_PREFIX[-1]) + 1)
 _REQUEST: Final = "request:"
+_CASE: Final = "subject-request:"
+_CASE_STATEMENTS: Final = tuple(
+    f"{kind.kind}:" for kind in (SubjectAnswer, SubjectIdentity, RequestDecision)
+)
 
 
 def service_retention(registry: Registry, actor: rules.Bearer | None) -> Retention:
@@ -160,7 +178,15 @@ class _Ends:
             LogIndexRow.time < str(key.month.plus(1)),
         )
         about_requests = LogIndexRow.object.startswith(_REQUEST, autoescape=True)
-        nothing = and_(LogIndexRow.plan.is_(None), LogIndexRow.release.is_(None), ~about_requests)
+        about_cases = or_(
+            *(
+                LogIndexRow.object.startswith(prefix, autoescape=True)
+                for prefix in (_CASE, *_CASE_STATEMENTS)
+            )
+        )
+        nothing = and_(
+            LogIndexRow.plan.is_(None), LogIndexRow.release.is_(None), ~about_requests, ~about_cases
+        )
         if (
             session.scalar(select(LogIndexRow.position).where(entries, nothing).limit(1))
             is not None
@@ -178,6 +204,20 @@ class _Ends:
         for name in session.scalars(query).all():
             row = session.get(SubjectRequestRow, name.removeprefix(_REQUEST))
             yield _NOT_ENDED if row is None or row.done_at is None else row.done_at
+        query = select(LogIndexRow.object).where(entries, about_cases).distinct()
+        for name in session.scalars(query).all():
+            yield self._case(name)
+
+    def _case(self, name: str) -> str:
+        """When a subject's request ended, by its own name or that of a statement about it."""
+        request_id = name.removeprefix(_CASE)
+        if not name.startswith(_CASE):
+            statement = self._session.get(StatementRow, name.partition(":")[2])
+            if statement is None:
+                return _NOT_ENDED
+            request_id = str(parse_envelope(statement).body.get("request"))
+        case = self._session.get(CaseRow, request_id)
+        return _NOT_ENDED if case is None or case.finished_at is None else case.finished_at
 
     def _plan(self, plan_id: str) -> Iterator[str]:
         row = self._session.get(PlanRow, plan_id)
@@ -197,10 +237,13 @@ class _Ends:
 
     def _release(self, release_id: str) -> Iterator[str]:
         row = self._session.get(ReleaseRow, release_id)
-        if row is None or row.state not in ("approved", "rejected"):
+        if row is None or row.state not in ("approved", "rejected", "recalled"):
             yield _NOT_ENDED
             return
         yield self._filed_at(row.decision)
+        recall = self._session.get(RecallRow, release_id)
+        if recall is not None:
+            yield recall.recalled_at
         grants = select(GrantRow).where(GrantRow.release_id == release_id)
         for grant in self._session.scalars(grants).all():
             end = min(grant.expires_at, grant.revoked_at or grant.expires_at)
@@ -218,12 +261,17 @@ class RetentionTimer:
         run: One run.
         wait: Waits so many seconds; True when there is to be no further run. The default waits for
             `stop`.
+        told: Told how many keys a run destroyed, or None when it failed.
     """
 
     def __init__(
-        self, run: Callable[[], object], wait: Callable[[float], bool] | None = None
+        self,
+        run: Callable[[], object],
+        wait: Callable[[float], bool] | None = None,
+        told: Callable[[int | None], None] | None = None,
     ) -> None:
         self._run = run
+        self._told = told
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait
 
@@ -232,27 +280,37 @@ class RetentionTimer:
         pause = FIRST_CHECK_SECONDS
         while not self._wait(pause):
             pause = CHECK_SECONDS
+            keys: int | None = None
             try:
-                self._run()
+                outcome = self._run()
+                keys = _keys_of(outcome)
+                logger.info("retention ran", extra=event("retention-swept", keys=keys))
             except FiduciaryError as error:
                 # One line for an operator; a stack is for what nobody expects.
-                logger.error("retention did not run: %s. %s", error, error.fix)  # noqa: TRY400
+                failed = event("retention-failed", code=error.code)
+                logger.error("retention did not run: %s. %s", error, error.fix, extra=failed)
             except Exception as error:  # noqa: BLE001  its text may quote what was sealed
-                logger.error("retention did not run: %s", type(error).__name__)  # noqa: TRY400
+                failed = event("retention-failed", code=FiduciaryError.code)
+                logger.error("retention did not run: %s", type(error).__name__, extra=failed)
+            if self._told is not None:
+                self._told(keys)
 
     def stop(self) -> None:
         """Let it end after the run that has begun, if one has."""
         self._stopped.set()
 
 
+def _keys_of(outcome: object) -> int:
+    if not isinstance(outcome, Outcome):
+        return 0
+    return len(outcome.shredded) + len(outcome.finished)
+
+
 @contextmanager
-def retention_timer(registry: Registry) -> Iterator[None]:
-    """Retention runs by itself inside the block."""
-    timer = RetentionTimer(service_retention(registry, None).run)
-    thread = threading.Thread(target=timer.serve, name="retention", daemon=True)
-    thread.start()
-    try:
+def retention_timer(
+    registry: Registry, told: Callable[[int | None], None] | None = None
+) -> Iterator[None]:
+    """Retention runs by itself inside the block; `told` as in `RetentionTimer`."""
+    timer = RetentionTimer(service_retention(registry, None).run, told=told)
+    with beside("retention", timer.serve, timer.stop, STOP_SECONDS):
         yield
-    finally:
-        timer.stop()
-        thread.join(STOP_SECONDS)

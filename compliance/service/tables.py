@@ -116,6 +116,15 @@ class PlanRow(Base):
     rounds_reported: Mapped[int] = mapped_column(Integer, default=0)
 
 
+class MissedRoundRow(Base):
+    """A round of a plan whose last report says that it had no quorum."""
+
+    __tablename__ = "missed_rounds"
+
+    plan_id: Mapped[str] = mapped_column(ForeignKey("plans.plan_id"), primary_key=True)
+    round: Mapped[int] = mapped_column(Integer, primary_key=True)
+
+
 class PlanSiteRow(Base):
     """A site that a plan names."""
 

@@ -30,8 +30,8 @@ from audit.log import CHECKPOINT_BLOCK, LogStorage
 from audit.note import Note
 from compliance import rules
 from compliance.resources import WitnessView
-from compliance.service.errors import Denied, ServiceUnavailable, enforce
-from compliance.service.registry import Registry, find_bearer
+from compliance.service.errors import ServiceUnavailable
+from compliance.service.registry import Registry, check_present
 from compliance.service.tables import LogCosignatureRow, SiteRow
 from compliance.statements import format_time
 
@@ -60,10 +60,7 @@ def witnessing(registry: Registry, actor: rules.Bearer) -> Iterator[Session]:
             connection = session.connection()  # others may use it next
             event.listen(connection, "before_cursor_execute", _refuse_other_changes)
             try:
-                present = find_bearer(session, actor.name)
-                if present is None:
-                    raise Denied(rules.UNKNOWN_TOKEN)
-                enforce(rules.may_use_token(present, registry.clock()))
+                check_present(session, actor, registry.clock())
                 yield session
                 session.flush()
             finally:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -31,11 +32,11 @@ from audit.errors import MalformedInput
 
 _NAME = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
-_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z$")
+_TIME = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z$")
 
 
 def _is_time(value: str) -> str:
-    if not _TIME.match(value):
+    if not _TIME.fullmatch(value):
         raise ValueError("expected RFC 3339 in UTC, such as 2026-01-31T12:00:00Z")
     datetime.fromisoformat(value)
     return value
@@ -53,7 +54,11 @@ Name = Annotated[str, Field(pattern=_NAME)]
 Digest = Annotated[str, Field(pattern=_DIGEST)]
 """`sha256:` and 64 hexadecimal digits."""
 
-Time = Annotated[str, AfterValidator(_is_time)]
+Time = Annotated[
+    str,
+    AfterValidator(_is_time),
+    Field(json_schema_extra={"format": "date-time", "pattern": _TIME.pattern}),
+]
 """RFC 3339 in UTC with a `Z`."""
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -82,12 +87,13 @@ def format_time(moment: datetime) -> str:
 class Document(BaseModel):
     """A frozen, closed document; unknown fields are refused.
 
-    `later` names the fields that a later format brought. While such a field has its default it is
-    not written: what an earlier format could say keeps its bytes, and its digest.
+    `later` names the fields that a later format brought, with the number of that format. While such
+    a field has its default it is not written: what an earlier format could say keeps its bytes, and
+    its digest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    later: ClassVar[frozenset[str]] = frozenset()
+    later: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -106,14 +112,15 @@ class Document(BaseModel):
             if getattr(self, name) != fields[name].get_default(call_default_factory=True)
         ]
 
-    def first_later_field(self) -> str | None:
-        """A field, here or further inside, that the first format does not know; None if none is."""
+    def first_later_field(self, written: int) -> str | None:
+        """A field, here or further inside, that format number `written` does not know, if any."""
         for name in self._later_fields():
-            return name
+            if self.later[name] > written:
+                return name
         for name in type(self).model_fields:
             value = getattr(self, name)
             for part in value if isinstance(value, tuple) else (value,):
-                found = part.first_later_field() if isinstance(part, Document) else None
+                found = part.first_later_field(written) if isinstance(part, Document) else None
                 if found:
                     return f"{name}.{found}"
         return None
@@ -130,7 +137,7 @@ class Statement(Document):
     @model_validator(mode="after")
     def _says_what_its_format_knows(self) -> Self:
         written = str(getattr(self, "format", ""))
-        later = self.first_later_field() if written.endswith("/1") else None
+        later = self.first_later_field(format_number(written))
         if later:
             raise ValueError(f"{later}: unknown field of {written}")
         return self
@@ -150,6 +157,15 @@ class Statement(Document):
             return cls.model_validate(body)
         except ValidationError as error:
             raise MalformedInput(f"malformed {cls.kind}: {first_problem(error)}") from error
+
+
+def format_number(written: str) -> int:
+    """The number of a format.
+
+    >>> format_number("fiduciary.plan/2")
+    2
+    """
+    return int(written.rpartition("/")[2])
 
 
 def first_problem(error: ValidationError) -> str:

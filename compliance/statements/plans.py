@@ -37,6 +37,10 @@ PhaseKind = Literal["histogram", "probe", "adapter", "full"]
 
 PrivacyUnit = Literal["subject", "record"]
 
+AggregationRule = Literal["mean", "trimmed-mean", "median", "krum"]
+
+ServerOptimizer = Literal["average", "momentum", "adam"]
+
 PHASES_OF_TASK: Final[Mapping[str, frozenset[str]]] = {
     "text-classification": frozenset({"histogram", "probe", "adapter", "full"}),
     "token-classification": frozenset({"histogram", "probe", "adapter", "full"}),
@@ -61,7 +65,7 @@ class Adapter(Document):
     site computes it once.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"layers"})
+    later: ClassVar[Mapping[str, int]] = {"layers": 2}
 
     kind: Literal["lora"] = "lora"
     rank: Annotated[int, Field(ge=1, le=256)] = 8
@@ -98,9 +102,12 @@ class Phase(Document):
     `histogram` counts labels, with noise, so that rare ones can weigh more; `probe` trains the head
     on features of the frozen base model; `adapter` trains LoRA and head; `full` trains all weights.
     `sampling_rate` is the Poisson rate of each of the `steps_per_round` steps, in (0, 1].
+    `proximal` is the mu of FedProx (Li et al. 2020, arXiv 1812.06127): each step also draws the
+    weights back to the round's global ones, by `learning_rate * proximal` of their distance, which
+    is at most all of it.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"batch_limit"})
+    later: ClassVar[Mapping[str, int]] = {"batch_limit": 2, "proximal": 3}
 
     kind: PhaseKind
     rounds: Annotated[int, Field(ge=1, le=10_000)]
@@ -110,6 +117,62 @@ class Phase(Document):
     max_grad_norm: Annotated[Fraction, Field(gt=0, le=1000)]
     noise_multiplier: Annotated[Fraction, Field(gt=0, le=10_000)]
     batch_limit: BatchLimit | None = None
+    proximal: Annotated[Fraction, Field(ge=0, le=1000)] = Decimal(0)
+
+    @model_validator(mode="after")
+    def _pulls_back_at_most(self) -> Self:
+        if self.learning_rate * self.proximal > 1:
+            raise ValueError(
+                "proximal: learning_rate * proximal above 1 would pull beyond the start"
+            )
+        if self.proximal and self.kind == "histogram":
+            raise ValueError("proximal: a histogram counts, and nothing draws counts back")
+        return self
+
+
+class Aggregation(Document):
+    """How the coordinator makes one step of the sites' updates.
+
+    `rule` makes one update of them. All but the mean stay near the honest sites' updates while at
+    most `tolerated` sites send anything they like: the coordinate-wise trimmed mean and median (Yin
+    et al. 2018, arXiv 1803.01498) and Krum (Blanchard et al. 2017, arXiv 1703.02757).
+
+    `server` takes the step: the update itself (FedAvg, McMahan et al. 2017, arXiv 1602.05629), with
+    `momentum` (FedAvgM, Hsu et al. 2019, arXiv 1909.06335), or by Adam with `momentum` for beta 1
+    (FedAdam, Reddi et al. 2021, arXiv 2003.00295).
+    """
+
+    rule: AggregationRule = "mean"
+    tolerated: Annotated[int, Field(ge=0, le=1000)] = 0
+    server: ServerOptimizer = "average"
+    learning_rate: Annotated[Fraction, Field(gt=0, le=1000)] = Decimal(1)
+    momentum: Annotated[Fraction, Field(ge=0, lt=1)] = Decimal("0.9")
+    second_momentum: Annotated[Fraction, Field(ge=0, lt=1)] = Decimal("0.99")
+    """Adam's beta 2."""
+    adaptivity: Annotated[Fraction, Field(gt=0, le=1)] = Decimal("0.001")
+    """Adam's tau, added to the root of the second moment."""
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if (self.rule == "mean") != (self.tolerated == 0):
+            raise ValueError("tolerated: a mean bears no hostile site, every other rule some")
+        return self
+
+    @property
+    def needed_updates(self) -> int:
+        """How many updates the rule needs to bear `tolerated` hostile ones among them, at least."""
+        return 2 * self.tolerated + (3 if self.rule == "krum" else 1)
+
+
+class Transport(Document):
+    """How arrays travel. What is lost on the way is lost after the noise: it costs no privacy.
+
+    `precision` is that of each number: `float16`, or `int8` with a scale for each array and
+    rounding at random, so that sums stay right on average. `compression` is that of the bytes.
+    """
+
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    compression: Literal["none", "deflate"] = "none"
 
 
 class Feature(Document):
@@ -145,7 +208,12 @@ class Privacy(Document):
     `nominal_subjects` is a public constant, of units: every sum is divided by `sampling_rate *
     nominal_subjects`, whatever the site's true number is, so that neither schedule nor scale
     depends on private data.
+
+    `noise_sites`: where it is given, noise is distributed. Each site adds only its share, so that
+    the sum over this many honest sites carries the promise; without it each site's own update does.
     """
+
+    later: ClassVar[Mapping[str, int]] = {"noise_sites": 3}
 
     unit: PrivacyUnit = "subject"
     adjacency: Literal["add-remove-one"] = "add-remove-one"
@@ -153,6 +221,7 @@ class Privacy(Document):
     delta: Annotated[Fraction, Field(gt=0, lt=1)]
     nominal_subjects: Annotated[int, Field(ge=1, le=10**9)]
     max_records_per_subject: Annotated[int, Field(ge=1, le=1000)] = 4
+    noise_sites: Annotated[int, Field(ge=2, le=1000)] | None = None
 
 
 class TrainingPlan(Statement):
@@ -160,11 +229,19 @@ class TrainingPlan(Statement):
 
     kind: ClassVar[str] = "plan"
 
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"features", "groups", "class_weights", "focal_gamma", "privacy_audit"}
-    )
+    later: ClassVar[Mapping[str, int]] = {
+        "features": 2,
+        "groups": 2,
+        "class_weights": 2,
+        "focal_gamma": 2,
+        "privacy_audit": 2,
+        "secure_aggregation": 3,
+        "aggregation": 3,
+        "transport": 3,
+        "missed_rounds": 3,
+    }
 
-    format: Literal["fiduciary.plan/1", "fiduciary.plan/2"] = "fiduciary.plan/2"
+    format: Literal["fiduciary.plan/1", "fiduciary.plan/2", "fiduciary.plan/3"] = "fiduciary.plan/3"
     name: Name
     federation: Name
     author: Annotated[str, Field(min_length=1, max_length=200)]
@@ -185,6 +262,13 @@ class TrainingPlan(Statement):
     """Focal loss (Lin et al. 2017, arXiv 1708.02002): 0 is cross-entropy."""
     privacy_audit: bool = False
     """Whether each site audits the plan by canaries before it trains, and refuses what fails."""
+    secure_aggregation: bool = False
+    """Whether the coordinator learns only sums over at least a quorum of sites
+    (`client.secure_aggregation`)."""
+    aggregation: Aggregation = Aggregation()
+    transport: Transport = Transport()
+    missed_rounds: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """How many rounds may be without a quorum before the run has failed."""
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=8)]
     privacy: Privacy
     held_out_share: Annotated[Fraction, Field(gt=0, lt=1)] = Decimal("0.2")
@@ -212,6 +296,7 @@ class TrainingPlan(Statement):
         if self.quorum > len(self.sites):
             raise ValueError(f"quorum: {self.quorum} is more than the {len(self.sites)} sites")
         self._check_format()
+        self._check_aggregation()
         self._check_task()
         self._check_phases()
         return self
@@ -226,6 +311,36 @@ class TrainingPlan(Statement):
             raise ValueError(f"privacy.unit: {self.format} protects subjects only")
         if any(phase.kind not in ("probe", "adapter") for phase in self.phases):
             raise ValueError(f"phases: {self.format} knows probe and adapter only")
+
+    def _check_aggregation(self) -> None:
+        tolerated, rule = self.aggregation.tolerated, self.aggregation.rule
+        needed = self.aggregation.needed_updates
+        if rule != "mean" and self.quorum < needed:
+            raise ValueError(
+                f"aggregation.tolerated: {rule} bears {tolerated} hostile sites with a quorum of "
+                f"at least {needed}"
+            )
+        if self.secure_aggregation:
+            if rule != "mean":
+                raise ValueError(
+                    f"aggregation.rule: {rule} looks at single updates, secure aggregation hides "
+                    "them"
+                )
+            if self.transport != Transport():
+                raise ValueError("transport: masked numbers are as they are in every precision")
+            if self.quorum < 2 or 2 * self.quorum <= len(self.sites):
+                raise ValueError(
+                    "quorum: secure aggregation needs at least 2, and more than half of the sites"
+                )
+        shares = self.privacy.noise_sites
+        if shares is None:
+            return
+        if not self.secure_aggregation:
+            raise ValueError("privacy.noise_sites: distributed noise needs secure_aggregation")
+        if shares > self.quorum:
+            raise ValueError(f"privacy.noise_sites: {shares} is more than the quorum")
+        if any(phase.steps_per_round != 1 for phase in self.phases):
+            raise ValueError("privacy.noise_sites: distributed noise needs one step a round")
 
     def _check_task(self) -> None:
         if self.task == "causal-language-modelling":

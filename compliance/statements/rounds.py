@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -26,7 +27,7 @@ class Metrics(Document):
     is a token, and it is right when it was the likeliest one.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"perplexity"})
+    later: ClassVar[Mapping[str, int]] = {"perplexity": 2}
 
     accuracy: Annotated[Fraction, Field(ge=0, le=1)]
     macro_f1: Annotated[Fraction, Field(ge=0, le=1)] | None = None
@@ -97,12 +98,37 @@ class RunOutcome(_Measured):
     finished_at: Time
 
 
+class GroupEvaluation(Document):
+    """What was measured of one group's held-out records. `low` to `high`: its 95 % interval."""
+
+    group: Text
+    examples: Count
+    accuracy: Annotated[Fraction, Field(ge=0, le=1)]
+    low: Annotated[Fraction, Field(ge=0, le=1)]
+    high: Annotated[Fraction, Field(ge=0, le=1)]
+
+
+class ReleaseEvaluation(Document):
+    """How sure a release's figures are: 95 % intervals, for everybody and by group.
+
+    A group that the plan declares and that is not here was not told: too few records.
+    """
+
+    accuracy_low: Annotated[Fraction, Field(ge=0, le=1)]
+    accuracy_high: Annotated[Fraction, Field(ge=0, le=1)]
+    groups: Annotated[tuple[GroupEvaluation, ...], Field(max_length=100)] = ()
+
+
 class ReleaseManifest(_Measured):
     """A release: what is in it, where it came from, what it cost in privacy."""
 
     kind: ClassVar[str] = "release"
 
-    format: Literal["fiduciary.release/1", "fiduciary.release/2"] = "fiduciary.release/2"
+    later: ClassVar[Mapping[str, int]] = {"evaluation": 3, "model_signing_key": 3}
+
+    format: Literal["fiduciary.release/1", "fiduciary.release/2", "fiduciary.release/3"] = (
+        "fiduciary.release/3"
+    )
     name: Name
     plan_id: Digest
     base_model: BaseModelReference
@@ -113,3 +139,6 @@ class ReleaseManifest(_Measured):
     epsilon_by_site: dict[Name, Fraction]
     metrics: Metrics
     created_at: Time
+    evaluation: ReleaseEvaluation | None = None
+    model_signing_key: Annotated[str, Field(max_length=1000)] | None = None
+    """The P-384 public key, PEM, that verifies the release's `model.sig`."""

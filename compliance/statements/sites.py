@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -50,7 +51,7 @@ class SiteReport(Statement):
 
     kind: ClassVar[str] = "site-report"
 
-    later: ClassVar[frozenset[str]] = frozenset({"audited_epsilon"})
+    later: ClassVar[Mapping[str, int]] = {"audited_epsilon": 2}
 
     format: Literal["fiduciary.site-report/1", "fiduciary.site-report/2"] = (
         "fiduciary.site-report/2"

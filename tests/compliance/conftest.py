@@ -8,6 +8,7 @@ import pytest
 
 from compliance.api import ComplianceClient
 from tests.compliance.federation import Coordinator, Site
+from tests.compliance.fuzzing import FuzzedService, fuzzed_service
 from tests.compliance.running import Clock, RunningService, running
 
 
@@ -44,3 +45,11 @@ def north(coordinator: Coordinator) -> Site:
 @pytest.fixture
 def officer(service: RunningService) -> ComplianceClient:
     return service.as_("officer")
+
+
+@pytest.fixture
+def fuzzed(
+    service: RunningService, coordinator: Coordinator, north: Site, tmp_path: Path
+) -> FuzzedService:
+    """A service in which a release was granted and a request filed, and a token of each role."""
+    return fuzzed_service(service, coordinator, north, tmp_path)

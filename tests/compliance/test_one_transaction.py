@@ -31,9 +31,12 @@ from tests.compliance.running import Clock, InjectedFault, RunningService
 Step = tuple[str, Callable[[], object]]
 
 
-def every_write(service: RunningService, folder: Path) -> Iterator[Step]:
+def every_write(
+    service: RunningService, folder: Path, coordinator: Coordinator | None = None
+) -> Iterator[Step]:
     """Each write of the service once, in an order in which it is possible, repeatable as it is."""
-    coordinator, officer, clock = Coordinator(service), service.as_("officer"), service.clock
+    coordinator = coordinator or Coordinator(service)
+    officer, clock = service.as_("officer"), service.clock
     yield "register the coordinator", coordinator.register
     kit = Kit("one-time-token-of-north", "ab" * 32)
     yield "invite", lambda: coordinator.announce("north", kit)

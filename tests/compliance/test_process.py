@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.samples import Sample
 
 from audit.errors import ExitCode, FiduciaryError
 from audit.verifier import verify_log
@@ -19,6 +21,7 @@ from compliance.api import ComplianceClient
 from compliance.service.folder import Folder
 from compliance.trust import Trust
 from tests.compliance.running import wait_for
+from tests.scraping import assert_nothing_personal, free_port, scrape, value
 
 COMMAND = (sys.executable, "-c", "from compliance.cli import main; main()")
 
@@ -35,16 +38,16 @@ def folder(tmp_path: Path) -> Folder:
 class Process:
     """One `compliance start`."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, *options: str) -> None:
         self.folder = folder
         self.trust = Trust.load(folder.trust)
         self.popen = subprocess.Popen(
-            [*COMMAND, "start", str(folder.path)],
+            [*COMMAND, "start", str(folder.path), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_for(self.answers)
+        wait_for(self.answers, 90)  # a busy machine takes long to load everything
 
     def answers(self) -> bool:
         assert self.popen.poll() is None, self.popen.communicate()
@@ -64,8 +67,8 @@ class Process:
 
 
 @contextmanager
-def started(folder: Folder) -> Iterator[Process]:
-    process = Process(folder)
+def started(folder: Folder, *options: str) -> Iterator[Process]:
+    process = Process(folder, *options)
     try:
         yield process
     finally:
@@ -95,6 +98,57 @@ def test_a_signal_ends_it_cleanly_and_it_says_nothing_private(
     assert err.rstrip().endswith("compliance service ended")
     assert "Traceback" not in err
     assert secret not in err
+
+
+def test_metrics_and_events_tell_of_requests_and_of_nobody(folder: Folder) -> None:
+    secret = "jane-doe-1970"
+    port = free_port()
+    options = ("--metrics-port", str(port), "--log-format", "json")
+    with started(folder, *options) as process, process.client("officer") as officer:
+        before = scrape(port)
+        officer.add_principal("reader", ["consumer"])
+        with httpx.Client(
+            base_url=process.trust.url, verify=process.trust.ssl_context(), trust_env=False
+        ) as http:
+            http.get(f"/v1/plans/{secret}", headers={"authorization": f"Bearer {secret}"})
+            http.get(f"/{secret}")
+            http.request("PROPFIND", "/health")
+        samples = scrape(port)
+        returncode, out, err = process.end(signal.SIGTERM)
+    assert_nothing_personal(samples)
+    assert secret not in str(samples).lower()
+    added = {"method": "POST", "route": "/v1/principals", "status": "201"}
+    assert value(samples, "fiduciary_http_requests_total", **added) == 1
+    denied = {"method": "GET", "route": "/v1/plans/{plan_id}", "status": "401"}
+    assert value(samples, "fiduciary_http_requests_total", **denied) == 1
+    nowhere = {"method": "GET", "route": "(none)", "status": "404"}
+    assert value(samples, "fiduciary_http_requests_total", **nowhere) == 1
+    methods = {
+        each.labels["method"] for each in samples if each.name == "fiduciary_http_requests_total"
+    }
+    assert methods == {"GET", "POST", "other"}
+    # The principal and the refusal.
+    assert _of(samples, "fiduciary_log_entries") == _of(before, "fiduciary_log_entries") + 2
+    assert value(samples, "fiduciary_log_append_seconds_count") == 2
+    assert value(samples, "fiduciary_waiting_decisions", kind="plan") == 0
+    assert value(samples, "fiduciary_sites", state="approved") == 0
+
+    assert (returncode, out) == (0, "")
+    events = [json.loads(line) for line in err.splitlines()]
+    # A web server that had to cut a call short on a busy machine says so, too.
+    assert [event["event"] for event in events if event["event"] != "library-message"] == [
+        "metrics-served",
+        "service-started",
+        "service-ended",
+    ]
+    assert {event["process"] for event in events} == {"compliance"}
+    assert secret not in err
+
+
+def _of(samples: list[Sample], name: str) -> float:
+    found = value(samples, name)
+    assert found is not None
+    return found
 
 
 def test_a_port_in_use_is_said_clearly(folder: Folder) -> None:

@@ -185,3 +185,55 @@ def test_a_grant_is_to_somebody_for_a_while_with_a_real_key(
         grant(days=4)
     with pytest.raises(NotFound):
         officer.revoke_grant(release_id, "nobody")
+
+
+def test_a_grant_may_limit_how_often_somebody_downloads(
+    service: RunningService, coordinator: Coordinator, completed: str, tmp_path: Path
+) -> None:
+    release = coordinator.release(completed)
+    release_id = submit(coordinator, release)
+    coordinator.api.upload_release(release_id, release.file(tmp_path))
+    officer, desk = service.as_("officer"), Consumer(service)
+    officer.approve_release(release_id)
+
+    def grant(max_downloads: int | None, days: int = 1) -> Any:
+        return officer.grant(
+            release_id,
+            desk.name,
+            public_key=desk.public_key,
+            purpose="triage",
+            expires_at=format_time(service.clock() + timedelta(days=days)),
+            max_downloads=max_downloads,
+        )
+
+    for wrong in (0, -1, 100_001):
+        with pytest.raises(MalformedInput, match="max_downloads"):
+            grant(wrong)
+    first = grant(2)
+    assert (first.max_downloads, first.downloads_left) == (2, 2)
+    desk.api.download_release(release_id, tmp_path / "one")
+    tables = service.tables()
+    assert grant(2).downloads_left == 1  # the same grant again is no new one
+    assert service.tables() == tables
+    desk.api.download_release(release_id, tmp_path / "two")
+    for _ in range(2):
+        with pytest.raises(Refused, match="downloads are used up"):
+            desk.api.download_release(release_id, tmp_path / "three")
+        assert service.last_entry()[3]["reason"] == "downloads-used"
+    assert not (tmp_path / "three").exists()
+    assert desk.api.release_key(release_id).principal == desk.name  # opens what they have
+    (view,) = officer.release(release_id).grants
+    assert (view.downloads, view.downloads_left) == (2, 0)
+    anew = grant(1, days=2)
+    assert (anew.downloads, anew.downloads_left) == (2, 1)
+    desk.api.download_release(release_id, tmp_path / "three")
+    with pytest.raises(Refused, match="used up"):
+        desk.api.download_release(release_id, tmp_path / "four")
+    assert grant(None, days=2).downloads_left is None
+    desk.api.download_release(release_id, tmp_path / "four")
+    assert officer.revoke_grant(release_id, desk.name).downloads == 4
+    service.clock.advance(days=3)
+    grant(None)
+    service.clock.advance(days=2)
+    with pytest.raises(Refused, match="expired"):
+        desk.api.download_release(release_id, tmp_path / "five")

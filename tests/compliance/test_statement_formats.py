@@ -1,7 +1,8 @@
 """What was stated in the first formats stays readable, keeps its bytes, and means what it meant.
 
-`statements_1.json` holds statements as version 0.1.0 wrote them, with their digests; it was made by
-that version's `Statement.body` and `canonical_bytes`, and must never be written anew.
+`statements_1.json` and `erasure_1.json` hold statements as version 0.1.0 wrote them, with their
+digests; they were made by that version's `Statement.body` and `canonical_bytes`, and must never be
+written anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from compliance.log_views import LogExport
 from compliance.statements import (
+    ErasureReceipt,
     ReleaseManifest,
     RoundReport,
     RunOutcome,
@@ -30,12 +32,25 @@ from compliance.statements.documents import Statement
 from tests.compliance.federation import METRICS, Coordinator, Site, plan_body
 from tests.compliance.running import RunningService
 
-VECTORS: list[dict[str, str]] = json.loads(
-    (Path(__file__).parent / "statements_1.json").read_text(encoding="utf-8")
-)
+VECTORS: list[dict[str, str]] = [
+    vector
+    for name in ("statements_1.json", "erasure_1.json")
+    for vector in json.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
+]
 READERS: dict[str, type[Statement]] = {
     f"fiduciary.{kind.kind}/1": kind
-    for kind in (TrainingPlan, SiteReport, RoundReport, RunOutcome, ReleaseManifest)
+    for kind in (
+        TrainingPlan,
+        SiteReport,
+        RoundReport,
+        RunOutcome,
+        ReleaseManifest,
+        ErasureReceipt,
+    )
+}
+LATEST: dict[str, str] = {
+    name: f"fiduciary.{kind.kind}/{3 if kind in (TrainingPlan, ReleaseManifest) else 2}"
+    for name, kind in READERS.items()
 }
 FIRST: dict[str, dict[str, Any]] = {}
 for vector in VECTORS:
@@ -44,7 +59,7 @@ for vector in VECTORS:
 
 
 def read(body: dict[str, Any]) -> Statement:
-    return READERS[body["format"].replace("/2", "/1")].from_body(body)
+    return READERS[body["format"].partition("/")[0] + "/1"].from_body(body)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["digest"][7:15])
@@ -55,10 +70,10 @@ def test_a_first_statement_is_read_and_written_byte_for_byte(vector: dict[str, s
     assert digest(written) == vector["digest"]
 
 
-def test_every_statement_with_two_formats_has_a_vector() -> None:
+def test_every_statement_with_later_formats_has_a_vector() -> None:
     assert set(FIRST) == set(READERS)
     for name, kind in READERS.items():
-        assert kind.model_fields["format"].default == name.replace("/1", "/2")
+        assert kind.model_fields["format"].default == LATEST[name]
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
@@ -89,6 +104,7 @@ LATER: list[tuple[str, dict[str, Any], str]] = [
     ("outcome", {"metrics": {"accuracy": "0.9", "examples": 40}}, "macro_f1"),
     ("release", {"metrics": {"accuracy": "0.9", "examples": 40}}, "macro_f1"),
     ("release", {"metrics": {**METRICS, "perplexity": "12"}}, "metrics.perplexity: unknown"),
+    ("erasure", {"first_rounds": {f"sha256:{'1' * 64}": 3}}, "first_rounds: unknown field"),
 ]
 
 
@@ -126,14 +142,142 @@ def test_a_first_plan_has_no_limited_batch() -> None:
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_what_says_nothing_new_differs_in_the_name_of_its_format_alone(name: str) -> None:
     """Later fields at their defaults are not written, so that digests do not follow versions."""
-    latest = name.replace("/1", "/2")
-    assert read({**FIRST[name], "format": latest}).body() == {**FIRST[name], "format": latest}
+    for number in range(1, int(LATEST[name][-1]) + 1):
+        said = {**FIRST[name], "format": name.replace("/1", f"/{number}")}
+        assert read(said).body() == said
+
+
+SECURE = {"secure_aggregation": True, "quorum": 2}
+THIRD: list[tuple[dict[str, Any], str]] = [
+    (SECURE, "secure_aggregation: "),
+    ({"missed_rounds": 1}, "missed_rounds: "),
+    ({"aggregation": {"server": "adam"}}, "aggregation: "),
+    ({"transport": {"precision": "int8"}}, "transport: "),
+]
+
+
+@pytest.mark.parametrize(("changes", "field"), THIRD)
+def test_a_second_plan_that_says_what_the_third_format_brought_is_refused(
+    changes: dict[str, Any], field: str
+) -> None:
+    first = FIRST["fiduciary.plan/1"]
+    for number in (1, 2):
+        with pytest.raises(
+            MalformedInput, match=f"{field}unknown field of fiduciary.plan/{number}"
+        ):
+            read({**first, **changes, "format": f"fiduciary.plan/{number}"})
+    third = read({**first, **changes, "format": "fiduciary.plan/3"})
+    assert read(third.body()) == third
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("evaluation", {"accuracy_low": "0.8", "accuracy_high": "0.9", "groups": []}),
+        ("model_signing_key", "a PEM"),
+    ],
+)
+def test_a_second_release_that_says_what_the_third_format_brought_is_refused(
+    field: str, value: Any
+) -> None:
+    first = FIRST["fiduciary.release/1"]
+    for number in (1, 2):
+        with pytest.raises(MalformedInput, match=f"{field}: unknown field of fiduciary.release/"):
+            read({**first, field: value, "format": f"fiduciary.release/{number}"})
+    third = read({**first, field: value, "format": "fiduciary.release/3"})
+    assert read(third.body()) == third
+
+
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [("phases", {"proximal": "0.1"}), ("privacy", {"noise_sites": 2})],
+)
+def test_the_third_format_s_inner_fields_are_unknown_to_the_second(
+    where: str, change: dict[str, Any]
+) -> None:
+    first = {**FIRST["fiduciary.plan/1"], **SECURE}
+    phase = {**first["phases"][0], "steps_per_round": 1}
+    first["phases"] = [phase]
+    field = next(iter(change))
+    changed = {
+        **first,
+        where: [{**phase, **change}] if where == "phases" else {**first[where], **change},
+    }
+    assert read({**changed, "format": "fiduciary.plan/3"}).body()["format"] == "fiduciary.plan/3"
+    second = {k: v for k, v in changed.items() if k != "secure_aggregation"}
+    with pytest.raises(MalformedInput, match=rf"{field}|noise_sites"):
+        read({**second, "format": "fiduciary.plan/2"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({**SECURE, "quorum": 1}, "quorum: secure aggregation needs at least 2"),
+        ({**SECURE, "sites": ["a", "b", "c", "d"]}, "more than half of the sites"),
+        ({**SECURE, "transport": {"precision": "int8"}}, "transport: masked numbers"),
+        (
+            {**SECURE, "sites": ["a", "b", "c", "d", "e"], "quorum": 5,
+             "aggregation": {"rule": "median", "tolerated": 1}},
+            "secure aggregation hides",
+        ),
+        ({"aggregation": {"rule": "median"}}, "tolerated: a mean bears no hostile site"),
+        ({"aggregation": {"rule": "mean", "tolerated": 1}}, "tolerated: a mean bears"),
+        (
+            {"quorum": 2, "aggregation": {"rule": "median", "tolerated": 1}},
+            "median bears 1 hostile sites with a quorum of at least 3",
+        ),
+        (
+            {"sites": ["a", "b", "c", "d"], "quorum": 4,
+             "aggregation": {"rule": "krum", "tolerated": 1}},
+            "krum bears 1 hostile sites with a quorum of at least 5",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_aggregated_so_is_no_plan(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MalformedInput, match=reason):
+        read({**FIRST["fiduciary.plan/1"], **changes, "format": "fiduciary.plan/3"})
+
+
+@pytest.mark.parametrize(
+    ("privacy", "changes", "reason"),
+    [
+        ({"noise_sites": 2}, {}, "distributed noise needs secure_aggregation"),
+        ({"noise_sites": 3}, SECURE, "3 is more than the quorum"),
+        ({"noise_sites": 2}, SECURE, "distributed noise needs one step a round"),
+    ],
+)
+def test_noise_that_nobody_would_have_to_add_is_no_plan(
+    privacy: dict[str, Any], changes: dict[str, Any], reason: str
+) -> None:
+    first = FIRST["fiduciary.plan/1"]
+    said = {**first, **changes, "privacy": {**first["privacy"], **privacy}}
+    with pytest.raises(MalformedInput, match=reason):
+        read({**said, "format": "fiduciary.plan/3"})
+
+
+@pytest.mark.parametrize(
+    ("phases", "reason"),
+    [
+        ([{"proximal": "0.6"}], "above 1 would pull beyond the start"),
+        ([{"proximal": "-0.1"}], "proximal"),
+        ([{"kind": "histogram", "proximal": "0.1"}, {}], "a histogram counts"),
+    ],
+)
+def test_a_pull_that_goes_too_far_or_nowhere_is_no_plan(
+    phases: list[dict[str, Any]], reason: str
+) -> None:
+    first = FIRST["fiduciary.plan/1"]
+    phase = {**first["phases"][0], "learning_rate": "2"}
+    said = {**first, "phases": [{**phase, **changes} for changes in phases]}
+    with pytest.raises(MalformedInput, match=reason):
+        read({**said, "format": "fiduciary.plan/3"})
+    read({**first, "phases": [{**phase, "proximal": "0.5"}], "format": "fiduciary.plan/3"})
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_a_format_of_the_future_is_refused(name: str) -> None:
     with pytest.raises(MalformedInput, match="format: "):
-        READERS[name].from_body({**FIRST[name], "format": name.replace("/1", "/3")})
+        READERS[name].from_body({**FIRST[name], "format": name.replace("/1", "/4")})
 
 
 def test_plans_of_both_formats_run_side_by_side_and_the_log_verifies(

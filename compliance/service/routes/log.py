@@ -7,8 +7,9 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
+from audit.checkpoint import read_checkpoint
 from audit.errors import NotFound
-from compliance.resources import LogConsistency, LogProof
+from compliance.resources import LogConsistency, LogHead, LogProof
 from compliance.service.gate import ANY_ROLE, GatedRoute, Office, requires
 from compliance.service.registry import Registry
 from compliance.service.witnessing import cosigned
@@ -16,16 +17,29 @@ from compliance.service.witnessing import cosigned
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/log", tags=["log"])
 
 
+Size = Annotated[int, Query(ge=0, le=2**53 - 1)]
+
+
 @router.get("/checkpoint")
-@requires(*ANY_ROLE)
-def checkpoint(office: Office) -> dict[str, str]:
-    """The newest signed checkpoint, with the lines of the witnesses that cosigned it."""
+@requires(*ANY_ROLE, by_site=True)
+def checkpoint(office: Office, since: Size = 0) -> LogHead:
+    """The newest signed checkpoint, with the lines of the witnesses that cosigned it.
+
+    With `since`, a number of entries, also the proof that the log of so many is its prefix.
+    """
     with office.reading() as session:
-        return {"checkpoint": cosigned(session, office.log.checkpoint(office.storage(session)))}
+        storage = office.storage(session)
+        note = cosigned(session, office.log.checkpoint(storage))
+        size = read_checkpoint(note).size
+        growth = None
+        if 0 < since <= size:
+            hashes = office.log.consistency(storage, since, size)
+            growth = LogConsistency(first=since, second=size, hashes=hashes)
+    return LogHead(checkpoint=note, growth=growth)
 
 
 @router.get("/proofs/{position}")
-@requires(*ANY_ROLE)
+@requires(*ANY_ROLE, by_site=True)
 def prove(position: int, office: Office) -> LogProof:
     """A leaf, with its inclusion proof against the newest checkpoint. The payload stays sealed."""
     with office.reading() as session:
@@ -36,11 +50,11 @@ def prove(position: int, office: Office) -> LogProof:
 
 
 @router.get("/consistency")
-@requires(*ANY_ROLE)
+@requires(*ANY_ROLE, by_site=True)
 def consistency(
     office: Office,
-    first: Annotated[int, Query(ge=0, le=2**53 - 1)],
-    second: Annotated[int, Query(ge=0, le=2**53 - 1)],
+    first: Size,
+    second: Size,
 ) -> LogConsistency:
     """Proof that the log of `first` entries is a prefix of the log of `second`."""
     with office.reading() as session:

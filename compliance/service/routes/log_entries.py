@@ -15,11 +15,15 @@ from fastapi.responses import StreamingResponse
 
 from compliance.log_access import COUNT_HEADER
 from compliance.log_views import LogExport, LogPage, LogQuery
+from compliance.resources import Role
 from compliance.service.gate import Caller, GatedRoute, Office, requires
 from compliance.service.log_export import MEDIA_TYPES, export_lines, prepare_export
 from compliance.service.log_search import read_page
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/log", tags=["log"])
+
+READERS: Final[tuple[Role, ...]] = ("officer", "auditor")
+"""Whoever holds these for some sites alone finds the entries about those."""
 
 LOG_OBJECT: Final = "log:entries"
 """What a question is about, whatever it asks: a plan's entries are not who read them."""
@@ -36,11 +40,11 @@ _FILE: Final[dict[str, Any]] = {
 
 
 @router.get("/entries")
-@requires("officer", "auditor")
+@requires(*READERS, by_site=True)
 def query_log(query: Annotated[LogQuery, Query()], office: Office, caller: Caller) -> LogPage:
     """Entries that meet all conditions, decrypted and proven. The question is recorded."""
     with office.reading() as session:
-        page = read_page(office, session, query)
+        page = read_page(office, session, query, caller.scope(*READERS))
     with office.writing(caller) as transaction:
         transaction.record(
             "log.queried",
@@ -57,12 +61,12 @@ def query_log(query: Annotated[LogQuery, Query()], office: Office, caller: Calle
 
 
 @router.get("/export", response_class=StreamingResponse, responses={200: _FILE})
-@requires("officer", "auditor")
+@requires(*READERS, by_site=True)
 def export_log(
     query: Annotated[LogExport, Query()], office: Office, caller: Caller
 ) -> StreamingResponse:
     """All entries that meet the conditions, as one file, oldest first. The export is recorded."""
-    export = prepare_export(office, query)
+    export = prepare_export(office, query, caller.scope(*READERS))
     with office.writing(caller) as transaction:
         transaction.record(
             "log.exported",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal, cast
 
 from fastapi import APIRouter
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
@@ -19,6 +19,7 @@ from compliance.resources import (
     PlanState,
     PlanView,
     Recorded,
+    Role,
     SiteState,
     StatementBody,
     SubmittedPlan,
@@ -37,7 +38,7 @@ from compliance.service.filing import (
 from compliance.service.gate import Caller, GatedRoute, Office, requires
 from compliance.service.log_index import topics_of_clear_fields
 from compliance.service.registry import Registry, Transaction
-from compliance.service.tables import PlanRow, PlanSiteRow, SiteRow, StatementRow
+from compliance.service.tables import MissedRoundRow, PlanRow, PlanSiteRow, SiteRow, StatementRow
 from compliance.statements import (
     Decision,
     Refusal,
@@ -48,6 +49,9 @@ from compliance.statements import (
 )
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["plans"])
+
+READERS: Final[tuple[Role, ...]] = ("coordinator", "site", "officer", "auditor")
+EVIDENCE_READERS: Final[tuple[Role, ...]] = ("coordinator", "officer", "auditor")
 
 
 @router.post("/plans", status_code=201)
@@ -71,52 +75,53 @@ def submit_plan(body: StatementBody, office: Office, caller: Caller) -> Submitte
 
 
 @router.get("/plans")
-@requires("coordinator", "site", "officer", "auditor")
+@requires(*READERS, by_site=True)
 def list_plans(
     office: Office, caller: Caller, state: PlanState | None = None
 ) -> dict[str, list[PlanView]]:
-    """Plans, oldest first. A site sees those that name it."""
+    """Plans, oldest first. A site, and a role that is limited to sites, sees those that name it."""
     with office.reading() as session:
         query = select(PlanRow).order_by(PlanRow.position)
         if state is not None:
             query = query.where(PlanRow.state == state)
-        if caller.site is not None:
-            query = query.join(PlanSiteRow).where(PlanSiteRow.site == caller.site)
+        sites = caller.scope(*READERS).sites
+        if sites is not None:
+            query = query.where(PlanRow.plan_id.in_(plans_naming(sites)))
         return {"plans": _views(session, session.scalars(query).all())}
 
 
 @router.get("/plans/{plan_id}")
-@requires("coordinator", "site", "officer", "auditor")
+@requires(*READERS, by_site=True)
 def show_plan(plan_id: str, office: Office, caller: Caller) -> PlanView:
-    """One plan. To a site that it does not name it does not exist."""
+    """One plan. To whom it concerns not at all it does not exist."""
     with office.reading() as session:
-        row = plan_row(session, plan_id)
-        if caller.site is not None and session.get(PlanSiteRow, (plan_id, caller.site)) is None:
-            raise _no_plan()
+        row = visible_plan(session, plan_id, caller.scope(*READERS))
         return _views(session, [row])[0]
 
 
 @router.get("/plans/{plan_id}/reports")
-@requires("coordinator", "officer", "auditor")
-def show_evidence(plan_id: str, office: Office) -> PlanEvidence:
-    """What was reported of a plan's rounds, oldest first."""
+@requires(*EVIDENCE_READERS, by_site=True)
+def show_evidence(plan_id: str, office: Office, caller: Caller) -> PlanEvidence:
+    """What was reported of a plan's rounds, oldest first; of sites, the caller's."""
+    scope = caller.scope(*EVIDENCE_READERS)
     with office.reading() as session:
-        plan_row(session, plan_id)
+        visible_plan(session, plan_id, scope)
+        reports = filed_about(session, plan_id, SiteReport.kind)
         return PlanEvidence(
             rounds=tuple(filed_about(session, plan_id, RoundReport.kind)),
-            reports=tuple(filed_about(session, plan_id, SiteReport.kind)),
+            reports=tuple(signed for signed in reports if scope.includes(str(signed.body["site"]))),
         )
 
 
 @router.post("/plans/{plan_id}/approval")
-@requires("officer")
+@requires("officer", by_site=True)
 def approve(plan_id: str, body: DecisionBody, office: Office, caller: Caller) -> PlanView:
     """Approve a plan that somebody else submitted."""
     return _decide(plan_id, body.reason, office, caller, "approved")
 
 
 @router.post("/plans/{plan_id}/rejection")
-@requires("officer")
+@requires("officer", by_site=True)
 def reject(plan_id: str, body: DecisionBody, office: Office, caller: Caller) -> PlanView:
     """Reject a plan."""
     return _decide(plan_id, body.reason, office, caller, "rejected")
@@ -132,6 +137,7 @@ def report_round(plan_id: str, body: StatementBody, office: Office, caller: Call
         report = read_statement(RoundReport, body.statement, key)
         enforce(rules.may_report_round(report, plan, plan_id, _state(row)))
         row.rounds_reported = max(row.rounds_reported, report.round + 1)
+        _note_missed(transaction.session, plan_id, report)
 
     return _file_about(plan_id, body.statement, office, caller, "round.reported", check)
 
@@ -157,7 +163,8 @@ def report_outcome(plan_id: str, body: StatementBody, office: Office, caller: Ca
     def check(transaction: Transaction, row: PlanRow, plan: TrainingPlan) -> None:
         key = coordinator_key(transaction.session)
         outcome = read_statement(RunOutcome, body.statement, key)
-        enforce(rules.may_close(outcome, plan, plan_id, _state(row)))
+        missed = _rounds_missed(transaction.session, plan_id)
+        enforce(rules.may_close(outcome, plan, plan_id, _state(row), missed))
         row.state = outcome.verdict
 
     return _file_about(plan_id, body.statement, office, caller, "run.ended", check, ends_run=True)
@@ -201,6 +208,34 @@ def plan_row(session: Session, plan_id: str) -> PlanRow:
     return row
 
 
+def plans_naming(sites: Collection[str]) -> Select[str]:
+    """The ids of all plans that name any of these sites, as a subquery."""
+    return select(PlanSiteRow.plan_id).where(PlanSiteRow.site.in_(sorted(sites)))
+
+
+def sites_of_plan(session: Session, plan_id: str) -> frozenset[str]:
+    """The sites that a plan names."""
+    return frozenset(
+        session.scalars(select(PlanSiteRow.site).where(PlanSiteRow.plan_id == plan_id))
+    )
+
+
+def visible_plan(session: Session, plan_id: str, scope: rules.Scope) -> PlanRow:
+    """A plan that concerns somebody.
+
+    Raises:
+        NotFound: When there is none of that id, or it names no site of theirs.
+    """
+    row = plan_row(session, plan_id)
+    if scope.sites is not None:
+        theirs = select(PlanSiteRow.site).where(
+            PlanSiteRow.plan_id == plan_id, PlanSiteRow.site.in_(sorted(scope.sites))
+        )
+        if session.scalar(theirs.limit(1)) is None:
+            raise _no_plan()
+    return row
+
+
 def read_plan(session: Session, plan_id: str) -> TrainingPlan:
     """The document of a plan that was filed."""
     statement = load_rows(session, [plan_id])[plan_id]
@@ -239,7 +274,8 @@ def _decide(
 ) -> PlanView:
     with office.writing(caller) as transaction:
         session = transaction.session
-        row = plan_row(session, plan_id)
+        scope = caller.scope("officer")
+        row = visible_plan(session, plan_id, scope)
         rows = load_rows(session, [plan_id, row.decision])
         if is_repeated(rows, row.decision, caller, verdict):
             return _views(session, [row])[0]
@@ -252,6 +288,8 @@ def _decide(
                 undecided="submitted",
             )
         )
+        if verdict == "approved":  # any site's officer may stop it, but bind their own sites only
+            enforce(rules.may_commit(scope, sites_of_plan(session, plan_id)))
         signed, _ = sign_decision(transaction, f"plan:{plan_id}", verdict, reason, plan_id=plan_id)
         row.state = verdict
         row.decision = signed.digest
@@ -292,6 +330,20 @@ def _file_about(
         return Recorded(position=position)
 
 
+def _note_missed(session: Session, plan_id: str, report: RoundReport) -> None:
+    """The last report of a round says whether it was missed."""
+    row = session.get(MissedRoundRow, (plan_id, report.round))
+    if report.participants and row is not None:
+        session.delete(row)
+    elif not report.participants and row is None:
+        session.add(MissedRoundRow(plan_id=plan_id, round=report.round))
+
+
+def _rounds_missed(session: Session, plan_id: str) -> int:
+    query = select(func.count()).select_from(MissedRoundRow)
+    return session.scalar(query.where(MissedRoundRow.plan_id == plan_id)) or 0
+
+
 def _no_plan() -> NotFound:
     return NotFound("there is no such plan", fix="list the plans: `compliance plans`")
 
@@ -303,10 +355,10 @@ def _state(row: PlanRow) -> PlanState:
 def _views(session: Session, plans: Sequence[PlanRow]) -> list[PlanView]:
     digests = [digest for plan in plans for digest in (plan.plan_id, plan.decision, plan.outcome)]
     rows = load_rows(session, digests)
-    return [_view(plan, rows) for plan in plans]
+    return [_view(session, plan, rows) for plan in plans]
 
 
-def _view(plan: PlanRow, rows: dict[str, StatementRow]) -> PlanView:
+def _view(session: Session, plan: PlanRow, rows: dict[str, StatementRow]) -> PlanView:
     decision = None if plan.decision is None else rows[plan.decision]
     signed = None if decision is None else parse_envelope(decision)
     rejected = plan.state == "rejected"
@@ -321,5 +373,6 @@ def _view(plan: PlanRow, rows: dict[str, StatementRow]) -> PlanView:
         rejection=signed if rejected else None,
         approved_position=None if rejected or decision is None else decision.position,
         rounds_reported=plan.rounds_reported,
+        rounds_missed=_rounds_missed(session, plan.plan_id),
         outcome=None if plan.outcome is None else parse_envelope(rows[plan.outcome]),
     )

@@ -1,48 +1,65 @@
-"""Principals: who may call, by bearer token.
+"""Principals: who may call, by bearer token, and for which sites.
 
-A token has 256 random bits and is shown once; the database keeps its SHA-256. A name is given once:
-a revoked principal's name cannot come back as somebody else.
+* A token has 256 random bits and is shown once; the database keeps its SHA-256. A name is given
+  once: a revoked principal's name cannot come back as somebody else.
+* An officer whose role is limited to sites sees and governs those whose roles lie within them.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 from fastapi import APIRouter
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
 from compliance import rules
-from compliance.resources import NewPrincipal, PrincipalBody, PrincipalView
+from compliance.access_views import IdentityView, NewKey, RotationBody
+from compliance.resources import NewPrincipal, PrincipalBody, PrincipalView, Role
+from compliance.service.access_tables import AppointmentRow, FormerTokenRow, RoleSiteRow
 from compliance.service.errors import Denied, enforce
-from compliance.service.gate import Caller, GatedRoute, Office, requires
-from compliance.service.registry import hash_token, new_token, parse_roles
+from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, requires
+from compliance.service.identities import find_bearers
+from compliance.service.registry import Transaction, find_bearer, hash_token, new_token
 from compliance.service.tables import PrincipalRow
 from compliance.statements import format_time
 
-router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/principals", tags=["principals"])
+router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["principals"])
+
+READERS: Final[tuple[Role, ...]] = ("officer", "auditor")
 
 
-@router.get("")
-@requires("officer", "auditor")
-def list_principals(office: Office) -> dict[str, list[PrincipalView]]:
-    """All principals, by name; never a token."""
+@router.get("/principals")
+@requires(*READERS, by_site=True)
+def list_principals(office: Office, caller: Caller) -> dict[str, list[PrincipalView]]:
+    """All principals, by name; never a token. To a limited role, those of its sites."""
+    scope = caller.scope(*READERS)
     with office.reading() as session:
-        rows = session.scalars(select(PrincipalRow).order_by(PrincipalRow.name))
-        return {"principals": [_view(row) for row in rows]}
+        used = office.last_uses.of(session)
+        bearers = [
+            bearer
+            for bearer in find_bearers(session)
+            if bearer.name == caller.name or scope.contains(bearer.scope(*bearer.roles))
+        ]
+        return {"principals": _views(session, bearers, used)}
 
 
-@router.post("", status_code=201)
-@requires("officer")
+@router.post("/principals", status_code=201)
+@requires("officer", by_site=True)
 def add_principal(body: PrincipalBody, office: Office, caller: Caller) -> NewPrincipal:
     """Make a principal. The answer holds its token, this once."""
     expires_at = None if body.expires_at is None else datetime.fromisoformat(body.expires_at)
-    roles = tuple(sorted(set(body.roles)))
+    roles, sites = tuple(sorted(set(body.roles))), tuple(sorted(set(body.sites)))
     token = new_token()
     with office.writing(caller) as transaction:
         session = transaction.session
-        enforce(rules.may_add_principal(body.name, roles, expires_at, transaction.now))
+        enforce(
+            rules.may_add_principal(caller, body.name, roles, sites, expires_at, transaction.now)
+        )
         if session.get(PrincipalRow, body.name) is not None:
             raise Denied(
                 rules.Refused(
@@ -52,6 +69,12 @@ def add_principal(body: PrincipalBody, office: Office, caller: Caller) -> NewPri
                     "conflict",
                 )
             )
+        appointee = rules.Bearer(
+            body.name,
+            frozenset(roles),
+            limits=frozenset((role, site) for role in roles for site in sites),
+        )
+        waits = rules.needs_confirmation(appointee, caller.name, present_officers(transaction))
         row = PrincipalRow(
             name=body.name,
             roles=",".join(roles),
@@ -60,37 +83,176 @@ def add_principal(body: PrincipalBody, office: Office, caller: Caller) -> NewPri
             created_at=transaction.time,
             expires_at=None if expires_at is None else format_time(expires_at),
         )
-        position = transaction.record(
-            "principal.added",
-            f"principal:{body.name}",
-            {"roles": list(roles), "expires_at": row.expires_at},
-        )
+        details: dict[str, object] = {"roles": list(roles), "expires_at": row.expires_at}
+        if sites:
+            details["sites"] = list(sites)
+        if waits:
+            details["confirmed"] = False
+        position = transaction.record("principal.added", f"principal:{body.name}", details)
         session.add(row)
-        view = _view(row)
+        session.flush()
+        session.add_all(
+            RoleSiteRow(principal=body.name, role=role, site=site)
+            for role, site in sorted(appointee.limits)
+        )
+        if waits:
+            appoint(transaction, body.name, caller.name)
+        (view,) = _views(session, [_found(session, body.name)], {})
     return NewPrincipal(**view.model_dump(), position=position, token=token)
 
 
-@router.delete("/{name}")
-@requires("officer")
+@router.post("/principals/{name}/confirmation")
+@requires("officer", by_site=True)
+def confirm_principal(name: str, office: Office, caller: Caller) -> PrincipalView:
+    """Confirm an officer whom another officer appointed. Until then its token does nothing."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        appointee = _found(session, name)
+        row = session.get(AppointmentRow, name)
+        if row is None:
+            raise NotFound(
+                "no appointment of this principal waits", fix="see `compliance principals list`"
+            )
+        if row.confirmed_at is None or row.confirmed_by != caller.name:
+            enforce(rules.may_confirm(caller, appointee, proposed_by=row.proposed_by))
+        if row.confirmed_at is None:
+            transaction.record("principal.confirmed", f"principal:{name}", {})
+            row.confirmed_by = caller.name
+            row.confirmed_at = transaction.time
+            session.flush()
+        (view,) = _views(session, [_found(session, name)], office.last_uses.of(session))
+        return view
+
+
+@router.post("/principals/{name}/rotation", status_code=201)
+@requires(*ANY_ROLE, by_site=True)
+def rotate_key(name: str, body: RotationBody, office: Office, caller: Caller) -> NewKey:
+    """Replace a principal's key. The answer holds the new one, this once."""
+    token = new_token()
+    overlap = timedelta(hours=body.overlap_hours)
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        target = find_bearer(session, name)
+        if target is None:
+            if not caller.holds("officer"):
+                raise Denied(rules.NOT_OWN_KEY)
+            raise _no_principal()
+        live = select(func.count()).select_from(FormerTokenRow)
+        live = live.where(
+            FormerTokenRow.principal == name, FormerTokenRow.works_until > transaction.time
+        )
+        enforce(
+            rules.may_rotate(
+                caller,
+                target,
+                overlap=overlap,
+                former_tokens=session.scalar(live) or 0,
+                now=transaction.now,
+            )
+        )
+        row = session.get_one(PrincipalRow, name)
+        until = format_time(transaction.now + overlap) if overlap else None
+        position = transaction.record(
+            "principal.rotated", f"principal:{name}", {"former_works_until": until}
+        )
+        if until is None:
+            session.execute(delete(FormerTokenRow).where(FormerTokenRow.principal == name))
+        else:
+            session.add(
+                FormerTokenRow(
+                    token_sha256=row.token_sha256,
+                    principal=name,
+                    replaced_at=transaction.time,
+                    works_until=until,
+                )
+            )
+        row.token_sha256 = hash_token(token)
+    return NewKey(name=name, token=token, former_works_until=until, position=position)
+
+
+@router.delete("/principals/{name}")
+@requires("officer", by_site=True)
 def revoke_principal(name: str, office: Office, caller: Caller) -> PrincipalView:
     """End a principal. Its token is dead when this is answered."""
     with office.writing(caller) as transaction:
-        row = transaction.session.get(PrincipalRow, name)
+        session = transaction.session
+        row = session.get(PrincipalRow, name)
         if row is None:
-            raise NotFound("there is no such principal", fix="see `compliance principals list`")
-        enforce(rules.may_revoke_principal(caller, name))
+            raise _no_principal()
+        enforce(rules.may_revoke_principal(caller, _found(session, name)))
         if row.revoked_at is None:
             transaction.record("principal.revoked", f"principal:{name}", {})
             row.revoked_at = transaction.time
-        return _view(row)
+            session.flush()
+        (view,) = _views(session, [_found(session, name)], office.last_uses.of(session))
+        return view
 
 
-def _view(row: PrincipalRow) -> PrincipalView:
-    return PrincipalView(
-        name=row.name,
-        roles=parse_roles(row.roles),
-        created_by=row.created_by,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        revoked_at=row.revoked_at,
+@router.get("/identity")
+@requires(*ANY_ROLE, by_site=True)
+def show_identity(caller: Caller) -> IdentityView:
+    """Who the caller is, by the token that it shows."""
+    return IdentityView(
+        name=caller.name,
+        roles=tuple(sorted(caller.roles)),
+        sites=limits_by_role(caller),
+        expires_at=None if caller.expires_at is None else format_time(caller.expires_at),
     )
+
+
+def present_officers(transaction: Transaction) -> list[rules.Bearer]:
+    """Every officer whose token works now."""
+    return [
+        bearer
+        for bearer in find_bearers(transaction.session, PrincipalRow.roles.contains("officer"))
+        if bearer.confirmed and rules.may_use_token(bearer, transaction.now) == rules.ALLOWED
+    ]
+
+
+def appoint(transaction: Transaction, name: str, proposed_by: str) -> None:
+    """Let a principal wait for the confirmation of a second officer."""
+    row = transaction.session.get(AppointmentRow, name) or AppointmentRow(principal=name)
+    row.proposed_by, row.proposed_at = proposed_by, transaction.time
+    row.confirmed_by = row.confirmed_at = None
+    transaction.session.add(row)
+
+
+def limits_by_role(bearer: rules.Bearer) -> dict[Role, tuple[str, ...]]:
+    """By role, the sites to which it is limited."""
+    found: dict[Role, tuple[str, ...]] = defaultdict(tuple)
+    for role, site in sorted(bearer.limits):
+        found[role] += (site,)
+    return dict(found)
+
+
+def _found(session: Session, name: str) -> rules.Bearer:
+    bearer = find_bearer(session, name)
+    if bearer is None:
+        raise _no_principal()
+    return bearer
+
+
+def _no_principal() -> NotFound:
+    return NotFound("there is no such principal", fix="see `compliance principals list`")
+
+
+def _views(
+    session: Session, bearers: Sequence[rules.Bearer], used: dict[str, str]
+) -> list[PrincipalView]:
+    names = [bearer.name for bearer in bearers]
+    found = session.scalars(select(PrincipalRow).where(PrincipalRow.name.in_(names)))
+    rows = {row.name: row for row in found}
+    return [
+        PrincipalView(
+            name=bearer.name,
+            roles=tuple(sorted(bearer.roles)),
+            sites=limits_by_role(bearer),
+            created_by=rows[bearer.name].created_by,
+            created_at=rows[bearer.name].created_at,
+            expires_at=rows[bearer.name].expires_at,
+            revoked_at=rows[bearer.name].revoked_at,
+            confirmed=bearer.confirmed,
+            last_used_at=used.get(bearer.name),
+        )
+        for bearer in bearers
+    ]

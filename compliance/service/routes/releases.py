@@ -13,12 +13,13 @@ from decimal import Decimal
 from typing import Final, Literal, cast
 
 from fastapi import APIRouter, Request
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from audit.errors import MalformedInput, VerificationFailed
 from compliance import rules
+from compliance.gate_views import GatesView
 from compliance.resources import (
     DecisionBody,
     PlanState,
@@ -27,8 +28,10 @@ from compliance.resources import (
     Role,
     SubmittedRelease,
 )
+from compliance.rules.erasure_cases import may_be_given
 from compliance.sealing import SERVICE, open_data_key
 from compliance.service.content import Received
+from compliance.service.erasure_cases import owes, reach_release
 from compliance.service.errors import enforce
 from compliance.service.filing import (
     coordinator_key,
@@ -41,8 +44,16 @@ from compliance.service.filing import (
 )
 from compliance.service.gate import Caller, GatedRoute, Office, requires
 from compliance.service.registry import Registry
+from compliance.service.release_gates import enforce_gates, gates_view
 from compliance.service.release_views import no_release, release_row, release_views, state_of
-from compliance.service.routes.plans import filed_about, is_repeated, plan_row, read_plan
+from compliance.service.routes.plans import (
+    filed_about,
+    is_repeated,
+    plan_row,
+    plans_naming,
+    read_plan,
+    sites_of_plan,
+)
 from compliance.service.tables import GrantRow, ReleaseRow
 from compliance.statements import ReleaseManifest, SiteReport
 
@@ -78,15 +89,15 @@ def submit_release(body: ReleaseBody, office: Office, caller: Caller) -> Submitt
         position = file_statement(
             transaction, body.statement, "release.announced", plan_id=manifest.plan_id
         )
-        session.add(
-            ReleaseRow(
-                release_id=release_id,
-                plan_id=manifest.plan_id,
-                state="announced",
-                position=position,
-                sealed_key=body.sealed_key,
-            )
+        row = ReleaseRow(
+            release_id=release_id,
+            plan_id=manifest.plan_id,
+            state="announced",
+            position=position,
+            sealed_key=body.sealed_key,
         )
+        session.add(row)
+        reach_release(transaction, row)
         return SubmittedRelease(release_id=release_id, position=position)
 
 
@@ -103,41 +114,71 @@ async def upload(release_id: str, request: Request, office: Office, caller: Call
 
 
 @router.get("")
-@requires(*READERS, "consumer")
+@requires(*READERS, "consumer", by_site=True)
 def list_releases(office: Office, caller: Caller) -> dict[str, list[ReleaseView]]:
-    """Releases, oldest first. A consumer sees those granted to it."""
+    """Releases, oldest first. A consumer sees those granted to it, a limited role its sites'."""
     with office.reading() as session:
         query = select(ReleaseRow).order_by(ReleaseRow.position)
-        if not caller.holds(*READERS):
-            query = query.join(GrantRow).where(GrantRow.principal == caller.name)
+        sites = reading_scope(caller).sites
+        if sites is not None:
+            granted = select(GrantRow.release_id).where(GrantRow.principal == caller.name)
+            query = query.where(
+                or_(ReleaseRow.release_id.in_(granted), ReleaseRow.plan_id.in_(plans_naming(sites)))
+            )
         rows = session.scalars(query).all()
         return {"releases": release_views(session, rows, caller)}
 
 
 @router.get("/{release_id}")
-@requires(*READERS, "consumer")
+@requires(*READERS, "consumer", by_site=True)
 def show_release(release_id: str, office: Office, caller: Caller) -> ReleaseView:
-    """One release. To a consumer without a grant it does not exist."""
+    """One release. To a consumer without a grant, and to others' sites, it does not exist."""
     with office.reading() as session:
-        row = release_row(session, release_id)
-        granted = session.get(GrantRow, (release_id, caller.name)) is not None
-        if not granted and not caller.holds(*READERS):
-            raise no_release()
+        if session.get(GrantRow, (release_id, caller.name)) is None:
+            row = visible_release(session, release_id, reading_scope(caller))
+        else:
+            row = release_row(session, release_id)
         return release_views(session, [row], caller)[0]
 
 
+@router.get("/{release_id}/gates")
+@requires(*READERS, by_site=True)
+def show_gates(release_id: str, office: Office, caller: Caller) -> GatesView:
+    """Every gate that a release must pass before it can be approved, as it is judged now."""
+    with office.reading() as session:
+        row = visible_release(session, release_id, reading_scope(caller))
+        return gates_view(office, session, row)
+
+
 @router.post("/{release_id}/approval")
-@requires("officer")
+@requires("officer", by_site=True)
 def approve(release_id: str, body: DecisionBody, office: Office, caller: Caller) -> ReleaseView:
-    """Approve a release that somebody else submitted."""
+    """Approve a release that somebody else submitted. Refused while a gate fails."""
     return _decide(release_id, body.reason, office, caller, "approved")
 
 
 @router.post("/{release_id}/rejection")
-@requires("officer")
+@requires("officer", by_site=True)
 def reject(release_id: str, body: DecisionBody, office: Office, caller: Caller) -> ReleaseView:
     """Reject a release."""
     return _decide(release_id, body.reason, office, caller, "rejected")
+
+
+def reading_scope(caller: rules.Bearer) -> rules.Scope:
+    """The sites whose releases a caller sees. Every site sees all: it must know what it serves."""
+    return rules.EVERYWHERE if caller.holds("site") else caller.scope(*READERS)
+
+
+def visible_release(session: Session, release_id: str, scope: rules.Scope) -> ReleaseRow:
+    """A release of a plan that concerns somebody.
+
+    Raises:
+        NotFound: When there is none of that id, or its plan names no site of theirs.
+    """
+    row = release_row(session, release_id)
+    if not scope.meets(sites_of_plan(session, row.plan_id)):
+        raise no_release()
+    return row
 
 
 def _check_upload(office: Registry, caller: rules.Bearer, release_id: str) -> None:
@@ -192,11 +233,14 @@ def _decide(
 ) -> ReleaseView:
     with office.writing(caller) as transaction:
         session = transaction.session
-        row = release_row(session, release_id)
+        scope = caller.scope("officer")
+        row = visible_release(session, release_id, scope)
         rows = load_rows(session, [release_id, row.decision])
-        if is_repeated(rows, row.decision, caller, verdict):
+        if row.state == verdict and is_repeated(rows, row.decision, caller, verdict):
             return release_views(session, [row], caller)[0]
         submitted_by = rows[release_id].filed_by
+        if verdict == "approved":
+            enforce(may_be_given(owes=owes(session, release_id)))
         enforce(
             rules.may_decide(
                 caller,
@@ -206,6 +250,9 @@ def _decide(
                 undecided="candidate",
             )
         )
+        if verdict == "approved":
+            enforce(rules.may_commit(scope, sites_of_plan(session, row.plan_id)))
+            enforce_gates(office, session, row)
         signed, _ = sign_decision(
             transaction,
             f"release:{release_id}",

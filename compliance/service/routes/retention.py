@@ -30,7 +30,7 @@ def show_retention(office: Office) -> RetentionView:
 
 
 @router.post("/runs")
-@requires("officer")
+@requires("officer", own_transactions=True)
 def run_retention(body: RetentionRunBody, office: Office, caller: Caller) -> RetentionRunView:
     """Shred what is due. Each shred is ordered in the log before, and confirmed after."""
     with settings_of_the_service():

@@ -161,16 +161,16 @@ def enrol(body: EnrolmentBody, office: Office) -> Enrolled:
 
 
 @router.get("/sites")
-@requires(*ANY_ROLE)
+@requires(*ANY_ROLE, by_site=True)
 def list_sites(office: Office) -> dict[str, list[SiteView]]:
-    """All sites, by name."""
+    """All sites, by name. Everybody may know who takes part, and by which key."""
     with office.reading() as session:
         rows = session.scalars(select(SiteRow).order_by(SiteRow.name)).all()
         return {"sites": _views(session, rows)}
 
 
 @router.get("/sites/{name}")
-@requires(*ANY_ROLE)
+@requires(*ANY_ROLE, by_site=True, token_alone=True)
 def show_site(name: str, office: Office) -> SiteView:
     """One site."""
     with office.reading() as session:
@@ -200,16 +200,21 @@ def admit(name: str, body: StatementBody, office: Office, caller: Caller) -> Sit
             site.state = "approved"
             site.certificate = admission.certificate
             site.admission = body.statement.digest
-        return _views(session, [site])[0]
+        view = _views(session, [site])[0]
+    if view.certificate is not None:
+        for told in office.on_admitted:
+            told(view.certificate)
+    return view
 
 
 @router.post("/sites/{name}/revocation")
-@requires("coordinator", "officer")
+@requires("coordinator", "officer", by_site=True)
 def revoke(name: str, body: DecisionBody, office: Office, caller: Caller) -> SiteView:
     """Stop a site. Its token is dead when this is answered."""
     with office.writing(caller) as transaction:
         session = transaction.session
         site = site_row(session, name)
+        enforce(rules.may_commit(caller.scope("coordinator", "officer"), {name}))
         if site.state != "revoked":
             transaction.record("site.revoked", f"site:{name}", {"reason": body.reason})
             site.state = "revoked"

@@ -2,15 +2,18 @@
 
 * The service never learns who a subject is: identifiers are sealed to the site that must act, and
   receipts name the site's own pseudonym.
-* An erasure and the end of the request that it answers are one change.
-* The receipt that a site gets verifies offline, with the log's key alone.
+* An erasure, the end of the request that it answers, and the cases of the releases that the subject
+  took part in (`service.erasure_cases`) are one change.
+* The receipt that a site gets verifies offline, with the log's key alone. So do the follow-ups that
+  say what was found and decided of releases; repeating the call gives those that came since.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from dataclasses import replace
+from typing import Final, cast
 
 from fastapi import APIRouter
 from sqlalchemy import select
@@ -18,8 +21,6 @@ from sqlalchemy.orm import Session
 
 from audit.canonical import digest
 from audit.errors import NotFound
-from audit.receipt import Receipt
-from audit.statement import SignedStatement
 from compliance import rules
 from compliance.resources import (
     ErasureBody,
@@ -30,10 +31,10 @@ from compliance.resources import (
     SubjectRequestBody,
     SubjectRequestView,
 )
+from compliance.service.erasure_cases import reach_releases, receipt_of
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import file_statement, find_filed, read_statement, site_row
 from compliance.service.gate import Caller, GatedRoute, Office, requires
-from compliance.service.registry import Registry, Transaction
 from compliance.service.routes.plans import site_key
 from compliance.service.tables import SubjectRequestRow
 from compliance.statements import ErasureReceipt
@@ -42,7 +43,7 @@ router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["subjects"
 
 
 @router.post("/requests", status_code=201)
-@requires("site", "officer")
+@requires("site", "officer", by_site=True)
 def file_request(body: SubjectRequestBody, office: Office, caller: Caller) -> SubjectRequestView:
     """File a data subject's request for one site."""
     request_id = body.request_id or secrets.token_hex(16)
@@ -57,7 +58,9 @@ def file_request(body: SubjectRequestBody, office: Office, caller: Caller) -> Su
                     "request-exists", "another request has this request_id", status="conflict"
                 )
             )
-        if not caller.holds("officer"):
+        if caller.holds("officer"):
+            enforce(rules.may_commit(caller.scope("officer"), {body.site}))
+        else:
             enforce(rules.may_speak_for(caller, body.site))
         enforce(rules.may_act_as_site(cast(SiteState, site_row(session, body.site).state)))
         position = transaction.record(
@@ -87,17 +90,18 @@ def file_request(body: SubjectRequestBody, office: Office, caller: Caller) -> Su
 
 
 @router.get("/requests")
-@requires("site", "officer", "auditor")
+@requires("site", "officer", "auditor", by_site=True)
 def list_requests(
     office: Office, caller: Caller, state: RequestState | None = None
 ) -> dict[str, list[SubjectRequestView]]:
-    """Requests, oldest first. A site sees its own."""
+    """Requests, oldest first. A site, and a role that is limited to sites, sees their own."""
     with office.reading() as session:
         query = select(SubjectRequestRow).order_by(SubjectRequestRow.position)
         if state is not None:
             query = query.where(SubjectRequestRow.state == state)
-        if not caller.holds("officer", "auditor"):
-            query = query.where(SubjectRequestRow.site == caller.site)
+        sites = caller.scope("site", "officer", "auditor").sites
+        if sites is not None:
+            query = query.where(SubjectRequestRow.site.in_(sorted(sites)))
         return {"requests": [_view(row) for row in session.scalars(query)]}
 
 
@@ -121,8 +125,13 @@ def report_erasure(body: ErasureBody, office: Office, caller: Caller) -> Erasure
                 row.state = "done"
                 row.done_at = transaction.time
                 row.erasure = body.statement.digest
-        receipt = _receipt(office, transaction, body.statement, position)
-    return ErasureRecorded(position=position, receipt=receipt)
+            reach_releases(transaction, body.statement.digest, erasure)
+        whole = receipt_of(office, session, body.statement.digest)
+    return ErasureRecorded(
+        position=position,
+        receipt=replace(whole, follow_ups=()).to_json(),
+        follow_ups=tuple(one.to_json() for one in whole.follow_ups),
+    )
 
 
 def _answered_requests(
@@ -149,16 +158,6 @@ def _answered_requests(
         )
     ).all()
     return own if named is None or named in own else [named, *own]
-
-
-def _receipt(
-    office: Registry, transaction: Transaction, statement: SignedStatement, position: int
-) -> dict[str, Any]:
-    leaf = transaction.storage.read_leaf(position)
-    if leaf is None:
-        raise NotFound(f"the log has no entry {position}")
-    proof = office.log.prove(transaction.storage, position)
-    return Receipt(statement, leaf, proof).to_json()
 
 
 def _is_same_request(

@@ -67,7 +67,7 @@ def cosign(body: CosignatureBody, office: Office, caller: Caller) -> WitnessView
 
 
 @router.get("/witnesses")
-@requires(*ANY_ROLE)
+@requires(*ANY_ROLE, by_site=True)
 def list_witnesses(office: Office) -> dict[str, list[WitnessView]]:
     """Every site that ever cosigned, by name, with its newest cosignature."""
     with office.reading() as session:

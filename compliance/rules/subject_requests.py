@@ -1,0 +1,247 @@
+"""A data subject's request as a state machine. Pure: `step` is all that may happen to one.
+
+```
+received ─► identity-pending ─► verified ─► at-sites ─► answered ─► completed
+    │              │                │           │            │
+    └──────────────┴─ expired       └── refused ┴────────────┘        (refused: from all of these)
+```
+
+* Nothing goes to a site before it is known who asks.
+* Each site has a part of its own: `held` until identity is proven, then `sent`, `taken` once the
+  site has seen it, `answered` once it has signed what it did; `cancelled` when the request ended
+  without it. One site's part waits for no other's.
+* A request is completed when every site has answered, and no sooner. An officer closes it when a
+  site refused its part; else it closes itself.
+* Once a site has done something, the request cannot be refused any more: that would be untrue.
+* What has ended stays ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from compliance.rules.ruling import Refused, contradiction
+from compliance.statements import AnswerOutcome, SubjectAnswer, SubjectRight
+
+RequestStage = Literal[
+    "received",
+    "identity-pending",
+    "verified",
+    "at-sites",
+    "answered",
+    "completed",
+    "refused",
+    "expired",
+]
+PartState = Literal["held", "sent", "taken", "answered", "cancelled"]
+
+ENDED: Final[frozenset[RequestStage]] = frozenset({"completed", "refused", "expired"})
+WITHOUT_IDENTITY: Final[frozenset[RequestStage]] = frozenset({"received", "identity-pending"})
+WAITING: Final[frozenset[PartState]] = frozenset({"sent", "taken"})
+"""States of a part for which a site must do something."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One site's part of a request."""
+
+    site: str
+    state: PartState = "held"
+    outcome: AnswerOutcome | None = None
+
+
+@dataclass(frozen=True)
+class SubjectRequest:
+    """Where a request stands."""
+
+    right: SubjectRight
+    parts: tuple[Part, ...]
+    stage: RequestStage = "received"
+
+    def part(self, site: str) -> Part | None:
+        """A site's part."""
+        return next((part for part in self.parts if part.site == site), None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.stage in ENDED
+
+
+# --- what may happen -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IdentityAsked:
+    """A code was sent, or a site was asked to check who asks."""
+
+
+@dataclass(frozen=True)
+class IdentityProven:
+    """It is known who asks."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The sealed identifiers may be fetched by the sites."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A site has its part."""
+
+    site: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A site signed what it did."""
+
+    site: str
+    outcome: AnswerOutcome
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The subject can be told that all is done, or not found, or refused by a site and why."""
+
+
+@dataclass(frozen=True)
+class RefusedByOfficer:
+    """An officer refuses the whole request, on a ground that the law has."""
+
+
+@dataclass(frozen=True)
+class Expired:
+    """Nobody proved who asks, for too long."""
+
+
+Event = (
+    IdentityAsked
+    | IdentityProven
+    | Sent
+    | Taken
+    | Answered
+    | Completed
+    | RefusedByOfficer
+    | Expired
+)
+
+
+def open_request(right: SubjectRight, sites: tuple[str, ...]) -> SubjectRequest | Refused:
+    """A new request.
+
+    >>> open_request("access", ("north",)).stage
+    'received'
+    """
+    if not sites:
+        return contradiction("no-sites", "a request concerns at least one site")
+    if len(set(sites)) != len(sites):
+        return contradiction("site-twice", "each site is named once")
+    return SubjectRequest(right, tuple(Part(site) for site in sorted(sites)))
+
+
+def step(request: SubjectRequest, event: Event) -> SubjectRequest | Refused:
+    """What a request becomes, or why it does not.
+
+    Args:
+        request: As it stands.
+        event: What happened, or is asked for.
+    """
+    if request.ended:
+        return _not_now(request, "it has ended")
+    match event:
+        case IdentityAsked() if request.stage in WITHOUT_IDENTITY:
+            return replace(request, stage="identity-pending")
+        case IdentityProven() if request.stage in WITHOUT_IDENTITY:
+            return replace(request, stage="verified")
+        case IdentityAsked() | IdentityProven():
+            return _not_now(request, "it is known already who asks")
+        case Expired():
+            if request.stage not in WITHOUT_IDENTITY:
+                return _not_now(request, "only a request of nobody in particular expires")
+            return _ended(request, "expired")
+        case Sent():
+            if request.stage != "verified":
+                return _not_now(request, "identity is proven before a site learns of it, and once")
+            parts = tuple(replace(part, state="sent") for part in request.parts)
+            return replace(request, stage="at-sites", parts=parts)
+        case Taken(site):
+            return _taken(request, site)
+        case Answered(site, outcome):
+            return _answered(request, site, outcome)
+        case Completed():
+            if request.stage != "answered":
+                return _not_now(request, "not every site has answered")
+            return replace(request, stage="completed")
+        case RefusedByOfficer():
+            if any(part.outcome == "done" for part in request.parts):
+                return _not_now(request, "a site has done what was asked for already")
+            return _ended(request, "refused")
+
+
+def closes_itself(request: SubjectRequest) -> bool:
+    """Whether nobody need look at it before the subject is told: no site refused."""
+    return request.stage == "answered" and all(part.outcome != "refused" for part in request.parts)
+
+
+def may_answer(
+    answer: SubjectAnswer, request: SubjectRequest, caller_site: str | None
+) -> Refused | None:
+    """What is wrong with a site's answer to this request, if anything."""
+    if answer.site != caller_site:
+        return Refused("not-this-site", "a site speaks for itself", status="forbidden")
+    if answer.right != request.right:
+        return contradiction("other-right", f"the request asks for {request.right}")
+    return None
+
+
+def _taken(request: SubjectRequest, site: str) -> SubjectRequest | Refused:
+    part = request.part(site)
+    if part is None:
+        return _not_this_site()
+    if part.state != "sent":
+        return _not_now(request, f"the site's part is {part.state}")
+    return _with(request, replace(part, state="taken"))
+
+
+def _answered(
+    request: SubjectRequest, site: str, outcome: AnswerOutcome
+) -> SubjectRequest | Refused:
+    part = request.part(site)
+    if part is None:
+        return _not_this_site()
+    if part.state not in WAITING:
+        return _not_now(request, f"the site's part is {part.state}")
+    changed = _with(request, replace(part, state="answered", outcome=outcome))
+    if all(one.state == "answered" for one in changed.parts):
+        return replace(changed, stage="answered")
+    return changed
+
+
+def _ended(request: SubjectRequest, stage: Literal["refused", "expired"]) -> SubjectRequest:
+    """End it; a part that was not answered never will be."""
+    parts = tuple(
+        part if part.state == "answered" else replace(part, state="cancelled")
+        for part in request.parts
+    )
+    return replace(request, stage=stage, parts=parts)
+
+
+def _with(request: SubjectRequest, changed: Part) -> SubjectRequest:
+    parts = tuple(changed if part.site == changed.site else part for part in request.parts)
+    return replace(request, parts=parts)
+
+
+def _not_now(request: SubjectRequest, why: str) -> Refused:
+    return Refused(
+        "request-state",
+        f"the request is {request.stage}: {why}",
+        "show it: `compliance requests show ID`",
+        "conflict",
+    )
+
+
+def _not_this_site() -> Refused:
+    return Refused("not-this-site", "the request does not concern this site", status="forbidden")

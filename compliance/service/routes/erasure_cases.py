@@ -1,0 +1,280 @@
+"""Erasure cases: what is to become of releases that erased subjects took part in."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from audit.errors import NotFound
+from audit.statement import SignedStatement, sign_statement
+from compliance import rules
+from compliance.erasure_views import (
+    CaseConclusionBody,
+    CaseDecisionBody,
+    DebtView,
+    ErasureCaseView,
+    ErasureReceiptView,
+)
+from compliance.resources import PlanState
+from compliance.rules.erasure_cases import (
+    CaseFacts,
+    CaseState,
+    may_conclude,
+    may_decide_case,
+    may_rely,
+    may_retrain,
+)
+from compliance.rules.ruling import contradiction
+from compliance.rules.unlearning import Debt
+from compliance.service.erasure_cases import (
+    Stage,
+    case_row,
+    case_views,
+    debt_of,
+    erasures_of,
+    follow_up,
+    owes,
+    receipt_of,
+)
+from compliance.service.erasure_tables import ErasureCaseRow
+from compliance.service.errors import enforce
+from compliance.service.filing import file_statement, load_rows, parse_envelope, sign_decision
+from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.recalls import notify_grantees, recall_release
+from compliance.service.registry import Transaction
+from compliance.service.release_views import release_row, state_of
+from compliance.service.routes.plans import filed_about, plan_row, read_plan
+from compliance.service.tables import ReleaseRow, SiteRow
+from compliance.statements import ErasureDecision, ErasureReceipt, ReleaseManifest, SiteReport
+
+router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["erasures"])
+
+_UNTOUCHED: Final = ("announced", "candidate")
+"""States of a release that nobody has: it is rejected where another is recalled."""
+
+_RETRAINED: Final = "a data subject was erased, and a retrained model takes the place of this one"
+
+
+@router.get("/erasure-cases")
+@requires("officer", "auditor")
+def list_cases(office: Office, state: CaseState | None = None) -> dict[str, list[ErasureCaseView]]:
+    """Cases, oldest first."""
+    query = select(ErasureCaseRow).order_by(ErasureCaseRow.position)
+    if state is not None:
+        query = query.where(ErasureCaseRow.state == state)
+    with office.reading() as session:
+        return {"cases": case_views(session, session.scalars(query).all())}
+
+
+@router.get("/erasure-cases/{case_id}")
+@requires("officer", "auditor")
+def show_case(case_id: str, office: Office) -> ErasureCaseView:
+    """One case."""
+    with office.reading() as session:
+        return case_views(session, [case_row(session, case_id)])[0]
+
+
+@router.post("/erasure-cases/{case_id}/decision")
+@requires("officer")
+def decide(case_id: str, body: CaseDecisionBody, office: Office, caller: Caller) -> ErasureCaseView:
+    """Decide what becomes of a release; with its recall and every notice in one change."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        case = case_row(session, case_id)
+        if _is_repeated(session, case, body, caller):
+            return case_views(session, [case])[0]
+        release = release_row(session, case.release_id)
+        enforce(may_decide_case(caller, _facts(session, case, release)))
+        debt = debt_of(session, release)
+        _check_choice(session, case, release, body, debt)
+        signed = _sign(transaction, case, release, body, DebtView.of(debt))
+        file_statement(
+            transaction,
+            signed,
+            "erasure.decided",
+            plan_id=release.plan_id,
+            release_id=release.release_id,
+        )
+        case.decision = signed.digest
+        case.choice = body.choice
+        case.retraining_plan = body.retraining_plan
+        match body.choice:
+            case "withdraw":
+                _withdraw(transaction, release, body.reason)
+                _close(transaction, case)
+            case "rely":
+                notify_grantees(transaction, release.release_id, "subject-erased", body.reason)
+                _close(transaction, case)
+            case "retrain":
+                notify_grantees(transaction, release.release_id, "subject-erased", body.reason)
+                case.state = "retraining"
+        _tell(transaction, case, release)
+        return case_views(session, [case])[0]
+
+
+@router.post("/erasure-cases/{case_id}/conclusion")
+@requires("officer")
+def conclude(
+    case_id: str, body: CaseConclusionBody, office: Office, caller: Caller
+) -> ErasureCaseView:
+    """Let the retrained release take the place of the other, which is recalled with it."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        case = case_row(session, case_id)
+        if case.replaced_by == body.release_id:
+            return case_views(session, [case])[0]
+        release = release_row(session, case.release_id)
+        enforce(may_decide_case(caller, _facts(session, case, release)))
+        replacement = release_row(session, body.release_id)
+        enforce(
+            may_conclude(
+                state=cast(CaseState, case.state),
+                retraining_plan=case.retraining_plan,
+                replacement_plan=replacement.plan_id,
+                replacement=state_of(replacement),
+                run=cast(PlanState, plan_row(session, replacement.plan_id).state),
+                replacement_owes=owes(session, body.release_id),
+            )
+        )
+        transaction.record(
+            "erasure.concluded",
+            f"release:{release.release_id}",
+            {"case": case_id, "replaced_by": body.release_id},
+        )
+        _withdraw(transaction, release, _RETRAINED)
+        case.replaced_by = body.release_id
+        _close(transaction, case)
+        _tell(transaction, case, release)
+        return case_views(session, [case])[0]
+
+
+@router.get("/erasures/{erasure}/receipt")
+@requires("site", "officer", "auditor")
+def erasure_receipt(erasure: str, office: Office, caller: Caller) -> ErasureReceiptView:
+    """A recorded erasure's receipt, with all that followed. A site gets those of its own."""
+    with office.reading() as session:
+        receipt = receipt_of(office, session, erasure)
+        stated = ErasureReceipt.from_body(receipt.statement.body)
+        if not caller.holds("officer", "auditor") and caller.site != stated.site:
+            raise NotFound("there is no such erasure", fix="give the digest of your own statement")
+        return ErasureReceiptView(receipt=receipt.to_json())
+
+
+def _facts(session: Session, case: ErasureCaseRow, release: ReleaseRow) -> CaseFacts:
+    filed = load_rows(session, [release.release_id])[release.release_id]
+    return CaseFacts(
+        state=cast(CaseState, case.state),
+        release=state_of(release),
+        submitted_by=filed.filed_by,
+        author=read_plan(session, release.plan_id).author,
+    )
+
+
+def _check_choice(
+    session: Session, case: ErasureCaseRow, release: ReleaseRow, body: CaseDecisionBody, debt: Debt
+) -> None:
+    if (body.retraining_plan is not None) != (body.choice == "retrain"):
+        enforce(
+            contradiction(
+                "retraining-plan", "a retraining plan goes with retrain, and with nothing else"
+            )
+        )
+    if body.evidence and body.choice != "rely":
+        enforce(contradiction("evidence-unasked", "evidence goes with rely, and nothing else"))
+    if body.choice == "rely":
+        manifest = ReleaseManifest.from_body(
+            parse_envelope(load_rows(session, [release.release_id])[release.release_id]).body
+        )
+        reports = (
+            SiteReport.from_body(signed.body)
+            for signed in filed_about(session, release.plan_id, SiteReport.kind)
+        )
+        audited = {report.site for report in reports if report.audited_epsilon is not None}
+        enforce(may_rely(body.evidence, files=manifest.files, audited=audited, debt=debt))
+    if body.retraining_plan is not None:
+        new = plan_row(session, body.retraining_plan)
+        enforce(
+            may_retrain(
+                read_plan(session, new.plan_id),
+                read_plan(session, release.plan_id),
+                state=cast(PlanState, new.state),
+                submitted_position=new.position,
+                last_erasure_position=erasures_of(session, case.case_id)[-1].position,
+                approved_sites=frozenset(
+                    session.scalars(select(SiteRow.name).where(SiteRow.state == "approved"))
+                ),
+            )
+        )
+
+
+def _sign(
+    transaction: Transaction,
+    case: ErasureCaseRow,
+    release: ReleaseRow,
+    body: CaseDecisionBody,
+    debt: DebtView,
+) -> SignedStatement:
+    decision = ErasureDecision(
+        object=f"release:{release.release_id}",
+        plan_id=release.plan_id,
+        case=case.case_id,
+        choice=body.choice,
+        subjects=debt.subjects,
+        epsilon=debt.epsilon,
+        epsilon_together=debt.epsilon_together,
+        delta=debt.delta,
+        first_round=debt.first_round,
+        retraining_plan=body.retraining_plan,
+        evidence=body.evidence,
+        decided_by=transaction.actor,
+        decided_at=transaction.time,
+        reason=body.reason,
+    )
+    return sign_statement(decision.body(), transaction.registry.signer)
+
+
+def _withdraw(transaction: Transaction, release: ReleaseRow, reason: str) -> None:
+    """Take a release away from everybody, or see to it that nobody gets it."""
+    if release.state in _UNTOUCHED:
+        signed, _ = sign_decision(
+            transaction,
+            f"release:{release.release_id}",
+            "rejected",
+            reason,
+            plan_id=release.plan_id,
+            release_id=release.release_id,
+        )
+        release.state = "rejected"
+        release.decision = signed.digest
+    elif release.state != "rejected":
+        recall_release(transaction, release, reason)
+
+
+def _close(transaction: Transaction, case: ErasureCaseRow) -> None:
+    case.state = "closed"
+    case.closed_at = transaction.time
+
+
+def _tell(transaction: Transaction, case: ErasureCaseRow, release: ReleaseRow) -> None:
+    erasures = [row.digest for row in erasures_of(transaction.session, case.case_id)]
+    stage: Stage = "closed" if case.state == "closed" else "decided"
+    follow_up(transaction, erasures, stage, [release])
+
+
+def _is_repeated(
+    session: Session, case: ErasureCaseRow, body: CaseDecisionBody, caller: rules.Bearer
+) -> bool:
+    """Whether the caller decided just this before: a repeated call is no second decision."""
+    if case.decision is None:
+        return False
+    row = load_rows(session, [case.decision])[case.decision]
+    made = ErasureDecision.from_body(parse_envelope(row).body)
+    return (made.decided_by, made.choice, made.retraining_plan, made.evidence) == (
+        caller.name,
+        body.choice,
+        body.retraining_plan,
+        body.evidence,
+    )

@@ -1,0 +1,105 @@
+"""Tables of data subjects' requests (`compliance.rules.subject_requests`).
+
+* No identifier is here in clear: those of a subject are sealed to sites, an address for mail is
+  encrypted under a key of its request, receipt codes and mailed codes are hashed.
+* What is asked for often is indexed: what is open by deadline, and what a site must do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from compliance.service.tables import Base
+
+_DIGEST: Final = String(71)
+_NAME: Final = String(70)
+_HASH: Final = String(64)
+_TIME: Final = String(30)
+_REQUEST: Final = String(32)
+_POSITION: Final = BigInteger().with_variant(Integer, "sqlite")
+
+
+class CaseRow(Base):
+    """One request of one data subject."""
+
+    __tablename__ = "subject_cases"
+
+    request_id: Mapped[str] = mapped_column(_REQUEST, primary_key=True)
+    right: Mapped[str] = mapped_column(String(20))
+    jurisdiction: Mapped[str] = mapped_column(_NAME)
+    stage: Mapped[str] = mapped_column(String(20))
+    identity: Mapped[str] = mapped_column(String(20))
+    filed_by: Mapped[str] = mapped_column(_NAME)
+    received_at: Mapped[str] = mapped_column(_TIME)
+    filed_at: Mapped[str] = mapped_column(_TIME)
+    position: Mapped[int] = mapped_column(_POSITION, unique=True)
+    rules_version: Mapped[str] = mapped_column(String(10))
+    content_hmac: Mapped[str] = mapped_column(_HASH)
+    """Of what was filed, so that the same call again is known from another with its id."""
+    receipt_sha256: Mapped[str] = mapped_column(_HASH, unique=True)
+    confirm_by: Mapped[str | None] = mapped_column(_TIME)
+    confirmed_at: Mapped[str | None] = mapped_column(_TIME)
+    verified_at: Mapped[str | None] = mapped_column(_TIME)
+    due_at: Mapped[str] = mapped_column(_TIME)
+    extended_at: Mapped[str | None] = mapped_column(_TIME)
+    finished_at: Mapped[str | None] = mapped_column(_TIME)
+    ground: Mapped[str] = mapped_column(String(64), default="")
+    notice: Mapped[str] = mapped_column(Text, default="")
+    contact: Mapped[bytes | None] = mapped_column(LargeBinary)
+    code_hash: Mapped[str | None] = mapped_column(_HASH)
+    code_expires_at: Mapped[str | None] = mapped_column(_TIME)
+    code_tries: Mapped[int] = mapped_column(Integer, default=0)
+    codes_sent: Mapped[int] = mapped_column(Integer, default=0)
+
+    __table_args__ = (
+        Index("subject_cases_by_deadline", "finished_at", "due_at", "request_id"),
+        Index("subject_cases_by_stage", "stage", "due_at", "request_id"),
+    )
+
+
+class CasePartRow(Base):
+    """One site's part of a request."""
+
+    __tablename__ = "subject_case_parts"
+
+    request_id: Mapped[str] = mapped_column(
+        ForeignKey("subject_cases.request_id"), primary_key=True
+    )
+    site: Mapped[str] = mapped_column(ForeignKey("sites.name"), primary_key=True)
+    state: Mapped[str] = mapped_column(String(20))
+    outcome: Mapped[str | None] = mapped_column(String(20))
+    ground: Mapped[str] = mapped_column(String(64), default="")
+    sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    sent_at: Mapped[str | None] = mapped_column(_TIME)
+    taken_at: Mapped[str | None] = mapped_column(_TIME)
+    answered_at: Mapped[str | None] = mapped_column(_TIME)
+    reminders: Mapped[int] = mapped_column(Integer, default=0)
+    reminded_at: Mapped[str | None] = mapped_column(_TIME)
+    answer: Mapped[str | None] = mapped_column(ForeignKey("statements.digest"))
+    package: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+    __table_args__ = (Index("subject_case_parts_by_site", "site", "state"),)
+
+
+class CaseMailRow(Base):
+    """A message to a subject, encrypted until it is sent and forgotten then."""
+
+    __tablename__ = "subject_case_mail"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    request_id: Mapped[str] = mapped_column(ForeignKey("subject_cases.request_id"), index=True)
+    purpose: Mapped[str] = mapped_column(String(20))
+    written_at: Mapped[str] = mapped_column(_TIME)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class SiteSealingKeyRow(Base):
+    """To which key identifiers are sealed for a site; its statement is signed by the site."""
+
+    __tablename__ = "site_sealing_keys"
+
+    site: Mapped[str] = mapped_column(ForeignKey("sites.name"), primary_key=True)
+    statement: Mapped[str] = mapped_column(ForeignKey("statements.digest"))

@@ -1,0 +1,146 @@
+"""Mutual TLS with sites: an admitted site's token works together with its own certificate alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from audit.errors import MalformedInput, Unauthorised, Unreachable
+from compliance import rules
+from compliance.api import ComplianceClient
+from tests.compliance.federation import Coordinator, Site
+from tests.compliance.running import Clock, RunningService, running
+
+
+def alone(service: RunningService, site: Site) -> ComplianceClient:
+    """The site's token without its certificate, as a thief of the token has it."""
+    return ComplianceClient(service.trust, site.token)
+
+
+def with_certificate_of(
+    service: RunningService, token: str | None, owner: Site, folder: Path
+) -> ComplianceClient:
+    certificate = service.certificate_of(owner.name)
+    assert certificate is not None
+    paths = (folder / f"{owner.name}.crt", folder / f"{owner.name}.key")
+    paths[0].write_text(certificate)
+    paths[1].write_bytes(
+        owner.node_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return ComplianceClient(service.trust, token, certificate=paths)
+
+
+def test_a_sites_token_works_with_its_certificate_alone(
+    service: RunningService, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    north, south = Site("north"), coordinator.welcome("south")
+    north.join(service, coordinator.invite("north"))
+    with alone(service, north) as pending:
+        assert pending.plans() == ()  # enrolment comes before the certificate
+        coordinator.admit(north)
+        with pytest.raises(Unauthorised, match="together with its certificate alone"):
+            pending.plans()  # on a connection that is open already
+        actor, action, _, payload = service.last_entry()
+        assert (actor, action) == ("anonymous", "request.refused")
+        assert payload["reason"] == "certificate-missing"
+        assert pending.site("north").certificate is not None  # to fetch it, the token is enough
+    with with_certificate_of(service, north.token, north, tmp_path) as admitted:
+        assert admitted.plans() == ()
+        assert admitted.access.identity().name == "site:north"
+    with (
+        with_certificate_of(service, north.token, south, tmp_path) as foreign,
+        pytest.raises(Unauthorised, match="together with its certificate alone"),
+    ):
+        foreign.plans()
+    assert service.last_entry()[3]["reason"] == "certificate-foreign"
+
+
+def test_a_certificate_is_no_token_and_others_need_none(
+    service: RunningService, north: Site, tmp_path: Path
+) -> None:
+    with (
+        with_certificate_of(service, None, north, tmp_path) as nobody,
+        pytest.raises(Unauthorised, match="needs a bearer token"),
+    ):
+        nobody.plans()
+    with with_certificate_of(service, service.token("officer"), north, tmp_path) as officer:
+        assert officer.access.identity().name == "officer"
+
+
+def test_a_revoked_sites_certificate_opens_nothing(
+    service: RunningService, north: Site, tmp_path: Path
+) -> None:
+    with with_certificate_of(service, north.token, north, tmp_path) as client:
+        client.plans()
+        service.as_("officer").revoke_site("north")
+        with pytest.raises(Unauthorised, match="not valid"):
+            client.plans()
+    assert service.last_entry()[3]["reason"] == "token-revoked"
+
+
+def test_a_certificate_that_no_site_was_admitted_with_is_refused_in_the_handshake(
+    service: RunningService, coordinator: Coordinator, north: Site, tmp_path: Path
+) -> None:
+    stranger = Site("north")  # the same name by the same authority, but another key
+    stranger.node_key = generate_private_key(SECP384R1())
+    paths = (tmp_path / "stranger.crt", tmp_path / "stranger.key")
+    paths[0].write_text(coordinator.certificate(stranger.node_key.public_key(), "north"))
+    paths[1].write_bytes(
+        stranger.node_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    with (
+        ComplianceClient(service.trust, north.token, certificate=paths) as client,
+        pytest.raises(Unreachable),
+    ):
+        client.plans()
+    # Of the right certificate, without its key, nothing can be made.
+    (tmp_path / "north.crt").write_text(service.certificate_of("north") or "")
+    with pytest.raises(MalformedInput, match="no certificate and its key"):
+        ComplianceClient(service.trust, north.token, certificate=(tmp_path / "north.crt", paths[1]))
+    assert service.http().get("/health").status_code == 200
+
+
+def test_certificates_are_known_after_a_restart(tmp_path: Path, clock: Clock) -> None:
+    folder = tmp_path / "compliance"
+    with running(folder, clock) as service:
+        coordinator = Coordinator(service)
+        coordinator.register()
+        north = coordinator.welcome("north")
+    with (
+        running(folder, clock) as service,
+        with_certificate_of(service, north.token, north, tmp_path) as client,
+    ):
+        assert client.plans() == ()
+
+
+def test_sites_of_an_earlier_version_can_be_let_in_by_their_token(
+    tmp_path: Path, clock: Clock
+) -> None:
+    folder = tmp_path / "compliance"
+    with running(folder, clock) as service:
+        coordinator = Coordinator(service)
+        coordinator.register()
+        north, south = coordinator.welcome("north"), coordinator.welcome("south")
+    settings = folder / "compliance.toml"
+    settings.write_text(settings.read_text() + "require_site_certificates = false\n")
+    with running(folder, clock) as service:
+        with alone(service, north) as client:
+            assert client.plans() == ()
+        with (
+            with_certificate_of(service, north.token, south, tmp_path) as foreign,
+            pytest.raises(Unauthorised, match="together with its certificate alone"),
+        ):
+            foreign.plans()
+
+
+def test_the_rule() -> None:
+    assert rules.may_come_by(None, None, required=True) == rules.ALLOWED
+    assert rules.may_come_by(b"n", b"n", required=True) == rules.ALLOWED
+    assert rules.may_come_by(b"n", None, required=False) == rules.ALLOWED
+    for shown, required in ((None, True), (b"s", True), (b"s", False)):
+        ruling = rules.may_come_by(b"n", shown, required=required)
+        assert isinstance(ruling, rules.Refused)
+        assert ruling.status == "unauthorised"
