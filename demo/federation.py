@@ -36,8 +36,15 @@ class Federation:
         self._folder = folder
         self._processes = processes
 
-    def start(self, name: str) -> None:
-        """Start the compliance service and the coordinator on free ports."""
+    def start(
+        self, name: str, coordinator: Sequence[str] = ("server", "start", "federation")
+    ) -> None:
+        """Start the compliance service and the coordinator on free ports.
+
+        Args:
+            name: The federation's.
+            coordinator: The command that coordinates it.
+        """
         run = self._processes.run
         compliance_port, fleet_port, control_port = map(str, free_ports(3))
         run("compliance", "init", "compliance", "--port", compliance_port)
@@ -52,7 +59,7 @@ class Federation:
             "--fleet-port", fleet_port,
             "--control-port", control_port,
         )  # fmt: skip
-        self._processes.start("server", "server", "start", "federation")
+        self._processes.start("server", *coordinator)
 
     def join(self, site: str) -> None:
         """Invite and admit a site, which generates its keys."""

@@ -132,6 +132,15 @@ class Processes:
                 process.wait()
         return time.monotonic() - started
 
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time that each long-running command has used so far (Linux)."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        used = {}
+        for name, process in self._running.items():
+            fields = Path(f"/proc/{process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+            used[name] = (int(fields[11]) + int(fields[12])) / ticks
+        return used
+
     def tail(self, name: str, lines: int = 20) -> str:
         """The last lines that a long-running command printed."""
         log = self._logs / f"{name}.log"

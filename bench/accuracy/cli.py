@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import bench.accuracy
 from bench.accuracy import product, tutorials
 from bench.accuracy.datasets import DATASETS, Dataset, describe_skew
-from bench.accuracy.product import DELTA, Score, plain_run, private_run
+from bench.accuracy.product import DELTA, Score, distributed_run, plain_run, private_run
 
 EPSILONS: Final = (8, 3)
 EXIT_SKIPPED: Final = 77
@@ -53,6 +53,8 @@ def entries(
         return
     for epsilon in EPSILONS:
         yield _product(private_run(dataset, epsilon, central=False), seeds, seed)
+    for epsilon in EPSILONS:
+        yield _product(distributed_run(dataset, epsilon), seeds, seed)
     yield _product(plain_run(dataset, central=False), 1, seed)
     for epsilon in EPSILONS:
         yield _product(private_run(dataset, epsilon, central=True), seeds, seed)

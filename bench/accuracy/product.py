@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
 
@@ -12,6 +12,7 @@ from client.learning.accounting import events_of, reported_epsilon
 from client.learning.aggregation import advance, begin, state_to_send
 from client.learning.base_model import base_model_digest, resolve_base_model
 from client.learning.data import StoredRecord
+from client.learning.distributed_noise import noise_share
 from client.learning.metrics import accuracy, macro_f1
 from client.learning.private_sgd import SiteTrainer
 from client.learning.task_recipes import recommended_for
@@ -40,6 +41,7 @@ class Run:
     sites: Mapping[str, Sequence[StoredRecord]]
     phases: tuple[Phase, ...]
     epsilon: int | None
+    noise_sites: int | None = None
 
     @property
     def nominal_subjects(self) -> int:
@@ -79,7 +81,9 @@ class Run:
                 delta=DELTA,
                 nominal_subjects=self.nominal_subjects,
                 max_records_per_subject=1,
+                noise_sites=self.noise_sites,
             ),
+            secure_aggregation=self.noise_sites is not None,
             purpose="benchmark",
             legal_basis="consent",
             retention_days=1,
@@ -108,6 +112,17 @@ def private_run(dataset: Dataset, epsilon: int, *, central: bool) -> Run:
         sites,
         phases,
         epsilon,
+    )
+
+
+def distributed_run(dataset: Dataset, epsilon: int) -> Run:
+    """Four honest sites that share the noise, of which nobody sees more than their sum."""
+    own = private_run(dataset, epsilon, central=False)
+    return replace(
+        own,
+        key=f"{dataset.name}.distributed_dp_epsilon_{epsilon}",
+        title=f"{dataset.name}, noise distributed over the sites, ε = {epsilon}",
+        noise_sites=len(own.sites),
     )
 
 
@@ -158,6 +173,7 @@ def scores_of(
             plan,
             read_examples(plan, records),
             None if seed is None else seed * len(run.sites) + at,
+            noise_share=noise_share(plan),
         )
         for at, records in enumerate(run.sites.values())
     ]
