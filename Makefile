@@ -3,6 +3,9 @@
 #   make test    sets everything up and runs the tests
 #   make check   style, types, import direction
 #   make bench   benchmarks; each prints one JSON line last
+#   make fuzz    every request that the service's OpenAPI document allows or forbids, as every role
+#   make long    tests that take minutes each: every service of docker-compose.yml, every task
+#   make chaos   kills processes and pulls cables of a real federation (CHAOS="--seed 7 --kills 20")
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,17 +15,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_WORKERS ?= 2
+CHAOS ?=
 # Exit code 77 says that a benchmark's data or device is not here. Together they take hours.
-BENCHES ?= ledger noise deidentify training gpu audit accuracy
+BENCHES ?= ledger noise deidentify training gpu audit service federation aggregation accuracy
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test check bench wheel constraints clean
+.PHONY: help install demo test check bench long fuzz chaos wheel constraints clean
 
 help:
-	@sed -n '2,5p' Makefile | cut -c3-
+	@sed -n '2,8p' Makefile | cut -c3-
 
 install: $(STAMP)
 
@@ -54,6 +58,16 @@ bench: $(STAMP)
 		echo "== $$name"; \
 		$(BIN)/python -m "bench.$$name" || test $$? -eq 77; \
 	done
+
+fuzz: $(STAMP)
+	@FIDUCIARY_FUZZ=deep CI=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --timeout 0 \
+		tests/compliance/test_openapi_fuzz.py tests/compliance/test_injection.py
+
+long: $(STAMP)
+	@FIDUCIARY_LONG=1 $(BIN)/python -m pytest tests/deployment tests/demo
+
+chaos: $(STAMP)
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 wheel: $(STAMP)
 	@rm -rf dist
