@@ -41,6 +41,7 @@ def print_breach(view: BreachView) -> None:
             "as": view.role,
             "aware": view.aware_at,
             "clock": f"{clock_in_words(view)} ({view.clock.article})",
+            "sites": ", ".join(view.sites) or "the whole service",
             "risk": f"{view.risk} {content.risk_reason}".strip(),
             "facts": content.facts,
             "effects": content.effects,

@@ -21,6 +21,11 @@ from compliance.statements import Digest, Name, Time
 BreachText = Annotated[str, Field(max_length=10_000)]
 """What people write about a breach. It is encrypted, and never in the log in any readable form."""
 
+MAX_SITES = 100
+
+Sites = Annotated[tuple[Name, ...], Field(max_length=MAX_SITES)]
+"""Which sites a breach concerns; none: the whole service."""
+
 People = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
@@ -67,6 +72,7 @@ class BreachUpdateBody(RequestBody):
 
     aware_at: Happened | None = None
     risk: BreachRisk | None = None
+    sites: Sites | None = None
     facts: BreachText | None = None
     effects: BreachText | None = None
     remedial_action: BreachText | None = None
@@ -124,6 +130,7 @@ class BreachView(Answer):
         state: A closed one does not change any more.
         role: What whoever runs the register is, as to these data.
         risk: To the people concerned.
+        sites: Which sites it concerns; none: the whole service.
         aware_at: When it became known.
         authority_at: When the supervisory authority was notified.
         controller_at: When the controller was told, by a processor.
@@ -143,6 +150,7 @@ class BreachView(Answer):
     state: BreachState
     role: BreachRole
     risk: BreachRisk
+    sites: tuple[Name, ...] = ()
     aware_at: Time
     authority_at: Time | None
     controller_at: Time | None

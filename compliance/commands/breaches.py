@@ -72,6 +72,15 @@ RecordsOption = Annotated[
     int | None,
     typer.Option("--records", min=0, help="About how many records.", show_default=False),
 ]
+SiteOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--site",
+        metavar="SITE",
+        help="Which site it concerns; repeatable. None: the whole service.",
+        show_default=False,
+    ),
+]
 RiskOption = Annotated[
     str | None,
     typer.Option(
@@ -138,6 +147,7 @@ def add(
     records: RecordsOption = None,
     risk: RiskOption = None,
     risk_reason: RiskReasonOption = None,
+    site: SiteOption = None,
     trust: TrustOption = None,
     token_file: TokenOption = None,
     folder: FolderOption = DEFAULT_FOLDER,
@@ -160,6 +170,7 @@ def add(
         records=records,
         risk=risk,
         risk_reason=risk_reason,
+        sites=site,
     )
     text = _read(facts)
     with service(trust, token_file, folder) as client:
@@ -179,6 +190,7 @@ def update(
     records: RecordsOption = None,
     risk: RiskOption = None,
     risk_reason: RiskReasonOption = None,
+    site: SiteOption = None,
     reasons_not_to_tell_subjects: UntoldOption = None,
     trust: TrustOption = None,
     token_file: TokenOption = None,
@@ -200,6 +212,7 @@ def update(
         records=records,
         risk=risk,
         risk_reason=risk_reason,
+        sites=site,
         reasons_not_to_tell_subjects=reasons_not_to_tell_subjects,
     )
     if not stated:
@@ -262,7 +275,7 @@ def _print(view: BreachView, json: bool) -> None:
     print_json(document(view)) if json else print_breach(view)
 
 
-def _stated(**values: str | int | None) -> dict[str, str | int]:
+def _stated(**values: str | int | list[str] | None) -> dict[str, str | int | list[str]]:
     return {
         name: _read(value) if isinstance(value, str) else value
         for name, value in values.items()

@@ -6,7 +6,7 @@ Nothing here reads a database or a clock; `compliance.service.report_facts` fill
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
@@ -149,6 +149,14 @@ class SiteFacts:
 
 
 @dataclass(frozen=True)
+class PartFacts:
+    """What a request says of one site: what it did, if it answered, and entries about it alone."""
+
+    outcome: str | None
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class RequestFacts:
     """A data subject's request. Who it is, nobody here knows.
 
@@ -166,6 +174,7 @@ class RequestFacts:
         ground: Of a refusal.
         outcomes: What the sites did, one for each that answered.
         positions: Its entries, oldest first.
+        parts: What concerns one site alone, by site.
     """
 
     request_id: str
@@ -181,6 +190,7 @@ class RequestFacts:
     ground: str
     outcomes: tuple[str, ...]
     positions: tuple[int, ...]
+    parts: Mapping[str, PartFacts] = field(default_factory=dict)
 
     @property
     def result(self) -> str:

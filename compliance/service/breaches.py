@@ -16,7 +16,7 @@ from datetime import datetime
 from threading import Event
 from typing import Any, Final, cast
 
-from sqlalchemy import select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes, digest, parse_canonical_object
@@ -24,6 +24,7 @@ from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
 from audit.errors import FiduciaryError, NotFound
 from audit.keyring import Keyring
 from compliance.breach_views import BreachClockView, BreachContent, BreachView
+from compliance.rules.access import Scope
 from compliance.rules.breaches import (
     Breach,
     BreachClock,
@@ -34,8 +35,9 @@ from compliance.rules.breaches import (
 )
 from compliance.rules.registers import LawBook, default_law
 from compliance.service.background import beside
+from compliance.service.filing import site_row
 from compliance.service.process_log import event, logger
-from compliance.service.register_tables import BreachRow
+from compliance.service.register_tables import BreachRow, BreachSiteRow
 from compliance.service.registry import Registry, Transaction, parse_time
 from compliance.service.tables import LogIndexRow
 from compliance.statements import format_time
@@ -115,8 +117,53 @@ def find_breach(session: Session, name: str) -> BreachRow:
     """
     row = session.get(BreachRow, name)
     if row is None:
-        raise NotFound("there is no such breach", fix="list them: `compliance breaches list`")
+        raise _no_breach()
     return row
+
+
+def visible_breach(session: Session, name: str, scope: Scope) -> BreachRow:
+    """A breach that concerns a site of somebody's.
+
+    Raises:
+        NotFound: When there is none, or it concerns other sites, or the whole service.
+    """
+    row = find_breach(session, name)
+    if not scope.meets(sites_of_breach(session, name)):
+        raise _no_breach()
+    return row
+
+
+def sites_of_breach(session: Session, name: str) -> tuple[str, ...]:
+    """The sites that a breach concerns; none where it concerns the whole service."""
+    query = select(BreachSiteRow.site).where(BreachSiteRow.breach == name)
+    return tuple(session.scalars(query.order_by(BreachSiteRow.site)))
+
+
+def set_sites(session: Session, name: str, sites: Iterable[str]) -> None:
+    """Let a breach concern these sites.
+
+    Raises:
+        NotFound: When one of them is no site.
+    """
+    session.flush()
+    session.execute(delete(BreachSiteRow).where(BreachSiteRow.breach == name))
+    session.add_all(
+        BreachSiteRow(breach=name, site=site_row(session, site).name) for site in sorted(set(sites))
+    )
+    session.flush()
+
+
+def breaches_in(scope: Scope) -> Select[BreachRow]:
+    """The breaches that concern sites in scope, oldest first."""
+    query = select(BreachRow).order_by(BreachRow.filed_at, BreachRow.name)
+    if scope.sites is None:
+        return query
+    theirs = select(BreachSiteRow.breach).where(BreachSiteRow.site.in_(sorted(scope.sites)))
+    return query.where(BreachRow.name.in_(theirs))
+
+
+def _no_breach() -> NotFound:
+    return NotFound("there is no such breach", fix="list them: `compliance breaches list`")
 
 
 def facts_of(row: BreachRow, stated: frozenset[str] = frozenset()) -> Breach:
@@ -138,7 +185,8 @@ def breach_views(office: Registry, session: Session, rows: Iterable[BreachRow]) 
     rows = list(rows)
     positions = _positions(session, rows)
     now, law = office.clock(), default_law()
-    return [_view(office, row, positions[row.name], now, law) for row in rows]
+    sites = {row.name: sites_of_breach(session, row.name) for row in rows}
+    return [_view(office, row, sites[row.name], positions[row.name], now, law) for row in rows]
 
 
 def record(
@@ -260,7 +308,12 @@ def _positions(session: Session, rows: list[BreachRow]) -> dict[str, list[int]]:
 
 
 def _view(
-    office: Registry, row: BreachRow, positions: list[int], now: datetime, law: LawBook
+    office: Registry,
+    row: BreachRow,
+    sites: tuple[str, ...],
+    positions: list[int],
+    now: datetime,
+    law: LawBook,
 ) -> BreachView:
     written = Written.open(office.keyring, row)
     return BreachView(
@@ -268,6 +321,7 @@ def _view(
         state=cast("BreachState", row.state),
         role=cast("BreachRole", row.role),
         risk=cast("BreachRisk", row.risk),
+        sites=sites,
         aware_at=row.aware_at,
         authority_at=row.authority_at,
         controller_at=row.controller_at,

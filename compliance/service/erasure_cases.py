@@ -26,6 +26,7 @@ from audit.errors import NotFound
 from audit.receipt import Receipt
 from audit.statement import sign_statement
 from compliance.erasure_views import DebtView, ErasureCaseView
+from compliance.rules.access import EVERYWHERE, Scope
 from compliance.rules.erasure_cases import REACHABLE, CaseState
 from compliance.rules.unlearning import Debt, ErasedAt, unlearning_debt
 from compliance.service.erasure_tables import (
@@ -270,21 +271,31 @@ def case_row(session: Session, case_id: str) -> ErasureCaseRow:
     """
     row = session.get(ErasureCaseRow, case_id)
     if row is None:
-        raise NotFound("there is no such case", fix="list the cases: `compliance erasures list`")
+        raise no_case()
     return row
 
 
-def case_views(session: Session, cases: Sequence[ErasureCaseRow]) -> list[ErasureCaseView]:
-    """What is shown of cases."""
+def no_case() -> NotFound:
+    """What is said of a case that does not exist, or not for the caller."""
+    return NotFound("there is no such case", fix="list the cases: `compliance erasures list`")
+
+
+def case_views(
+    session: Session, cases: Sequence[ErasureCaseRow], scope: Scope = EVERYWHERE
+) -> list[ErasureCaseView]:
+    """What is shown of cases. Erasures, and what is owed to each site's, are of sites in scope."""
     rows = load_rows(
         session, [digest for case in cases for digest in (case.release_id, case.decision)]
     )
-    return [_view(session, case, rows) for case in cases]
+    return [_view(session, case, rows, scope) for case in cases]
 
 
-def _view(session: Session, case: ErasureCaseRow, rows: dict[str, StatementRow]) -> ErasureCaseView:
+def _view(
+    session: Session, case: ErasureCaseRow, rows: dict[str, StatementRow], scope: Scope
+) -> ErasureCaseView:
     release = session.get_one(ReleaseRow, case.release_id)
     manifest = ReleaseManifest.from_body(parse_envelope(rows[case.release_id]).body)
+    debt = DebtView.model_validate(json.loads(case.debt))
     return ErasureCaseView(
         case_id=case.case_id,
         state=cast(CaseState, case.state),
@@ -294,8 +305,14 @@ def _view(session: Session, case: ErasureCaseRow, rows: dict[str, StatementRow])
         plan_id=release.plan_id,
         opened_at=case.opened_at,
         position=case.position,
-        erasures=tuple(row.digest for row in erasures_of(session, case.case_id)),
-        debt=DebtView.model_validate(json.loads(case.debt)),
+        erasures=tuple(
+            row.digest
+            for row in erasures_of(session, case.case_id)
+            if scope.includes(row.filed_by.removeprefix("site:"))
+        ),
+        debt=debt.model_copy(
+            update={"sites": {s: owed for s, owed in debt.sites.items() if scope.includes(s)}}
+        ),
         choice=cast("CaseChoice | None", case.choice),
         decision=None if case.decision is None else parse_envelope(rows[case.decision]),
         retraining_plan=case.retraining_plan,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import LargeBinary, String
+from sqlalchemy import ForeignKey, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from compliance.service.tables import Base
@@ -35,3 +35,12 @@ class BreachRow(Base):
     filed_by: Mapped[str] = mapped_column(_NAME)
     filed_at: Mapped[str] = mapped_column(_TIME)
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class BreachSiteRow(Base):
+    """A breach concerns this site. One without such a row concerns the whole service."""
+
+    __tablename__ = "breach_sites"
+
+    breach: Mapped[str] = mapped_column(ForeignKey("breaches.name"), primary_key=True)
+    site: Mapped[str] = mapped_column(ForeignKey("sites.name"), primary_key=True, index=True)

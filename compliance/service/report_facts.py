@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final, TypeVar
 
 from sqlalchemy import func, select
@@ -24,6 +25,7 @@ from compliance.reports.facts import (
     Facts,
     Filed,
     Logged,
+    PartFacts,
     PlanFacts,
     ReleaseFacts,
     RequestFacts,
@@ -185,18 +187,20 @@ def _requests(session: Session, statements: _Statements) -> Iterator[RequestFact
     parts: dict[str, list[CasePartRow]] = defaultdict(list)
     for part in session.scalars(select(CasePartRow).order_by(CasePartRow.site)):
         parts[part.request_id].append(part)
-    positions: dict[str, list[int]] = defaultdict(list)
+    # By request and by the site that an entry is about, if it is about one.
+    found: dict[str, dict[str | None, list[int]]] = defaultdict(lambda: defaultdict(list))
     for decision in statements.of(RequestDecision):
-        positions[decision.statement.request].append(decision.position)
+        found[decision.statement.request][None].append(decision.position)
     for answer in statements.of(SubjectAnswer):
-        positions[answer.statement.request].append(answer.position)
-    query = select(LogIndexRow.object, LogIndexRow.position).where(
+        found[answer.statement.request][answer.statement.site].append(answer.position)
+    query = select(LogIndexRow.object, LogIndexRow.site, LogIndexRow.position).where(
         LogIndexRow.object.startswith(object_name(""), autoescape=True),
         LogIndexRow.action != "request.refused",
     )
-    for name, position in session.execute(query):
-        positions[name.removeprefix(object_name(""))].append(position)
+    for name, site, position in session.execute(query):
+        found[name.removeprefix(object_name(""))][site].append(position)
     for row in session.scalars(select(CaseRow).order_by(CaseRow.position)):
+        positions = found[row.request_id]
         yield RequestFacts(
             request_id=row.request_id,
             right=row.right,
@@ -210,7 +214,11 @@ def _requests(session: Session, statements: _Statements) -> Iterator[RequestFact
             finished_at=row.finished_at,
             ground=row.ground,
             outcomes=tuple(part.outcome for part in parts[row.request_id] if part.outcome),
-            positions=tuple(sorted(positions[row.request_id])),
+            positions=tuple(sorted(chain.from_iterable(positions.values()))),
+            parts={
+                part.site: PartFacts(part.outcome, tuple(sorted(positions[part.site])))
+                for part in parts[row.request_id]
+            },
         )
 
 

@@ -27,10 +27,11 @@ from compliance.report_views import (
 )
 from compliance.reports import assemble
 from compliance.reports.drafting import blanks_of, positions_of
+from compliance.reports.narrowing import may_report, narrowed
 from compliance.reports.organisation import Organisation, read_organisation
 from compliance.reports.rendering import render
 from compliance.rules.registers import LawBook, ReportLaw, default_law
-from compliance.service.errors import ServiceUnavailable
+from compliance.service.errors import ServiceUnavailable, enforce
 from compliance.service.log_search import EntryReader, read_head
 from compliance.service.registry import Registry
 from compliance.service.report_facts import read_facts, read_retention
@@ -47,12 +48,15 @@ def make_report(
 
     Raises:
         NotFound: When there is no report of that name.
+        Denied: When it concerns all sites, and the caller's role is limited to some.
         ServiceUnavailable: When `organisation.toml` cannot be used, or nothing can be recorded.
     """
     law = default_law()
     report = law.report_of(name)
     if report is None:
         raise NotFound("there is no such report", fix="list them: `compliance report`")
+    scope = caller.scope("officer", "auditor")
+    enforce(may_report(name, scope))
     document = _document(office, law, report, _organisation(office, law), caller)
     content = render(document, wanted)
     file_digest = digest(content)
@@ -67,6 +71,7 @@ def make_report(
                 "log_size": document.log_size,
                 "organisation": document.organisation,
                 "size_bytes": len(content),
+                **({} if scope.sites is None else {"sites": sorted(scope.sites)}),
             },
         )
     return MadeReport(name=name, content=content, digest=file_digest, position=position)
@@ -79,14 +84,17 @@ def _document(
     organisation: Organisation,
     caller: rules.Bearer,
 ) -> ReportDocument:
+    scope = caller.scope("officer", "auditor")
+    # In the title: whoever reads the file, by whatever reader, must know that it is a part.
+    part = "" if scope.sites is None else f" (of {', '.join(sorted(scope.sites))} alone)"
     retention = read_retention(office)
     with office.reading() as session:
-        facts = read_facts(office, session, retention)
+        facts = narrowed(read_facts(office, session, retention), scope)
         sections = assemble(report, facts, law, organisation)
         evidence = tuple(_evidence(office, session, positions_of(sections)))
     return ReportDocument(
         name=report.name,
-        title=report.title,
+        title=report.title + part,
         law=report.law,
         as_of=law.version,
         retention=report.retention,

@@ -86,6 +86,11 @@ class Case:
         """How the log names it."""
         return object_name(self.row.request_id)
 
+    @property
+    def sites(self) -> frozenset[str]:
+        """The sites that it concerns."""
+        return frozenset(part.site for part in self.parts)
+
     def part(self, site: str) -> CasePartRow:
         """A site's part.
 
@@ -118,6 +123,18 @@ def load_case(session: Session, request_id: str) -> Case:
     if row is None:
         raise no_case()
     return Case(row, parts_of(session, request_id))
+
+
+def visible_case(session: Session, request_id: str, scope: rules.Scope) -> Case:
+    """A request that concerns a site of somebody's.
+
+    Raises:
+        NotFound: When there is none of that id, or it concerns no site of theirs.
+    """
+    case = load_case(session, request_id)
+    if not scope.meets(case.sites):
+        raise no_case()
+    return case
 
 
 def parts_of(session: Session, request_id: str) -> list[CasePartRow]:

@@ -10,6 +10,7 @@ from typing import Final, cast
 from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from compliance.rules.access import EVERYWHERE, Scope
 from compliance.rules.deadlines import DUE_SOON, deadline_book, urgency
 from compliance.rules.subject_requests import WAITING, WITHOUT_IDENTITY, PartState, RequestStage
 from compliance.service.filing import load_rows, parse_envelope
@@ -39,8 +40,8 @@ _SEPARATOR: Final = ","
 _BATCH: Final = 500
 
 
-def case_view(case: Case, now: datetime) -> CaseView:
-    """A request, as officers see it."""
+def case_view(case: Case, now: datetime, scope: Scope = EVERYWHERE) -> CaseView:
+    """A request, as officers see it; of its parts those of the sites in scope."""
     row = case.row
     ended = row.finished_at is not None
     return CaseView(
@@ -62,7 +63,7 @@ def case_view(case: Case, now: datetime) -> CaseView:
         notice=row.notice,
         rules_version=row.rules_version,
         position=row.position,
-        parts=tuple(_part_view(part) for part in case.parts),
+        parts=tuple(_part_view(part) for part in case.parts if scope.includes(part.site)),
     )
 
 
@@ -92,6 +93,7 @@ def page_of_cases(
     session: Session,
     now: datetime,
     *,
+    scope: Scope = EVERYWHERE,
     stage: RequestStage | None,
     right: SubjectRight | None,
     site: str | None,
@@ -100,10 +102,13 @@ def page_of_cases(
     after: str | None,
     limit: int,
 ) -> CasePage:
-    """Requests that meet all filters, by deadline, and what is open in all."""
+    """Requests that meet all filters, by deadline, and what is open in all.
+
+    Of all this, a scope that is limited sees what concerns its sites.
+    """
     moment = format_time(now)
     late = _due_before(moment)
-    wanted: list[ColumnElement[bool]] = []
+    wanted: list[ColumnElement[bool]] = [*_concerning(scope)]
     if stage is not None:
         wanted.append(CaseRow.stage == stage)
     if right is not None:
@@ -125,9 +130,9 @@ def page_of_cases(
     shown = rows[:limit]
     parts = _parts(session, shown)
     last = shown[-1] if len(rows) > limit else None
-    open_still, due_soon, overdue_now = count_urgent(session, now)
+    open_still, due_soon, overdue_now = count_urgent(session, now, scope)
     return CasePage(
-        requests=tuple(case_view(Case(row, parts[row.request_id]), now) for row in shown),
+        requests=tuple(case_view(Case(row, parts[row.request_id]), now, scope) for row in shown),
         open=open_still,
         due_soon=due_soon,
         overdue=overdue_now,
@@ -141,9 +146,19 @@ def _due_before(moment: str) -> ColumnElement[bool]:
     return CaseRow.finished_at.is_(None) & ((CaseRow.due_at < moment) | unconfirmed)
 
 
-def count_urgent(session: Session, now: datetime) -> tuple[int, int, int]:
-    """How many requests are open, due soon and overdue."""
-    count = select(func.count()).select_from(CaseRow)
+def _concerning(scope: Scope) -> list[ColumnElement[bool]]:
+    """The condition that a request concerns a site in scope; none where all are."""
+    if scope.sites is None:
+        return []
+    theirs = select(CasePartRow.request_id).where(CasePartRow.site.in_(sorted(scope.sites)))
+    return [CaseRow.request_id.in_(theirs)]
+
+
+def count_urgent(
+    session: Session, now: datetime, scope: Scope = EVERYWHERE
+) -> tuple[int, int, int]:
+    """How many requests are open, due soon and overdue, of those that concern sites in scope."""
+    count = select(func.count()).select_from(CaseRow).where(*_concerning(scope))
     late = session.scalar(count.where(_due_before(format_time(now)))) or 0
     soon = session.scalar(count.where(_due_before(format_time(now + DUE_SOON)))) or 0
     return session.scalar(count.where(CaseRow.finished_at.is_(None))) or 0, soon - late, late

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from audit.errors import NotFound
 from compliance import rules
 from compliance.alias_views import AliasBody, AliasMoveView, AliasView, RollbackBody
-from compliance.resources import Role
 from compliance.rules.aliases import Move, MoveKind, may_set_alias, rollback_target
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import load_rows, parse_envelope
@@ -22,26 +21,37 @@ from compliance.service.recalls import recall_of
 from compliance.service.registry import Transaction
 from compliance.service.release_tables import AliasMoveRow
 from compliance.service.release_views import release_row, state_of
+from compliance.service.routes.releases import READERS, reading_scope, releases_concerning
 from compliance.service.tables import GrantRow, ReleaseRow
 from compliance.statements import Decision, ReleaseManifest
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/aliases", tags=["aliases"])
 
-READERS: Final[tuple[Role, ...]] = ("coordinator", "site", "officer", "auditor")
-
 Alias = Annotated[str, Path(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
 
 
 @router.get("")
-@requires(*READERS, "consumer")
+@requires(*READERS, "consumer", by_site=True)
 def list_aliases(office: Office, caller: Caller) -> dict[str, list[AliasView]]:
-    """Every alias and its history. A consumer sees those that name what was granted to it."""
+    """Every alias and its history.
+
+    A consumer sees those that name what was granted to it, a limited role those that name a
+    release of its sites, and of their history the moves to such releases.
+    """
+    sites = reading_scope(caller).sites
     with office.reading() as session:
         moves = _moves(session)
-        if not caller.holds(*READERS):
+        if sites is not None:
             mine = select(GrantRow.release_id).where(GrantRow.principal == caller.name)
             granted = set(session.scalars(mine))
-            moves = {name: rows for name, rows in moves.items() if rows[-1].release_id in granted}
+            theirs = set(session.scalars(releases_concerning(sites)))
+            shown = {}
+            for name, rows in moves.items():
+                if rows[-1].release_id in granted:
+                    shown[name] = rows
+                elif rows[-1].release_id in theirs:
+                    shown[name] = [row for row in rows if row.release_id in theirs]
+            moves = shown
         return {"aliases": [_view(session, rows) for _, rows in sorted(moves.items())]}
 
 

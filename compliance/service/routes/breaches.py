@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import APIRouter
-from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from audit.errors import Conflict
 from compliance import rules
@@ -36,9 +36,12 @@ from compliance.service.breaches import (
     UPDATED,
     Written,
     breach_views,
+    breaches_in,
     facts_of,
-    find_breach,
     record,
+    set_sites,
+    sites_of_breach,
+    visible_breach,
 )
 from compliance.service.errors import enforce
 from compliance.service.gate import Caller, GatedRoute, Office, requires
@@ -49,33 +52,38 @@ router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/breaches", tags=["
 
 
 @router.get("")
-@requires("officer", "auditor")
-def list_breaches(office: Office, state: BreachState | None = None) -> dict[str, list[BreachView]]:
-    """Breaches, oldest first."""
+@requires("officer", "auditor", by_site=True)
+def list_breaches(
+    office: Office, caller: Caller, state: BreachState | None = None
+) -> dict[str, list[BreachView]]:
+    """Breaches, oldest first. A limited role sees those of its sites."""
+    query = breaches_in(caller.scope("officer", "auditor"))
     with office.reading() as session:
-        query = select(BreachRow).order_by(BreachRow.filed_at, BreachRow.name)
         if state is not None:
             query = query.where(BreachRow.state == state)
         return {"breaches": breach_views(office, session, session.scalars(query))}
 
 
 @router.get("/{breach}")
-@requires("officer", "auditor")
-def show_breach(breach: str, office: Office) -> BreachView:
+@requires("officer", "auditor", by_site=True)
+def show_breach(breach: str, office: Office, caller: Caller) -> BreachView:
     """One breach."""
     with office.reading() as session:
-        return breach_views(office, session, [find_breach(session, breach)])[0]
+        row = visible_breach(session, breach, caller.scope("officer", "auditor"))
+        return breach_views(office, session, [row])[0]
 
 
 @router.post("", status_code=201)
-@requires("officer")
+@requires("officer", by_site=True)
 def add_breach(body: BreachBody, office: Office, caller: Caller) -> BreachView:
     """Record a breach. Its clock runs from awareness."""
     content = BreachContent.model_validate(body.model_dump(exclude_none=True))
+    sites = tuple(sorted(set(body.sites or ())))
     with office.writing(caller) as transaction:
+        enforce(rules.may_commit(caller.scope("officer"), sites))
         before = transaction.session.get(BreachRow, body.name)
         if before is not None:
-            _check_same(office, before, body, content, caller)
+            _check_same(office, transaction.session, before, body, content, caller)
             return _view(office, transaction, before)
         row = BreachRow(
             name=body.name,
@@ -90,41 +98,51 @@ def add_breach(body: BreachBody, office: Office, caller: Caller) -> BreachView:
         written = Written.new(content)
         row.sealed = written.seal(office.keyring, row.name)
         transaction.session.add(row)
-        facts = {"aware_at": row.aware_at, "role": row.role, "risk": row.risk}
+        set_sites(transaction.session, row.name, sites)
+        facts: dict[str, Any] = {"aware_at": row.aware_at, "role": row.role, "risk": row.risk}
+        if sites:
+            facts["sites"] = list(sites)
         record(transaction, row, RECORDED, written, **facts)
         return _view(office, transaction, row)
 
 
 @router.post("/{breach}/updates")
-@requires("officer")
+@requires("officer", by_site=True)
 def update_breach(
     breach: str, body: BreachUpdateBody, office: Office, caller: Caller
 ) -> BreachView:
     """State something anew. What is not given stays; what is the same already is no change."""
     with office.writing(caller) as transaction:
-        row = find_breach(transaction.session, breach)
+        row = _breach_to_change(transaction, breach, caller)
         old = Written.open(office.keyring, row)
         given = body.model_dump(exclude_none=True)
         facts = {name: given.pop(name) for name in ("aware_at", "risk") if name in given}
+        known = list(sites_of_breach(transaction.session, breach))
+        sites = sorted(set(given.pop("sites", known)))
         content = old.content.model_copy(update=given)
         changed = sorted(name for name in given if given[name] != getattr(old.content, name))
         changed += sorted(name for name, value in facts.items() if getattr(row, name) != value)
+        if sites != known:
+            enforce(rules.may_commit(caller.scope("officer"), sites))
+            set_sites(transaction.session, breach, sites)
+            changed.append("sites")
         if not changed:
             return _view(office, transaction, row)
+        more = {"sites": sites} if sites != known else {}
         before = facts_of(row, old.content.stated)
         for name, value in facts.items():
             setattr(row, name, value)
         enforce(may_update_breach(before, facts_of(row, content.stated)))
-        _rewrite(office, transaction, row, content, UPDATED, changed=changed, **facts)
+        _rewrite(office, transaction, row, content, UPDATED, changed=changed, **facts, **more)
         return _view(office, transaction, row)
 
 
 @router.post("/{breach}/notifications")
-@requires("officer")
+@requires("officer", by_site=True)
 def notify(breach: str, body: NotificationBody, office: Office, caller: Caller) -> BreachView:
     """Record who was told of a breach, and when."""
     with office.writing(caller) as transaction:
-        row = find_breach(transaction.session, breach)
+        row = _breach_to_change(transaction, breach, caller)
         old = Written.open(office.keyring, row).content
         column = f"{body.to}_at"
         texts = _texts(body)
@@ -147,11 +165,11 @@ def notify(breach: str, body: NotificationBody, office: Office, caller: Caller) 
 
 
 @router.post("/{breach}/closure")
-@requires("officer")
+@requires("officer", by_site=True)
 def close_breach(breach: str, body: ClosureBody, office: Office, caller: Caller) -> BreachView:
     """Close a breach that is completely dealt with."""
     with office.writing(caller) as transaction:
-        row = find_breach(transaction.session, breach)
+        row = _breach_to_change(transaction, breach, caller)
         old = Written.open(office.keyring, row).content
         if row.state == "closed" and old.closing_reason == body.reason:
             return _view(office, transaction, row)
@@ -160,6 +178,19 @@ def close_breach(breach: str, body: ClosureBody, office: Office, caller: Caller)
         content = old.model_copy(update={"closing_reason": body.reason})
         _rewrite(office, transaction, row, content, CLOSED)
         return _view(office, transaction, row)
+
+
+def _breach_to_change(transaction: Transaction, name: str, caller: rules.Bearer) -> BreachRow:
+    """A breach whose every site is the officer's.
+
+    Raises:
+        NotFound: When it concerns none of them.
+        Denied: When it concerns another one, too.
+    """
+    scope, session = caller.scope("officer"), transaction.session
+    row = visible_breach(session, name, scope)
+    enforce(rules.may_commit(scope, sites_of_breach(session, name)))
+    return row
 
 
 def _rewrite(
@@ -191,16 +222,26 @@ def _texts(body: NotificationBody) -> dict[str, str]:
 
 
 def _check_same(
-    office: Office, row: BreachRow, body: BreachBody, content: BreachContent, caller: rules.Bearer
+    office: Office,
+    session: Session,
+    row: BreachRow,
+    body: BreachBody,
+    content: BreachContent,
+    caller: rules.Bearer,
 ) -> None:
     """Take the very same call again.
 
     Raises:
         Conflict: When it is another breach of that name.
     """
+    sites = set(sites_of_breach(session, row.name))
     stored = (row.role, row.risk, row.aware_at, row.filed_by)
     asked = (body.role, body.risk or "unknown", body.aware_at, caller.name)
-    if stored != asked or Written.open(office.keyring, row).content != content:
+    if (
+        sites != set(body.sites or ())
+        or stored != asked
+        or Written.open(office.keyring, row).content != content
+    ):
         raise Conflict(
             f"there is a breach {body.name} already",
             fix="choose another name, or change it with `compliance breaches update`",

@@ -36,6 +36,7 @@ from compliance.service.erasure_cases import (
     debt_of,
     erasures_of,
     follow_up,
+    no_case,
     owes,
     receipt_of,
 )
@@ -46,7 +47,8 @@ from compliance.service.gate import Caller, GatedRoute, Office, requires
 from compliance.service.recalls import notify_grantees, recall_release
 from compliance.service.registry import Transaction
 from compliance.service.release_views import release_row, state_of
-from compliance.service.routes.plans import filed_about, plan_row, read_plan
+from compliance.service.routes.plans import filed_about, plan_row, read_plan, sites_of_plan
+from compliance.service.routes.releases import releases_concerning
 from compliance.service.tables import ReleaseRow, SiteRow
 from compliance.statements import ErasureDecision, ErasureReceipt, ReleaseManifest, SiteReport
 
@@ -59,22 +61,31 @@ _RETRAINED: Final = "a data subject was erased, and a retrained model takes the 
 
 
 @router.get("/erasure-cases")
-@requires("officer", "auditor")
-def list_cases(office: Office, state: CaseState | None = None) -> dict[str, list[ErasureCaseView]]:
-    """Cases, oldest first."""
+@requires("officer", "auditor", by_site=True)
+def list_cases(
+    office: Office, caller: Caller, state: CaseState | None = None
+) -> dict[str, list[ErasureCaseView]]:
+    """Cases, oldest first. A limited role sees those of releases that concern its sites."""
     query = select(ErasureCaseRow).order_by(ErasureCaseRow.position)
+    scope = _reading(caller)
+    if scope.sites is not None:
+        query = query.where(ErasureCaseRow.release_id.in_(releases_concerning(scope.sites)))
     if state is not None:
         query = query.where(ErasureCaseRow.state == state)
     with office.reading() as session:
-        return {"cases": case_views(session, session.scalars(query).all())}
+        return {"cases": case_views(session, session.scalars(query).all(), scope)}
 
 
 @router.get("/erasure-cases/{case_id}")
-@requires("officer", "auditor")
-def show_case(case_id: str, office: Office) -> ErasureCaseView:
+@requires("officer", "auditor", by_site=True)
+def show_case(case_id: str, office: Office, caller: Caller) -> ErasureCaseView:
     """One case."""
+    scope = _reading(caller)
     with office.reading() as session:
-        return case_views(session, [case_row(session, case_id)])[0]
+        case = case_row(session, case_id)
+        if not scope.meets(sites_of_plan(session, release_row(session, case.release_id).plan_id)):
+            raise no_case()
+        return case_views(session, [case], scope)[0]
 
 
 @router.post("/erasure-cases/{case_id}/decision")
@@ -152,15 +163,23 @@ def conclude(
 
 
 @router.get("/erasures/{erasure}/receipt")
-@requires("site", "officer", "auditor")
+@requires("site", "officer", "auditor", by_site=True)
 def erasure_receipt(erasure: str, office: Office, caller: Caller) -> ErasureReceiptView:
-    """A recorded erasure's receipt, with all that followed. A site gets those of its own."""
+    """A recorded erasure's receipt, with all that followed. A site gets those of its own.
+
+    So does a limited role for its sites.
+    """
+    scope = caller.scope("site", "officer", "auditor")
     with office.reading() as session:
         receipt = receipt_of(office, session, erasure)
         stated = ErasureReceipt.from_body(receipt.statement.body)
-        if not caller.holds("officer", "auditor") and caller.site != stated.site:
+        if not scope.includes(stated.site):
             raise NotFound("there is no such erasure", fix="give the digest of your own statement")
         return ErasureReceiptView(receipt=receipt.to_json())
+
+
+def _reading(caller: rules.Bearer) -> rules.Scope:
+    return caller.scope("officer", "auditor")
 
 
 def _facts(session: Session, case: ErasureCaseRow, release: ReleaseRow) -> CaseFacts:

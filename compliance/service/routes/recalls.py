@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastapi import APIRouter
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from audit.errors import NotFound
 from compliance.recall_views import NoticeView, RecallBody
@@ -14,6 +14,7 @@ from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, requir
 from compliance.service.recalls import notice_view, recall_release
 from compliance.service.release_tables import NoticeRow
 from compliance.service.release_views import release_row, release_views
+from compliance.service.routes.releases import releases_concerning
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["recalls"])
 
@@ -29,18 +30,27 @@ def recall(release_id: str, body: RecallBody, office: Office, caller: Caller) ->
 
 
 @router.get("/notices")
-@requires(*ANY_ROLE)
+@requires(*ANY_ROLE, by_site=True)
 def list_notices(office: Office, caller: Caller) -> dict[str, list[NoticeView]]:
-    """The caller's notices, oldest first. Officers and auditors see everybody's."""
+    """The caller's notices, oldest first. Officers and auditors see everybody's.
+
+    A limited role sees, besides its own, those about releases that concern its sites.
+    """
     query = select(NoticeRow).order_by(NoticeRow.position)
-    if not caller.holds("officer", "auditor"):
-        query = query.where(NoticeRow.recipient == caller.name)
+    scope = caller.scope("officer", "auditor")
+    if scope.sites is not None:
+        query = query.where(
+            or_(
+                NoticeRow.recipient == caller.name,
+                NoticeRow.release_id.in_(releases_concerning(scope.sites)),
+            )
+        )
     with office.reading() as session:
         return {"notices": [notice_view(row) for row in session.scalars(query)]}
 
 
 @router.post("/notices/{notice_id}/acknowledgement")
-@requires(*ANY_ROLE)
+@requires(*ANY_ROLE, by_site=True)
 def acknowledge(notice_id: str, office: Office, caller: Caller) -> NoticeView:
     """Record that the recipient knows. To anybody else the notice does not exist."""
     with office.writing(caller) as transaction:

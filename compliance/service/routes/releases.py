@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from decimal import Decimal
 from typing import Final, Literal, cast
 
 from fastapi import APIRouter, Request
-from sqlalchemy import or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -179,6 +180,11 @@ def visible_release(session: Session, release_id: str, scope: rules.Scope) -> Re
     if not scope.meets(sites_of_plan(session, row.plan_id)):
         raise no_release()
     return row
+
+
+def releases_concerning(sites: Collection[str]) -> Select[str]:
+    """The ids of all releases whose plan names any of these sites, as a subquery."""
+    return select(ReleaseRow.release_id).where(ReleaseRow.plan_id.in_(plans_naming(sites)))
 
 
 def _check_upload(office: Registry, caller: rules.Bearer, release_id: str) -> None:

@@ -9,6 +9,8 @@ from fastapi.responses import Response
 
 from compliance.report_api import POSITION_HEADER
 from compliance.report_views import ReportFormat, ReportKind
+from compliance.reports.narrowing import may_report
+from compliance.rules import ALLOWED
 from compliance.rules.registers import default_law
 from compliance.service.gate import Caller, GatedRoute, Office, requires
 from compliance.service.reports import make_report
@@ -36,27 +38,31 @@ _FILE: Final[dict[str, Any]] = {
 
 
 @router.get("")
-@requires("officer", "auditor")
-def list_reports() -> dict[str, list[ReportKind]]:
-    """The reports that can be made."""
-    law = default_law()
+@requires("officer", "auditor", by_site=True)
+def list_reports(caller: Caller) -> dict[str, list[ReportKind]]:
+    """The reports that can be made for the caller."""
+    law, scope = default_law(), caller.scope("officer", "auditor")
     return {
         "reports": [
             ReportKind(name=report.name, title=report.title, law=report.law, as_of=law.version)
             for report in law.report
+            if may_report(report.name, scope) == ALLOWED
         ]
     }
 
 
 @router.get("/{report}", response_class=Response, responses={200: _FILE})
-@requires("officer", "auditor")
+@requires("officer", "auditor", by_site=True)
 def show_report(
     report: str,
     office: Office,
     caller: Caller,
     format: ReportFormat = "html",  # noqa: A002
 ) -> Response:
-    """A report as it stands now. That it was made, and the digest of this file, is recorded."""
+    """A report as it stands now. That it was made, and the digest of this file, is recorded.
+
+    For a limited role it is of its sites alone, where a report can be.
+    """
     made = make_report(office, report, format, caller)
     return Response(
         made.content,

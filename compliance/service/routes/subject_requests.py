@@ -38,6 +38,7 @@ from compliance.service.subject_cases import (
     load_case,
     receipt_code,
     send_to_sites,
+    visible_case,
     write_mail,
 )
 from compliance.service.subject_settings import subject_settings
@@ -89,11 +90,12 @@ Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 
 
 @router.post("/subject-requests", status_code=201)
-@requires("officer")
+@requires("officer", by_site=True)
 def file_request(body: FiledRequestBody, office: Office, caller: Caller) -> FiledRequest:
     """File a request that came on another way. The clock runs from when it came."""
     settings = subject_settings(office.folder)
     with office.writing(caller) as transaction:
+        enforce(rules.may_commit(caller.scope("officer"), body.sealed.keys()))
         received = transaction.now
         if body.received_at is not None:
             received = datetime.fromisoformat(body.received_at)
@@ -112,9 +114,10 @@ def file_request(body: FiledRequestBody, office: Office, caller: Caller) -> File
 
 
 @router.get("/subject-requests")
-@requires("officer", "auditor")
+@requires("officer", "auditor", by_site=True)
 def list_requests(
     office: Office,
+    caller: Caller,
     stage: machine.RequestStage | None = None,
     right: SubjectRight | None = None,
     site: Name | None = None,
@@ -128,6 +131,7 @@ def list_requests(
         return page_of_cases(
             session,
             office.clock(),
+            scope=_reading(caller),
             stage=stage,
             right=right,
             site=site,
@@ -139,27 +143,30 @@ def list_requests(
 
 
 @router.get("/sealing-keys")
-@requires("officer", "auditor")
-def list_keys(office: Office) -> dict[str, list[SiteKeyView]]:
+@requires("officer", "auditor", by_site=True)
+def list_keys(office: Office, caller: Caller) -> dict[str, list[SiteKeyView]]:
     """To which keys identifiers are sealed, each signed by its site."""
+    scope = _reading(caller)
     with office.reading() as session:
-        return {"keys": site_keys(session)}
+        return {"keys": [key for key in site_keys(session) if scope.includes(key.site)]}
 
 
 @router.get("/subject-requests/{request_id}")
-@requires("officer", "auditor")
-def show_request(request_id: str, office: Office) -> CaseView:
-    """One request."""
+@requires("officer", "auditor", by_site=True)
+def show_request(request_id: str, office: Office, caller: Caller) -> CaseView:
+    """One request; of its parts those of the caller's sites."""
+    scope = _reading(caller)
     with office.reading() as session:
-        return case_view(load_case(session, request_id), office.clock())
+        case = visible_case(session, request_id, scope)
+        return case_view(case, office.clock(), scope)
 
 
 @router.post("/subject-requests/{request_id}/verification")
-@requires("officer")
+@requires("officer", by_site=True)
 def verify(request_id: str, body: VerificationBody, office: Office, caller: Caller) -> CaseView:
     """State that it is known who asks, and let the sites have their parts."""
     with office.writing(caller) as transaction:
-        case = load_case(transaction.session, request_id)
+        case = _case_to_decide(transaction.session, request_id, caller)
         if case.row.verified_at is None:
             decide(transaction, case, machine.IdentityProven(), "verified", ground=body.method)
             send_to_sites(transaction, case)
@@ -169,11 +176,11 @@ def verify(request_id: str, body: VerificationBody, office: Office, caller: Call
 
 
 @router.post("/subject-requests/{request_id}/confirmation")
-@requires("officer")
+@requires("officer", by_site=True)
 def confirm(request_id: str, office: Office, caller: Caller) -> CaseView:
     """State that the subject was told that the request came."""
     with office.writing(caller) as transaction:
-        case = load_case(transaction.session, request_id)
+        case = _case_to_decide(transaction.session, request_id, caller)
         if case.row.confirmed_at is None:
             transaction.record("subject-request.confirmed", case.log_object, {})
             case.row.confirmed_at = transaction.time
@@ -181,12 +188,12 @@ def confirm(request_id: str, office: Office, caller: Caller) -> CaseView:
 
 
 @router.post("/subject-requests/{request_id}/extension")
-@requires("officer")
+@requires("officer", by_site=True)
 def extend(request_id: str, body: NoticeBody, office: Office, caller: Caller) -> CaseView:
     """Take the longer period, with a notice to the subject."""
     settings = subject_settings(office.folder)
     with office.writing(caller) as transaction:
-        case = load_case(transaction.session, request_id)
+        case = _case_to_decide(transaction.session, request_id, caller)
         row = case.row
         if row.extended_at is not None and row.notice == body.reason:
             return case_view(case, transaction.now)
@@ -214,11 +221,11 @@ def extend(request_id: str, body: NoticeBody, office: Office, caller: Caller) ->
 
 
 @router.post("/subject-requests/{request_id}/refusal")
-@requires("officer")
+@requires("officer", by_site=True)
 def refuse(request_id: str, body: RefusalBody, office: Office, caller: Caller) -> CaseView:
     """Refuse a request on a ground that the law has for it."""
     with office.writing(caller) as transaction:
-        case = load_case(transaction.session, request_id)
+        case = _case_to_decide(transaction.session, request_id, caller)
         view = case_view(case, transaction.now)
         if (view.stage, view.ground, view.notice) == ("refused", body.ground, body.reason):
             return view
@@ -240,11 +247,11 @@ def refuse(request_id: str, body: RefusalBody, office: Office, caller: Caller) -
 
 
 @router.post("/subject-requests/{request_id}/completion")
-@requires("officer")
+@requires("officer", by_site=True)
 def complete(request_id: str, body: CompletionBody, office: Office, caller: Caller) -> CaseView:
     """Close a request that every site has answered, also where one refused."""
     with office.writing(caller) as transaction:
-        case = load_case(transaction.session, request_id)
+        case = _case_to_decide(transaction.session, request_id, caller)
         if case.row.stage != "completed":
             decide(transaction, case, machine.Completed(), "completed", reason=body.reason)
             case.row.notice = body.reason
@@ -398,6 +405,23 @@ def filed(case: Case, code: str) -> dict[str, object]:
         "stage": case.row.stage,
         "due_at": case.row.due_at,
     }
+
+
+def _reading(caller: rules.Bearer) -> rules.Scope:
+    return caller.scope("officer", "auditor")
+
+
+def _case_to_decide(session: Session, request_id: str, caller: rules.Bearer) -> Case:
+    """A request that an officer may decide about: one whose every site is theirs.
+
+    Raises:
+        NotFound: When it concerns no site of theirs: to them, there is no such request.
+        Denied: When it concerns another site, too.
+    """
+    scope = caller.scope("officer")
+    case = visible_case(session, request_id, scope)
+    enforce(rules.may_commit(scope, case.sites))
+    return case
 
 
 def _case_of(session: Session, request_id: str, site: str) -> Case:
