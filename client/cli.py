@@ -23,6 +23,7 @@ from audit.terminal import VersionOption, err, print_error, print_json, run_app
 from audit.watching import WatchEnd
 from client import (
     datasets_cli,
+    deidentify_cli,
     erasure_cli,
     evaluate_cli,
     health_cli,
@@ -61,6 +62,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 **At any time**
 
 - `client budget` shows what was spent, what is reserved, and what is left
+- `client deidentify evaluate LABELLED.json` measures how much of what identifies people is found
 - `client evaluate-privacy PLAN` tests whether training here leaks as little as a plan promises
 - `client policy check plan.toml` explains, rule by rule, what your site would say to a plan
 - `client subject SUBJECT` tells what is held of a data subject, and which plans could use it
@@ -81,6 +83,7 @@ site did, refused and erased is in its own journal, which anybody can verify.
 """,
 )
 app.add_typer(datasets_cli.app, name="data")
+app.add_typer(deidentify_cli.app, name="deidentify")
 app.add_typer(policy_cli.app, name="policy")
 app.add_typer(retention_cli.app, name="retention")
 app.add_typer(requests_cli.app, name="requests")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,12 @@ from rich.progress import (
 from rich.table import Table
 
 from audit.terminal import err, out
+from compliance.rules.deidentification import in_words
 
 if TYPE_CHECKING:  # so that `client --help` does not wait for the language model
     from client.ingest import IngestResult
     from client.leaks import LeakCount
+    from client.recall.kept import Measured
     from client.source_file import SourceFile
     from client.vault import Content, Dataset
 
@@ -61,8 +63,8 @@ def print_datasets(datasets: Iterable[Dataset]) -> None:
     out().print(table)
 
 
-def described(dataset: Dataset) -> dict[str, Any]:
-    """A dataset as JSON."""
+def described(dataset: Dataset, measured: Sequence[Measured] = ()) -> dict[str, Any]:
+    """A dataset as JSON, with what was measured of its de-identification."""
     sheet = dataset.datasheet.model_dump(mode="json", exclude={"format", "digest"})
     return {
         "content": dataset.datasheet.content,
@@ -73,6 +75,10 @@ def described(dataset: Dataset) -> dict[str, Any]:
         "digest": dataset.digest,
         "labels": list(dataset.labels),
         **sheet,
+        "deidentification_measured": [
+            {**each.figures.model_dump(mode="json"), "details": dict(each.details)}
+            for each in measured
+        ],
     }
 
 
@@ -165,7 +171,7 @@ def _searched(dataset: Dataset) -> str:
             return f"{replaced} identifiers replaced by stand-ins"
 
 
-def print_dataset(dataset: Dataset) -> None:
+def print_dataset(dataset: Dataset, measured: Sequence[Measured] = ()) -> None:
     """What is known of a dataset."""
     sheet = dataset.datasheet
     table = Table("", "", box=None, show_header=False)
@@ -185,6 +191,7 @@ def print_dataset(dataset: Dataset) -> None:
         ("incomplete rows", str(sheet.empty_dropped)),
         ("digest", dataset.digest),
         ("de-identification", sheet.deidentification_digest),
+        ("its recall", in_words(each.figures for each in measured)),
     ]
     for name, value in rows:
         table.add_row(name, escape(value) or "nothing")

@@ -44,13 +44,15 @@ def list_datasets(folder: FolderOption = None, json: Json = False) -> None:
 
     Examples: `client data list` · `client data list --json`
     """
+    from client.recall.kept import Measurements
     from client.vault import Vault
 
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         datasets = vault.datasets()
-    if json:
-        print_json([described(dataset) for dataset in datasets])
-        return
+        measurements = Measurements(site.paths, site.keyring)
+        if json:
+            print_json([described(dataset, measurements.of(dataset)) for dataset in datasets])
+            return
     if not datasets:
         out().print("the vault is empty; `client data add FILE` stores records", highlight=False)
         return
@@ -61,18 +63,21 @@ def list_datasets(folder: FolderOption = None, json: Json = False) -> None:
 def show(name: Name, folder: FolderOption = None, json: Json = False) -> None:
     """Show what is known of a dataset: counts, labels, what was replaced and what was kept out.
 
-    Never shows text. Exit codes: 4 no such dataset.
+    Its recall is what `client deidentify evaluate` or `review` measured of the very pipeline that
+    made it. Never shows text. Exit codes: 4 no such dataset, 6 a measurement was altered.
 
     Examples: `client data show messages` · `client data show messages --json`
     """
+    from client.recall.kept import Measurements
     from client.vault import Vault
 
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         dataset = vault.dataset(name)
+        measured = Measurements(site.paths, site.keyring).of(dataset)
     if json:
-        print_json(described(dataset))
+        print_json(described(dataset, measured))
     else:
-        print_dataset(dataset)
+        print_dataset(dataset, measured)
 
 
 @app.command()

@@ -18,6 +18,7 @@ site/
 ├── ledger.sqlite        the privacy budget (`client.ledger`)
 ├── journal.sqlite       this site's own audit log (`audit.log`)
 ├── models/              base models that are neither embedded nor in the hub's cache
+├── measurements/        how well de-identification did here, sealed (`client.recall.kept`) (0700)
 ├── outbox/              signed statements that the compliance service has not taken yet
 ├── answers/             the last answer to each running plan, sealed (`client.kept_answers`)
 ├── receipts/            signed erasure receipts
@@ -129,6 +130,11 @@ class SitePaths:
     def models(self) -> Path:
         """Folder of base models that the operator put there; a `/` in a name is `--`."""
         return self.root / "models"
+
+    @property
+    def measurements(self) -> Path:
+        """Folder of what was measured of de-identification; absent until the first."""
+        return self.root / "measurements"
 
     @property
     def outbox(self) -> Path:

@@ -1,5 +1,9 @@
 """The domain documents that somebody must later prove."""
 
+from compliance.statements.deidentification import (
+    DeidentificationDemand,
+    DeidentificationFigures,
+)
 from compliance.statements.documents import (
     Count,
     Digest,
@@ -73,6 +77,8 @@ __all__ = [
     "CaseId",
     "Count",
     "Decision",
+    "DeidentificationDemand",
+    "DeidentificationFigures",
     "Digest",
     "Document",
     "ErasureDecision",

@@ -62,8 +62,10 @@ class Operator:
         self.folder = folder
         self._capsys = capsys
 
-    def types(self, *words: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["client", "data", *words, "--dir", str(self.folder)])
+    def types(
+        self, *words: str, monkeypatch: pytest.MonkeyPatch, group: str = "data"
+    ) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["client", group, *words, "--dir", str(self.folder)])
         with pytest.raises(SystemExit) as ended:
             run_app(app)
         captured = self._capsys.readouterr()
@@ -77,8 +79,11 @@ def typed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    """Type words of `client data`: exit code, output, errors. The detector is loaded already."""
+    """Type words of `client data`, or of another `group`: exit code, output, errors.
+
+    The detector is loaded already.
+    """
     monkeypatch.setattr(pipeline, "Detector", lambda: detector)
     monkeypatch.setenv("COLUMNS", "200")
     operator = Operator(site.paths.root, capsys)
-    return lambda *words: operator.types(*words, monkeypatch=monkeypatch)
+    return lambda *words, **group: operator.types(*words, monkeypatch=monkeypatch, **group)
