@@ -1,15 +1,46 @@
-"""Property tests search afresh on a developer's machine, and repeat themselves at a gate.
+"""What would differ from run to run is the same at each, unless somebody asks otherwise.
 
-With `CI` set, hypothesis derives its examples from the test alone: a change is judged by what it
-changes, not by luck. Run without it to search.
+* Property tests search afresh on a developer's machine, and repeat themselves at a gate: with `CI`
+  set, hypothesis derives its examples from the test alone. A change is judged by what it changes.
+* A site's secrets are random, and with them which of a test's few subjects are held out. Here they
+  follow from `FIDUCIARY_SPLIT` (default 0), a whole number: other numbers are other people.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from audit.file_key_manager import FileKeyManager
+from audit.key_manager import WrappedKey
+from audit.keyring_file import key_context
 
 settings.register_profile("gate", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("gate")
+
+SPLIT = os.environ.get("FIDUCIARY_SPLIT", "0")
+
+_SETTLED = frozenset(
+    key_context("secret", name) for name in ("subject-pseudonym", "held-out-split")
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_same_subjects_are_held_out() -> Iterator[None]:
+    """Sites made in this process have the same two secrets; those of real processes have not."""
+    random_key = FileKeyManager.generate_data_key
+
+    def generate_data_key(self: FileKeyManager, context: bytes) -> tuple[bytes, WrappedKey]:
+        if context not in _SETTLED:
+            return random_key(self, context)
+        key = hashlib.sha256(context + SPLIT.encode()).digest()
+        return key, self.wrap(key, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileKeyManager, "generate_data_key", generate_data_key)
+        yield
