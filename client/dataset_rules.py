@@ -10,11 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from client.findings import Finding
 from client.vault.contents import Content
-from compliance.statements import TaskName, TrainingPlan
+from compliance.rules.deidentification import shortfall
+from compliance.statements import (
+    TEXT_TASKS,
+    DeidentificationDemand,
+    DeidentificationFigures,
+    TaskName,
+    TrainingPlan,
+)
+
+_MEASURED: Final = "deidentification-measured"
 
 CONTENT_OF_TASK: Final[Mapping[TaskName, Content]] = {
     "text-classification": "text",
@@ -36,6 +46,7 @@ class DatasetFacts:
         purposes: Purposes that the operator stated for it.
         legal_basis: Ground on which it is processed; empty when none was stated.
         content: What its records are.
+        measured: What was measured of the pipeline that made it; the newest of each method.
     """
 
     name: str
@@ -43,6 +54,22 @@ class DatasetFacts:
     purposes: frozenset[str]
     legal_basis: str
     content: Content = "text"
+    measured: tuple[DeidentificationFigures, ...] = ()
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What is asked of the datasets beside what the plan says of them.
+
+    Attributes:
+        minimum_subjects: By the site's policy.
+        deidentification: By the site's policy; None: nothing.
+        now: The moment from which measurements are as old as they are.
+    """
+
+    minimum_subjects: int
+    deidentification: DeidentificationDemand | None
+    now: datetime
 
 
 def uses(plan: TrainingPlan, purposes: Sequence[str], content: Content) -> bool:
@@ -54,7 +81,7 @@ def check_datasets(
     plan: TrainingPlan,
     datasets: Sequence[DatasetFacts],
     count_subjects: Callable[[Sequence[str]], int],
-    minimum_subjects: int,
+    demands: Demands,
 ) -> tuple[tuple[str, ...], list[Finding]]:
     """Ask the rules about the datasets that a plan would use.
 
@@ -62,7 +89,7 @@ def check_datasets(
         plan: The plan.
         datasets: Everything in the vault.
         count_subjects: Distinct subjects over datasets of these names.
-        minimum_subjects: As the site's policy has it.
+        demands: What the site's policy asks.
 
     Returns:
         Names of the datasets, and a finding for each rule.
@@ -87,7 +114,8 @@ def check_datasets(
         Finding("dataset-content", True, f"{', '.join(names)}: records of the kind {content}"),
         _legal_basis(plan, chosen),
         _labels(plan, chosen),
-        _enough_subjects(max(minimum_subjects, plan.minimum_subjects), subjects),
+        _measured(plan, chosen, demands),
+        _enough_subjects(max(demands.minimum_subjects, plan.minimum_subjects), subjects),
         *_batch_limit(plan, subjects),
     ]
 
@@ -115,6 +143,37 @@ def _labels(plan: TrainingPlan, datasets: Sequence[DatasetFacts]) -> Finding:
         else f"the plan knows every label of {', '.join(dataset.name for dataset in datasets)}",
         "ask for a plan that names all labels, or add the dataset with the plan's labels",
     )
+
+
+def _measured(plan: TrainingPlan, datasets: Sequence[DatasetFacts], demands: Demands) -> Finding:
+    """The pipeline that made each dataset was measured, and found as good as is asked.
+
+    Tables and pictures have no text in which identifiers are found and replaced: nothing is asked.
+    """
+    asked = [
+        (who, demand)
+        for who, demand in (
+            ("the plan", plan.deidentification),
+            ("the policy", demands.deidentification),
+        )
+        if demand is not None and plan.task in TEXT_TASKS
+    ]
+    if not asked:
+        return Finding(_MEASURED, True, "nothing is asked of the recall of de-identification")
+    for who, demand in asked:
+        for dataset in datasets:
+            if reason := shortfall(demand, dataset.measured, demands.now):
+                return Finding(
+                    _MEASURED,
+                    False,
+                    f"{who} asks what was measured of the de-identification of {dataset.name}: "
+                    f"{reason}",
+                    "measure it, on more or newer texts: `client deidentify evaluate LABELLED.json`"
+                    f" or `client deidentify review FILE --dataset {dataset.name}`; where it is "
+                    "not good enough, mend deidentify.toml and add the dataset again",
+                )
+    listed = " and ".join(who for who, _ in asked)
+    return Finding(_MEASURED, True, f"de-identification was measured as {listed} asks")
 
 
 def _enough_subjects(required: int, subjects: int) -> Finding:

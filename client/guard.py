@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 
 from audit.checkpoint import Checkpoint, read_checkpoint
@@ -25,7 +26,7 @@ from audit.merkle import verify_consistency
 from audit.proof import Proof, verify_proof
 from audit.statement import SignedStatement, verify_statement
 from client.budget import Cost, Limits, Reservation, over_limit, over_period
-from client.dataset_rules import DatasetFacts, check_datasets
+from client.dataset_rules import DatasetFacts, Demands, check_datasets
 from client.evidence import LogEvidence, PlanEvidence
 from client.findings import Finding, first_failure
 from client.policy import Policy
@@ -59,6 +60,7 @@ class SiteFacts:
         base_model_problem: Why there is no digest.
         cost_of: What a reservation would cost under the policy's limits, beside everything spent or
             reserved.
+        now: The present time, with its zone.
     """
 
     policy: Policy
@@ -67,6 +69,7 @@ class SiteFacts:
     base_model_digest: str | None
     base_model_problem: str
     cost_of: Callable[[Reservation, Limits], Cost]
+    now: datetime
 
 
 @dataclass(frozen=True)
@@ -301,7 +304,10 @@ def check_site(
     """
     policy = facts.policy
     chosen, dataset_findings = check_datasets(
-        plan, facts.datasets, facts.count_subjects, policy.minimum_subjects
+        plan,
+        facts.datasets,
+        facts.count_subjects,
+        Demands(policy.minimum_subjects, policy.deidentification, facts.now),
     )
     terms = Terms(Reservation.of(plan_id, plan, chosen), policy.limits)
     findings = (

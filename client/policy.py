@@ -3,7 +3,7 @@
 * Default is to refuse: a policy names the purposes it allows, and a fresh one names none.
 * Every key is required, so that a limit is never one that nobody chose; an unknown key is an error.
 * A file of an earlier format is read as what it said; what it could not say is refused, or set so
-  that it changes nothing (docs/adr/0024).
+  that it changes nothing (docs/adr/0024, 0041).
 * A policy can only refuse. What it allows must still pass the guard's other rules.
 * `client.proposals` checks a plan against it.
 """
@@ -24,6 +24,7 @@ from client.budget import Limits
 from client.budget_period import Period
 from client.training_hours import ALL_DAY, TrainingHours, Window, zone_named
 from compliance.statements import (
+    DeidentificationDemand,
     Digest,
     Document,
     Fraction,
@@ -38,9 +39,10 @@ ANY_EMBEDDED = "any-embedded"
 
 EMBEDDED_PREFIX = "embedded:"
 
-FORMAT: Final = "fiduciary.policy/3"
+FORMAT: Final = "fiduciary.policy/4"
 _FIRST_FORMAT: Final = "fiduciary.policy/1"
 _SECOND_FORMAT: Final = "fiduciary.policy/2"
+_THIRD_FORMAT: Final = "fiduciary.policy/3"
 
 _UNLIMITED_PERIOD_DAYS: Final = 365
 """Of an earlier format, whose period may cost as much as everything: any length says the same."""
@@ -85,7 +87,7 @@ class Policy(Document):
     subjects also where a plan that protects single records is allowed.
     """
 
-    format: Literal["fiduciary.policy/3"]
+    format: Literal["fiduciary.policy/4"]
     purposes: Annotated[tuple[Name, ...], AfterValidator(_distinct)]
     tasks: Annotated[tuple[TaskName, ...], AfterValidator(_distinct)]
     base_models: Annotated[tuple[BaseModelRule, ...], AfterValidator(_distinct)]
@@ -107,6 +109,9 @@ class Policy(Document):
     ]
     timezone: Annotated[str, AfterValidator(_zone)]
     share_evaluation: bool
+    minimum_deidentification_recall: Annotated[Number, Field(ge=0, le=1)]
+    maximum_deidentification_leak_share: Annotated[Number, Field(ge=0, le=1)]
+    deidentification_measured_within_days: Annotated[int, Field(ge=1, le=36_500, strict=True)]
 
     @model_validator(mode="before")
     @classmethod
@@ -116,7 +121,9 @@ class Policy(Document):
             return values
         if values.get("format") == _FIRST_FORMAT:
             values = _second_format(values)
-        return _third_format(values) if values.get("format") == _SECOND_FORMAT else values
+        if values.get("format") == _SECOND_FORMAT:
+            values = _third_format(values)
+        return _fourth_format(values) if values.get("format") == _THIRD_FORMAT else values
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:
@@ -141,6 +148,19 @@ class Policy(Document):
         return Limits(self.max_epsilon_per_plan, self.max_epsilon_total, self.delta, period)
 
     @property
+    def deidentification(self) -> DeidentificationDemand | None:
+        """What must have been measured of a dataset's de-identification; None: nothing."""
+        least = self.minimum_deidentification_recall
+        most = self.maximum_deidentification_leak_share
+        if least == 0 and most == 1:
+            return None
+        return DeidentificationDemand(
+            minimum_recall=least,
+            maximum_leak_share=most,
+            not_older_than_days=self.deidentification_measured_within_days,
+        )
+
+    @property
     def hours(self) -> TrainingHours:
         """When rounds may begin."""
         return TrainingHours(self.training_hours, zone_named(self.timezone))
@@ -155,6 +175,13 @@ _THIRD_FORMAT_DEFAULTS: Final[Mapping[str, Any]] = {
 }
 """What the second format meant where it said nothing. It knew no plan with distributed noise."""
 
+_FOURTH_FORMAT_DEFAULTS: Final[Mapping[str, Any]] = {
+    "minimum_deidentification_recall": 0,
+    "maximum_deidentification_leak_share": 1,
+    "deidentification_measured_within_days": 365,
+}
+"""What the third format meant where it said nothing."""
+
 
 def _second_format(values: Mapping[str, Any]) -> dict[str, Any]:
     """`fiduciary.policy/1`: `require_unit = "subject"` is all that it could say."""
@@ -168,17 +195,25 @@ def _third_format(values: Mapping[str, Any]) -> dict[str, Any]:
     """`fiduciary.policy/2`: a period may cost as much as everything, at any hour."""
     later = {*_THIRD_FORMAT_DEFAULTS, "max_epsilon_per_period"} & set(values)
     if later:
-        raise ValueError(f"{min(later)}: unknown field of earlier formats than {FORMAT}")
+        raise ValueError(f"{min(later)}: unknown field of earlier formats than {_THIRD_FORMAT}")
     added = dict(_THIRD_FORMAT_DEFAULTS)
     if "max_epsilon_total" in values:
         added["max_epsilon_per_period"] = values["max_epsilon_total"]
-    return {**values, **added, "format": FORMAT}
+    return {**values, **added, "format": _THIRD_FORMAT}
+
+
+def _fourth_format(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`fiduciary.policy/3`: nothing need be measured of de-identification."""
+    later = set(_FOURTH_FORMAT_DEFAULTS) & set(values)
+    if later:
+        raise ValueError(f"{min(later)}: unknown field of earlier formats than {FORMAT}")
+    return {**values, **_FOURTH_FORMAT_DEFAULTS, "format": FORMAT}
 
 
 DEFAULT_POLICY = """\
 # What this site allows. Only you can change it: the coordinator has no way to.
 # Look at a plan with `client policy check plan.toml` (or a plan's id) before you allow it.
-format = "fiduciary.policy/3"
+format = "fiduciary.policy/4"
 
 # Purposes for which records may be used, as plans and datasets name them.
 # EMPTY MEANS THAT EVERY PLAN IS REFUSED. Allow one like this: purposes = ["triage-research"]
@@ -233,6 +268,14 @@ timezone = "UTC"
 # held-out subjects. They never train, and the counts have no noise: set to false where even counts
 # are too much.
 share_evaluation = true
+
+# What must have been measured, here, of the pipeline that de-identified the texts that a plan would
+# use, within so many days (`client deidentify evaluate`, `client deidentify review`): a recall of
+# at least, and a share of texts in which something was missed of at most. The limits of the
+# measurement count, not its estimates. 0 and 1 ask for nothing.
+minimum_deidentification_recall = 0
+maximum_deidentification_leak_share = 1
+deidentification_measured_within_days = 365
 """
 
 

@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 
 from audit.errors import FiduciaryError, MalformedInput
 from audit.keys import VerifyKey
+from audit.log import utc_clock
 from audit.witness import WitnessMoved
 from client.base_models import installed_digest
 from client.dataset_rules import DatasetFacts, uses
@@ -29,10 +31,11 @@ from client.guard import (
 )
 from client.ledger import Ledger
 from client.policy import Policy, read_policy
+from client.recall.kept import Measurements
 from client.site import Site
 from client.vault.store import Vault
 from client.witnessing import ATTEMPTS, LogWatch
-from compliance.statements import TrainingPlan
+from compliance.statements import DeidentificationFigures, TrainingPlan
 
 
 class Review:
@@ -43,13 +46,23 @@ class Review:
         vault: The site's data.
         ledger: The site's budget.
         service: The compliance service.
+        now: The present time, with its zone.
     """
 
-    def __init__(self, site: Site, vault: Vault, ledger: Ledger, service: EvidenceService) -> None:
+    def __init__(
+        self,
+        site: Site,
+        vault: Vault,
+        ledger: Ledger,
+        service: EvidenceService,
+        now: Callable[[], datetime] = utc_clock,
+    ) -> None:
         self._site = site
         self._vault = vault
         self._ledger = ledger
         self._service = service
+        self._now = now
+        self._measurements = Measurements(site.paths, site.keyring)
         self._watch = LogWatch(site)
         self._proven: dict[str, tuple[tuple[Finding, ...], Witnessed]] = {}
 
@@ -85,6 +98,7 @@ class Review:
                     purposes=frozenset(dataset.datasheet.purposes),
                     legal_basis=dataset.datasheet.legal_basis,
                     content=dataset.datasheet.content,
+                    measured=self._measurements.told([dataset]),
                 )
                 for dataset in self._vault.datasets()
             ),
@@ -92,7 +106,12 @@ class Review:
             base_model_digest=digest,
             base_model_problem=problem,
             cost_of=self._ledger.cost_of,
+            now=self._now(),
         )
+
+    def measured(self, datasets: Sequence[str]) -> tuple[DeidentificationFigures, ...]:
+        """What was measured of the de-identification of datasets of these names; it leaves."""
+        return self._measurements.told([self._vault.dataset(name) for name in datasets])
 
     def notes(self, plan: TrainingPlan) -> tuple[str, ...]:
         """What the operator should know of an allowed plan; it tells counts and never leaves.

@@ -175,7 +175,9 @@ class Rounds:
         self._note(task, label)
         moved = chosen(result.update, names_in_update(plan, task.round, result.update))
         sent = encode(moved, plan.transport.precision, Keystream())
-        report = self._report(task, plan, material, steps=result.steps, answer=arrays_digest(sent))
+        report = self._report(
+            task, allowed, material, steps=result.steps, answer=arrays_digest(sent)
+        )
         answer = self._answer(plan, sent, report)
         self._kept.keep(asked, answer)
         work = self._work(task, plan, answer, subjects)
@@ -219,7 +221,7 @@ class Rounds:
         with self._stop.interruptible():
             counts = self._lessons.evaluate(state).to_arrays()
         self._check_unerased(task.plan_id, subjects)
-        report = self._report(task, plan, material, steps=0, answer=arrays_digest(counts))
+        report = self._report(task, allowed, material, steps=0, answer=arrays_digest(counts))
         self._reporter.say(f"evaluated round {task.round + 1} of plan {short(task.plan_id)}")
         self._reporter.event("round-evaluated", plan=task.plan_id, round=task.round)
         return self._work(task, plan, self._answer(plan, counts, report), subjects)
@@ -326,8 +328,9 @@ class Rounds:
             )
 
     def _report(
-        self, task: IncomingTask, plan: TrainingPlan, material: Material, *, steps: int, answer: str
+        self, task: IncomingTask, allowed: Allowed, material: Material, *, steps: int, answer: str
     ) -> SiteReport:
+        plan = allowed.plan
         return SiteReport(
             plan_id=task.plan_id,
             site=self._site.name,
@@ -342,6 +345,7 @@ class Rounds:
             software=self._answers.software,
             reported_at=utc_now(),
             audited_epsilon=self._audit.epsilon(task.plan_id) if plan.privacy_audit else None,
+            deidentification=self._review.measured(allowed.terms.reservation.datasets),
         )
 
     def _work(

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from client.learning.metrics import EvaluationReport
+from compliance.rules.deidentification import in_words
 from compliance.statements import TrainingPlan
 from server.card_sections import limitations
 from server.datasets_told import DatasetTold
@@ -198,6 +199,7 @@ def _data(dataset: DatasetTold, plan: TrainingPlan) -> dict[str, Any]:
         "properties": [
             {"name": "fiduciary:digest", "value": dataset.digest},
             {"name": "fiduciary:deidentification-digest", "value": dataset.deidentification},
+            {"name": "fiduciary:deidentification-recall", "value": in_words(dataset.measured)},
         ],
         "data": [
             {

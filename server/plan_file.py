@@ -31,6 +31,12 @@ nominal_subjects = 1000              # public; the divisor of every sum
 [transport]                          # optional: precision ("float32", "float16", "int8"),
                                      # compression ("none", "deflate")
 
+[deidentification]                   # optional: what must have been measured of each dataset
+minimum_recall = 0.95                # limits with 95 % confidence, not estimates
+maximum_leak_share = 0.1             # of texts; either or both
+measured = "either"                  # "evaluation" on labelled texts, "review" of own rows
+not_older_than_days = 365
+
 [[features]]                         # a table's columns; tabular-classification only
 name = "age"
 kind = "number"                      # low and high; or "category" with values
@@ -74,6 +80,7 @@ from compliance.statements import (
     Aggregation,
     BaseModelReference,
     BatchLimit,
+    DeidentificationDemand,
     Document,
     Feature,
     Fraction,
@@ -161,6 +168,7 @@ class PlanFile(Document):
     adapter: Adapter = Adapter()
     aggregation: Aggregation = Aggregation()
     transport: Transport = Transport()
+    deidentification: DeidentificationDemand | None = None
     features: tuple[Feature, ...] = ()
     phases: Annotated[tuple[PhaseSection, ...], Field(max_length=8)] = ()
 
@@ -280,6 +288,7 @@ def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
         "adapter": file.adapter.model_dump(),
         "aggregation": file.aggregation.model_dump(),
         "transport": file.transport.model_dump(),
+        "deidentification": file.deidentification and file.deidentification.model_dump(),
         "features": [feature.model_dump() for feature in file.features],
         "quorum": len(section.sites) if section.quorum is None else section.quorum,
         "privacy": file.privacy.model_dump(),
@@ -323,6 +332,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
         "adapter": Adapter,
         "aggregation": Aggregation,
         "transport": Transport,
+        "deidentification": DeidentificationDemand,
         "features": Feature,
         "phases": PhaseSection,
     }

@@ -26,7 +26,7 @@ from server.software import software_versions
 
 PROVENANCE_FILE: Final = "provenance.json"
 ATTESTATION_FILE: Final = "provenance.intoto.jsonl"
-PREDICATE: Final = "urn:fiduciary:predicate:training-run:2"
+PREDICATE: Final = "urn:fiduciary:predicate:training-run:3"
 
 
 def provenance(
@@ -61,6 +61,9 @@ def provenance(
                     "site": each.site,
                     "digest": each.digest,
                     "deidentification_digest": each.deidentification,
+                    "deidentification": [
+                        figures.model_dump(mode="json") for figures in each.measured
+                    ],
                 }
                 for each in datasets
             ],

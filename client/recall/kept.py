@@ -19,10 +19,10 @@ Formal guarantees:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 from pydantic import ValidationError
 
@@ -169,6 +169,23 @@ class Measurements:
         )
         return tuple(each for each in found if each is not None)
 
+    def told(self, datasets: Sequence[Dataset]) -> tuple[DeidentificationFigures, ...]:
+        """By method, what was measured of all of these datasets: the worst of each figure.
+
+        A method is told of only where it counts for every dataset, and nothing where a measurement
+        was altered: what is not told counts as not measured.
+        """
+        try:
+            found = [self.of(dataset) for dataset in datasets]
+        except VerificationFailed:
+            return ()
+        told = []
+        for method in get_args(Method):
+            of = [each.figures for one in found for each in one if each.figures.method == method]
+            if of and len(of) == len(datasets):
+                told.append(_worst(of))
+        return tuple(told)
+
     def _find(self, pipeline: str, method: Method, dataset: str) -> Measured | None:
         name = _name(pipeline, method, dataset)
         document = self._kept.read(name)
@@ -182,6 +199,17 @@ class Measurements:
         except (KeyError, ValidationError) as error:
             raise _altered(Path(f"{name}.sealed")) from error
         return Measured(figures, json.loads(document["details"]))
+
+
+def _worst(figures: Sequence[DeidentificationFigures]) -> DeidentificationFigures:
+    return DeidentificationFigures(
+        method=figures[0].method,
+        recall=min(each.recall for each in figures),
+        recall_at_least=min(each.recall_at_least for each in figures),
+        leak_share=max(each.leak_share for each in figures),
+        leak_share_at_most=max(each.leak_share_at_most for each in figures),
+        measured_at=min(each.measured_at for each in figures),
+    )
 
 
 def _name(pipeline: str, method: Method, dataset: str) -> str:

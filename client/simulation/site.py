@@ -21,6 +21,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from audit.canonical import canonical_bytes, digest
 from audit.errors import FiduciaryError
+from audit.log import utc_clock
 from audit.statement import sign_statement
 from client.arrays import Arrays, arrays_digest
 from client.budget import Cost, Limits, Reservation, RoundAlreadyStarted
@@ -178,8 +179,15 @@ class SimulatedSites:
         """What a site's guard says against a plan (`client.guard.check_site`)."""
         records = self._of(site)
         text = self._settings.policy
+        policy = parse_policy(text.encode("utf-8")) if text else allowing(plan)
+        # Nothing is de-identified in a simulation: what is asked of that says nothing here.
+        plan = plan.model_copy(update={"deidentification": None})
+        nothing = {
+            "minimum_deidentification_recall": Decimal(0),
+            "maximum_deidentification_leak_share": Decimal(1),
+        }
         facts = SiteFacts(
-            policy=parse_policy(text.encode("utf-8")) if text else allowing(plan),
+            policy=policy.model_copy(update=nothing),
             datasets=(
                 DatasetFacts(
                     DATASET,
@@ -193,6 +201,7 @@ class SimulatedSites:
             base_model_digest=base_model_digest(resolve_base_model(plan.base_model.name)),
             base_model_problem="",
             cost_of=_cost,
+            now=utc_clock(),
         )
         findings, _ = check_site(plan_id, plan, facts)
         failure = first_failure(findings)
@@ -284,7 +293,7 @@ def allowing(plan: TrainingPlan) -> Policy:
     """A policy that allows what a plan asks for; the plan's own minimum of subjects still holds."""
     most = Decimal(100)
     return Policy(
-        format="fiduciary.policy/3",
+        format="fiduciary.policy/4",
         purposes=(plan.purpose,),
         tasks=(plan.task,),
         base_models=(plan.base_model.digest,),
@@ -300,6 +309,9 @@ def allowing(plan: TrainingPlan) -> Policy:
         training_hours=("00:00-24:00",),
         timezone="UTC",
         share_evaluation=True,
+        minimum_deidentification_recall=Decimal(0),
+        maximum_deidentification_leak_share=Decimal(1),
+        deidentification_measured_within_days=365,
     )
 
 

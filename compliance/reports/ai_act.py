@@ -8,6 +8,7 @@ from compliance.report_views import EvidenceLink
 from compliance.reports.drafting import ReportDraft, SectionDraft, link, link_of
 from compliance.reports.facts import Facts, Filed, PlanFacts, ReleaseFacts
 from compliance.reports.measures import audited, privacy_spent, security_measures
+from compliance.rules.deidentification import in_words
 from compliance.rules.registers import LawBook
 from compliance.statements import SiteReport
 
@@ -171,7 +172,13 @@ def _development(section: SectionDraft, facts: Facts) -> None:
     section.table(
         "data",
         "What was trained on, by digest",
-        ("plan", "site", "digest of the dataset", "digest of its de-identification"),
+        (
+            "plan",
+            "site",
+            "digest of the dataset",
+            "digest of its de-identification",
+            "recall of that, with 95 % confidence",
+        ),
         (
             (
                 (
@@ -179,6 +186,7 @@ def _development(section: SectionDraft, facts: Facts) -> None:
                     filed.statement.site,
                     filed.statement.dataset_digest,
                     filed.statement.deidentification_digest,
+                    in_words(filed.statement.deidentification),
                 ),
                 link((filed.position,)),
             )

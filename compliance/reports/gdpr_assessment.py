@@ -14,6 +14,7 @@ from compliance.reports.measures import (
     privacy_spent,
     security_measures,
 )
+from compliance.rules.deidentification import in_words
 from compliance.rules.registers import LawBook
 
 
@@ -152,7 +153,13 @@ def _risks(section: SectionDraft, facts: Facts) -> None:
     section.table(
         "de-identification",
         "How records were de-identified, by what each site reported last",
-        ("plan", "site", "digest of the settings", "digest of the dataset"),
+        (
+            "plan",
+            "site",
+            "recall, with 95 % confidence",
+            "digest of the settings",
+            "digest of the dataset",
+        ),
         _deidentification(facts),
         "No site has reported a round yet.",
     )
@@ -163,8 +170,9 @@ def _risks(section: SectionDraft, facts: Facts) -> None:
         "absence of risk."
     )
     section.note(
-        "The recall of de-identification is in each dataset's datasheet at its site; sites report "
-        "the digests above, by which a datasheet can be told to be the one that was used."
+        "Recall is the share of a text's identifying characters that is found, measured by the "
+        "site on labelled texts (evaluation) or by a person on its own rows (review). The "
+        "datasheet, at the site, has every figure; by the digests it can be told to be the one that was used."
     )
 
 
@@ -205,6 +213,7 @@ def _deidentification(facts: Facts) -> Iterator[tuple[tuple[object, ...], Eviden
             cells = (
                 plan.plan.name,
                 site,
+                in_words(filed.statement.deidentification),
                 filed.statement.deidentification_digest,
                 filed.statement.dataset_digest,
             )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from importlib import resources
@@ -21,8 +22,11 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from audit.errors import MalformedInput
+from compliance.rules.deidentification import in_words, shortfall
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
 from compliance.statements import (
+    TEXT_TASKS,
+    DeidentificationDemand,
     Document,
     Fraction,
     ReleaseManifest,
@@ -40,7 +44,14 @@ _Said = TypeVar("_Said", bound=Document)
 
 Verdict = Literal["passed", "failed", "not-asked"]
 GateName = Literal[
-    "epsilon", "site-reports", "metrics", "privacy-audit", "fairness", "erasure", "safetensors"
+    "epsilon",
+    "site-reports",
+    "metrics",
+    "privacy-audit",
+    "deidentification",
+    "fairness",
+    "erasure",
+    "safetensors",
 ]
 
 WEIGHTS_SUFFIX: Final = ".safetensors"
@@ -55,12 +66,22 @@ class Fairness(Document):
     unmeasured_groups: Literal["refuse", "accept"]
 
 
+class Deidentification(Document):
+    """Thresholds of the de-identification gate, beside what a plan asks."""
+
+    minimum_recall: Annotated[Fraction, Field(ge=0, le=1)]
+    maximum_leak_share: Annotated[Fraction, Field(ge=0, le=1)]
+    not_older_than_days: Annotated[int, Field(ge=1, le=36_500)]
+    unmeasured: Literal["refuse", "accept"]
+
+
 class Thresholds(Document):
     """`release_gates.toml`, which explains the fields."""
 
     format: Literal["fiduciary.release-gates/1"]
     version: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     fairness: Fairness
+    deidentification: Deidentification
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,7 @@ def judge(evidence: Evidence, thresholds: Thresholds) -> tuple[Gate, ...]:
         _site_reports(evidence),
         _metrics(evidence),
         _privacy_audit(evidence),
+        _deidentification(evidence, thresholds.deidentification),
         _fairness(evidence, thresholds.fairness),
         _erasure(evidence),
         _safetensors(evidence),
@@ -228,6 +250,50 @@ def _privacy_audit(evidence: Evidence) -> Gate:
     )
 
 
+def _deidentification(evidence: Evidence, limits: Deidentification) -> Gate:
+    plan = evidence.plan.says
+    if plan.task not in TEXT_TASKS:
+        return Gate("deidentification", "not-asked", f"no text is searched for {plan.task}")
+    in_order = sorted(evidence.reports, key=lambda item: (item.says.round, item.position))
+    last = {item.says.site: item for item in in_order if item.says.activity == "train"}
+    positions = tuple(sorted(item.position for item in last.values()))
+    asked = plan.deidentification is not None or limits.unmeasured == "refuse"
+    if not asked and not any(item.says.deidentification for item in last.values()):
+        why = "nothing is asked of the recall of de-identification, and no site measured it"
+        return Gate("deidentification", "not-asked", why, positions)
+    trained = {site for item in evidence.rounds for site in item.says.participants}
+    wrong = [f"{site}: did not report" for site in sorted(trained - set(last)) if asked]
+    for site, item in sorted(last.items()):
+        reason = _recall_lacks(item.says, plan.deidentification, limits)
+        wrong += [f"{site}: {reason}"] if reason else []
+    if wrong or not last:
+        why = "; ".join(wrong) or "no site reported"
+        return Gate("deidentification", "failed", why, positions)
+    told = "; ".join(
+        f"{site}: {in_words(item.says.deidentification)}" for site, item in sorted(last.items())
+    )
+    return Gate("deidentification", "passed", f"recall of identifiers at {told}", positions)
+
+
+def _recall_lacks(
+    report: SiteReport, asked: DeidentificationDemand | None, limits: Deidentification
+) -> str:
+    """What a site's figures lack of what the plan, then the thresholds, ask; empty: nothing."""
+    figures, when = report.deidentification, datetime.fromisoformat(report.reported_at)
+    reason = "" if asked is None else shortfall(asked, figures, when)
+    if reason or not (figures or limits.unmeasured == "refuse"):
+        return reason
+    return shortfall(
+        DeidentificationDemand(
+            minimum_recall=limits.minimum_recall,
+            maximum_leak_share=limits.maximum_leak_share,
+            not_older_than_days=limits.not_older_than_days,
+        ),
+        figures,
+        when,
+    )
+
+
 def _fairness(evidence: Evidence, limits: Fairness) -> Gate:
     groups, position = evidence.plan.says.groups, evidence.manifest.position
     if not groups:
@@ -314,9 +380,10 @@ def read_thresholds(folder: Path) -> Thresholds:
     values = default_thresholds().model_dump(mode="json")
     if own.get("format") != values["format"]:
         raise MalformedInput(f'malformed {SETTINGS_FILE}: format is not "{values["format"]}"')
-    fairness = own.get("fairness", {})
-    if isinstance(fairness, dict):
-        own["fairness"] = {**values["fairness"], **fairness}
+    for section in ("fairness", "deidentification"):
+        stated = own.get(section, {})
+        if isinstance(stated, dict):
+            own[section] = {**values[section], **stated}
     return _parse({**values, **own}, SETTINGS_FILE)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from audit.errors import MalformedInput
+from compliance.statements.deidentification import DeidentificationDemand
 from compliance.statements.documents import (
     Digest,
     Document,
@@ -49,6 +50,12 @@ PHASES_OF_TASK: Final[Mapping[str, frozenset[str]]] = {
     "tabular-classification": frozenset({"histogram", "full"}),
 }
 """What a task can train: a language model has no head of its own, a table's model no encoder."""
+
+
+TEXT_TASKS: Final = frozenset(
+    {"text-classification", "token-classification", "causal-language-modelling"}
+)
+"""Tasks on text, in which identifiers are found and replaced."""
 
 
 class BaseModelReference(Document):
@@ -239,9 +246,12 @@ class TrainingPlan(Statement):
         "aggregation": 3,
         "transport": 3,
         "missed_rounds": 3,
+        "deidentification": 4,
     }
 
-    format: Literal["fiduciary.plan/1", "fiduciary.plan/2", "fiduciary.plan/3"] = "fiduciary.plan/3"
+    format: Literal[
+        "fiduciary.plan/1", "fiduciary.plan/2", "fiduciary.plan/3", "fiduciary.plan/4"
+    ] = "fiduciary.plan/4"
     name: Name
     federation: Name
     author: Annotated[str, Field(min_length=1, max_length=200)]
@@ -286,6 +296,8 @@ class TrainingPlan(Statement):
     quorum: Annotated[int, Field(ge=1, le=1000)]
     deadline_seconds: Annotated[int, Field(ge=5, le=7 * 86_400)] = 600
     minimum_subjects: Annotated[int, Field(ge=1, le=10**9)] = 50
+    deidentification: DeidentificationDemand | None = None
+    """What must have been measured of the pipeline that made each dataset; None: nothing."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -353,6 +365,8 @@ class TrainingPlan(Statement):
         names = [feature.name for feature in self.features]
         if len(set(names)) != len(names):
             raise ValueError("features: each column may appear once")
+        if self.deidentification is not None and self.task not in TEXT_TASKS:
+            raise ValueError(f"deidentification: no text is searched for {self.task}")
         if len(set(self.groups)) != len(self.groups) or any("/" in group for group in self.groups):
             raise ValueError("groups: each group may appear once, and none may hold a slash")
 

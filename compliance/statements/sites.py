@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from compliance.statements.deidentification import DeidentificationFigures
 from compliance.statements.documents import (
     Count,
     Digest,
@@ -51,11 +52,11 @@ class SiteReport(Statement):
 
     kind: ClassVar[str] = "site-report"
 
-    later: ClassVar[Mapping[str, int]] = {"audited_epsilon": 2}
+    later: ClassVar[Mapping[str, int]] = {"audited_epsilon": 2, "deidentification": 3}
 
-    format: Literal["fiduciary.site-report/1", "fiduciary.site-report/2"] = (
-        "fiduciary.site-report/2"
-    )
+    format: Literal[
+        "fiduciary.site-report/1", "fiduciary.site-report/2", "fiduciary.site-report/3"
+    ] = "fiduciary.site-report/3"
     plan_id: Digest
     site: Name
     round: Count
@@ -72,6 +73,8 @@ class SiteReport(Statement):
     reported_at: Time
     audited_epsilon: Fraction | None = None
     """Lower bound on the plan's ε that this site's own canaries found, where the plan asks."""
+    deidentification: Annotated[tuple[DeidentificationFigures, ...], Field(max_length=2)] = ()
+    """By method, what was measured of the pipeline that made the records; of several the worst."""
 
 
 class Refusal(Statement):

@@ -584,7 +584,13 @@ def _impact_tables(told: Told, history: History) -> Tables:
     yield (
         "risks/de-identification",
         [
-            (name, e.body["site"], e.body["deidentification_digest"], e.body["dataset_digest"])
+            (
+                name,
+                e.body["site"],
+                _recall(e.body),
+                e.body["deidentification_digest"],
+                e.body["dataset_digest"],
+            )
             for name, e in _last_reports(told)
         ],
     )
@@ -678,7 +684,13 @@ def _annex_tables(told: Told, history: History) -> Tables:
     yield (
         "development/data",
         [
-            (name, e.body["site"], e.body["dataset_digest"], e.body["deidentification_digest"])
+            (
+                name,
+                e.body["site"],
+                e.body["dataset_digest"],
+                e.body["deidentification_digest"],
+                _recall(e.body),
+            )
             for name, e in _last_reports(told)
         ],
     )
@@ -790,3 +802,13 @@ _TABLES: dict[str, Callable[[Told, History], Tables]] = {
     "ccpa-7102": _ccpa_tables,
     "hipaa-164-528": _hipaa_tables,
 }
+
+
+def _recall(report: dict[str, Any]) -> str:
+    """What a report says of its site's de-identification."""
+    told = [
+        f"at least {one['recall_at_least']}, texts with a leak at most {one['leak_share_at_most']} "
+        f"({one['method']} of {one['measured_at'][:10]})"
+        for one in report.get("deidentification", [])
+    ]
+    return "; ".join(told) or "not measured"

@@ -101,7 +101,7 @@ def evidence(
 ) -> Evidence:
     """A release of which every gate is passed or not asked for, but for what is given."""
     planned = TrainingPlan.from_body(
-        plan_body(SITES, **{"format": "fiduciary.plan/3", **(plan or {})})
+        plan_body(SITES, **{"format": "fiduciary.plan/4", **(plan or {})})
     )
     ended = {
         "plan_id": DIGEST,
@@ -139,6 +139,28 @@ def measured(*groups: dict[str, Any]) -> dict[str, Any]:
 
 TWO = {"groups": ["f", "m"]}
 AUDITED = {"privacy_audit": True}
+ASKED = {"deidentification": {"minimum_recall": "0.95"}}
+
+
+def recall(at_least: str, measured_at: str = "2026-10-02T10:00:00Z") -> dict[str, Any]:
+    """What a site's report says of its de-identification."""
+    figures = {
+        "method": "evaluation",
+        "recall": "0.99",
+        "recall_at_least": at_least,
+        "leak_share": "0.01",
+        "leak_share_at_most": "0.05",
+        "measured_at": measured_at,
+    }
+    return {"deidentification": [figures]}
+
+
+def recalled(**north: Any) -> dict[str, Any]:
+    """Reports of a run in which south's de-identification found enough; `north` is of its last."""
+    pairs = (("north", 0), ("south", 0))
+    early = [site_report(*pair, **recall("0.96")) for pair in pairs]
+    return {"reports": (*early, site_report("north", 1, **north))}
+
 
 FAILING: list[tuple[str, dict[str, Any], str]] = [
     ("epsilon", {"manifest": {"epsilon_by_site": {"north": "8.1"}}}, "over .* 8: north 8.1"),
@@ -169,6 +191,23 @@ FAILING: list[tuple[str, dict[str, Any], str]] = [
         {"plan": AUDITED, "audited": "8.5"},
         "attacks measured more than the plan's ε 8: north 8.5",
     ),
+    ("deidentification", {"plan": ASKED}, "north: it was not measured; south: it was not"),
+    (
+        "deidentification",
+        {"plan": ASKED, **recalled(**recall("0.94"))},
+        "^north: evaluation shows a recall of at least 0.94, 0.95 is asked$",
+    ),
+    ("deidentification", {"plan": ASKED, **recalled()}, "^north: it was not measured$"),
+    (
+        "deidentification",
+        {"plan": ASKED, **recalled(**recall("0.96", "2025-10-02T10:00:00Z"))},
+        "^north: it was not measured within 365 days$",
+    ),
+    (
+        "deidentification",
+        {"plan": ASKED, "reports": recalled(**recall("0.96"))["reports"][::2]},
+        "^south: did not report$",
+    ),
     ("fairness", {"plan": TWO}, "f: not measured, .*; m: not measured"),
     (
         "fairness",
@@ -183,6 +222,36 @@ FAILING: list[tuple[str, dict[str, Any], str]] = [
     ("safetensors", {"manifest": {"files": {"a.onnx": DIGEST}}}, "neither .*: a.onnx"),
     ("safetensors", {"manifest": {"files": {"README.md": DIGEST}}}, "no weights"),
 ]
+
+
+def test_a_recall_that_is_asked_and_measured_passes_and_is_told() -> None:
+    gate = verdict("deidentification", evidence(plan=ASKED, **recalled(**recall("0.97"))))
+    assert gate.verdict == "passed"
+    assert "north: at least 0.97, texts with a leak at most 0.05 (evaluation of" in gate.why
+    assert gate.positions == (21, 22)
+    # Where nothing is asked, what was measured is told all the same.
+    assert verdict("deidentification", evidence(**recalled())).verdict == "passed"
+
+
+def test_an_operators_thresholds_ask_for_a_recall_where_the_plan_does_not(tmp_path: Path) -> None:
+    head = 'format = "fiduciary.release-gates/1"\n[deidentification]\n'
+    (tmp_path / "release-gates.toml").write_text(head + 'minimum_recall = "0.97"\n')
+
+    def of(**changes: Any) -> Gate:
+        found = judge(evidence(**changes), read_thresholds(tmp_path))
+        return next(gate for gate in found if gate.name == "deidentification")
+
+    assert of().verdict == "not-asked"
+    gate = of(**recalled(**recall("0.99")))
+    assert gate.verdict == "failed"
+    assert gate.why == "south: evaluation shows a recall of at least 0.96, 0.97 is asked"
+    (tmp_path / "release-gates.toml").write_text(head + 'unmeasured = "refuse"\n')
+    assert of().why == "north: it was not measured; south: it was not measured"
+    assert of(**recalled(**recall("0.99"))).verdict == "passed"
+    table = {"task": "tabular-classification", "features": [
+        {"name": "age", "kind": "number", "low": "0", "high": "100"}]}  # fmt: skip
+    phases = [{**plan_body(SITES)["phases"][0], "kind": "full", "rounds": 2}]
+    assert of(plan={**table, "phases": phases}).verdict == "not-asked"
 
 
 @pytest.mark.parametrize(("name", "changes", "why"), FAILING)
@@ -204,6 +273,7 @@ def test_a_good_release_passes_and_says_what_it_rests_on() -> None:
         "site-reports": "passed",
         "metrics": "passed",
         "privacy-audit": "not-asked",
+        "deidentification": "not-asked",
         "fairness": "not-asked",
         "erasure": "passed",
         "safetensors": "passed",

@@ -48,9 +48,9 @@ READERS: dict[str, type[Statement]] = {
         ErasureReceipt,
     )
 }
+NEWEST: dict[type[Statement], int] = {TrainingPlan: 4, ReleaseManifest: 3, SiteReport: 3}
 LATEST: dict[str, str] = {
-    name: f"fiduciary.{kind.kind}/{3 if kind in (TrainingPlan, ReleaseManifest) else 2}"
-    for name, kind in READERS.items()
+    name: f"fiduciary.{kind.kind}/{NEWEST.get(kind, 2)}" for name, kind in READERS.items()
 }
 FIRST: dict[str, dict[str, Any]] = {}
 for vector in VECTORS:
@@ -145,6 +145,41 @@ def test_what_says_nothing_new_differs_in_the_name_of_its_format_alone(name: str
     for number in range(1, int(LATEST[name][-1]) + 1):
         said = {**FIRST[name], "format": name.replace("/1", f"/{number}")}
         assert read(said).body() == said
+
+
+FIGURES = {
+    "method": "review",
+    "recall": "0.99",
+    "recall_at_least": "0.95",
+    "leak_share": "0.01",
+    "leak_share_at_most": "0.05",
+    "measured_at": "2026-11-02T10:00:00Z",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "number"),
+    [
+        ("plan", {"deidentification": {"minimum_recall": "0.9"}}, 4),
+        ("site-report", {"deidentification": [FIGURES]}, 3),
+    ],
+)
+def test_what_is_asked_and_told_of_deidentification_is_refused_in_earlier_formats(
+    kind: str, said: dict[str, Any], number: int
+) -> None:
+    first = {**FIRST[f"fiduciary.{kind}/1"], **said}
+    for earlier in range(1, number):
+        with pytest.raises(MalformedInput, match="deidentification: unknown field of"):
+            read({**first, "format": f"fiduciary.{kind}/{earlier}"})
+    latest = read({**first, "format": f"fiduciary.{kind}/{number}"})
+    assert read(latest.body()) == latest
+
+
+def test_a_plan_without_text_asks_nothing_of_deidentification() -> None:
+    said = {**plan_body(("north",)), "task": "image-classification", "format": "fiduciary.plan/4"}
+    read(said)
+    with pytest.raises(MalformedInput, match="no text is searched for image-classification"):
+        read({**said, "deidentification": {"maximum_leak_share": "0.1"}})
 
 
 SECURE = {"secure_aggregation": True, "quorum": 2}
@@ -277,7 +312,7 @@ def test_a_pull_that_goes_too_far_or_nowhere_is_no_plan(
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_a_format_of_the_future_is_refused(name: str) -> None:
     with pytest.raises(MalformedInput, match="format: "):
-        READERS[name].from_body({**FIRST[name], "format": name.replace("/1", "/4")})
+        READERS[name].from_body({**FIRST[name], "format": name.replace("/1", "/99")})
 
 
 def test_plans_of_both_formats_run_side_by_side_and_the_log_verifies(

@@ -11,7 +11,7 @@ import pytest
 from audit.errors import MalformedInput, NotFound
 from client.learning.accounting import epsilon_of, events_of
 from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
-from compliance.statements import TrainingPlan
+from compliance.statements import DeidentificationDemand, TrainingPlan
 from server.errors import MalformedPlanFile
 from server.plan_file import make_plan, read_plan_file
 
@@ -277,13 +277,29 @@ privacy_audit = true
     text = PLAN.replace("retention_days = 365", "retention_days = 365\nrounds = 3" + more)
     text = text.replace("[privacy]", "[adapter]\nrank = 4\nlayers = 2\n\n[privacy]")
     plan = plan_from(tmp_path, text)
-    assert plan.format == "fiduciary.plan/3"
+    assert plan.format == "fiduciary.plan/4"
     assert (plan.groups, plan.focal_gamma) == (("north", "south"), Decimal("1.5"))
     assert plan.privacy_audit
     assert (plan.adapter.rank, plan.adapter.layers) == (4, 2)
     assert _kinds(plan) == ["histogram", "probe"], "rounds are those that train"
     assert [phase.rounds for phase in plan.phases] == [1, 3]
     assert 7.5 < epsilon_of(events_of(plan.phases), plan.privacy.delta) <= 8
+
+
+def test_what_is_asked_of_deidentification_is_read(tmp_path: Path) -> None:
+    asked = '[deidentification]\nminimum_recall = 0.95\nmeasured = "review"\n\n[privacy]'
+    demand = plan_from(tmp_path, PLAN.replace("[privacy]", asked)).deidentification
+    assert demand == DeidentificationDemand(minimum_recall=Decimal("0.95"), measured="review")
+    assert plan_from(tmp_path, PLAN).deidentification is None
+    for wrong, says in (
+        ("minimum_recall = 1.5", "deidentification.minimum_recall"),
+        ("minimal_recall = 0.5", "did you mean minimum_recall"),
+        ('measured = "review"', "minimum_recall, maximum_leak_share or both"),
+    ):
+        text = PLAN.replace("[privacy]", f"[deidentification]\n{wrong}\n\n[privacy]")
+        with pytest.raises(MalformedPlanFile) as refused:
+            plan_from(tmp_path, text)
+        assert says in f"{refused.value} {refused.value.fix}"
 
 
 def test_everything_that_plan_3_can_say_is_read(tmp_path: Path) -> None:

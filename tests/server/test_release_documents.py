@@ -26,7 +26,7 @@ from audit.statement import pre_authentication_encoding, sign_statement
 from client.learning.evaluation import Evaluation
 from client.learning.metrics import EvaluationReport, evaluation_report
 from compliance.resources import PlanEvidence, PlanView
-from compliance.statements import Metrics, SiteReport, TrainingPlan
+from compliance.statements import DeidentificationFigures, Metrics, SiteReport, TrainingPlan
 from server.authority import generate_key
 from server.content import digest_of, extract, write_archive
 from server.datasets_told import DatasetTold, datasets_told
@@ -50,6 +50,16 @@ KEY = generate_key()
 COORDINATOR = SigningKey.generate("demo/coordinator")
 
 
+MEASURED = DeidentificationFigures(
+    method="evaluation",
+    recall=Decimal("0.98"),
+    recall_at_least=Decimal("0.95"),
+    leak_share=Decimal("0.02"),
+    leak_share_at_most=Decimal("0.05"),
+    measured_at="2026-01-02T12:00:00Z",
+)
+
+
 def report(site: str) -> SiteReport:
     return SiteReport(
         plan_id=DIGEST,
@@ -64,6 +74,7 @@ def report(site: str) -> SiteReport:
         deidentification_digest=DIGEST,
         software="fiduciary 0.1.0",
         reported_at=TIME,
+        deidentification=(MEASURED,) if site == "lakeside" else (),
     )
 
 
@@ -295,7 +306,10 @@ def test_the_card_is_one_that_model_hubs_read() -> None:
         "| st-elm | 3.5 |",
         "## Limitations",
         "declares no groups",
-        f"| lakeside | `{datasets_told(EVIDENCE)[0].digest[:23]}…` | `{DIGEST[:23]}…` | not told |",
+        f"| lakeside | `{datasets_told(EVIDENCE)[0].digest[:23]}…` | `{DIGEST[:23]}…` | "
+        "at least 0.95, texts with a leak at most 0.05 (evaluation of 2026-01-02) |",
+        f"| st-elm | `{datasets_told(EVIDENCE)[1].digest[:23]}…` | `{DIGEST[:23]}…` | "
+        "not measured |",
     ):
         assert said in text, said
 
@@ -308,6 +322,8 @@ def test_provenance_is_in_toto_and_the_attestation_is_the_same_signed() -> None:
     }
     assert predicate["privacy"]["epsilon_by_site"] == {"lakeside": "1.25", "st-elm": "3.5"}
     assert [each["site"] for each in predicate["datasets"]] == ["lakeside", "st-elm"]
+    told = [each["deidentification"] for each in predicate["datasets"]]
+    assert told == [[MEASURED.model_dump(mode="json")], []]
     assert predicate["software"]["fiduciary"]
     statement = json.dumps(stated()).encode()
     (line,) = attestation(statement, COORDINATOR).splitlines()

@@ -90,7 +90,7 @@ def make_policy(**changes: Any) -> Policy:
     """A policy that allows `make_plan`."""
     return Policy.model_validate(
         {
-            "format": "fiduciary.policy/3",
+            "format": "fiduciary.policy/4",
             "purposes": [PURPOSE],
             "tasks": ["text-classification"],
             "base_models": ["any-embedded", ZERO_DIGEST],
@@ -106,6 +106,9 @@ def make_policy(**changes: Any) -> Policy:
             "training_hours": ["00:00-24:00"],
             "timezone": "UTC",
             "share_evaluation": True,
+            "minimum_deidentification_recall": "0",
+            "maximum_deidentification_leak_share": "1",
+            "deidentification_measured_within_days": 365,
             **changes,
         }
     )

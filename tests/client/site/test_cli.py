@@ -208,7 +208,7 @@ def test_policy_show_and_init(run: Run, folder: Path) -> None:
     assert run("policy", "show", "--dir", folder, "--json").json["purposes"] == ["triage"]
     assert "triage" in run("policy", "show", "--dir", folder).out
     assert "kept" in run("policy", "init", "--dir", folder).out
-    assert 'format = "fiduciary.policy/3"' in run("policy", "init", "--print").out
+    assert 'format = "fiduciary.policy/4"' in run("policy", "init", "--print").out
     (folder / "policy.toml").unlink()
     assert run("policy", "show", "--dir", folder).code == 4
     assert "wrote" in run("policy", "init", "--dir", folder).out

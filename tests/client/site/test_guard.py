@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +26,7 @@ from client.guard import (
     decide,
 )
 from client.vault import Content
+from compliance.statements import DeidentificationFigures
 from tests.client.site.counterparts import FakeCompliance
 from tests.client.site.documents import (
     LABELS,
@@ -52,6 +55,7 @@ def make_facts(**changes: Any) -> SiteFacts:
         "cost_of": lambda _reservation, _delta: Cost(
             Decimal(3), Decimal(3), Decimal(3), reserved=False
         ),
+        "now": datetime(2026, 11, 26, tzinfo=UTC),
         **changes,
     }
     return SiteFacts(**facts)
@@ -169,6 +173,65 @@ def test_hours_never_refuse_a_plan() -> None:
     findings = judge(make_facts(policy=policy))
     assert failures(findings) == []
     assert "03:00-03:01" in {f.rule: f.detail for f in findings}["training-hours"]
+
+
+FIGURES = DeidentificationFigures(
+    method="evaluation",
+    recall=Decimal("0.99"),
+    recall_at_least=Decimal("0.95"),
+    leak_share=Decimal("0.01"),
+    leak_share_at_most=Decimal("0.05"),
+    measured_at="2026-11-01T00:00:00Z",
+)
+
+
+@pytest.mark.parametrize(
+    ("measured", "plan", "policy", "says"),
+    [
+        ((), {}, {}, ""),
+        ((), {"minimum_recall": "0.95"}, {}, "the plan asks .* notes: it was not measured"),
+        ((FIGURES,), {"minimum_recall": "0.95"}, {}, ""),
+        ((FIGURES,), {"minimum_recall": "0.96"}, {}, "the plan asks .* at least 0.95, 0.96 is"),
+        ((FIGURES,), {"minimum_recall": "0.9", "measured": "review"}, {}, "measured by review"),
+        ((FIGURES,), {"maximum_leak_share": "0.04"}, {}, "at most 0.05 of texts with a leak"),
+        ((), {}, {"minimum_deidentification_recall": "0.5"}, "the policy asks .* not measured"),
+        ((FIGURES,), {}, {"minimum_deidentification_recall": "0.95"}, ""),
+        (
+            (FIGURES,),
+            {},
+            {"maximum_deidentification_leak_share": "0.01"},
+            "the policy asks .* 0.05",
+        ),
+        (
+            (FIGURES,),
+            {},
+            {
+                "minimum_deidentification_recall": "0.5",
+                "deidentification_measured_within_days": 24,
+            },
+            "within 24 days",
+        ),
+    ],
+)
+def test_a_plan_is_refused_where_deidentification_is_not_measured_as_asked(
+    measured: tuple[DeidentificationFigures, ...],
+    plan: dict[str, Any],
+    policy: dict[str, Any],
+    says: str,
+) -> None:
+    asked = {"format": "fiduciary.plan/4", "deidentification": plan} if plan else {}
+    facts = make_facts(datasets=(dataset(measured=measured),), policy=make_policy(**policy))
+    findings = judge(facts, **asked)
+    assert failures(findings) == ["deidentification-measured"] * bool(says)
+    found = next(each for each in findings if each.rule == "deidentification-measured")
+    assert re.search(says, found.detail)
+    assert not says or "client deidentify evaluate" in found.fix
+
+
+def test_nothing_is_asked_of_the_deidentification_of_tables() -> None:
+    policy = make_policy(tasks=["tabular-classification"], minimum_deidentification_recall="0.9")
+    facts = make_facts(datasets=(dataset(content="table"),), policy=policy)
+    assert failures(judge(facts, **TASKS["table"])) == []
 
 
 def test_a_second_dataset_that_does_not_fit_refuses_the_plan() -> None:

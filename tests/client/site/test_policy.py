@@ -137,11 +137,24 @@ LATER_KEYS = (
     "training_hours",
     "timezone",
 )
-SECOND_FORMAT = "\n".join(
-    line
-    for line in policy_toml(make_policy()).splitlines()
-    if not line.startswith(tuple(f"{key} " for key in LATER_KEYS))
-).replace("fiduciary.policy/3", "fiduciary.policy/2")
+FOURTH_KEYS = (
+    "minimum_deidentification_recall",
+    "maximum_deidentification_leak_share",
+    "deidentification_measured_within_days",
+)
+
+
+def without(text: str, keys: tuple[str, ...]) -> str:
+    lines = text.splitlines()
+    return "\n".join(line for line in lines if line.split(" = ")[0] not in keys)
+
+
+THIRD_FORMAT = without(policy_toml(make_policy()), FOURTH_KEYS).replace(
+    "fiduciary.policy/4", "fiduciary.policy/3"
+)
+SECOND_FORMAT = without(THIRD_FORMAT, LATER_KEYS).replace(
+    "fiduciary.policy/3", "fiduciary.policy/2"
+)
 FIRST_FORMAT = SECOND_FORMAT.replace("fiduciary.policy/2", "fiduciary.policy/1").replace(
     'privacy_units = ["subject"]', 'require_unit = "subject"'
 )
@@ -155,6 +168,17 @@ def test_a_policy_of_an_earlier_format_is_what_it_was(text: str) -> None:
     assert found.limits.period is None
     assert (found.require_secure_aggregation, found.allow_distributed_noise) == (False, False)
     assert found.training_hours == ("00:00-24:00",)
+
+
+def test_a_policy_of_the_third_format_asks_nothing_of_deidentification() -> None:
+    assert parse_policy(THIRD_FORMAT.encode()) == make_policy()
+    assert make_policy().deidentification is None
+    demand = make_policy(minimum_deidentification_recall="0.9").deidentification
+    assert demand is not None
+    assert (demand.minimum_recall, demand.maximum_leak_share) == (Decimal("0.9"), Decimal(1))
+    for key in FOURTH_KEYS:
+        with pytest.raises(MalformedInput, match=f"{key}: unknown field of earlier formats than"):
+            parse_policy(f"{THIRD_FORMAT}\n{key} = 1\n".encode())
 
 
 @pytest.mark.parametrize("key", LATER_KEYS)
@@ -206,7 +230,7 @@ def test_any_embedded_allows_embedded_models_only() -> None:
         ('require_unit = "subject"', "require_unit: unknown field"),
         ("minimum_subjects = 0", "minimum_subjects"),
         ("minimum_subjects = 10.5", "minimum_subjects"),
-        ('format = "fiduciary.policy/4"', "format"),
+        ('format = "fiduciary.policy/5"', "format"),
         ("max_epsilon_per_period = 0", "max_epsilon_per_period: .*greater than 0"),
         ("max_epsilon_per_period = 11", "max_epsilon_per_period: 11 is more than max_epsilon_tot"),
         ("max_epsilon_per_period = 7", "max_epsilon_per_plan: 8 is more than max_epsilon_per_per"),

@@ -17,7 +17,10 @@ from client.learning.observations import Observations
 from client.learning.passes import Settings
 from client.learning.privacy_audit import AuditResult, audit_mechanism
 from client.learning.private_sgd import SiteTrainer
+from client.recall.kept import Measured, Measurements
+from compliance.statements import DeidentificationFigures, utc_now
 from tests.client.learning.broken_trainers import NoNoise
+from tests.client.site.documents import ZERO_DIGEST
 from tests.client.site.world import World, report_of
 
 PLAN_2 = {"format": "fiduciary.plan/2"}
@@ -43,6 +46,34 @@ def audited_plan(world: World) -> str:
 def journalled(world: World, action: str) -> list[dict[str, Any]]:
     journal = world.site.journal
     return [journal.read(leaf.position)[1] for leaf in journal.leaves() if leaf.action == action]
+
+
+# --- what was measured of de-identification -------------------------------------------------------
+
+
+def test_a_report_tells_what_was_measured_of_the_pipeline_of_its_records(world: World) -> None:
+    asked = {"format": "fiduciary.plan/4", "deidentification": {"minimum_recall": "0.9"}}
+    plan_id = world.approve(name="asking", **asked)
+    world.train(0)
+    world.train(0, plan_id=plan_id)
+    world.run()
+    assert world.codes() == ["deidentification-measured"]
+    assert report_of(world.fleet.replies[0]).deidentification == ()
+    figures = DeidentificationFigures(
+        method="evaluation",
+        recall=Decimal("0.99"),
+        recall_at_least=Decimal("0.95"),
+        leak_share=Decimal("0.01"),
+        leak_share_at_most=Decimal("0.05"),
+        measured_at=utc_now(),
+    )
+    kept = Measurements(world.site.paths, world.site.keyring)
+    measured = Measured(figures, {})
+    kept.keep(ZERO_DIGEST, measured, world.site.journal, world.site.principal, "")
+    plan_id = world.approve(name="asking-again", **asked)
+    world.train(0, plan_id=plan_id)
+    world.run()
+    assert report_of(world.fleet.replies[-1]).deidentification == (figures,)
 
 
 # --- the audit of a plan --------------------------------------------------------------------------
