@@ -87,8 +87,6 @@ class History:
         return found
 
 
-@contextmanager
-
 MEASURED: dict[str, Any] = {
     "audited_epsilon": "0.4",
     "deidentification": [
@@ -105,6 +103,7 @@ MEASURED: dict[str, Any] = {
 """What a site says of its own trainer and of its de-identification."""
 
 
+@contextmanager
 def fresh_service(clock: Clock | None = None) -> Iterator[RunningService]:
     """A service in memory where the machine allows."""
     memory = Path("/dev/shm")  # noqa: S108  only its existence matters
