@@ -172,7 +172,7 @@ def _risks(section: SectionDraft, facts: Facts) -> None:
     section.note(
         "Recall is the share of a text's identifying characters that is found, measured by the "
         "site on labelled texts (evaluation) or by a person on its own rows (review). The "
-        "datasheet, at the site, has every figure; its digests tell that it is the one that was used."
+        "datasheet, at the site, has every figure; digests tell that it is the one that was used."
     )
 
 
