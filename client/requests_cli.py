@@ -213,6 +213,28 @@ def lift_exclusion(
     say(f"lifted: records of {count} subject{'' if count == 1 else 's'} may be used again")
 
 
+@app.command("rotate-key")
+def rotate_key(folder: FolderOption = None, json: Json = False) -> None:
+    """Replace the key to which subjects' identifiers are sealed for this site.
+
+    New requests are sealed to the new key. What was sealed to the old one is still opened; when all
+    of it is answered, and a day has passed, `client start` destroys the old key. A copy of the old
+    key that somebody took then opens nothing that came after.
+
+    Exit codes: 0 replaced, 7 the compliance service does not answer (nothing was replaced, or
+    `client start` will tell it).
+
+    Example: `client requests rotate-key`
+    """
+    with _desk(folder) as (_, desk):
+        stated = desk.rotate_key()
+    if json:
+        print_json(stated.body())
+        return
+    say(f"requests are sealed to key {stated.generation} from now on")
+    say("the old key opens what was sealed to it, and is destroyed when all of that is answered")
+
+
 @contextmanager
 def _desk(folder: Path | None) -> Iterator[tuple[Site, SubjectDesk]]:
     with (

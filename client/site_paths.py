@@ -13,6 +13,7 @@ site/
 ├── keys/certificate.pem the node certificate that the federation's CA issued
 ├── keys/ca.pem          the federation's CA
 ├── keyring/             wraps the data keys of vault and journal                 (0700)
+├── sealing-keys.json    which keys subjects' identifiers are sealed to; absent before a rotation
 ├── retention.toml       which laws end retention of the journal; the operator's to write
 ├── vault.sqlite         de-identified rows, encrypted (`client.vault`)
 ├── ledger.sqlite        the privacy budget (`client.ledger`)
@@ -105,6 +106,11 @@ class SitePaths:
     def keyring(self) -> Path:
         """Folder of the file keyring."""
         return self.root / "keyring"
+
+    @property
+    def sealing_keys(self) -> Path:
+        """Which keys identifiers are sealed to; absent until one was replaced."""
+        return self.root / "sealing-keys.json"
 
     @property
     def vault(self) -> Path:

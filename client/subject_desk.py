@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import Field, ValidationError
 
 from audit.canonical import digest
@@ -38,6 +37,7 @@ from client.evidence import EvidenceService
 from client.kept_answers import KeptAnswers
 from client.ledger import Ledger
 from client.outbox import Outbox, SubjectAnswers
+from client.sealing_keys import destroy_earlier, open_sealed, rotate_key, sealing_statement
 from client.site import Site
 from client.subject_package import make_package
 from client.vault.excluding import exclude, lift, mark_journalled
@@ -52,14 +52,12 @@ from compliance.statements import (
     first_problem,
     utc_now,
 )
-from compliance.subject_requests_views import SitePart, TrainedRelease
-from compliance.subject_sealing import Identifiers, open_identifiers, seal_package
+from compliance.subject_requests_views import SitePart, SiteWork, TrainedRelease
+from compliance.subject_sealing import Identifiers, seal_package
 
 ANSWERED: Final = "subject-request-answered"
 EXCLUDED: Final = "subject-excluded"
 INCLUDED: Final = "subject-included"
-
-_SEALING_SECRET: Final = "subject-sealing"  # noqa: S105  a name
 
 AUTOMATIC: Final[tuple[SubjectRight, ...]] = ("erasure", "objection", "restriction")
 """What nobody need look at: it gives nothing away."""
@@ -85,8 +83,8 @@ class PartService(SubjectAnswers, Protocol):
     def publish_key(self, site: str, statement: SignedStatement) -> Recorded:
         """Tell to which key identifiers are sealed."""
 
-    def parts(self) -> Sequence[SitePart]:
-        """What this site must do."""
+    def work(self) -> SiteWork:
+        """What this site must do, and what is known of its key."""
 
     def take(self, request_id: str) -> Recorded:
         """State that this site has its part."""
@@ -124,22 +122,6 @@ def read_request_settings(path: Path) -> RequestSettings:
         ) from error
 
 
-def sealing_private_key(site: Site) -> X25519PrivateKey:
-    """The key that opens what is sealed to this site. It never leaves the keyring's secret."""
-    return X25519PrivateKey.from_private_bytes(site.keyring.secret(_SEALING_SECRET))
-
-
-def sealing_statement(site: Site) -> SignedStatement:
-    """The public half, signed by the site's identity. The same each time."""
-    public = sealing_private_key(site).public_key().public_bytes_raw()
-    stated = SiteSealingKey(
-        federation=site.federation,
-        site=site.name,
-        public_key=base64.b64encode(public).decode("ascii"),
-    )
-    return sign_statement(stated.body(), site.identity)
-
-
 class SubjectDesk:
     """Answers data subjects' requests for one site.
 
@@ -166,14 +148,39 @@ class SubjectDesk:
         self._clock = clock
         self._outbox = Outbox(site)
 
-    def publish_key(self) -> None:
-        """Tell the service to which key identifiers are sealed. Repeating it changes nothing."""
-        calls = self._service.subject_requests
-        calls.publish_key(self._site.name, sealing_statement(self._site))
+    def publish_key(self) -> str:
+        """Tell the service to which key identifiers are sealed. Repeating it changes nothing.
+
+        Returns:
+            The digest of the key's statement.
+
+        Raises:
+            FiduciaryError: When the service knows a newer key, refuses otherwise or is away.
+        """
+        statement = sealing_statement(self._site)
+        self._service.subject_requests.publish_key(self._site.name, statement)
+        return statement.digest
 
     def parts(self) -> Sequence[SitePart]:
         """What this site must do, the most urgent first."""
-        return self._service.subject_requests.parts()
+        return self._service.subject_requests.work().parts
+
+    def fetch(self) -> Sequence[SitePart]:
+        """What this site must do; keys of before are destroyed once nothing needs them."""
+        work = self._service.subject_requests.work()
+        destroy_earlier(self._site, work.sealing_key)
+        return work.parts
+
+    def rotate_key(self) -> SiteSealingKey:
+        """Replace the key and tell the service.
+
+        Raises:
+            Unreachable: When the service is away; the key is replaced, `client start` tells it.
+        """
+        known = self._service.subject_requests.work().sealing_key
+        stated = rotate_key(self._site, 0 if known is None else known.generation)
+        self.publish_key()
+        return stated
 
     def part(self, request_id: str) -> SitePart:
         """One of them, by its id or the first digits of it.
@@ -254,12 +261,7 @@ class SubjectDesk:
                 "the service sends nothing before it is known who asks",
                 fix="check who it is, then `client requests confirm ID`",
             )
-        return open_identifiers(
-            part.sealed,
-            sealing_private_key(self._site),
-            request_id=part.request_id,
-            site=self._site.name,
-        )
+        return open_sealed(self._site, part.sealed, part.request_id)
 
     def confirm(self, part: SitePart, method: str) -> None:
         """State that the operator knows who asks.

@@ -22,7 +22,15 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from enum import Enum
 
-from audit.errors import FiduciaryError, MalformedInput, NotFound, Unauthorised, Unreachable
+from audit.errors import (
+    Conflict,
+    FiduciaryError,
+    MalformedInput,
+    NotFound,
+    Refused,
+    Unauthorised,
+    Unreachable,
+)
 from audit.log import utc_clock
 from audit.storage import LogUnavailable
 from client.alarms import LogAlarm
@@ -42,6 +50,7 @@ from client.retention import RetentionTimer, site_retention
 from client.reveals import AlreadyRevealed
 from client.review import Review
 from client.rounds import PLAN_ID, Rounds, Work
+from client.sealing_keys import sealing_statement
 from client.secure_aggregation.member import SumRefused
 from client.secure_sums import SecureSums
 from client.site import Site
@@ -136,7 +145,7 @@ class Worker:
         self._tended = float("-inf")
         self._watched = float("-inf")
         self._asked = float("-inf")
-        self._key_published = False
+        self._key_published = ""
         self._waiting_requests: frozenset[str] = frozenset()
         self._witnessing = Witnessing(site, service, network=stop.interruptible)
         self._sums = SecureSums(site, Peers(site, service), self._answers, stop.interruptible)
@@ -270,16 +279,16 @@ class Worker:
         self._asked = time.monotonic()
         try:
             with self._stop.interruptible():
-                if not self._key_published:
-                    self._desk.publish_key()
-                    self._key_published = True
-                parts = self._desk.parts()
+                if self._key_published != sealing_statement(self._site).digest:
+                    self._key_published = self._desk.publish_key()
+                parts = self._desk.fetch()
             # An erasure that has begun is finished, whatever the operator wants to end.
             waiting = self._desk.serve(parts, self._tell_of_request)
-        except (MalformedInput, NotFound) as error:
-            # Another version's service, or the operator's own file.
+        except (MalformedInput, NotFound, Conflict, Refused) as error:
+            # Another version's service, the operator's own file, or a site restored from a backup.
             self._activity.update(last_problem=str(error)[:MAX_REASON])
-            self._say(f"data subjects' requests are not served: {error}", problem=True)
+            fix = f"; {error.fix}" if error.fix else ""
+            self._say(f"data subjects' requests are not served: {error}{fix}", problem=True)
             return
         ids = frozenset(part.request_id for part in waiting)
         if ids - self._waiting_requests:

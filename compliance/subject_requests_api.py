@@ -30,6 +30,7 @@ from compliance.subject_requests_views import (
     SealedPackage,
     SiteKeyView,
     SitePart,
+    SiteWork,
     SubjectAnswerBody,
     TrainedRelease,
     VerificationBody,
@@ -55,6 +56,7 @@ class SubjectRequestCalls:
         email: str | None = None,
         received_at: str | None = None,
         request_id: str | None = None,
+        sealed_to: Mapping[str, bytes] | None = None,
     ) -> FiledRequest:
         """File a request that came on another way (officer).
 
@@ -66,6 +68,7 @@ class SubjectRequestCalls:
             email: Where notices and a code are sent.
             received_at: When it came, if earlier.
             request_id: 32 hexadecimal digits: what `sealed` was sealed for.
+            sealed_to: By which key of each site.
         """
         body = make_body(
             FiledRequestBody,
@@ -73,6 +76,7 @@ class SubjectRequestCalls:
             right=right,
             jurisdiction=jurisdiction,
             sealed=dict(sealed),
+            sealed_to=dict(sealed_to or {}),
             identity=identity,
             email=email,
             received_at=received_at,
@@ -147,6 +151,10 @@ class SubjectRequestCalls:
         """What this site must do (the site itself)."""
         return self._session.fetch_list("/v1/subject-parts", "parts", SitePart)
 
+    def work(self) -> SiteWork:
+        """What this site must do, and what is known of its key (the site itself)."""
+        return self._session.fetch("/v1/subject-parts", SiteWork)
+
     def take(self, request_id: str) -> Recorded:
         """State that this site has its part (the site itself)."""
         return parse_answer(Recorded, self._session.request("POST", _path(request_id, "taken")))
@@ -182,6 +190,7 @@ class SubjectRequestCalls:
         *,
         request_id: str,
         email: str | None = None,
+        sealed_to: Mapping[str, bytes] | None = None,
     ) -> FiledRequest:
         """File one's own request. To an address, a code is mailed; else a site checks who asks."""
         body = make_body(
@@ -190,6 +199,7 @@ class SubjectRequestCalls:
             right=right,
             jurisdiction=jurisdiction,
             sealed=dict(sealed),
+            sealed_to=dict(sealed_to or {}),
             identity="site-verified" if email is None else "email-challenge",
             email=email,
         )

@@ -11,7 +11,7 @@ from compliance.rules.deadlines import Urgency
 from compliance.rules.subject_requests import PartState, RequestStage
 from compliance.statements import AnswerOutcome, Digest, Name, SubjectRight, Time
 from compliance.subject_sealing import MAX_SEALED_BYTES
-from compliance.wire import Envelope, Octets, PrincipalName, Reason, RequestId
+from compliance.wire import Envelope, Octets, PrincipalName, PublicKey, Reason, RequestId
 
 MAX_SITES = 100
 MAX_PACKAGE_BYTES = 4 * 1024 * 1024
@@ -34,6 +34,10 @@ def _not_too_long(value: bytes) -> bytes:
 
 SealedIdentifiers = Annotated[Octets, AfterValidator(_not_too_long)]
 
+SealedTo = Annotated[dict[Name, PublicKey], Field(max_length=MAX_SITES)]
+"""To which key identifiers were sealed for each site: one that was replaced meanwhile is refused,
+rather than found out by the site. Callers of before do not say."""
+
 Email = Annotated[
     str, StringConstraints(pattern=r"^[^@\s<>,;:\"()\[\]\\]{1,64}@[A-Za-z0-9.-]{1,190}$")
 ]
@@ -54,6 +58,7 @@ class PublicRequestBody(RequestBody):
     right: SubjectRight
     jurisdiction: Name
     sealed: Annotated[dict[Name, SealedIdentifiers], Field(min_length=1, max_length=MAX_SITES)]
+    sealed_to: SealedTo = Field(default_factory=dict)
     identity: Literal["site-verified", "email-challenge"]
     email: Email | None = None
 
@@ -65,6 +70,7 @@ class FiledRequestBody(RequestBody):
     right: SubjectRight
     jurisdiction: Name
     sealed: Annotated[dict[Name, SealedIdentifiers], Field(min_length=1, max_length=MAX_SITES)]
+    sealed_to: SealedTo = Field(default_factory=dict)
     identity: IdentityMethod = "officer"
     email: Email | None = None
     received_at: Time | None = None
@@ -193,6 +199,27 @@ class SitePart(Answer):
     due_at: Time
     reminders: int
     sealed: Octets | None
+
+
+class SealingKeyState(Answer):
+    """What the service knows of the key to which identifiers are sealed for a site.
+
+    Attributes:
+        statement: The statement of the present key.
+        generation: Its generation.
+        earlier_in_use: Whether something that is not answered may be sealed to an earlier key.
+    """
+
+    statement: Digest
+    generation: int
+    earlier_in_use: bool
+
+
+class SiteWork(Answer):
+    """What a site must do. `sealing_key` is None where the site has told none yet."""
+
+    parts: tuple[SitePart, ...]
+    sealing_key: SealingKeyState | None = None
 
 
 class Recipient(Answer):

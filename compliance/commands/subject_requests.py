@@ -195,6 +195,7 @@ def new(
             cast("SubjectRight", right),
             law,
             seal_to_sites(who, keys, request_id),
+            sealed_to=keys,
             identity=cast("IdentityMethod", identity),
             email=email,
             received_at=received_at,

@@ -19,10 +19,11 @@ received ─► identity-pending ─► verified ─► at-sites ─► answered
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from compliance.rules.ruling import Refused, contradiction
-from compliance.statements import AnswerOutcome, SubjectAnswer, SubjectRight
+from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
+from compliance.statements import AnswerOutcome, SiteSealingKey, SubjectAnswer, SubjectRight
 
 RequestStage = Literal[
     "received",
@@ -245,3 +246,51 @@ def _not_now(request: SubjectRequest, why: str) -> Refused:
 
 def _not_this_site() -> Refused:
     return Refused("not-this-site", "the request does not concern this site", status="forbidden")
+
+
+# --- keys to which identifiers are sealed --------------------------------------------------------
+
+KEY_OVERLAP: Final = timedelta(days=1)
+"""How long after a key was replaced something may still come that was sealed to it: a form that
+was open meanwhile, sent by somebody who does not say to which key."""
+
+
+def may_replace_key(stated: SiteSealingKey, present: SiteSealingKey) -> Ruling:
+    """Whether a site's key takes the place of the one that the service knows.
+
+    A statement of before is genuine for ever: whoever kept it must not bring back a key that the
+    site gave up.
+    """
+    if stated.generation > present.generation:
+        return ALLOWED
+    return Refused(
+        "key-replaced",
+        f"a key of generation {present.generation} has replaced this one,"
+        f" of generation {stated.generation}",
+        "make a newer one: `client requests rotate-key`",
+        "conflict",
+    )
+
+
+def may_be_sealed_to(site: str, key: bytes, present: SiteSealingKey) -> Ruling:
+    """Whether identifiers that were sealed to a key can be opened by their site."""
+    if key == present.key:
+        return ALLOWED
+    return Refused(
+        "key-replaced",
+        f"site {site} has replaced the key that this was sealed to",
+        "load the page again, or repeat the command",
+        "conflict",
+    )
+
+
+def earlier_key_in_use(published_at: datetime, oldest_open: datetime | None, now: datetime) -> bool:
+    """Whether anything that is not answered may be sealed to a key before the present one.
+
+    Args:
+        published_at: When the service took the present key.
+        oldest_open: When the oldest request came that the site has not answered, if there is one.
+        now: The present time.
+    """
+    over = published_at + KEY_OVERLAP
+    return now < over or (oldest_open is not None and oldest_open < over)

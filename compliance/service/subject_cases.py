@@ -31,13 +31,24 @@ from compliance import rules
 from compliance.rules import subject_requests as machine
 from compliance.rules.deadlines import deadline_book, due
 from compliance.service.errors import Denied, enforce
-from compliance.service.filing import file_statement, site_row
+from compliance.service.filing import (
+    file_statement,
+    load_rows,
+    parse_envelope,
+    site_row,
+)
 from compliance.service.registry import Registry, Transaction
 from compliance.service.subject_settings import SubjectSettings
-from compliance.service.subject_tables import CaseMailRow, CasePartRow, CaseRow
+from compliance.service.subject_tables import (
+    CaseMailRow,
+    CasePartRow,
+    CaseRow,
+    SiteSealingKeyRow,
+)
 from compliance.statements import (
     AnswerOutcome,
     RequestDecision,
+    SiteSealingKey,
     SubjectRight,
     format_time,
 )
@@ -187,6 +198,10 @@ def file_case(
         raise Denied(opened)
     for site in body.sealed:
         enforce(rules.may_act_as_site(cast(SiteState, site_row(session, site).state)))
+    for site, key in body.sealed_to.items():
+        stated = session.get(SiteSealingKeyRow, site)
+        if stated is not None:
+            enforce(machine.may_be_sealed_to(site, key, present_key(session, stated)))
     working = settings.working
     position = transaction.record(
         "subject-request.filed",
@@ -237,6 +252,12 @@ def file_case(
     if body.email is not None:
         row.contact = seal_for(transaction.registry.keyring, body.request_id, body.email)
     return Case(row, parts), True
+
+
+def present_key(session: Session, row: SiteSealingKeyRow) -> SiteSealingKey:
+    """What is stated of the key to which identifiers are sealed for a site."""
+    filed = load_rows(session, [row.statement])[row.statement]
+    return SiteSealingKey.from_body(parse_envelope(filed).body)
 
 
 def _check_repeat(row: CaseRow, content: str, transaction: Transaction) -> None:

@@ -12,11 +12,17 @@ from sqlalchemy.orm import Session
 
 from compliance.rules.access import EVERYWHERE, Scope
 from compliance.rules.deadlines import DUE_SOON, deadline_book, urgency
-from compliance.rules.subject_requests import WAITING, WITHOUT_IDENTITY, PartState, RequestStage
+from compliance.rules.subject_requests import (
+    WAITING,
+    WITHOUT_IDENTITY,
+    PartState,
+    RequestStage,
+    earlier_key_in_use,
+)
 from compliance.service.filing import load_rows, parse_envelope
-from compliance.service.subject_cases import Case
+from compliance.service.subject_cases import Case, present_key
 from compliance.service.subject_tables import CasePartRow, CaseRow, SiteSealingKeyRow
-from compliance.service.tables import GrantRow, PlanSiteRow, ReleaseRow, SiteRow
+from compliance.service.tables import GrantRow, PlanSiteRow, ReleaseRow, SiteRow, StatementRow
 from compliance.statements import (
     AnswerOutcome,
     ReleaseManifest,
@@ -31,6 +37,7 @@ from compliance.subject_requests_views import (
     PublicPart,
     PublicStatus,
     Recipient,
+    SealingKeyState,
     SiteKeyView,
     SitePart,
     TrainedRelease,
@@ -206,6 +213,28 @@ def parts_for_site(session: Session, site: str) -> list[SitePart]:
         )
         for part, row in session.execute(query)
     ]
+
+
+def key_state(session: Session, site: str, now: datetime) -> SealingKeyState | None:
+    """What is known of the key to which identifiers are sealed for a site."""
+    row = session.get(SiteSealingKeyRow, site)
+    if row is None:
+        return None
+    filed = session.get_one(StatementRow, row.statement)
+    oldest = session.scalar(
+        select(func.min(CaseRow.filed_at))
+        .join(CasePartRow, CasePartRow.request_id == CaseRow.request_id)
+        .where(CasePartRow.site == site, CasePartRow.state.in_(("held", *WAITING)))
+    )
+    return SealingKeyState(
+        statement=row.statement,
+        generation=present_key(session, row).generation,
+        earlier_in_use=earlier_key_in_use(
+            datetime.fromisoformat(filed.filed_at),
+            None if oldest is None else datetime.fromisoformat(oldest),
+            now,
+        ),
+    )
 
 
 def public_status(case: Case) -> PublicStatus:

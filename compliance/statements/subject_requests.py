@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -46,13 +47,18 @@ class SiteSealingKey(Statement):
     """
 
     kind: ClassVar[str] = "site-sealing-key"
+    later: ClassVar[Mapping[str, int]] = {"generation": 2}
 
-    format: Literal["fiduciary.site-sealing-key/1"] = "fiduciary.site-sealing-key/1"
+    format: Literal["fiduciary.site-sealing-key/1", "fiduciary.site-sealing-key/2"] = (
+        "fiduciary.site-sealing-key/2"
+    )
     federation: Name
     site: Name
     suite: SealingSuite = "DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM"
     public_key: Annotated[str, Field(max_length=44), AfterValidator(_x25519)]
     """Base64 of the raw X25519 key."""
+    generation: Count = 0
+    """Counts a site's keys: one of a lower generation, or of the same, does not replace another."""
 
     @property
     def key(self) -> bytes:

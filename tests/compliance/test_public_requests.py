@@ -164,7 +164,7 @@ Step = tuple[str, Callable[[], object], int]
 def every_write(service: RunningService, desk: Desk) -> Iterator[Step]:
     """Each write once, with the entries that it makes."""
     subject, officer = service.client().subject_requests, service.as_("officer").subject_requests
-    another = desk.key_statement(public_key="A" * 42 + "E=")
+    another = desk.key_statement(public_key="A" * 42 + "E=", generation=1)
     yield "publish a key", lambda: desk.calls.publish_key("north", another), 1
     mailed, checked, by_letter, unfounded = ("1" * 32, "2" * 32, "3" * 32, "4" * 32)
     sealed = {

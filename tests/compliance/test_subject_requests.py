@@ -360,6 +360,58 @@ def test_a_site_speaks_for_itself_and_about_its_own_parts(
     assert officer.show(filed.request_id).parts[0].state == "sent"
 
 
+def test_a_replaced_key_is_not_brought_back_and_is_needed_until_all_is_answered(
+    service: RunningService, desk: Desk
+) -> None:
+    first = desk.key_statement()
+    before = desk.calls.work().sealing_key
+    assert before is not None
+    assert (before.statement, before.generation) == (first.digest, 0)
+    old_key = desk.key.public_key().public_bytes_raw()
+    waiting = filed_by_officer(service, "north")
+    desk.key = X25519PrivateKey.generate()
+    with pytest.raises(Conflict, match="generation 0 has replaced this one, of generation 0"):
+        desk.calls.publish_key("north", desk.key_statement())
+    second = desk.key_statement(generation=1)
+    desk.calls.publish_key("north", second)
+    position = desk.calls.publish_key("north", second).position  # the same again
+    assert service.last_entry()[1] == "site.key-published"
+    with pytest.raises(Conflict, match="generation 1 has replaced this one, of generation 0"):
+        desk.calls.publish_key("north", first)
+    assert service.last_entry()[3]["reason"] == "key-replaced"
+    assert position < len(service.entries()) - 1
+
+    # A page that was open meanwhile is told so, and nobody files what cannot be opened.
+    with pytest.raises(Conflict, match="site north has replaced the key"):
+        service.as_("officer").subject_requests.file(
+            "access", "gdpr", {"north": b"sealed"}, sealed_to={"north": old_key}
+        )
+    service.as_("officer").subject_requests.file(
+        "access",
+        "gdpr",
+        {"north": b"sealed"},
+        sealed_to={"north": desk.key.public_key().public_bytes_raw()},
+    )
+
+    def in_use() -> bool:
+        state = desk.calls.work().sealing_key
+        assert state is not None
+        assert state.statement == second.digest
+        return state.earlier_in_use
+
+    assert in_use()
+    service.clock.advance(days=2)
+    assert in_use()  # two requests of before wait still, one of them for proof
+    officer = service.as_("officer").subject_requests
+    for view in officer.page().requests:
+        if view.request_id == waiting.request_id:
+            officer.verify(view.request_id, method="identity-card")
+            desk.not_found(view.request_id)
+        else:
+            officer.refuse(view.request_id, ground="excessive")
+    assert not in_use()
+
+
 def test_a_key_that_the_site_did_not_sign_is_none(service: RunningService, desk: Desk) -> None:
     [view] = service.client().subject_requests.offer().sites
     assert sealing_key(view) == desk.key.public_key().public_bytes_raw()
@@ -393,7 +445,7 @@ def test_a_call_that_is_repeated_gets_the_same_code_for_an_hour(
     service: RunningService, desk: Desk, clock: Clock
 ) -> None:
     subject = service.client().subject_requests
-    asked = {"request_id": "a" * 32, "email": ADDRESS}
+    asked: Any = {"request_id": "a" * 32, "email": ADDRESS}
     sealed = {"north": b"the very same octets"}
     first = subject.ask("erasure", "gdpr", sealed, **asked)
     before = service.tables()

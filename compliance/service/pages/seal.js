@@ -93,16 +93,19 @@
       details: form.elements.details.value,
     });
     const sealed = {};
+    const sealedTo = {};
     for (const site of asked.sites) {
       const info = `{"format":"fiduciary.sealed-identifiers/1","request":"${id}","site":"${site.value}"}`;
       const octets = await seal(padded(identifiers), fromBase64(site.dataset.key), utf8(info));
       sealed[site.value] = toBase64(octets);
+      sealedTo[site.value] = site.dataset.key;
     }
     const body = {
       request_id: id,
       right: asked.right,
       jurisdiction: form.elements.law.value,
       sealed,
+      sealed_to: sealedTo,
       identity: asked.identity,
     };
     if (asked.identity === "email-challenge") body.email = form.elements.email.value;

@@ -36,6 +36,7 @@ from compliance.service.subject_cases import (
     decide,
     file_case,
     load_case,
+    present_key,
     receipt_code,
     send_to_sites,
     visible_case,
@@ -45,6 +46,7 @@ from compliance.service.subject_settings import subject_settings
 from compliance.service.subject_tables import SiteSealingKeyRow
 from compliance.service.subject_views import (
     case_view,
+    key_state,
     page_of_cases,
     parts_for_site,
     releases_of_site,
@@ -72,7 +74,7 @@ from compliance.subject_requests_views import (
     NoticeBody,
     RefusalBody,
     SiteKeyView,
-    SitePart,
+    SiteWork,
     SubjectAnswerBody,
     TrainedRelease,
     VerificationBody,
@@ -269,9 +271,9 @@ def publish_key(name: str, body: StatementBody, office: Office, caller: Caller) 
     enforce(rules.may_speak_for(caller, name))
     with office.writing(caller) as transaction:
         session = transaction.session
-        filed_before = find_filed(session, body.statement, caller.name)
-        if filed_before is not None:
-            return Recorded(position=filed_before.position)
+        row = session.get(SiteSealingKeyRow, name)
+        if row is not None and row.statement == body.statement.digest:
+            return Recorded(position=session.get_one(StatementRow, row.statement).position)
         stated = read_statement(SiteSealingKey, body.statement, site_key(session, caller))
         enforce(rules.may_speak_for(caller, stated.site))
         site = site_row(session, name)
@@ -281,8 +283,9 @@ def publish_key(name: str, body: StatementBody, office: Office, caller: Caller) 
                     "other-federation", "the key is for another federation", status="malformed"
                 )
             )
+        if row is not None:
+            enforce(machine.may_replace_key(stated, present_key(session, row)))
         position = file_statement(transaction, body.statement, "site.key-published", site=name)
-        row = session.get(SiteSealingKeyRow, name)
         if row is None:
             session.add(SiteSealingKeyRow(site=name, statement=body.statement.digest))
         else:
@@ -292,10 +295,14 @@ def publish_key(name: str, body: StatementBody, office: Office, caller: Caller) 
 
 @router.get("/subject-parts")
 @requires("site")
-def list_parts(office: Office, caller: Caller) -> dict[str, list[SitePart]]:
+def list_parts(office: Office, caller: Caller) -> SiteWork:
     """What this site must do, and whom it is asked to check; the most urgent first."""
+    site = caller.site or ""
     with office.reading() as session:
-        return {"parts": parts_for_site(session, caller.site or "")}
+        return SiteWork(
+            parts=tuple(parts_for_site(session, site)),
+            sealing_key=key_state(session, site, office.clock()),
+        )
 
 
 @router.post("/subject-requests/{request_id}/taken")

@@ -58,7 +58,12 @@ from compliance.statements import (
     format_time,
     utc_now,
 )
-from compliance.subject_requests_views import SitePart, TrainedRelease
+from compliance.subject_requests_views import (
+    SealingKeyState,
+    SitePart,
+    SiteWork,
+    TrainedRelease,
+)
 from compliance.subject_sealing import Identifiers, seal_identifiers
 from compliance.trust import Trust
 
@@ -175,6 +180,7 @@ class FakeCompliance:
         self.refusals: list[SignedStatement] = []
         self.erasures: list[SignedStatement] = []
         self.sealing_keys: dict[str, bytes] = {}
+        self.key_state: SealingKeyState | None = None
         self.asked: dict[str, SitePart] = {}
         self.held_back: dict[str, bytes] = {}
         self.identities: list[SignedStatement] = []
@@ -348,12 +354,17 @@ class FakeCompliance:
     def publish_key(self, site: str, statement: SignedStatement) -> Recorded:
         with self._faults("publish_key"):
             verify_statement(statement, VerifyKey.parse(self.views[site].identity_key))
-            self.sealing_keys[site] = SiteSealingKey.from_body(statement.body).key
+            stated = SiteSealingKey.from_body(statement.body)
+            self.sealing_keys[site] = stated.key
+            self.key_state = SealingKeyState(
+                statement=statement.digest, generation=stated.generation, earlier_in_use=True
+            )
         return Recorded(position=0)
 
-    def parts(self) -> list[SitePart]:
+    def work(self) -> SiteWork:
         with self._faults("parts"):
-            return [part for part in self.asked.values() if part.request_id not in self.answered]
+            parts = [part for part in self.asked.values() if part.request_id not in self.answered]
+            return SiteWork(parts=tuple(parts), sealing_key=self.key_state)
 
     def take(self, request_id: str) -> Recorded:
         with self._faults("take"):

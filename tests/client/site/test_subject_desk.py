@@ -17,14 +17,20 @@ from client import worker
 from client.lessons import Lessons
 from client.outbox import Outbox
 from client.review import Review
+from client.sealing_keys import (
+    DESTROYED,
+    ROTATED,
+    open_sealed,
+    read_keys,
+    rotate_key,
+    sealing_statement,
+)
 from client.site import Site
 from client.subject_desk import (
     EXCLUDED,
     SubjectDesk,
     journal_exclusions,
     lift_exclusions,
-    sealing_private_key,
-    sealing_statement,
 )
 from client.subject_trail import Use
 from client.vault.excluding import exclude
@@ -39,7 +45,7 @@ from compliance.statements import (
 from compliance.subject_requests_views import Recipient, TrainedRelease
 from compliance.subject_sealing import Identifiers, open_package, seal_identifiers
 from tests.client.site.counterparts import FakeCompliance
-from tests.client.site.documents import add_dataset
+from tests.client.site.documents import ZERO_DIGEST, add_dataset
 from tests.client.site.test_erasure import everything_written
 from tests.client.site.world import World
 
@@ -101,11 +107,68 @@ def trained(vault: Vault, world: World) -> set[str]:
     return {*lessons.trained_subjects, *lessons.held_out_subjects}
 
 
+def stated_key(site: Site) -> SiteSealingKey:
+    """What the site states of its present key."""
+    return SiteSealingKey.from_body(verify_statement(sealing_statement(site), site.identity.public))
+
+
 def test_the_key_is_the_sites_own_and_stays_the_same(joined: Site) -> None:
     first = sealing_statement(joined)
     assert sealing_statement(joined) == first
-    stated = SiteSealingKey.from_body(verify_statement(first, joined.identity.public))
-    assert stated.key == sealing_private_key(joined).public_key().public_bytes_raw()
+    stated = stated_key(joined)
+    assert stated.format == "fiduciary.site-sealing-key/1"
+    who = Identifiers(subject_ids=(SUBJECT,))
+    sealed = seal_identifiers(who, stated.key, request_id="0" * 32, site=joined.name)
+    assert open_sealed(joined, sealed, "0" * 32) == who
+
+
+def test_a_replaced_key_opens_what_was_sealed_to_it_until_all_of_it_is_answered(
+    joined: Site, compliance: FakeCompliance, desk: SubjectDesk
+) -> None:
+    old = compliance.ask_site("access", SUBJECT)
+    first = stated_key(joined)
+    second = desk.rotate_key()
+    assert (second.generation, second.format) == (1, "fiduciary.site-sealing-key/2")
+    assert second.key != first.key
+    new = compliance.ask_site("access", OTHER)
+    for request, subject in ((old, SUBJECT), (new, OTHER)):
+        assert desk.identify(desk.part(request)).subject_ids == (subject,)
+
+    desk.fetch()  # the service says that an earlier key is in use
+    assert read_keys(joined.paths.sealing_keys).earlier == (0,)
+    state = compliance.key_state
+    assert state is not None
+    compliance.key_state = state.model_copy(
+        update={"earlier_in_use": False, "statement": ZERO_DIGEST}
+    )
+    desk.fetch()  # that is about another key
+    assert read_keys(joined.paths.sealing_keys).earlier == (0,)
+    compliance.key_state = state.model_copy(update={"earlier_in_use": False})
+    desk.fetch()
+    assert read_keys(joined.paths.sealing_keys).earlier == ()
+    with pytest.raises(VerificationFailed, match="does not open"):
+        desk.identify(desk.part(old))
+    assert desk.identify(desk.part(new)).subject_ids == (OTHER,)
+    actions = [leaf.action for leaf in joined.journal.leaves()]
+    assert [action for action in actions if action.startswith("sealing-key-")] == [
+        ROTATED,
+        DESTROYED,
+    ]
+
+
+def test_a_site_behind_its_own_backup_makes_a_key_above_what_the_service_knows(
+    joined: Site, compliance: FakeCompliance, desk: SubjectDesk
+) -> None:
+    assert compliance.key_state is not None
+    compliance.key_state = compliance.key_state.model_copy(update={"generation": 7})
+    assert desk.rotate_key().generation == 8
+    assert read_keys(joined.paths.sealing_keys).earlier == (0,)
+    # A key that the service was not told of is replaced all the same, and told of later.
+    compliance.fail["publish_key"] = Unreachable("away")
+    with pytest.raises(Unreachable):
+        desk.rotate_key()
+    assert stated_key(joined).generation == 9
+    assert rotate_key(joined).generation == 10
 
 
 def test_an_erasure_is_done_proven_and_answered(
@@ -176,7 +239,7 @@ def test_the_trail_of_who_objected_ends_there(
     monkeypatch.setattr(worker, "TEND_SECONDS", 0.0)
     monkeypatch.setattr(worker, "REQUEST_SECONDS", 0.0)
     site, compliance = world.site, world.compliance
-    compliance.sealing_keys["north"] = sealing_private_key(site).public_key().public_bytes_raw()
+    compliance.sealing_keys["north"] = stated_key(site).key
     with Vault.open(site.paths, site.keyring) as vault:
         pseudonym = vault.pseudonym(SUBJECT)
     world.train(0)
