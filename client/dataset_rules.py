@@ -47,6 +47,7 @@ class DatasetFacts:
         legal_basis: Ground on which it is processed; empty when none was stated.
         content: What its records are.
         measured: What was measured of the pipeline that made it; the newest of each method.
+        row_bases: Grounds on which single records of it are processed instead.
     """
 
     name: str
@@ -55,6 +56,7 @@ class DatasetFacts:
     legal_basis: str
     content: Content = "text"
     measured: tuple[DeidentificationFigures, ...] = ()
+    row_bases: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,11 @@ def check_datasets(
 
 
 def _legal_basis(plan: TrainingPlan, datasets: Sequence[DatasetFacts]) -> Finding:
-    others = [dataset.name for dataset in datasets if dataset.legal_basis != plan.legal_basis]
+    others = [
+        dataset.name
+        for dataset in datasets
+        if plan.legal_basis not in {dataset.legal_basis, *dataset.row_bases}
+    ]
     return Finding(
         "dataset-legal-basis",
         not others,

@@ -83,9 +83,9 @@ def described(dataset: Dataset, measured: Sequence[Measured] = ()) -> dict[str, 
 
 
 def source_counts(source: SourceFile) -> dict[str, int]:
-    """A file as JSON: counts only."""
+    """A source as JSON: counts only."""
     return {
-        "records": len(source.records),
+        "records": source.rows - source.duplicates_dropped,
         "duplicates_dropped": source.duplicates_dropped,
         "empty_dropped": source.empty_dropped,
         "subjects_with_several_records": source.subjects_with_several_records,
@@ -139,6 +139,8 @@ def print_added(result: IngestResult, source: SourceFile) -> None:
         notes.append(f"{sheet.erased_rows_left_out} rows of erased subjects left out")
     for reason, count in sorted(sheet.quarantined.items()):
         notes.append(f"{count} rows kept out: {reason}")
+    if result.resumed:
+        notes.append("went on where an interrupted ingest had stopped")
     if result.interrupted_ingests_removed:
         notes.append("what an interrupted ingest had left was removed")
     if not sheet.purposes:

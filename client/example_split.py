@@ -31,7 +31,10 @@ class ExampleSplit:
 
 
 def read_split(vault: Vault, plan: TrainingPlan, datasets: Sequence[str]) -> ExampleSplit:
-    """Read a plan's examples. Subjects who objected, or asked for restriction, are left out.
+    """Read a plan's examples.
+
+    Left out are subjects who objected or asked for restriction, and records that are for other
+    purposes, or processed on another legal basis, than the plan's.
 
     Args:
         vault: The site's data.
@@ -48,8 +51,13 @@ def read_split(vault: Vault, plan: TrainingPlan, datasets: Sequence[str]) -> Exa
 
     def records() -> Iterator[StoredRecord]:
         for name in datasets:
-            for record in vault.examples(name):
+            sheet = vault.dataset(name).datasheet
+            for record in vault.each_example(name):
                 if record.subject in excluded:
+                    continue
+                if sheet.row_terms and not record.terms.allow(
+                    plan.purpose, plan.legal_basis, sheet.legal_basis
+                ):
                     continue
                 names = datasets_of.setdefault(record.subject, [])
                 if name not in names:

@@ -1,21 +1,28 @@
-"""From a file of people's records to an encrypted, de-identified dataset: all of it, or nothing.
+"""From a source of people's records to an encrypted, de-identified dataset: all of it, or nothing.
 
-1. The whole file is read and checked (`client.source_file`): what is wrong with it is said before
+1. The whole source is read and checked (`client.source_file`): what is wrong with it is said before
    anything is stored.
-2. Records are de-identified, subject by subject, in memory. Raw content is never written to disk.
-3. What came out is sealed into a version of the dataset that nobody sees.
+2. It is read again, part by part: each time, the records of those subjects are kept whose
+   pseudonyms lie in the part's range. Raw content is in memory only, one part at a time, and is
+   never written to disk.
+3. A part's records are de-identified, whole subjects in the order of their pseudonyms, and sealed
+   into a version of the dataset that nobody sees. How far this came is stored in the same
+   transaction, so that after a kill the same command goes on with the next subject.
 4. The journal says what is about to become visible, also to each subject under the subject's own
    key; then it does, in one transaction.
+
+Options weighed: docs/adr/0039-sources.md.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from audit.canonical import canonical_bytes, digest
 from audit.log import Entry
 from client.deidentification.pipeline import (
     Deidentifier,
@@ -24,15 +31,14 @@ from client.deidentification.pipeline import (
     Reason,
     SourceRecord,
 )
+from client.intake import Columns, Intake, LabelledRecord
 from client.labelled_spans import spans_after, stored_spans
 from client.pictures import PictureFolder
-from client.source_file import Columns, Intake, LabelledRecord, SourceFile
+from client.source_file import NO_FOLDER, SourceFile
+from client.source_parts import PART_CHARACTERS, batches
 from client.subject_trail import READMITTED, JournalWriter, record_ingested
 from client.table_rows import TableDeidentifier
-from client.vault import Content, Dataset, HeldSubject, Provenance, Record, Staging, Vault
-
-BATCH_RECORDS = 64
-"""Records de-identified and stored together; whole subjects, so a batch may be larger."""
+from client.vault import Content, Dataset, Done, HeldSubject, Provenance, Record, Staging, Vault
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,13 @@ class IngestResult:
         dataset: As it is now visible.
         subjects_with_several_records: In the file.
         interrupted_ingests_removed: Leftovers of killed ingests that were deleted first.
+        resumed: Whether it went on where a killed one had stopped.
     """
 
     dataset: Dataset
     subjects_with_several_records: int = 0
     interrupted_ingests_removed: int = 0
+    resumed: bool = False
 
 
 class RecordDeidentifier(Protocol):
@@ -134,12 +142,12 @@ class Recorder:
 
 
 def deidentifier_for(
-    path: Path, columns: Columns, source: SourceFile, secret: bytes
+    folder: Path | None, columns: Columns, source: SourceFile, secret: bytes
 ) -> RecordDeidentifier:
-    """What de-identifies the records of a checked file.
+    """What de-identifies the records of a checked source.
 
     Args:
-        path: The file.
+        folder: Where pictures are that the source names.
         columns: As it was read.
         source: What was read.
         secret: 32 bytes of this site; decides the stand-ins.
@@ -150,9 +158,9 @@ def deidentifier_for(
     """
     match columns.content:
         case "image":
-            return PictureFolder(path.parent)
+            return PictureFolder(folder or NO_FOLDER)
         case "table":
-            records = (record.source for record in source.records)
+            records = (record.source for record, _ in source.read())
             return TableDeidentifier(Deidentifier(secret), columns.categories, records)
         case _:
             return Deidentifier(secret)
@@ -165,8 +173,9 @@ def ingest(
     deidentifier: RecordDeidentifier,
     recorder: Recorder,
     progress: Callable[[int, int], None] | None = None,
+    part_characters: int = PART_CHARACTERS,
 ) -> IngestResult:
-    """De-identify, seal and publish a checked file.
+    """De-identify, seal and publish a checked source.
 
     Args:
         source: What `read_source` read.
@@ -175,42 +184,62 @@ def ingest(
         deidentifier: The site's pipeline.
         recorder: The site's journal.
         progress: Told how many records are done, of how many.
+        part_characters: How much of the source may be in memory at once.
 
     Raises:
-        Conflict: When the dataset exists, or another ingest runs.
+        Conflict: When the dataset exists, another ingest runs, or the source changed meanwhile.
         Refused: When no record is left.
     """
-    quarantined: Counter[str] = Counter()
-    replacements: Counter[str] = Counter()
-    done = 0
-    with Staging(vault, intake.dataset, replace=intake.replace, content=source.content) as staging:
-        for batch in _whole_subjects(source.records):
-            outcomes = deidentifier.deidentify([record.source for record in batch])
-            kept = []
-            for record, outcome in zip(batch, outcomes, strict=True):
+    work = digest(canonical_bytes([source.digest, deidentifier.digest]))
+    with Staging(
+        vault, intake.dataset, replace=intake.replace, content=source.content, work=work
+    ) as staging:
+        done = staging.done
+        resumed = bool(done.reached)
+        for batch in batches(source, vault.pseudonym, done.reached, part_characters):
+            records = [record for one in batch for record in one.records]
+            outcomes = deidentifier.deidentify([record.source for record in records])
+            kept: list[Record] = []
+            quarantined: Counter[str] = Counter()
+            replaced: Counter[str] = Counter()
+            for record, outcome in zip(records, outcomes, strict=True):
                 stored = _stored(vault, source.content, record, outcome)
                 if isinstance(stored, Quarantined):
                     quarantined[stored.counted_as] += 1
                 else:
                     kept.append(stored.record)
-                    replacements.update(stored.replaced)
-            staging.add(kept)
-            done += len(batch)
+                    replaced.update(stored.replaced)
+            staging.add(
+                kept,
+                Done(
+                    reached=batch[-1].pseudonym,
+                    rows=len(records),
+                    repeated=sum(one.repeated for one in batch),
+                    quarantined=quarantined,
+                    replacements=replaced,
+                ),
+            )
+            done = staging.done
             if progress is not None:
-                progress(done, len(source.records))
-        provenance = Provenance(
-            deidentification_digest=deidentifier.digest,
-            purposes=intake.purposes,
-            legal_basis=intake.legal_basis,
-            quarantined=quarantined,
-            duplicates_dropped=source.duplicates_dropped,
-            empty_dropped=source.empty_dropped,
-            replacements=replacements,
-        )
+                progress(done.rows + done.repeated, source.rows)
         dataset = staging.publish(
-            provenance, lambda dataset: recorder.about_to_show(dataset, staging.held())
+            Provenance(
+                deidentification_digest=deidentifier.digest,
+                purposes=intake.purposes,
+                legal_basis=intake.legal_basis,
+                quarantined=Counter(source.left_out) + Counter(done.quarantined),
+                duplicates_dropped=done.repeated,
+                empty_dropped=source.empty_dropped,
+                replacements=done.replacements,
+            ),
+            lambda dataset: recorder.about_to_show(dataset, staging.held()),
         )
-    return IngestResult(dataset, source.subjects_with_several_records, staging.leftovers_removed)
+    return IngestResult(
+        dataset,
+        source.subjects_with_several_records,
+        staging.leftovers_removed,
+        resumed=resumed,
+    )
 
 
 class _Stored(NamedTuple):
@@ -232,19 +261,5 @@ def _stored(
             return Quarantined(Reason.SPANS_IN_ONE_IDENTIFIER)
         label = stored_spans(spans)
     subject = vault.pseudonym(record.source.subject)
-    return _Stored(Record(subject, outcome.text, label, record.group), outcome.replaced)
-
-
-def _whole_subjects(records: Sequence[LabelledRecord]) -> Iterator[list[LabelledRecord]]:
-    """Batches in which every subject has all of its records, in the order of first appearance."""
-    by_subject: defaultdict[str, list[LabelledRecord]] = defaultdict(list)
-    for record in records:
-        by_subject[record.source.subject].append(record)
-    batch: list[LabelledRecord] = []
-    for group in by_subject.values():
-        batch.extend(group)
-        if len(batch) >= BATCH_RECORDS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    sealed = Record(subject, outcome.text, label, record.group, record.terms)
+    return _Stored(sealed, outcome.replaced)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from client.site import Site
 
 def add(
     file: Annotated[
-        Path,
+        str,
         typer.Argument(metavar="FILE", help="A .csv, .jsonl or .parquet file.", show_default=False),
     ],
     subject: Annotated[
@@ -120,6 +119,33 @@ def add(
             show_default=False,
         ),
     ] = "",
+    consent: Annotated[
+        str,
+        typer.Option(
+            "--consent",
+            metavar="COL",
+            help="yes or no: whether the row's person consents. A row without consent is left out.",
+            show_default=False,
+        ),
+    ] = "",
+    row_purposes: Annotated[
+        str,
+        typer.Option(
+            "--row-purposes",
+            metavar="COL",
+            help="For which of the --purpose names a row may be used; a row for none is left out.",
+            show_default=False,
+        ),
+    ] = "",
+    row_legal_basis: Annotated[
+        str,
+        typer.Option(
+            "--row-legal-basis",
+            metavar="COL",
+            help="A row's own legal basis; an empty cell means that of --legal-basis.",
+            show_default=False,
+        ),
+    ] = "",
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a dataset of that name, all or nothing.")
     ] = False,
@@ -148,7 +174,11 @@ def add(
     Then each text is de-identified: names, addresses, numbers, dates and the like are replaced by
     consistent stand-ins of the same kind. A row that cannot be is kept out and counted. The dataset
     becomes visible in one step at the end, after an entry in the site's journal; Ctrl-C or a crash
-    leaves no half of it.
+    leaves no half of it, and the same command goes on where it stopped. A source may be larger than
+    memory: it is read several times, and never copied.
+
+    A plan uses the rows that are for its purpose on its legal basis: what was stated for the whole
+    dataset holds, less what `--consent`, `--row-purposes` and `--row-legal-basis` say of a row.
 
     Rows of an erased subject are left out; `client data readmit` is the only way back.
 
@@ -169,9 +199,12 @@ def add(
     --accept-unsearched-pixels`
     """
     from client.ingest import Recorder, deidentifier_for, ingest
-    from client.source_file import COLUMNS_OF_CONTENT, Columns, Intake, read_source
+    from client.intake import COLUMNS_OF_CONTENT, Columns, Intake
+    from client.source_file import read_source
+    from client.sources import open_source
     from client.vault import Vault
 
+    given = open_source(file)
     content = next((known_kind for known_kind in COLUMNS_OF_CONTENT if known_kind == kind), None)
     if content is None:
         raise MalformedInput(
@@ -188,6 +221,9 @@ def add(
         features=_listed(features),
         categories=_listed(categories),
         image=image,
+        consent=consent,
+        purposes=row_purposes,
+        legal_basis=row_legal_basis,
     )
     intake = Intake(
         dataset=dataset,
@@ -199,12 +235,12 @@ def add(
         accept_unsearched_pixels=accept_unsearched_pixels,
     )
     with Site.open(folder) as site:
-        source = read_source(file, columns, intake)
+        source = read_source(given, columns, intake)
         with Vault.open(site.paths, site.keyring) as vault:
             secret = site.keyring.secret("surrogates")
-            deidentifier = deidentifier_for(file, columns, source, secret)
+            deidentifier = deidentifier_for(given.folder, columns, source, secret)
             recorder = Recorder(site.journal, site.principal)
-            with progress(f"de-identifying {file.name}", len(source.records)) as advance:
+            with progress(f"de-identifying {given.name}", source.rows) as advance:
                 result = ingest(source, intake, vault, deidentifier, recorder, advance)
     if json:
         print_json(described(result.dataset) | {"source": source_counts(source)})

@@ -33,6 +33,7 @@ from client.ledger import Ledger
 from client.policy import Policy, read_policy
 from client.recall.kept import Measurements
 from client.site import Site
+from client.vault.contents import Dataset
 from client.vault.store import Vault
 from client.witnessing import ATTEMPTS, LogWatch
 from compliance.statements import DeidentificationFigures, TrainingPlan
@@ -64,6 +65,7 @@ class Review:
         self._now = now
         self._measurements = Measurements(site.paths, site.keyring)
         self._watch = LogWatch(site)
+        self._eligible: dict[tuple[str, str, str], frozenset[str]] = {}
         self._proven: dict[str, tuple[tuple[Finding, ...], Witnessed]] = {}
 
     def of(self, plan_id: str) -> Verdict:
@@ -99,10 +101,11 @@ class Review:
                     legal_basis=dataset.datasheet.legal_basis,
                     content=dataset.datasheet.content,
                     measured=self._measurements.told([dataset]),
+                    row_bases=frozenset(dataset.datasheet.legal_bases),
                 )
                 for dataset in self._vault.datasets()
             ),
-            count_subjects=self._count_subjects,
+            count_subjects=lambda names: self._count_subjects(plan, names),
             base_model_digest=digest,
             base_model_problem=problem,
             cost_of=self._ledger.cost_of,
@@ -124,7 +127,7 @@ class Review:
             for dataset in self._vault.datasets()
             if uses(plan, dataset.datasheet.purposes, dataset.datasheet.content)
         ]
-        return notes_on(plan, self._count_subjects(names)) if names else ()
+        return notes_on(plan, self._count_subjects(plan, names)) if names else ()
 
     def _prove(self, plan_id: str) -> tuple[tuple[Finding, ...], Witnessed | None]:
         known = self._proven.get(plan_id)
@@ -166,14 +169,27 @@ class Review:
             # Not the error's own words: they may name the site's folders, and a refusal leaves.
             return None, f"base model {name} cannot be used here ({error.code})"
 
-    def _count_subjects(self, names: Sequence[str]) -> int:
+    def _count_subjects(self, plan: TrainingPlan, names: Sequence[str]) -> int:
         excluded = {one.subject for one in self._vault.exclusions()}
-        if len(names) == 1 and not excluded:
-            return self._vault.dataset(names[0]).subjects
+        datasets = [self._vault.dataset(name) for name in names]
+        if len(datasets) == 1 and not excluded and not datasets[0].datasheet.row_terms:
+            return datasets[0].subjects
         # A subject may be in several datasets, and counts once; one who objected does not count.
-        ids = [self._vault.dataset(name).id for name in names]
-        held = {one.pseudonym for dataset in ids for one in self._vault.subjects_of(dataset)}
+        held = {subject for dataset in datasets for subject in self._subjects(plan, dataset)}
         return len(held - excluded)
+
+    def _subjects(self, plan: TrainingPlan, dataset: Dataset) -> frozenset[str]:
+        """Subjects with a record that the plan may use; those of one version are remembered."""
+        if not dataset.datasheet.row_terms:
+            return frozenset(one.pseudonym for one in self._vault.subjects_of(dataset.id))
+        key = (dataset.digest, plan.purpose, plan.legal_basis)
+        if key not in self._eligible:
+            self._eligible[key] = frozenset(
+                record.subject
+                for record in self._vault.each_example(dataset.name)
+                if record.terms.allow(plan.purpose, plan.legal_basis, dataset.datasheet.legal_basis)
+            )
+        return self._eligible[key]
 
 
 def notes_on(plan: TrainingPlan, subjects: int) -> tuple[str, ...]:

@@ -1,50 +1,48 @@
-"""A file of people's records, read and checked as a whole before anything is done with it.
+"""A source of people's records, checked as a whole before anything is done with it.
 
-What is wrong is named with its line or row, never with a value. Several rows of one subject are
-that person's records. The same content twice for one subject is a mistake in the file, refused
-unless the operator says otherwise. Why the kinds of content are these: docs/adr/0021.
+* What is wrong is named with its line or row, never with a value. Several rows of one subject are
+  that person's records. The same content twice for one subject is a mistake in the source, refused
+  unless the operator says otherwise. Why the kinds of content are these: docs/adr/0021.
+* A source is never in memory as a whole: checking keeps 16 bytes of each row, and a checked source
+  is read again, as often as it takes. Reading it again gives the very rows that were checked, or
+  `SourceChanged`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, get_args
+from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-
-from audit.errors import MalformedInput, Refused
+from audit.canonical import canonical_bytes
+from audit.errors import Conflict, MalformedInput, Refused
 from client.deidentification.pipeline import SourceRecord
-from client.labelled_spans import LabelledSpan, read_spans
+from client.intake import (
+    COLUMNS_OF_CONTENT,
+    MAX_GROUP_CHARACTERS,
+    MAX_GROUPS,
+    MAX_LABEL_CHARACTERS,
+    Columns,
+    Intake,
+    LabelledRecord,
+    described,
+)
+from client.labelled_spans import read_spans
 from client.pictures import PictureFolder
+from client.row_terms import LeftOut, terms_of
+from client.sources.source import SEVERAL, Source
+from client.sources.table_file import TableFile
 from client.table_rows import stored_row
-from client.tables import read_rows
 from client.vault.contents import Content
-from compliance.statements import MAX_FEATURES, MAX_LABELS, Name, TrainingPlan
+from compliance.statements import MAX_LABELS
 
-LEGAL_BASES: tuple[str, ...] = get_args(TrainingPlan.model_fields["legal_basis"].annotation)
-
-MAX_LABEL_CHARACTERS = 200
-
-MAX_GROUPS = 100
-"""As many as a plan can declare."""
-
-MAX_GROUP_CHARACTERS = 100
-
-MAX_COLUMN_CHARACTERS = 100
-"""Of a table's column: as much as a plan can name (`compliance.statements.Feature`)."""
-
-COLUMNS_OF_CONTENT: Final[Mapping[Content, tuple[str, ...]]] = {
-    "text": ("text", "label"),
-    "spans": ("text", "spans"),
-    "language": ("text",),
-    "table": ("cells", "label"),
-    "image": ("image", "label"),
-}
-"""Which of `Columns` a kind of content has; the subject, and no other."""
+NO_FOLDER = Path("/nonexistent")
+"""Where pictures of a source that can have none would be: none is found."""
 
 
 class UnfitRows(MalformedInput):
@@ -65,204 +63,246 @@ class UnsearchedPixels(Refused):
     code = "unsearched-pixels"
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of the file say what.
+class SourceChanged(Conflict):
+    """Reading a source again gave other rows."""
 
-    Attributes:
-        subject: The person's id; kept only as a keyed pseudonym.
-        text: Free text; kept de-identified.
-        label: The class; kept as it is.
-        known: Columns that identify the subject; searched for in the content, never kept.
-        content: What the records are.
-        group: What evaluation is sliced by; kept as it is.
-        spans: Labelled parts of the text (`client.labelled_spans`).
-        features: Columns of a table (`client.table_rows`).
-        categories: Columns of a table too, of few values that many people share.
-        image: Paths of pictures (`client.pictures`).
-    """
-
-    subject: str
-    text: str = ""
-    label: str = ""
-    known: tuple[str, ...] = ()
-    content: Content = "text"
-    group: str = ""
-    spans: str = ""
-    features: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    image: str = ""
-
-    def __post_init__(self) -> None:
-        needed = COLUMNS_OF_CONTENT[self.content]
-        for name in ("text", "label", "spans", "cells", "image"):
-            option = "--features or --categories" if name == "cells" else f"--{name}"
-            if bool(getattr(self, name)) != (name in needed):
-                says = "needs" if name in needed else "has no"
-                raise MalformedInput(
-                    f"--kind {self.content} {says} {option}",
-                    fix="`client data add --help` tells which columns each kind has",
-                )
-        kept_out = {self.subject, self.label, *self.known}
-        cells = self.cells
-        if len(cells) > MAX_FEATURES or any(len(name) > MAX_COLUMN_CHARACTERS for name in cells):
-            raise MalformedInput(
-                f"a table has at most {MAX_FEATURES} columns with names of at most"
-                f" {MAX_COLUMN_CHARACTERS} characters",
-                fix="name fewer, or rename them in the file",
-            )
-        if foreign := sorted(kept_out & set(cells)):
-            raise MalformedInput(
-                f"column {foreign[0]!r} names the subject or the class, so it is no feature",
-                fix="leave it out of --features and --categories",
-            )
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """All columns of a table, each once."""
-        return tuple(dict.fromkeys((*self.features, *self.categories)))
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """Everything to read, each once."""
-        one = (self.subject, self.text, self.label, self.group, self.spans, self.image)
-        return tuple(dict.fromkeys(name for name in (*one, *self.cells, *self.known) if name))
+    code = "source-changed"
 
 
-@dataclass(frozen=True)
-class Intake:
-    """What the operator decided about a file.
+class _Place(NamedTuple):
+    """A row as it was read, where it stood, and what tells its content from another's."""
 
-    Attributes:
-        dataset: Name of the dataset.
-        purposes: What the records may be used for.
-        legal_basis: On what legal basis; one of `LEGAL_BASES` or "".
-        replace: Whether a dataset of that name may be replaced.
-        drop_duplicates: Keep the first of several equal rows instead of refusing the file.
-        drop_empty: Leave out rows without subject, content or label instead of refusing the file.
-        accept_unsearched_pixels: Store pictures, though nobody searches them for names or faces.
-    """
-
-    dataset: str
-    purposes: tuple[str, ...] = ()
-    legal_basis: str = ""
-    replace: bool = False
-    drop_duplicates: bool = False
-    drop_empty: bool = False
-    accept_unsearched_pixels: bool = False
-
-    def __post_init__(self) -> None:
-        for what, name in (("dataset", self.dataset), *(("purpose", p) for p in self.purposes)):
-            try:
-                TypeAdapter(Name).validate_python(name)
-            except ValidationError as error:
-                raise MalformedInput(
-                    f"malformed {what} name {name!r}",
-                    fix="use 1 to 64 lower-case letters, digits, '.', '_' and '-'",
-                ) from error
-        if self.legal_basis and self.legal_basis not in LEGAL_BASES:
-            raise MalformedInput(
-                f"unknown legal basis {self.legal_basis!r}", fix=f"one of {', '.join(LEGAL_BASES)}"
-            )
-
-
-@dataclass(frozen=True)
-class LabelledRecord:
-    """A row of the source, checked. Never stored.
-
-    Attributes:
-        source: Whose it is, and its content: text, a row's cells (`stored_row`), or the path of a
-            picture.
-        label: The class; empty where the content has none.
-        group: What evaluation is sliced by; empty for none.
-        spans: Labelled parts of the text, in order.
-    """
-
-    source: SourceRecord
-    label: str = ""
-    group: str = ""
-    spans: tuple[LabelledSpan, ...] = ()
+    place: str
+    record: LabelledRecord
+    content: str
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A checked file.
+    """A checked source.
 
     Attributes:
-        records: In the order of the file.
-        duplicates_dropped: Rows left out because they repeat another.
-        empty_dropped: Rows left out because something is missing.
+        name: What messages call it.
+        digest: SHA-256 over the decisions and the rows; another for another row or another order.
+        rows: How many records it has, repeated ones included.
+        characters: Of all their contents.
         content: What the records are.
+        duplicates_dropped: Rows that repeat another.
+        empty_dropped: Rows left out because something is missing.
+        left_out: Rows that may not be used, by reason.
+        subjects_with_several_records: How many subjects have more than one record.
     """
 
-    records: tuple[LabelledRecord, ...]
+    name: str
+    digest: str
+    rows: int
+    characters: int
+    content: Content = "text"
     duplicates_dropped: int = 0
     empty_dropped: int = 0
-    content: Content = "text"
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    subjects_with_several_records: int = 0
+    again: Callable[[], Iterator[tuple[LabelledRecord, str]]] = lambda: iter(())
+
+    def read(self) -> Iterator[tuple[LabelledRecord, str]]:
+        """Every record, with what tells its content from another of the same subject.
+
+        Raises:
+            SourceChanged: After the last of them, when they are not those that were checked.
+        """
+        return self.again()
 
     @property
-    def subjects_with_several_records(self) -> int:
-        """How many subjects have more than one record."""
-        counts = Counter(record.source.subject for record in self.records)
-        return sum(count > 1 for count in counts.values())
+    def records(self) -> tuple[LabelledRecord, ...]:
+        """All records in memory, the first of those that repeat: for small sources."""
+        kept: dict[tuple[str, str], LabelledRecord] = {}
+        for record, content in self.read():
+            kept.setdefault((record.source.subject, content), record)
+        return tuple(kept.values())
 
 
-def read_source(path: Path, columns: Columns, intake: Intake) -> SourceFile:
-    """Read and check a whole file.
+def read_source(source: Source | Path, columns: Columns, intake: Intake) -> SourceFile:
+    """Read and check a whole source.
+
+    Args:
+        source: A source, or the path of a table's file.
+        columns: Which columns say what.
+        intake: The operator's decisions.
 
     Raises:
-        MalformedTable, MissingColumns, NotFound: See `client.tables.read_rows`.
+        MalformedTable, MissingColumns, NotFound: See `client.sources.source.Source.rows`.
         UnfitRows: When a row lacks subject, content or label, and they are not to be dropped.
         DuplicateRows: When a subject has the same content twice, and they are not to be dropped.
         UnsearchedPixels: When pictures were not accepted explicitly.
         MalformedSpans, MalformedPicture: When spans or pictures are none.
-        MalformedInput: When the labels cannot be classes, or the groups no groups.
+        MalformedInput: When the labels cannot be classes, or the groups no groups, or a row's own
+            terms cannot be read.
     """
     if columns.content == "image" and not intake.accept_unsearched_pixels:
         raise UnsearchedPixels(
             "nobody searches pixels for burned-in names, or for faces",
             fix="look through the pictures, then say --accept-unsearched-pixels",
         )
-    pictures = PictureFolder(path.parent)
-    records: list[LabelledRecord] = []
-    seen: set[tuple[str, str]] = set()
-    unfit: list[str] = []
-    repeated: list[str] = []
-    for row in read_rows(path, columns.wanted, lists=(columns.spans,)):
-        values = dict(zip(columns.wanted, row.values, strict=True))
-        record = _record(columns, values)
-        lacking = _lacking(columns, values, record)
-        if lacking:
-            unfit.append(f"{row.place} has no {lacking}")
-            continue
-        place = f"{path.name}, {row.place}"
-        content = record.source.text
-        if columns.content == "image":
-            content = pictures.check(content, place)
-        if (record.source.subject, content.strip()) in seen:
-            repeated.append(row.place)
-            continue
-        seen.add((record.source.subject, content.strip()))
-        if columns.spans:
-            spans = read_spans(values[columns.spans], content, place)
-            record = LabelledRecord(record.source, "", record.group, spans)
-        records.append(record)
-    if unfit and not intake.drop_empty:
-        raise UnfitRows(
-            f"{path.name}: {unfit[0]}{_and_more(unfit)}",
-            fix="fill or remove the rows, or leave them out with --drop-empty",
+    return _Reader(TableFile(source) if isinstance(source, Path) else source, columns, intake).file
+
+
+class _Reader:
+    """Reads a source once to check it, and again for who asks."""
+
+    def __init__(self, source: Source, columns: Columns, intake: Intake) -> None:
+        self._source = source
+        self._columns = columns
+        self._intake = intake
+        self._pictures = PictureFolder(source.folder or NO_FOLDER)
+        self._asked = canonical_bytes(described(columns, intake))
+        self.file = self._checked()
+
+    def _checked(self) -> SourceFile:
+        unfit: _Places = _Places()
+        left_out: Counter[str] = Counter()
+        values: dict[str, set[str]] = {"label": set(), "group": set()}
+        contents, subjects = array("Q"), array("Q")
+        characters = 0
+        digest = hashlib.sha256(self._asked)
+        for read in self._read(digest, unfit, left_out):
+            subject = read.record.source.subject
+            contents.append(_short(f"{subject}\x00{read.content}"))
+            subjects.append(_short(subject))
+            characters += len(read.record.source.text)
+            self._collect(values, read.record)
+        name = self._source.name
+        if unfit.count and not self._intake.drop_empty:
+            raise UnfitRows(
+                f"{name}: {unfit.first}{unfit.and_more}",
+                fix="fill or remove the rows, or leave them out with --drop-empty",
+            )
+        repeated = self._repeated(contents)
+        if repeated.count and not self._intake.drop_duplicates:
+            raise DuplicateRows(
+                f"{name}: {repeated.first} repeats the content of an earlier row of the same"
+                f" subject{repeated.and_more}",
+                fix="remove the repeated rows, or keep the first of each with --allow-duplicates",
+            )
+        if not contents:
+            reasons = ", ".join(f"{count} {why}" for why, count in sorted(left_out.items()))
+            raise UnfitRows(
+                f"{name} has no record{reasons and f' that may be used: {reasons}'}",
+                fix="add rows below the header",
+            )
+        self._check_values(values)
+        return SourceFile(
+            name=name,
+            digest=f"sha256:{digest.hexdigest()}",
+            rows=len(contents),
+            characters=characters,
+            content=self._columns.content,
+            duplicates_dropped=repeated.count,
+            empty_dropped=unfit.count,
+            left_out=dict(left_out),
+            subjects_with_several_records=len(_repeated_values(subjects)),
+            again=self._again,
         )
-    if repeated and not intake.drop_duplicates:
-        raise DuplicateRows(
-            f"{path.name}: {repeated[0]} repeats the content of an earlier row of the same subject"
-            f"{_and_more(repeated)}",
-            fix="remove the repeated rows, or keep the first of each with --allow-duplicates",
+
+    def _again(self) -> Iterator[tuple[LabelledRecord, str]]:
+        digest = hashlib.sha256(self._asked)
+        for read in self._read(digest, _Places(), Counter()):
+            yield read.record, read.content
+        if f"sha256:{digest.hexdigest()}" != self.file.digest:
+            raise SourceChanged(
+                f"{self._source.name} changed while it was read",
+                fix="add it again when nobody writes to it; nothing of it is visible yet",
+            )
+
+    def _read(
+        self, digest: hashlib._Hash, unfit: _Places, left_out: Counter[str]
+    ) -> Iterator[_Place]:
+        """Every record that may be used; the others are counted. Every row enters the digest."""
+        columns = self._columns
+        for row in self._source.rows(columns.wanted, lists=(columns.spans,)):
+            values = dict(zip(columns.wanted, row.values, strict=True))
+            digest.update(canonical_bytes(list(row.values)))
+            record = _record(columns, values)
+            lacking = _lacking(columns, values, record)
+            if lacking:
+                unfit.add(f"{row.place} has no {lacking}")
+                continue
+            place = f"{self._source.name}, {row.place}"
+            terms = terms_of(columns, self._intake, values, place)
+            if isinstance(terms, LeftOut):
+                left_out[terms.value] += 1
+                continue
+            content = record.source.text
+            if columns.content == "image":
+                content = self._pictures.check(content, place)
+                digest.update(content.encode())
+            spans = read_spans(values[columns.spans], content, place) if columns.spans else ()
+            label = "" if columns.spans else record.label
+            yield _Place(
+                row.place,
+                LabelledRecord(record.source, label, record.group, spans, terms),
+                content.strip(),
+            )
+
+    def _repeated(self, contents: array[int]) -> _Places:
+        """Rows whose content an earlier row of their subject has."""
+        places = _Places()
+        suspects = frozenset(_repeated_values(contents))
+        if not suspects:
+            return places
+        seen: set[tuple[str, str]] = set()
+        for read in self._read(hashlib.sha256(), _Places(), Counter()):
+            subject = read.record.source.subject
+            if _short(f"{subject}\x00{read.content}") not in suspects:
+                continue
+            if (subject, read.content) in seen:
+                places.add(read.place)
+            seen.add((subject, read.content))
+        return places
+
+    def _collect(self, values: Mapping[str, set[str]], record: LabelledRecord) -> None:
+        """Take in labels and groups, until there are too many to be any."""
+        labels = {span.label for span in record.spans} if self._columns.spans else {record.label}
+        for name, found, most in (
+            ("label", labels, MAX_LABELS),
+            ("group", {record.group}, MAX_GROUPS),
+        ):
+            if len(values[name]) <= most:
+                values[name].update(found)
+
+    def _check_values(self, values: Mapping[str, set[str]]) -> None:
+        columns, name = self._columns, self._source.name
+        _check_set(
+            f"{name}: column {columns.label or columns.spans!r} does not look like classes",
+            values["label"],
+            lambda label: len(label) <= MAX_LABEL_CHARACTERS,
+            most=MAX_LABELS,
+            fix="name the column of the classes with --label",
         )
-    if not records:
-        raise UnfitRows(f"{path.name} has no record", fix="add rows below the header")
-    _check_labels(path, columns, records)
-    _check_groups(path, columns, records)
-    return SourceFile(tuple(records), len(repeated), len(unfit), columns.content)
+        _check_set(
+            f"{name}: column {columns.group!r} does not look like groups",
+            values["group"],
+            lambda group: len(group) <= MAX_GROUP_CHARACTERS and "/" not in group,
+            most=MAX_GROUPS,
+            fix=f"name a column of at most {MAX_GROUPS} short values without a slash with --group",
+        )
+
+
+class _Places:
+    """The first of several places, and how many there are."""
+
+    def __init__(self) -> None:
+        self.first = ""
+        self.count = 0
+
+    def add(self, place: str) -> None:
+        """One more."""
+        self.first = self.first or place
+        self.count += 1
+
+    @property
+    def and_more(self) -> str:
+        """How many there are beside the first."""
+        return f" (and {self.count - 1} more such rows)" if self.count > 1 else ""
 
 
 def _record(columns: Columns, values: Mapping[str, str]) -> LabelledRecord:
@@ -279,8 +319,8 @@ def _record(columns: Columns, values: Mapping[str, str]) -> LabelledRecord:
             text = values[columns.text]  # as it is: offsets count its characters
         case _:
             text = values[columns.text].strip()
-    known = tuple(values[name].strip() for name in columns.known if values[name].strip())
-    source = SourceRecord(unicodedata.normalize("NFC", subject), text, known)
+    cells = (value.strip() for name in columns.known for value in values[name].split(SEVERAL))
+    source = SourceRecord(unicodedata.normalize("NFC", subject), text, tuple(filter(None, cells)))
     return LabelledRecord(source, label, group)
 
 
@@ -293,37 +333,23 @@ def _lacking(columns: Columns, values: Mapping[str, str], record: LabelledRecord
     return next((name for name, empty in is_empty.items() if empty), "")
 
 
-def _check_labels(path: Path, columns: Columns, records: Iterable[LabelledRecord]) -> None:
-    if columns.spans:
-        labels = {span.label for record in records for span in record.spans}
-    else:
-        labels = {record.label for record in records}
-    _check_values(
-        f"{path.name}: column {columns.label or columns.spans!r} does not look like classes",
-        labels,
-        lambda label: len(label) <= MAX_LABEL_CHARACTERS,
-        most=MAX_LABELS,
-        fix="name the column of the classes with --label",
-    )
+def _short(value: str) -> int:
+    """64 bits of a hash: equal for equal values; others may collide, and are compared then."""
+    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big")
 
 
-def _check_groups(path: Path, columns: Columns, records: Iterable[LabelledRecord]) -> None:
-    _check_values(
-        f"{path.name}: column {columns.group!r} does not look like groups",
-        {record.group for record in records},
-        lambda group: len(group) <= MAX_GROUP_CHARACTERS and "/" not in group,
-        most=MAX_GROUPS,
-        fix=f"name a column of at most {MAX_GROUPS} short values without a slash with --group",
-    )
+def _repeated_values(hashes: array[int]) -> list[int]:
+    """Which values occur more than once."""
+    import numpy as np
+
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.uint64))
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    repeated: list[int] = np.unique(again).tolist()
+    return repeated
 
 
-def _check_values(
+def _check_set(
     problem: str, values: set[str], fits: Callable[[str], bool], *, most: int, fix: str
 ) -> None:
     if len(values) > most or not all(map(fits, values)):
         raise MalformedInput(f"{problem} ({len(values)} different values)", fix=fix)
-
-
-def _and_more(places: Sequence[str]) -> str:
-    more = len(places) - 1
-    return f" (and {more} more such rows)" if more else ""

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Protocol
 
 from audit.errors import NotFound
@@ -105,7 +106,7 @@ def record_ingested(
         _entry(actor, INGESTED, one.pseudonym, one.generation, {**about, "records": one.records})
         for one in held
     )
-    for page in _pages(list(entries)):
+    while page := list(islice(entries, PAGE_ENTRIES)):
         journal.record_many(page)
 
 

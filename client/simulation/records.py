@@ -14,10 +14,11 @@ from audit.errors import MalformedInput
 from client.dataset_rules import CONTENT_OF_TASK
 from client.deidentification.pipeline import Deidentified
 from client.demo_notes import LABELS, Profile, write_notes
+from client.intake import Columns, Intake
 from client.labelled_spans import stored_spans
 from client.learning.data import StoredRecord
 from client.pictures import PictureFolder
-from client.source_file import Columns, Intake, read_source
+from client.source_file import read_source
 from compliance.statements import TaskName
 
 SYNTHETIC_LABELS: Final = LABELS
@@ -85,9 +86,10 @@ def read_file(path: Path, task: TaskName, names: ColumnNames) -> Collected:
         "simulated", drop_duplicates=True, drop_empty=True, accept_unsearched_pixels=True
     )
     source = read_source(path, columns, intake)
-    texts = [record.source.text for record in source.records]
+    found = source.records
+    texts = [record.source.text for record in found]
     if columns.content == "image":
-        outcomes = PictureFolder(path.parent).deidentify([item.source for item in source.records])
+        outcomes = PictureFolder(path.parent).deidentify([item.source for item in found])
         texts = [item.text for item in outcomes if isinstance(item, Deidentified)]
     records = tuple(
         StoredRecord(
@@ -96,11 +98,11 @@ def read_file(path: Path, task: TaskName, names: ColumnNames) -> Collected:
             stored_spans(record.spans) if columns.content == "spans" else record.label,
             record.group,
         )
-        for record, text in zip(source.records, texts, strict=True)
+        for record, text in zip(found, texts, strict=True)
     )
     told: Sequence[str] = ()
     if names.site:
-        told = [next(iter(record.source.known), "") for record in source.records]
+        told = [next(iter(record.source.known), "") for record in found]
         if "" in told:
             raise MalformedInput(
                 f"{path.name}: {told.count('')} rows name no site in column {names.site!r}",

@@ -1,11 +1,13 @@
 """The site's encrypted store of de-identified records."""
 
 from client.vault.contents import (
+    ANY_USE,
     SEARCH_OF_CONTENT,
     Content,
     Dataset,
     DatasetCheck,
     Datasheet,
+    Done,
     ErasureResult,
     HeldSubject,
     KeyStore,
@@ -13,6 +15,7 @@ from client.vault.contents import (
     Record,
     Search,
     SubjectHoldings,
+    Terms,
     VaultPaths,
     labels_of,
 )
@@ -20,10 +23,12 @@ from client.vault.staging import Staging
 from client.vault.store import Vault
 
 __all__ = [
+    "ANY_USE",
     "Content",
     "Dataset",
     "DatasetCheck",
     "Datasheet",
+    "Done",
     "ErasureResult",
     "HeldSubject",
     "KeyStore",
@@ -33,6 +38,7 @@ __all__ = [
     "Search",
     "Staging",
     "SubjectHoldings",
+    "Terms",
     "Vault",
     "VaultPaths",
     "labels_of",

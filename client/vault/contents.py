@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,34 @@ class KeyStore(Protocol):
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What one record may be used for, where it is less than its dataset.
+
+    Attributes:
+        purposes: Of the dataset's purposes; None for all of them.
+        legal_basis: Instead of the dataset's; empty for the same.
+    """
+
+    purposes: tuple[str, ...] | None = None
+    legal_basis: str = ""
+
+    def allow(self, purpose: str, legal_basis: str, of_dataset: str) -> bool:
+        """Whether a plan may use the record, whose dataset is for the plan's purpose.
+
+        Args:
+            purpose: The plan's.
+            legal_basis: The plan's.
+            of_dataset: The dataset's legal basis.
+        """
+        for_purpose = self.purposes is None or purpose in self.purposes
+        return for_purpose and (self.legal_basis or of_dataset) == legal_basis
+
+
+ANY_USE: Final = Terms()
+"""Of a record that says nothing of its own."""
+
+
+@dataclass(frozen=True)
 class Record:
     """One de-identified record of one data subject.
 
@@ -81,12 +110,14 @@ class Record:
         label: The class, as the source file spelt it; of labelled spans, canonical JSON
             `[[start, end, "LABEL"], …]` over `text`; empty where there is none.
         group: What evaluation is sliced by; empty for none.
+        terms: What this record alone may be used for.
     """
 
     subject: str
     text: str
     label: str
     group: str = ""
+    terms: Terms = ANY_USE
 
 
 def labels_of(content: Content, record: Record) -> list[str]:
@@ -103,7 +134,14 @@ def labels_of(content: Content, record: Record) -> list[str]:
 class Datasheet(Document):
     """What is known of a dataset. Sealed at rest: counts and labels are private too."""
 
-    later: ClassVar[Mapping[str, int]] = {"content": 2, "groups": 2, "deidentification": 2}
+    later: ClassVar[Mapping[str, int]] = {
+        "content": 2,
+        "groups": 2,
+        "deidentification": 2,
+        "row_terms": 3,
+        "legal_bases": 3,
+        "cleaned": 3,
+    }
 
     format: Literal["fiduciary.datasheet/1"] = "fiduciary.datasheet/1"
     created_at: Time
@@ -126,6 +164,12 @@ class Datasheet(Document):
     erased_rows_left_out: int = 0
     replacements: dict[str, int] = Field(default_factory=dict)
     """Identifiers replaced, by kind."""
+    row_terms: bool = False
+    """Whether some records may be used for less than the dataset as a whole (`Terms`)."""
+    legal_bases: tuple[Name, ...] = ()
+    """Legal bases of single records, beside the dataset's own."""
+    cleaned: dict[str, int] = Field(default_factory=dict)
+    """Rows that a step of cleaning changed or left out, by step (`client.cleaning`)."""
     digest: Digest
 
 
@@ -141,6 +185,7 @@ class Provenance:
         duplicates_dropped: Exact duplicates of another row of the file.
         empty_dropped: Rows that lacked subject, content or label.
         replacements: Identifiers replaced, by kind.
+        cleaned: Rows that cleaning changed or left out, by step.
     """
 
     deidentification_digest: str
@@ -150,6 +195,54 @@ class Provenance:
     duplicates_dropped: int = 0
     empty_dropped: int = 0
     replacements: Mapping[str, int] = field(default_factory=dict)
+    cleaned: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How far an ingest has come: what its staged rows do not tell.
+
+    Attributes:
+        reached: Pseudonym of the last subject whose records are done; those of lower ones are too.
+        rows: Records done, kept out ones among them.
+        repeated: Rows left out because they repeat another.
+        erased_rows: Rows of erased subjects, left out.
+        quarantined: Rows kept out, by reason.
+        replacements: Identifiers replaced, by kind.
+        cleaned: Rows that cleaning changed or left out, by step.
+    """
+
+    reached: str = ""
+    rows: int = 0
+    repeated: int = 0
+    erased_rows: int = 0
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    replacements: Mapping[str, int] = field(default_factory=dict)
+    cleaned: Mapping[str, int] = field(default_factory=dict)
+
+    def plus(self, other: Done) -> Done:
+        """Both together; the other is the later one."""
+        return Done(
+            other.reached,
+            self.rows + other.rows,
+            self.repeated + other.repeated,
+            self.erased_rows + other.erased_rows,
+            dict(Counter(self.quarantined) + Counter(other.quarantined)),
+            dict(Counter(self.replacements) + Counter(other.replacements)),
+            dict(Counter(self.cleaned) + Counter(other.cleaned)),
+        )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the rows of a dataset hold, counted."""
+
+    records: int
+    subjects: int
+    labels: Mapping[str, int]
+    groups: Mapping[str, int]
+    legal_bases: frozenset[str]
+    row_terms: bool
 
 
 @dataclass(frozen=True)

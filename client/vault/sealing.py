@@ -12,11 +12,14 @@ Formal guarantees:
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 
-from audit.canonical import canonical_bytes, parse_canonical
+from pydantic import TypeAdapter
+
+from audit.canonical import canonical_bytes, parse_canonical, parse_canonical_object
 from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
 from audit.errors import MalformedInput, VerificationFailed
-from client.vault.contents import Datasheet, Record
+from client.vault.contents import Datasheet, Done, Record, Terms
 
 DATASHEET_KEY = "vault:datasheets"
 """Name of the data key that seals what is known of datasets; no single subject's data."""
@@ -25,10 +28,17 @@ DATASHEET_KEY = "vault:datasheets"
 def seal_record(key: bytes, dataset_id: str, position: int, record: Record) -> bytes:
     """Encrypt one record under its subject's key, bound to its place.
 
-    A record without a group has the bytes that records had before there were groups.
+    A record without a group, or without terms of its own, has the bytes that records had before
+    there were such things.
     """
-    group = {"group": record.group} if record.group else {}
-    plain = canonical_bytes({"label": record.label, "text": record.text, **group})
+    said: dict[str, object] = {"label": record.label, "text": record.text}
+    if record.group:
+        said["group"] = record.group
+    if record.terms.purposes is not None:
+        said["purposes"] = list(record.terms.purposes)
+    if record.terms.legal_basis:
+        said["legal_basis"] = record.terms.legal_basis
+    plain = canonical_bytes(said)
     return _sealed(key, plain, _record_data(dataset_id, position, record.subject))
 
 
@@ -49,7 +59,9 @@ def open_record(key: bytes, dataset_id: str, position: int, subject: str, sealed
     if not isinstance(content, dict):
         raise VerificationFailed(f"record {position} holds no record")
     text, label, group = (str(content.get(name, "")) for name in ("text", "label", "group"))
-    return Record(subject, text, label, group)
+    purposes = content.get("purposes")
+    said = None if purposes is None else _names(purposes)
+    return Record(subject, text, label, group, Terms(said, str(content.get("legal_basis", ""))))
 
 
 def seal_datasheet(key: bytes, dataset_id: str, name: str, version: int, sheet: Datasheet) -> bytes:
@@ -73,6 +85,22 @@ def open_datasheet(
             f"the datasheet of {name!r} was altered", fix="restore the vault from a backup"
         ) from error
     return Datasheet.model_validate_json(plain)
+
+
+def seal_progress(key: bytes, dataset_id: str, work: str, done: Done) -> bytes:
+    """Encrypt how far an ingest has come, bound to the version that it makes."""
+    return _sealed(key, canonical_bytes({"work": work, **asdict(done)}), _progress_data(dataset_id))
+
+
+def open_progress(key: bytes, dataset_id: str, sealed: bytes) -> tuple[str, Done]:
+    """Which work it is, and how far it has come.
+
+    Raises:
+        VerificationFailed: When it was altered, or belongs to another dataset.
+    """
+    said = parse_canonical_object(_opened(key, sealed, _progress_data(dataset_id)))
+    work = str(said.pop("work"))
+    return work, TypeAdapter(Done).validate_python(said)
 
 
 class DatasetDigest:
@@ -110,6 +138,14 @@ def _record_data(dataset_id: str, position: int, subject: str) -> bytes:
             "subject": subject,
         }
     )
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _progress_data(dataset_id: str) -> bytes:
+    return canonical_bytes({"format": "fiduciary.ingest/1", "dataset": dataset_id})
 
 
 def _datasheet_data(dataset_id: str, name: str, version: int) -> bytes:

@@ -3,8 +3,9 @@
 Guarantees:
 
 * One ingest at a time: an advisory lock beside the vault, which the system drops with the process.
-* After a kill at any point the dataset is as it was before. What the killed ingest left, sealed and
-  invisible, is deleted by the next ingest.
+* After a kill at any point the dataset is as it was before. The same work goes on where the killed
+  one stopped, by what was stored in the same transaction as the last batch; what other work had
+  left, sealed and invisible, is deleted by the next ingest.
 * `publish` calls `announce` (the journal entry) first; when that fails, nothing becomes visible.
 * A row of an erased subject is left out even when the erasure happens during the ingest.
 """
@@ -14,8 +15,9 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -26,10 +28,10 @@ from client.vault.contents import (
     Content,
     Dataset,
     Datasheet,
+    Done,
     HeldSubject,
     Provenance,
     Record,
-    labels_of,
 )
 from client.vault.store import Vault
 from client.vault.tables import digest_of
@@ -43,7 +45,13 @@ class Staging:
     """
 
     def __init__(
-        self, vault: Vault, name: str, *, replace: bool = False, content: Content = "text"
+        self,
+        vault: Vault,
+        name: str,
+        *,
+        replace: bool = False,
+        content: Content = "text",
+        work: str = "",
     ) -> None:
         """Prepare; entering the block takes the lock.
 
@@ -52,7 +60,11 @@ class Staging:
             name: The dataset's name.
             replace: Whether a visible dataset of that name may be replaced.
             content: What its records are.
+            work: Names what is being done, to the byte: a killed ingest of the same work goes on.
+                Empty for work that always begins anew.
         """
+        self._work = work
+        self.done = Done()
         self._vault = vault
         self.name = name
         self._replace = replace
@@ -60,11 +72,8 @@ class Staging:
         self._id = secrets.token_hex(16)
         self._version = 1
         self._position = 0
-        self._labels: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._groups: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._lock = -1
         self._published = False
-        self.erased_rows_left_out = 0
         self.leftovers_removed = 0
 
     def __enter__(self) -> Self:
@@ -96,19 +105,26 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if not self._published:
+            # Who was interrupted, as by Ctrl-C, wants to go on later; a fault would come again.
+            goes_on = self._work and kind is not None and not issubclass(kind, Exception)
+            if not self._published and not goes_on:
                 with self._vault.transaction() as connection:
                     connection.execute("DELETE FROM datasets WHERE id = ?", (self._id,))
         finally:
             os.close(self._lock)
 
-    def add(self, records: Iterable[Record]) -> int:
+    def add(self, records: Iterable[Record], more: Done | None = None) -> int:
         """Seal and store a batch, durably; rows of erased subjects are counted and left out.
+
+        Args:
+            records: The batch.
+            more: What was done for it, and how far the work has come with it; stored with it.
 
         Returns:
             How many were stored.
         """
-        stored = 0
+        stored = erased_rows = 0
+        position = self._position
         keys: dict[str, bytes] = {}  # for one transaction only: an erasure may come after it
         with self._vault.transaction() as connection:
             for record in records:
@@ -117,27 +133,29 @@ class Staging:
                     "SELECT 1 FROM erased_subjects WHERE subject = ?", (subject,)
                 ).fetchone()
                 if erased:
-                    self.erased_rows_left_out += 1
+                    erased_rows += 1
                     continue
                 if subject not in keys:
                     keys[subject] = self._vault.ensure_key(connection, subject)
-                sealed = sealing.seal_record(keys[subject], self._id, self._position, record)
+                sealed = sealing.seal_record(keys[subject], self._id, position, record)
                 connection.execute(
                     "INSERT INTO records VALUES (?, ?, ?, ?)",
-                    (self._id, self._position, subject, sealed),
+                    (self._id, position, subject, sealed),
                 )
-                self._position += 1
-                self._labels[subject].update(labels_of(self._content, record))
-                self._groups[subject].update([record.group] if record.group else [])
+                position += 1
                 stored += 1
+            done = self.done.plus(replace(more or Done(), erased_rows=erased_rows))
+            if self._work:
+                self._vault.store_progress(connection, self._id, self._work, done)
+        self._position, self.done = position, done
         return stored
 
-    def held(self) -> list[HeldSubject]:
+    def held(self) -> Iterator[HeldSubject]:
         """The subjects whose records are staged, by pseudonym.
 
         Called while `publish` announces, it tells exactly the subjects of what will show.
         """
-        return self._vault.subjects_of(self._id)
+        return self._vault.each_subject_of(self._id)
 
     def publish(self, provenance: Provenance, announce: Callable[[Dataset], None]) -> Dataset:
         """Make the dataset visible, in place of the version before.
@@ -152,20 +170,12 @@ class Staging:
         """
         with self._vault.transaction() as connection:
             # An erasure during the ingest may have taken rows: count what is there now.
-            rows = connection.execute(
-                "SELECT subject, count(*) FROM records WHERE dataset = ? GROUP BY subject",
-                (self._id,),
-            ).fetchall()
-            if not rows:
+            counts = self._vault.count(self._id, self._content)
+            if not counts.records:
                 raise Refused(
                     f"no record is left for {self.name!r}: {self._reasons(provenance)}",
-                    fix="mend the file and add it again; nothing was stored",
+                    fix="mend the source and add it again; nothing was stored",
                 )
-            labels: Counter[str] = Counter()
-            groups: Counter[str] = Counter()
-            for subject, _ in rows:
-                labels.update(self._labels[subject])
-                groups.update(self._groups[subject])
             sheet = Datasheet(
                 created_at=utc_now(),
                 purposes=provenance.purposes,
@@ -173,15 +183,18 @@ class Staging:
                 deidentification_digest=provenance.deidentification_digest,
                 content=self._content,
                 deidentification=SEARCH_OF_CONTENT[self._content],
-                label_counts=dict(labels),
-                groups=dict(groups),
-                records=sum(count for _, count in rows),
-                subjects=len(rows),
+                label_counts=dict(counts.labels),
+                groups=dict(counts.groups),
+                records=counts.records,
+                subjects=counts.subjects,
                 quarantined=dict(provenance.quarantined),
                 duplicates_dropped=provenance.duplicates_dropped,
                 empty_dropped=provenance.empty_dropped,
-                erased_rows_left_out=self.erased_rows_left_out,
+                erased_rows_left_out=self.done.erased_rows,
                 replacements=dict(provenance.replacements),
+                row_terms=counts.row_terms,
+                legal_bases=tuple(sorted(counts.legal_bases)),
+                cleaned=dict(provenance.cleaned),
                 digest=digest_of(connection, self._id),
             )
             dataset = Dataset(self.name, self._version, sheet.digest, sheet, self._id)
@@ -194,22 +207,21 @@ class Staging:
                 "UPDATE datasets SET state = 'ready', datasheet = ? WHERE id = ?",
                 (sealed, self._id),
             )
+            connection.execute("DELETE FROM ingest_progress WHERE dataset = ?", (self._id,))
         self._published = True
         return dataset
 
     def _reasons(self, provenance: Provenance) -> str:
         """Why rows were kept out, counted."""
         reasons = [f"{count} {why}" for why, count in sorted(provenance.quarantined.items())]
-        if self.erased_rows_left_out:
-            reasons.append(f"{self.erased_rows_left_out} of erased subjects")
+        if self.done.erased_rows:
+            reasons.append(f"{self.done.erased_rows} of erased subjects")
         return ", ".join(reasons) or "none was given"
 
     def _begin(self) -> None:
         with self._vault.transaction() as connection:
-            gone = connection.execute("DELETE FROM datasets WHERE state = 'building'")
-            self.leftovers_removed = gone.rowcount
             row = connection.execute(
-                "SELECT version FROM datasets WHERE name = ?", (self.name,)
+                "SELECT version FROM datasets WHERE name = ? AND state = 'ready'", (self.name,)
             ).fetchone()
             if row is not None and not self._replace:
                 raise Conflict(
@@ -217,7 +229,31 @@ class Staging:
                     fix="name another with --dataset, or replace it with --replace",
                 )
             self._version = 1 if row is None else int(row[0]) + 1
-            connection.execute(
-                "INSERT INTO datasets VALUES (?, ?, ?, 'building', NULL)",
-                (self._id, self.name, self._version),
+            goes_on = self._goes_on(connection)
+            gone = connection.execute(
+                "DELETE FROM datasets WHERE state = 'building' AND id <> ?", (self._id,)
             )
+            self.leftovers_removed = gone.rowcount
+            if not goes_on:
+                connection.execute(
+                    "INSERT INTO datasets VALUES (?, ?, ?, 'building', NULL)",
+                    (self._id, self.name, self._version),
+                )
+
+    def _goes_on(self, connection: sqlite3.Connection) -> bool:
+        """Take over what a killed ingest of the same work left, if there is such a thing."""
+        left = connection.execute(
+            "SELECT id FROM datasets WHERE state = 'building' AND name = ? AND version = ?",
+            (self.name, self._version),
+        ).fetchall()
+        for (dataset_id,) in left if self._work else ():
+            progress = self._vault.progress_of(dataset_id)
+            if progress is None or progress[0] != self._work:
+                continue
+            self._id, self.done = dataset_id, progress[1]
+            (last,) = connection.execute(
+                "SELECT max(position) FROM records WHERE dataset = ?", (dataset_id,)
+            ).fetchone()
+            self._position = 0 if last is None else int(last) + 1
+            return True
+        return False

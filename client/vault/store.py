@@ -21,6 +21,7 @@ import json
 import os
 import sqlite3
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,15 +32,20 @@ from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, Ver
 from audit.log import subject_key_name
 from client.vault import sealing
 from client.vault.contents import (
+    ANY_USE,
+    Content,
+    Counts,
     Dataset,
     DatasetCheck,
     Datasheet,
+    Done,
     ErasureResult,
     HeldSubject,
     KeyStore,
     Record,
     SubjectHoldings,
     VaultPaths,
+    labels_of,
 )
 from client.vault.erasing import describe_without, rows_of
 from client.vault.excluding import Exclusion, exclusions
@@ -139,7 +145,7 @@ class Vault:
         return self._dataset_of(self._ready(name))
 
     def examples(self, name: str) -> list[Record]:
-        """Every record of a dataset, in the order of the file.
+        """Every record of a dataset, in the order in which they were stored.
 
         A record whose key was destroyed (a vault restored from before an erasure) is left out;
         `verify` reports it.
@@ -148,8 +154,13 @@ class Vault:
             NotFound: When there is no such dataset.
             VerificationFailed: When a row does not open: it was altered or moved.
         """
-        opened = self._opened(self._ready(name).id)
-        return [record for _, record in opened if record is not None]
+        return list(self.each_example(name))
+
+    def each_example(self, name: str) -> Iterator[Record]:
+        """The same, one by one."""
+        for _, record in self._opened(self._ready(name).id):
+            if record is not None:
+                yield record
 
     def is_erased(self, subject_id: str) -> bool:
         """Whether the subject was erased, and not readmitted since."""
@@ -188,12 +199,56 @@ class Vault:
 
     def subjects_of(self, dataset_id: str) -> list[HeldSubject]:
         """The subjects of a dataset, visible or not, by pseudonym."""
+        return list(self.each_subject_of(dataset_id))
+
+    def each_subject_of(self, dataset_id: str) -> Iterator[HeldSubject]:
+        """The same, one by one: the index gives them in order, and nothing is sorted in memory."""
         rows = self._connection.execute(
-            "SELECT subject, generation, count(*) FROM records JOIN subject_keys USING (subject)"
+            "SELECT subject, generation, count(*) FROM records INDEXED BY records_of_subject"
+            " CROSS JOIN subject_keys USING (subject)"
             " WHERE dataset = ? GROUP BY subject ORDER BY subject",
             (dataset_id,),
         )
-        return [HeldSubject(subject, int(key), int(count)) for subject, key, count in rows]
+        for subject, key, count in rows:
+            yield HeldSubject(subject, int(key), int(count))
+
+    def count(self, dataset_id: str, content: Content) -> Counts:
+        """What the rows of a dataset hold, visible or not; rows that open no more count too."""
+        labels: Counter[str] = Counter()
+        groups: Counter[str] = Counter()
+        bases: set[str] = set()
+        row_terms = False
+        for _, record in self._opened(dataset_id):
+            if record is not None:
+                labels.update(labels_of(content, record))
+                groups.update([record.group] if record.group else [])
+                bases.update([record.terms.legal_basis] if record.terms.legal_basis else [])
+                row_terms = row_terms or record.terms != ANY_USE
+        (records,) = self._connection.execute(
+            "SELECT count(*) FROM records WHERE dataset = ?", (dataset_id,)
+        ).fetchone()
+        subjects = sum(1 for _ in self.each_subject_of(dataset_id))
+        return Counts(int(records), subjects, labels, groups, frozenset(bases), row_terms)
+
+    def progress_of(self, dataset_id: str) -> tuple[str, Done] | None:
+        """Which work makes a version that nobody sees yet, and how far it came, if that is known.
+
+        Raises:
+            VerificationFailed: When it was altered.
+        """
+        row = self._connection.execute(
+            "SELECT sealed FROM ingest_progress WHERE dataset = ?", (dataset_id,)
+        ).fetchone()
+        return row and sealing.open_progress(self._datasheet_key(), dataset_id, row[0])
+
+    def store_progress(
+        self, connection: sqlite3.Connection, dataset_id: str, work: str, done: Done
+    ) -> None:
+        """Note how far an ingest came. Call it inside the transaction of its rows."""
+        sealed = sealing.seal_progress(self._datasheet_key(), dataset_id, work, done)
+        connection.execute(
+            "INSERT OR REPLACE INTO ingest_progress VALUES (?, ?)", (dataset_id, sealed)
+        )
 
     def split_secret(self) -> bytes:
         """The site's secret for the held-out split by subject (`client.learning.data`)."""
@@ -261,6 +316,8 @@ class Vault:
             connection.execute(
                 "UPDATE subject_keys SET generation = generation + 1 WHERE subject = ?", (subject,)
             )
+            # An ingest that was killed has passed the subject by: it must begin anew.
+            connection.execute("DELETE FROM ingest_progress")
 
     def remove(self, name: str) -> Dataset:
         """Delete a dataset's rows. Keys stay: this erases nobody from other datasets.
@@ -323,15 +380,14 @@ class Vault:
 
     def _opened(self, dataset_id: str) -> Iterator[tuple[str, Record | None]]:
         """Each row's subject and record; no record where the key was destroyed."""
-        keys: dict[str, bytes | None] = {}
         rows = self._connection.execute(
             "SELECT position, subject, sealed FROM records WHERE dataset = ? ORDER BY position",
             (dataset_id,),
-        ).fetchall()
+        )
+        last, key = "", None  # an ingest stores whole subjects one after the other
         for position, subject, sealed in rows:
-            if subject not in keys:
-                keys[subject] = self._existing_key(subject)
-            key = keys[subject]
+            if subject != last:
+                last, key = subject, self._existing_key(subject)
             if key is None:
                 yield subject, None
             else:

@@ -45,6 +45,10 @@ CREATE TABLE IF NOT EXISTS excluded_subjects (
     excluded_at TEXT NOT NULL,
     journalled INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS ingest_progress (
+    dataset TEXT PRIMARY KEY REFERENCES datasets (id) ON DELETE CASCADE,
+    sealed BLOB NOT NULL
+);
 """
 """Tables that an earlier vault lacks; they are made when it is opened, and change nothing else."""
 
@@ -98,7 +102,7 @@ def configure(connection: sqlite3.Connection) -> None:
 
 
 def _has_later_tables(connection: sqlite3.Connection) -> bool:
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'excluded_subjects'"
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'ingest_progress'"
     return connection.execute(query).fetchone() is not None
 
 

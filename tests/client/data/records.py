@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from audit.canonical import canonical_bytes, digest
 from client.deidentification.pipeline import (
     Deidentified,
     Outcome,
@@ -12,8 +14,9 @@ from client.deidentification.pipeline import (
     SourceRecord,
 )
 from client.ingest import Recorder, ingest
+from client.intake import Intake, LabelledRecord
 from client.site import Site
-from client.source_file import Intake, LabelledRecord, SourceFile
+from client.source_file import SourceFile
 from client.vault import Dataset, Provenance, Record, Staging, Vault
 
 KEY = bytes(range(32))
@@ -46,8 +49,14 @@ class WordForWord:
 
 def source_file(*rows: tuple[str, str, str]) -> SourceFile:
     """A checked file of `(subject, text, label)` rows."""
+    records = [LabelledRecord(SourceRecord(who, text), label) for who, text, label in rows]
     return SourceFile(
-        tuple(LabelledRecord(SourceRecord(who, text), label) for who, text, label in rows)
+        name="notes.csv",
+        digest=digest(canonical_bytes(list(map(list, rows)))),
+        rows=len(rows),
+        characters=sum(len(text) for _, text, _ in rows),
+        subjects_with_several_records=sum(n > 1 for n in Counter(r[0] for r in rows).values()),
+        again=lambda: iter([(record, record.source.text) for record in records]),
     )
 
 

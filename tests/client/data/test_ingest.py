@@ -9,16 +9,11 @@ import pytest
 
 from audit.errors import Conflict, MalformedInput, Refused
 from audit.log import Entry
-from client.ingest import BATCH_RECORDS, Recorder, ingest
+from client.ingest import Recorder, ingest
+from client.intake import Columns, Intake
 from client.site import Site
-from client.source_file import (
-    Columns,
-    DuplicateRows,
-    Intake,
-    SourceFile,
-    UnfitRows,
-    read_source,
-)
+from client.source_file import DuplicateRows, SourceFile, UnfitRows, read_source
+from client.source_parts import BATCH_RECORDS
 from client.vault import Vault
 from tests.client.data.records import ROWS, WordForWord, add, journalled, source_file
 

@@ -208,7 +208,7 @@ def test_who_objects_is_in_no_later_round_and_the_journal_says_so(
         lessons.prepare(world.plan_id, world.plan, names, world.state)
         pseudonym = vault.pseudonym(SUBJECT)
         assert pseudonym in {*lessons.trained_subjects, *lessons.held_out_subjects}
-        everybody = Review(site, vault, ledger, compliance)._count_subjects(names)
+        everybody = Review(site, vault, ledger, compliance)._count_subjects(world.plan, names)
 
         request = compliance.ask_site("objection", SUBJECT)
         serve(desk, site, compliance)
@@ -217,7 +217,10 @@ def test_who_objects_is_in_no_later_round_and_the_journal_says_so(
         lessons.forget_changed()
         assert not lessons.trained_subjects, "examples were kept in memory"
         assert pseudonym not in trained(vault, world)
-        assert Review(site, vault, ledger, compliance)._count_subjects(names) == everybody - 1
+        assert (
+            Review(site, vault, ledger, compliance)._count_subjects(world.plan, names)
+            == everybody - 1
+        )
         assert vault.about(SUBJECT).datasets, "the records are kept"
     with Vault.open(site.paths, site.keyring) as vault:  # another process, another version
         vault.remove("notes")
