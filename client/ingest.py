@@ -11,7 +11,7 @@
 4. The journal says what is about to become visible, also to each subject under the subject's own
    key; then it does, in one transaction.
 
-Options weighed: docs/adr/0039-sources.md.
+Options weighed: docs/adr/0042-sources.md.
 """
 
 from __future__ import annotations
