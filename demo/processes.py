@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 STOP_SECONDS = 15
 """How long a process may take to end after Ctrl-C before the demo calls that a failure."""
@@ -44,13 +44,31 @@ def free_ports(count: int) -> list[int]:
             listener.close()
 
 
+class Running(Protocol):
+    """A process that was started, as `subprocess.Popen` has it."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; `subprocess.TimeoutExpired` when that takes longer."""
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send a signal, unless it has ended."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+
 class Processes:
     """The demo's processes: short ones are waited for, long ones are ended on exit."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._logs = folder / "logs"
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Running] = {}
 
     def __enter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -89,11 +107,14 @@ class Processes:
 
     def start(self, name: str, *arguments: str) -> None:
         """Start a long-running command; its output goes to `logs/NAME.log`."""
-        with (self._logs / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                self._arguments(arguments),
+        self._running[name] = self._spawn(name, arguments, self._logs / f"{name}.log")
+
+    def _spawn(self, name: str, arguments: tuple[str, ...], log: Path) -> Running:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [*self._prefix(name), *self._arguments(arguments)],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
                 env=self._environment(),
@@ -157,6 +178,10 @@ class Processes:
             env=self._environment(),
             check=False,
         )
+
+    def _prefix(self, name: str) -> tuple[str, ...]:  # noqa: ARG002  for those that override it
+        """What runs a long-running command elsewhere than here."""
+        return ()
 
     @staticmethod
     def _arguments(arguments: tuple[str, ...]) -> list[str]:

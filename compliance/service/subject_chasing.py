@@ -216,20 +216,20 @@ class ChaseTimer:
         self._stopped = threading.Event()
 
     def serve(self) -> None:
-        """Run until stopped."""
-        while not self._stopped.wait(self._seconds):
-            try:
-                chase(self._registry)
-            except FiduciaryError as error:
-                failed = event("requests-failed", code=error.code)
-                logger.error(
-                    "subject requests were not chased: %s. %s", error, error.fix, extra=failed
-                )
-            except Exception as error:  # noqa: BLE001  its text may quote what was sealed
-                failed = event("requests-failed", code=FiduciaryError.code)
-                logger.error(
-                    "subject requests were not chased: %s", type(error).__name__, extra=failed
-                )
+        """Run at once, for what fell due while nothing served, and then until stopped."""
+        while not self._stopped.is_set():
+            self._chase()
+            self._stopped.wait(self._seconds)
+
+    def _chase(self) -> None:
+        try:
+            chase(self._registry)
+        except FiduciaryError as error:
+            failed = event("requests-failed", code=error.code)
+            logger.error("subject requests were not chased: %s. %s", error, error.fix, extra=failed)
+        except Exception as error:  # noqa: BLE001  its text may quote what was sealed
+            failed = event("requests-failed", code=FiduciaryError.code)
+            logger.error("subject requests were not chased: %s", type(error).__name__, extra=failed)
 
     def stop(self) -> None:
         """Let it end after the run that has begun, if one has."""

@@ -93,19 +93,9 @@ class Supervised(Processes):
         self._hosts = hosts
         self.ended_by_themselves: list[tuple[str, int]] = []
 
-    def start(self, name: str, *arguments: str) -> None:
-        """Start a long-running command, on its own host where it has one."""
-        prefix = () if self._hosts is None else self._hosts.prefix(name)
-        with (self._logs / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                [*prefix, *self._arguments(arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder,
-                env=self._environment(),
-                start_new_session=True,
-            )
+    def _prefix(self, name: str) -> tuple[str, ...]:
+        """A host of its own, where there are hosts."""
+        return () if self._hosts is None else self._hosts.prefix(name)
 
     def serve(self, name: str) -> None:
         """Start one of the services."""
@@ -136,12 +126,14 @@ class Hospitals:
         folder: Where everything lies.
         processes: Runs it.
         hosts: The hosts of its parties; None for this host alone.
+        subjects: People at each site.
         plans: Plan ids by name.
     """
 
     folder: Path
     processes: Supervised
     hosts: Hosts | None = None
+    subjects: int = SUBJECTS
     plans: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -187,7 +179,7 @@ class Hospitals:
         """People whose illness follows from age and pain."""
         chance = random.Random(number)
         rows = []
-        for person in range(SUBJECTS):
+        for person in range(self.subjects):
             age, pain = chance.randint(21, 99), chance.choice(["none", "some", "much"])
             state = "ill" if age > 60 or pain == "much" else "healthy"
             rows.append([f"p{number}-{person}", age, pain, state])
@@ -207,7 +199,7 @@ class Hospitals:
             deadline=deadline,
             options=options,
             epsilon=EPSILON,
-            subjects=SUBJECTS,
+            subjects=self.subjects,
         )
         (self.folder / f"{name}.toml").write_text(text, encoding="utf-8")
         plan_id = self.federation.submit(f"{name}.toml")

@@ -13,12 +13,12 @@ from audit.errors import Conflict, MalformedInput, NotFound, Refused, Unauthoris
 from audit.keys import SigningKey
 from audit.statement import sign_statement, verify_statement
 from compliance.service.filing import load_statement
-from compliance.service.subject_chasing import chase
+from compliance.service.subject_chasing import chase, chase_timer
 from compliance.statements import RequestDecision, format_time
 from compliance.subject_requests_api import sealing_key
 from compliance.subject_sealing import open_package, seal_package
 from tests.compliance.federation import Coordinator, Site
-from tests.compliance.running import Clock, RunningService
+from tests.compliance.running import Clock, RunningService, wait_for
 from tests.compliance.subjects import (
     ADDRESS,
     SETTINGS,
@@ -113,6 +113,17 @@ def test_one_site_is_offline_and_neither_forgotten_nor_waited_for_by_the_other(
     assert officer.show(filed.request_id).stage == "completed"
     chase(service.registry)
     assert actions(service).count("reminded") == 2
+
+
+def test_what_fell_due_while_nothing_served_is_done_at_once(
+    service: RunningService, desk: Desk, clock: Clock
+) -> None:
+    officer = service.as_("officer").subject_requests
+    filed = filed_by_officer(service, "north")
+    officer.verify(filed.request_id, method="letter")
+    clock.advance(days=3)
+    with chase_timer(service.registry, seconds=3600):
+        wait_for(lambda: officer.show(filed.request_id).parts[0].reminders == 1)
 
 
 def test_a_mailed_code_proves_who_asks(service: RunningService, desk: Desk, clock: Clock) -> None:
