@@ -21,10 +21,10 @@ from typing import Any
 from demo.processes import Processes, Running
 
 _IMPORTED = (
+    "client.ingest",  # first: it does without torch, which the next ones load
     "audit.cli",
     "client.cli",
     "client.flower",
-    "client.ingest",
     "client.worker",
     "compliance.cli",
     "compliance.service.listener",
