@@ -75,6 +75,10 @@ class Columns:
     legal_basis: str = ""
 
     def __post_init__(self) -> None:
+        if not self.subject:
+            raise MalformedInput(
+                "no column says whose record it is", fix="name the person's id with --subject"
+            )
         needed = COLUMNS_OF_CONTENT[self.content]
         for name in ("text", "label", "spans", "cells", "image"):
             option = "--features or --categories" if name == "cells" else f"--{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,14 +15,24 @@ from client.site import Site
 
 
 def add(
-    file: Annotated[
+    source: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="A .csv, .jsonl or .parquet file.", show_default=False),
+        typer.Argument(
+            metavar="SOURCE",
+            help="A .csv, .jsonl or .parquet file, a folder of Hugging Face `datasets`, "
+            "fhir:BUNDLE.json (or a folder of bundles), or a database's SQLAlchemy URL.",
+            show_default=False,
+        ),
     ],
     subject: Annotated[
         str,
-        typer.Option("--subject", metavar="COL", help="Whose record it is.", show_default=False),
-    ],
+        typer.Option(
+            "--subject",
+            metavar="COL",
+            help="Whose record it is. FHIR: the Patient's id, or another column, such as mrn.",
+            show_default=False,
+        ),
+    ] = "",
     kind: Annotated[
         str,
         typer.Option("--kind", metavar="KIND", help="text, spans, language, table or image."),
@@ -146,6 +157,24 @@ def add(
             show_default=False,
         ),
     ] = "",
+    query: Annotated[
+        str,
+        typer.Option(
+            "--query",
+            metavar="SQL|FILE",
+            help="What to ask a database: a SELECT, or the file that holds it.",
+            show_default=False,
+        ),
+    ] = "",
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--password-file",
+            metavar="FILE",
+            help="Holds the database's password; else FIDUCIARY_SQL_PASSWORD does.",
+            show_default=False,
+        ),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a dataset of that name, all or nothing.")
     ] = False,
@@ -164,10 +193,10 @@ def add(
     ] = False,
     json: Json = False,
 ) -> None:
-    """De-identify a file's records and store them encrypted.
+    """De-identify people's records and store them encrypted.
 
-    The whole file is checked first: a missing column, broken UTF-8, an uneven row, an empty text or
-    the same text twice for one subject is named with its line, and nothing is stored. Several
+    The whole source is checked first: a missing column, broken UTF-8, an uneven row, an empty text
+    or the same text twice for one subject is named with its line, and nothing is stored. Several
     different rows of one subject are fine: they are that person's records, and a name found in one
     is removed from all.
 
@@ -181,6 +210,12 @@ def add(
     dataset holds, less what `--consent`, `--row-purposes` and `--row-legal-basis` say of a row.
 
     Rows of an erased subject are left out; `client data readmit` is the only way back.
+
+    **Sources.** Files of rows; folders that `datasets` saved (all splits); FHIR R4 bundles, whose
+    columns are `subject`, `mrn`, `text`, `resource`, `type`, `category`, `date` and the patient's
+    `name`, `birth_date`, `phone`, `email`, `address` and `identifier`, these being searched for by
+    themselves; a query to PostgreSQL, MySQL or SQLite in a session that cannot write, ordered so
+    that it gives the same rows each time.
 
     A plan's task reads one kind of records. **text**: `--text` and `--label`. **spans**: `--text`
     and `--spans`, which are carried over to the stand-ins. **language**: `--text` alone. **table**:
@@ -196,7 +231,9 @@ def add(
     intent --known full_name --known phone --dataset calls` · `client data add hearts.csv --kind
     table --subject patient --features age,chol --categories sex,thal --label disease` · `client
     data add scans.csv --kind image --subject patient --image file --label finding
-    --accept-unsearched-pixels`
+    --accept-unsearched-pixels` · `client data add fhir:bundle.json --dataset notes --label type` ·
+    `client data add postgresql+psycopg://reader@db/ehr --query notes.sql --subject patient --text
+    note --label topic`
     """
     from client.ingest import Recorder, deidentifier_for, ingest
     from client.intake import COLUMNS_OF_CONTENT, Columns, Intake
@@ -204,17 +241,20 @@ def add(
     from client.sources import open_source
     from client.vault import Vault
 
-    given = open_source(file)
+    given = open_source(source, query, password_file)
+    usual = given.usual_columns
     content = next((known_kind for known_kind in COLUMNS_OF_CONTENT if known_kind == kind), None)
     if content is None:
         raise MalformedInput(
             f"unknown kind {kind!r}", fix=f"one of {', '.join(COLUMNS_OF_CONTENT)}"
         )
+    if "text" in COLUMNS_OF_CONTENT[content]:
+        text = text or "".join(usual.get("text", ()))
     columns = Columns(
-        subject,
+        subject or "".join(usual.get("subject", ())),
         text,
         label,
-        tuple(known or ()),
+        tuple(known or usual.get("known", ())),
         content=content,
         group=group,
         spans=spans,
@@ -235,17 +275,17 @@ def add(
         accept_unsearched_pixels=accept_unsearched_pixels,
     )
     with Site.open(folder) as site:
-        source = read_source(given, columns, intake)
+        checked = read_source(given, columns, intake)
         with Vault.open(site.paths, site.keyring) as vault:
             secret = site.keyring.secret("surrogates")
-            deidentifier = deidentifier_for(given.folder, columns, source, secret)
+            deidentifier = deidentifier_for(given.folder, columns, checked, secret)
             recorder = Recorder(site.journal, site.principal)
-            with progress(f"de-identifying {given.name}", source.rows) as advance:
-                result = ingest(source, intake, vault, deidentifier, recorder, advance)
+            with progress(f"de-identifying {given.name}", checked.rows) as advance:
+                result = ingest(checked, intake, vault, deidentifier, recorder, advance)
     if json:
-        print_json(described(result.dataset) | {"source": source_counts(source)})
+        print_json(described(result.dataset) | {"source": source_counts(checked)})
     else:
-        print_added(result, source)
+        print_added(result, checked)
 
 
 def _listed(options: list[str] | None) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def _csv_rows(path: Path, columns: Sequence[str], _lists: Collection[str]) -> It
             header = next(reader, None)
             if not header:
                 raise MalformedTable(f"{path.name} is empty", fix="it needs a header line")
-            at = _positions(path, header, columns)
+            at = positions_of(path.name, header, columns)
             line = reader.line_num + 1
             for fields in reader:
                 if fields and len(fields) != len(header):
@@ -139,9 +139,9 @@ def _json_rows(path: Path, columns: Sequence[str], lists: Collection[str]) -> It
                 )
             missing = [name for name in columns if name not in record]
             if missing:
-                raise _missing(path, missing, list(record), place)
+                raise missing_columns(path.name, missing, list(record), place)
             seen = True
-            yield _row(path, place, record, columns, lists)
+            yield row_of(path.name, place, record, columns, lists)
     if not seen:
         raise MalformedTable(f"{path.name} is empty", fix="write one object on each line")
 
@@ -152,12 +152,12 @@ def _parquet_rows(path: Path, columns: Sequence[str], lists: Collection[str]) ->
 
     try:
         with parquet.ParquetFile(path) as file:
-            _positions(path, file.schema_arrow.names, columns)
+            positions_of(path.name, file.schema_arrow.names, columns)
             number = 0
             for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
                 for record in batch.to_pylist():
                     number += 1
-                    yield _row(path, f"row {number}", record, columns, lists)
+                    yield row_of(path.name, f"row {number}", record, columns, lists)
     except arrow.ArrowException as error:
         raise MalformedTable(
             f"{path.name} is not a readable Parquet file", fix="write it again, or use CSV"
@@ -166,50 +166,69 @@ def _parquet_rows(path: Path, columns: Sequence[str], lists: Collection[str]) ->
         raise MalformedTable(f"{path.name} has no rows", fix="add rows")
 
 
-def _row(
-    path: Path,
+def row_of(
+    source: str,
     place: str,
     record: Mapping[str, Any],
     columns: Sequence[str],
     lists: Collection[str],
 ) -> Row:
+    """The wanted values of a record whose columns are all there.
+
+    Raises:
+        MalformedTable: When one is neither text nor a number.
+    """
     values = []
     for name in columns:
         value = record[name]
         if name in lists and isinstance(value, list):
             value = json.dumps(value, ensure_ascii=False, default=str)
-        values.append(_as_text(path, place, name, value))
+        values.append(as_text(source, place, name, value))
     return Row(place, tuple(values))
 
 
-def _positions(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+def positions_of(source: str, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Where the wanted columns stand.
+
+    Raises:
+        MissingColumns: When one is not there.
+        MalformedTable: When one is there twice.
+    """
     missing = [name for name in columns if name not in header]
     if missing:
-        raise _missing(path, missing, header, "the header")
+        raise missing_columns(source, missing, header, "the header")
     twice = [name for name, count in Counter(header).items() if count > 1 and name in columns]
     if twice:
         raise MalformedTable(
-            f"{path.name} has the column {twice[0]!r} more than once", fix="rename one of them"
+            f"{source} has the column {twice[0]!r} more than once", fix="rename one of them"
         )
     return [list(header).index(name) for name in columns]
 
 
-def _missing(path: Path, missing: Sequence[str], header: Sequence[str], place: str) -> Exception:
+def missing_columns(
+    source: str, missing: Sequence[str], header: Sequence[str], place: str
+) -> MissingColumns:
+    """The error for columns that are not there."""
     names = ", ".join(repr(name) for name in missing)
     shown = ", ".join(name[:40] for name in header[:12])
     return MissingColumns(
-        f"{path.name}, {place}: no column {names}",
-        fix=f"name columns with --subject, --text, --label and the like; the file has: {shown}",
+        f"{source}, {place}: no column {names}",
+        fix=f"name columns with --subject, --text, --label and the like; what there is: {shown}",
     )
 
 
-def _as_text(path: Path, place: str, column: str, value: Any) -> str:
+def as_text(source: str, place: str, column: str, value: Any) -> str:
+    """A value as text; empty for none.
+
+    Raises:
+        MalformedTable: When it is neither text nor a number.
+    """
     if value is None:
         return ""
     if isinstance(value, str):
         if len(value) > MAX_FIELD_CHARACTERS:
             raise MalformedTable(
-                f"{path.name}, {place}: column {column!r} holds more than"
+                f"{source}, {place}: column {column!r} holds more than"
                 f" {MAX_FIELD_CHARACTERS:,} characters",
                 fix="split or remove the record",
             )
@@ -217,13 +236,13 @@ def _as_text(path: Path, place: str, column: str, value: Any) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             raise MalformedTable(
-                f"{path.name}, {place}: column {column!r} holds half a character",
+                f"{source}, {place}: column {column!r} holds half a character",
                 fix="write the file again as UTF-8",
             ) from error
         return value
     if isinstance(value, bool | dict | list | bytes):
         raise MalformedTable(
-            f"{path.name}, {place}: column {column!r} holds neither text nor a number",
+            f"{source}, {place}: column {column!r} holds neither text nor a number",
             fix="write the column as text",
         )
     return str(value)
