@@ -95,18 +95,31 @@ def evaluate(
 
 @app.command()
 def review(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="What the dataset was added from.", show_default=False),
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="What the dataset was added from.", show_default=False
+        ),
     ],
     subject: Annotated[
         str,
-        typer.Option("--subject", metavar="COL", help="As for `client data add`."),
-    ],
-    text: Annotated[str, typer.Option("--text", metavar="COL", help="Likewise.")],
+        typer.Option(
+            "--subject", metavar="COL", help="As for `client data add`.", show_default=False
+        ),
+    ] = "",
+    text: Annotated[
+        str, typer.Option("--text", metavar="COL", help="Likewise.", show_default=False)
+    ] = "",
     known: Annotated[
         list[str] | None,
         typer.Option("--known", metavar="COL", help="Likewise.", show_default=False),
+    ] = None,
+    query: Annotated[
+        str, typer.Option("--query", metavar="SQL|FILE", help="Likewise.", show_default=False)
+    ] = "",
+    password_file: Annotated[
+        Path | None,
+        typer.Option("--password-file", metavar="FILE", help="Likewise.", show_default=False),
     ] = None,
     dataset: Annotated[
         str, typer.Option("--dataset", metavar="NAME", help="The dataset to review.")
@@ -133,9 +146,9 @@ def review(
     hold with 95 % confidence (Clopper-Pearson; Hoeffding), and kept for this version of the
     dataset: replacing it, or another configuration, ends what was measured.
 
-    Exit codes: 0 looked through, or ended for today; 3 the file is not the dataset's source, the
-    dataset was made by another pipeline or has no text, or this is no terminal; 4 no such file or
-    dataset; 5 malformed file.
+    Exit codes: 0 looked through, or ended for today; 3 it is not the dataset's source, the dataset
+    was made by another pipeline, or this is no terminal; 4 no such source or dataset; 5 malformed
+    source, or a dataset without text.
 
     Example: `client deidentify review notes.csv --subject patient_id --text note --dataset notes`
     """
@@ -143,7 +156,9 @@ def review(
     from client.recall import review as reviewing
     from client.recall.kept import Measured, Measurements, SealedFolder
     from client.recall.review_screen import look_through
-    from client.source_file import Columns, Intake, read_source
+    from client.intake import Columns, Intake
+    from client.source_file import read_source
+    from client.sources import open_source
     from client.vault import Vault
 
     if not at_terminal():
@@ -171,16 +186,23 @@ def review(
         if session is None:
             subjects = [held.pseudonym for held in vault.subjects_of(reviewed.id)]
             session = reviewing.Session.begin(reviewed, subjects, sample)
-        source = read_source(
-            file,
-            Columns(subject, text, known=tuple(known or ()), content="language"),
+        given = open_source(source, query, password_file)
+        usual = given.usual_columns
+        checked = read_source(
+            given,
+            Columns(
+                subject or "".join(usual.get("subject", ())),
+                text or "".join(usual.get("text", ())),
+                known=tuple(known or usual.get("known", ())),
+                content="language",
+            ),
             Intake(dataset, drop_duplicates=True, drop_empty=True),
         )
         with progress("finding what is found", len(session.drawn)) as advance:
             rows = reviewing.rows_of(
                 session,
-                (record.source for record in source.records),
-                vault.examples(dataset),
+                (record.source for record, _ in checked.read()),
+                vault.each_example(dataset),
                 vault.pseudonym,
                 deidentifier.deidentify,
                 advance,

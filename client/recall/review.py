@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -183,20 +183,20 @@ def rows_of(
     for one in held:
         if one.subject in session.drawn:
             stored[one.subject].add(one.text.strip())
-    of: defaultdict[str, list[SourceRecord]] = defaultdict(list)
+    of: defaultdict[str, dict[str, SourceRecord]] = defaultdict(dict)
     names: dict[str, str] = {}
     for record in records:
         name = names.setdefault(record.subject, pseudonym(record.subject))
         if name in session.drawn:
-            of[name].append(record)
+            of[name].setdefault(record.text, record)  # the same text twice is one row
     total, done = sum(map(len, of.values())), 0
     rows: list[Row] = []
     # Who was erased since is in the dataset no longer, and in the sample neither.
     for subjects in _batches([subject for subject in session.drawn if subject in stored]):
-        batch = [record for subject in subjects for record in of[subject]]
+        batch = [record for subject in subjects for record in of[subject].values()]
         outcomes = iter(deidentify(batch) if batch else [])
         rows += [
-            _drawn(subject, session.drawn[subject], of, outcomes, stored[subject])
+            _drawn(subject, session.drawn[subject], of[subject].values(), outcomes, stored[subject])
             for subject in subjects
         ]
         done += len(batch)
@@ -211,14 +211,14 @@ def _batches(subjects: Sequence[str]) -> Iterable[Sequence[str]]:
 def _drawn(
     subject: str,
     number: int,
-    records: Mapping[str, Sequence[SourceRecord]],
+    records: Iterable[SourceRecord],
     outcomes: Iterable[Outcome],
     stored: set[str],
 ) -> Row:
     """The row of a subject's that is stored and was drawn."""
     fitting = [
         Row(subject, record.text, tuple(replaced_in(outcome)), digest(canonical_bytes(text)))
-        for record, outcome in zip(records[subject], outcomes, strict=False)
+        for record, outcome in zip(records, outcomes, strict=False)
         if isinstance(outcome, Deidentified) and (text := outcome.text.strip()) in stored
     ]
     if not fitting:
