@@ -137,6 +137,8 @@ def print_added(result: IngestResult, source: SourceFile) -> None:
         notes.append(f"{source.empty_dropped} incomplete rows left out")
     if sheet.erased_rows_left_out:
         notes.append(f"{sheet.erased_rows_left_out} rows of erased subjects left out")
+    for step, count in sorted(sheet.cleaned.items()):
+        notes.append(f"{count} rows cleaned: {step}")
     for reason, count in sorted(sheet.quarantined.items()):
         notes.append(f"{count} rows kept out: {reason}")
     if result.resumed:
@@ -191,6 +193,7 @@ def print_dataset(dataset: Dataset, measured: Sequence[Measured] = ()) -> None:
         ("kept out", ", ".join(f"{why} {n}" for why, n in sorted(sheet.quarantined.items()))),
         ("repeated rows", str(sheet.duplicates_dropped)),
         ("incomplete rows", str(sheet.empty_dropped)),
+        ("cleaned", _counted(sheet.cleaned)),
         ("digest", dataset.digest),
         ("de-identification", sheet.deidentification_digest),
         ("its recall", in_words(each.figures for each in measured)),

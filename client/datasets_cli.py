@@ -16,6 +16,7 @@ from client.dataset_views import (
     print_datasets,
     print_leaks,
 )
+from client.export_cli import export
 from client.intake_cli import add
 from client.policy_cli import FolderOption, Json
 from client.site import Site
@@ -36,6 +37,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset.", show_d
 
 
 app.command()(add)
+app.command()(export)
 
 
 @app.command("list")

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 from audit.canonical import canonical_bytes, digest
 from audit.log import Entry
+from client.cleaning.steps import clean_subject
 from client.deidentification.pipeline import (
     Deidentifier,
     Outcome,
@@ -197,7 +198,12 @@ def ingest(
         done = staging.done
         resumed = bool(done.reached)
         for batch in batches(source, vault.pseudonym, done.reached, part_characters):
-            records = [record for one in batch for record in one.records]
+            records: list[LabelledRecord] = []
+            cleaned: Counter[str] = Counter()
+            for one in batch:
+                fit, steps = clean_subject(intake.cleaning, one.records)
+                records += fit
+                cleaned.update(steps)
             outcomes = deidentifier.deidentify([record.source for record in records])
             kept: list[Record] = []
             quarantined: Counter[str] = Counter()
@@ -213,10 +219,11 @@ def ingest(
                 kept,
                 Done(
                     reached=batch[-1].pseudonym,
-                    rows=len(records),
+                    rows=sum(len(one.records) for one in batch),
                     repeated=sum(one.repeated for one in batch),
                     quarantined=quarantined,
                     replacements=replaced,
+                    cleaned=cleaned,
                 ),
             )
             done = staging.done
@@ -231,6 +238,8 @@ def ingest(
                 duplicates_dropped=done.repeated,
                 empty_dropped=source.empty_dropped,
                 replacements=done.replacements,
+                cleaned=Counter(source.cleaned) + Counter(done.cleaned),
+                cleaning=intake.cleaning.declared,
             ),
             lambda dataset: recorder.about_to_show(dataset, staging.held()),
         )

@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from audit.errors import MalformedInput
+from client.cleaning.settings import NO_CLEANING, Cleaning
 from client.deidentification.pipeline import SourceRecord
 from client.labelled_spans import LabelledSpan
 from client.vault.contents import ANY_USE, Content, Terms
@@ -130,6 +131,7 @@ class Intake:
         drop_duplicates: Keep the first of several equal rows instead of refusing the file.
         drop_empty: Leave out rows without subject, content or label instead of refusing the file.
         accept_unsearched_pixels: Store pictures, though nobody searches them for names or faces.
+        cleaning: Steps before records are de-identified.
     """
 
     dataset: str
@@ -139,6 +141,7 @@ class Intake:
     drop_duplicates: bool = False
     drop_empty: bool = False
     accept_unsearched_pixels: bool = False
+    cleaning: Cleaning = NO_CLEANING
 
     def __post_init__(self) -> None:
         for what, name in (("dataset", self.dataset), *(("purpose", p) for p in self.purposes)):
@@ -177,5 +180,6 @@ class LabelledRecord:
 
 def described(columns: Columns, intake: Intake) -> dict[str, Any]:
     """Every decision that changes what an ingest stores, as JSON."""
-    said = {**asdict(columns), **{f"intake.{key}": value for key, value in asdict(intake).items()}}
+    decided = {**asdict(intake), "cleaning": intake.cleaning.digest}
+    said = {**asdict(columns), **{f"intake.{key}": value for key, value in decided.items()}}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in said.items()}

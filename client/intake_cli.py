@@ -157,6 +157,15 @@ def add(
             show_default=False,
         ),
     ] = "",
+    clean: Annotated[
+        Path | None,
+        typer.Option(
+            "--clean",
+            metavar="FILE",
+            help="A TOML file of cleaning steps: encoding, labels, length, near duplicates, …",
+            show_default=False,
+        ),
+    ] = None,
     query: Annotated[
         str,
         typer.Option(
@@ -235,6 +244,7 @@ def add(
     `client data add postgresql+psycopg://reader@db/ehr --query notes.sql --subject patient --text
     note --label topic`
     """
+    from client.cleaning.settings import NO_CLEANING, read_cleaning
     from client.ingest import Recorder, deidentifier_for, ingest
     from client.intake import COLUMNS_OF_CONTENT, Columns, Intake
     from client.source_file import read_source
@@ -273,6 +283,7 @@ def add(
         drop_duplicates=allow_duplicates,
         drop_empty=drop_empty,
         accept_unsearched_pixels=accept_unsearched_pixels,
+        cleaning=NO_CLEANING if clean is None else read_cleaning(clean),
     )
     with Site.open(folder) as site:
         checked = read_source(given, columns, intake)

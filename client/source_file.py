@@ -15,12 +15,13 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from audit.canonical import canonical_bytes
 from audit.errors import Conflict, MalformedInput, Refused
+from client.cleaning.steps import clean_record
 from client.deidentification.pipeline import SourceRecord
 from client.intake import (
     COLUMNS_OF_CONTENT,
@@ -90,6 +91,7 @@ class SourceFile:
         duplicates_dropped: Rows that repeat another.
         empty_dropped: Rows left out because something is missing.
         left_out: Rows that may not be used, by reason.
+        cleaned: Rows that cleaning changed or left out, by step.
         subjects_with_several_records: How many subjects have more than one record.
     """
 
@@ -101,6 +103,7 @@ class SourceFile:
     duplicates_dropped: int = 0
     empty_dropped: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
+    cleaned: Mapping[str, int] = field(default_factory=dict)
     subjects_with_several_records: int = 0
     again: Callable[[], Iterator[tuple[LabelledRecord, str]]] = lambda: iter(())
 
@@ -135,9 +138,10 @@ def read_source(source: Source | Path, columns: Columns, intake: Intake) -> Sour
         DuplicateRows: When a subject has the same content twice, and they are not to be dropped.
         UnsearchedPixels: When pictures were not accepted explicitly.
         MalformedSpans, MalformedPicture: When spans or pictures are none.
-        MalformedInput: When the labels cannot be classes, or the groups no groups, or a row's own
-            terms cannot be read.
+        MalformedInput: When cleaning does not fit the content, or the labels cannot be classes, or
+            the groups no groups, or a row's own terms cannot be read.
     """
+    intake.cleaning.check(columns.content)
     if columns.content == "image" and not intake.accept_unsearched_pixels:
         raise UnsearchedPixels(
             "nobody searches pixels for burned-in names, or for faces",
@@ -160,11 +164,12 @@ class _Reader:
     def _checked(self) -> SourceFile:
         unfit: _Places = _Places()
         left_out: Counter[str] = Counter()
+        cleaned: Counter[str] = Counter()
         values: dict[str, set[str]] = {"label": set(), "group": set()}
         contents, subjects = array("Q"), array("Q")
         characters = 0
         digest = hashlib.sha256(self._asked)
-        for read in self._read(digest, unfit, left_out):
+        for read in self._read(digest, unfit, left_out, cleaned):
             subject = read.record.source.subject
             contents.append(_short(f"{subject}\x00{read.content}"))
             subjects.append(_short(subject))
@@ -184,7 +189,8 @@ class _Reader:
                 fix="remove the repeated rows, or keep the first of each with --allow-duplicates",
             )
         if not contents:
-            reasons = ", ".join(f"{count} {why}" for why, count in sorted(left_out.items()))
+            why_not = sorted((left_out + cleaned).items())
+            reasons = ", ".join(f"{count} {why}" for why, count in why_not)
             raise UnfitRows(
                 f"{name} has no record{reasons and f' that may be used: {reasons}'}",
                 fix="add rows below the header",
@@ -199,13 +205,14 @@ class _Reader:
             duplicates_dropped=repeated.count,
             empty_dropped=unfit.count,
             left_out=dict(left_out),
+            cleaned=dict(cleaned),
             subjects_with_several_records=len(_repeated_values(subjects)),
             again=self._again,
         )
 
     def _again(self) -> Iterator[tuple[LabelledRecord, str]]:
         digest = hashlib.sha256(self._asked)
-        for read in self._read(digest, _Places(), Counter()):
+        for read in self._read(digest, _Places(), Counter(), Counter()):
             yield read.record, read.content
         if f"sha256:{digest.hexdigest()}" != self.file.digest:
             raise SourceChanged(
@@ -214,7 +221,11 @@ class _Reader:
             )
 
     def _read(
-        self, digest: hashlib._Hash, unfit: _Places, left_out: Counter[str]
+        self,
+        digest: hashlib._Hash,
+        unfit: _Places,
+        left_out: Counter[str],
+        cleaned: Counter[str],
     ) -> Iterator[_Place]:
         """Every record that may be used; the others are counted. Every row enters the digest."""
         columns = self._columns
@@ -227,21 +238,22 @@ class _Reader:
                 unfit.add(f"{row.place} has no {lacking}")
                 continue
             place = f"{self._source.name}, {row.place}"
+            if columns.spans:
+                spans = read_spans(values[columns.spans], record.source.text, place)
+                record = replace(record, label="", spans=spans)
             terms = terms_of(columns, self._intake, values, place)
             if isinstance(terms, LeftOut):
                 left_out[terms.value] += 1
                 continue
-            content = record.source.text
+            fit, steps = clean_record(self._intake.cleaning, record)
+            cleaned.update(step.value for step in steps)
+            if fit is None:
+                continue
+            content = fit.source.text
             if columns.content == "image":
                 content = self._pictures.check(content, place)
                 digest.update(content.encode())
-            spans = read_spans(values[columns.spans], content, place) if columns.spans else ()
-            label = "" if columns.spans else record.label
-            yield _Place(
-                row.place,
-                LabelledRecord(record.source, label, record.group, spans, terms),
-                content.strip(),
-            )
+            yield _Place(row.place, replace(fit, terms=terms), content.strip())
 
     def _repeated(self, contents: array[int]) -> _Places:
         """Rows whose content an earlier row of their subject has."""
@@ -250,7 +262,7 @@ class _Reader:
         if not suspects:
             return places
         seen: set[tuple[str, str]] = set()
-        for read in self._read(hashlib.sha256(), _Places(), Counter()):
+        for read in self._read(hashlib.sha256(), _Places(), Counter(), Counter()):
             subject = read.record.source.subject
             if _short(f"{subject}\x00{read.content}") not in suspects:
                 continue

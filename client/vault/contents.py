@@ -141,6 +141,7 @@ class Datasheet(Document):
         "row_terms": 3,
         "legal_bases": 3,
         "cleaned": 3,
+        "cleaning": 3,
     }
 
     format: Literal["fiduciary.datasheet/1"] = "fiduciary.datasheet/1"
@@ -169,7 +170,9 @@ class Datasheet(Document):
     legal_bases: tuple[Name, ...] = ()
     """Legal bases of single records, beside the dataset's own."""
     cleaned: dict[str, int] = Field(default_factory=dict)
-    """Rows that a step of cleaning changed or left out, by step (`client.cleaning`)."""
+    """Rows that a step of cleaning changed or left out, by step (`client.cleaning.steps`)."""
+    cleaning: str = ""
+    """The steps that were declared, as JSON (`client.cleaning.settings`)."""
     digest: Digest
 
 
@@ -186,6 +189,7 @@ class Provenance:
         empty_dropped: Rows that lacked subject, content or label.
         replacements: Identifiers replaced, by kind.
         cleaned: Rows that cleaning changed or left out, by step.
+        cleaning: The steps that were declared, as JSON.
     """
 
     deidentification_digest: str
@@ -196,6 +200,7 @@ class Provenance:
     empty_dropped: int = 0
     replacements: Mapping[str, int] = field(default_factory=dict)
     cleaned: Mapping[str, int] = field(default_factory=dict)
+    cleaning: str = ""
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,7 @@ class Staging:
                 row_terms=counts.row_terms,
                 legal_bases=tuple(sorted(counts.legal_bases)),
                 cleaned=dict(provenance.cleaned),
+                cleaning=provenance.cleaning,
                 digest=digest_of(connection, self._id),
             )
             dataset = Dataset(self.name, self._version, sheet.digest, sheet, self._id)

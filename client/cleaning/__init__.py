@@ -1,0 +1,1 @@
+"""Cleaning of records before they are de-identified: steps that an operator declares."""
