@@ -12,6 +12,7 @@ from client.evidence import EvidenceService
 from client.fleet_tasks import IncomingTask
 from client.outbox import StatementService
 from client.peers import PeerService
+from client.renewal import RenewalService
 from client.subject_desk import PartService
 from client.witnessing import WitnessService
 
@@ -34,7 +35,9 @@ class Fleet(Protocol):
         """Say no to a task."""
 
 
-class Service(EvidenceService, PeerService, StatementService, WitnessService, Protocol):
+class Service(
+    EvidenceService, PeerService, RenewalService, StatementService, WitnessService, Protocol
+):
     """The compliance service, as the worker sees it (`compliance.api.ComplianceClient`)."""
 
     @property

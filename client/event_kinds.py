@@ -41,6 +41,7 @@ EVENTS: Final[Catalogue] = {
     "request-waits": EventKind(
         "warning", (), "a data subject's request waits for the operator: `client requests list`"
     ),
+    "certificate-renewed": EventKind("info", (), "the site's node certificate was renewed"),
     "retention-swept": EventKind(
         "info", ("keys",), "retention of the journal ran; so many keys were shredded"
     ),

@@ -22,14 +22,13 @@ from client.compute import read_compute
 from client.learning.base_model import EMBEDDED_MODEL
 from client.ledger import Ledger
 from client.policy import ANY_EMBEDDED, Policy, read_policy
+from client.renewal import WARN_BEFORE
 from client.site import Site
 from client.vault.store import Vault
 from compliance.resources import SiteView
 
 MAX_CLOCK_SKEW = timedelta(seconds=30)
 """More than this, and times in reports, certificates and the journal contradict each other's."""
-
-EXPIRY_WARNING = timedelta(days=30)
 
 
 Outcome = Literal["ok", "warning", "failed"]
@@ -160,12 +159,12 @@ class Preflight:
             ca=paths.ca_certificate.read_text(encoding="ascii"),
         )
         until, now = certificate.not_valid_after_utc, self.now()
-        renew = f"ask the coordinator for a new certificate: `server admit {self.site.name}`"
+        renew = "let `client start` run, which asks for the next one; `server start` gives it"
         if now < certificate.not_valid_before_utc:
             raise CheckFailed("the certificate is not valid yet", "set the clock by NTP")
         if now >= until:
             raise CheckFailed(f"the certificate expired on {until:%Y-%m-%d}", renew)
-        if until - now < EXPIRY_WARNING:
+        if until - now < WARN_BEFORE:
             raise CheckWarning(f"the certificate expires on {until:%Y-%m-%d}", renew)
         return f"names {self.site.name}, valid until {until:%Y-%m-%d}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from client.outbox import Outbox
 from client.policy import read_policy
 from client.presentation import say, short
 from client.progress import read_activity
+from client.renewal import WARN_BEFORE, present_certificate
 from client.site import Site
 from client.vault.store import Vault
 from client.witnessing import describe_witness
 from client.worker_lock import is_worker_running
+from compliance.statements import format_time
 
 
 class BudgetReader:
@@ -79,6 +82,7 @@ def read_status(
         "policy": _policy(site),
         "budget": budget(site),
         "journal_entries": site.journal.size(),
+        "certificate": read_expiry(site),
         "witness": read_witness(site),
         "waiting_statements": len(Outbox(site).files()),
         "unfinished_erasures": unfinished(site),
@@ -112,6 +116,7 @@ def print_status(found: dict[str, Any]) -> None:
             "spent or reserved"
         )
     say(f"journal: {found['journal_entries']} entries")
+    _print_expiry(found["certificate"])
     _print_witness(found["witness"])
     if found["waiting_statements"]:
         say(
@@ -120,6 +125,23 @@ def print_status(found: dict[str, Any]) -> None:
         )
     for pseudonym in found["unfinished_erasures"]:
         say(f"[red]an erasure was interrupted[/] ({pseudonym[:12]}…): run `client erase` again")
+
+
+def _print_expiry(found: dict[str, Any] | None) -> None:
+    if found is None:
+        return
+    if "problem" in found:
+        say(f"certificate: [red]{escape(found['problem'])}[/]")
+        return
+    ends = f"until {found['ends_at'][:10]}"
+    if not found["soon"]:
+        say(f"certificate: {ends}")
+        return
+    left = "it has ended" if found["days_left"] < 0 else f"{found['days_left']} days left"
+    say(
+        f"certificate: [yellow]{ends}, {left}[/]: `client start` asks for the next one; "
+        "ask the coordinator whether `server start` runs"
+    )
 
 
 def _print_witness(found: dict[str, Any] | None) -> None:
@@ -152,6 +174,22 @@ def _stage(site: Site) -> str:
 def read_witness(site: Site) -> dict[str, Any] | None:
     """What the site holds of the audit log; None at a site that joined no federation."""
     return describe_witness(site) if site.paths.kit.exists() else None
+
+
+def read_expiry(site: Site, now: datetime | None = None) -> dict[str, Any] | None:
+    """When the node certificate ends, and whether that is soon; None before admission."""
+    try:
+        certificate = present_certificate(site)
+    except FiduciaryError as error:
+        return {"problem": str(error)}
+    if certificate is None:
+        return None
+    left = certificate.not_valid_after_utc - (now or datetime.now(UTC))
+    return {
+        "ends_at": format_time(certificate.not_valid_after_utc),
+        "days_left": left.days,
+        "soon": left < WARN_BEFORE,
+    }
 
 
 def _worker(site: Site) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from client.plan_audit import PlanAudit
 from client.presentation import short
 from client.progress import ActivityFile, Reporter
 from client.refusals import Declined
+from client.renewal import Renewal
 from client.retention import RetentionTimer, site_retention
 from client.reveals import AlreadyRevealed
 from client.review import Review
@@ -69,6 +70,9 @@ TEND_SECONDS = 2.0
 
 REQUEST_SECONDS = 30.0
 """How often data subjects' requests are asked for: they have weeks, their subjects wait."""
+
+RENEWAL_SECONDS = 3600.0
+"""How often a worker looks whether its certificate ends soon; it asks nobody before."""
 
 WITNESS_SECONDS = 60.0
 """How often the audit log's head is looked at and cosigned; before each round in any case."""
@@ -101,6 +105,10 @@ class Ending(Enum):
     COMPLETED = "completed"
     FAILED = "failed"
     REFUSED = "refused"
+
+
+class _Renewed(Exception):
+    """There is a new certificate: what is connected by the old one is connected again."""
 
 
 class Worker:
@@ -146,6 +154,8 @@ class Worker:
         self._watched = float("-inf")
         self._asked = float("-inf")
         self._key_published = ""
+        self._renewal = Renewal(site, service, now)
+        self._renewal_looked = float("-inf")
         self._waiting_requests: frozenset[str] = frozenset()
         self._witnessing = Witnessing(site, service, network=stop.interruptible)
         self._sums = SecureSums(site, Peers(site, service), self._answers, stop.interruptible)
@@ -205,6 +215,7 @@ class Worker:
         refused_since: float | None = None
         while True:
             self._watch()
+            self._renew()
             try:
                 self._activity.update(doing="connecting")
                 with ExitStack() as stack:
@@ -215,6 +226,8 @@ class Worker:
                     self._activity.update(doing="waiting", last_problem="")
                     pause, refused_since = self._pause, None
                     return self._serve(fleet)
+            except _Renewed:
+                continue  # dialled again at once, with the new certificate
             except Unauthorised as error:
                 now = time.monotonic()
                 refused_since = now if refused_since is None else refused_since
@@ -237,6 +250,8 @@ class Worker:
         while True:
             self._watch()
             self._tend()
+            if self._renew():
+                raise _Renewed
             if self._ending is not None:
                 return self._ending
             with self._stop.interruptible():
@@ -315,6 +330,24 @@ class Worker:
             self._activity.update(last_problem=str(problem)[:MAX_REASON])
             self._say(f"the audit log could not be witnessed: {problem}", problem=True)
             self._reporter.event("witness-failed", code=problem.code)
+
+    def _renew(self) -> bool:
+        """See to the node certificate, when it is time to; whether there is a new one."""
+        if time.monotonic() - self._renewal_looked < RENEWAL_SECONDS:
+            return False
+        self._renewal_looked = time.monotonic()
+        try:
+            with self._stop.interruptible():
+                renewed = self._renewal.tend()
+        except FiduciaryError as error:
+            # The present one works on, and the next look asks again.
+            self._activity.update(last_problem=str(error)[:MAX_REASON])
+            self._say(f"the node certificate was not renewed: {error}", problem=True)
+            return False
+        if renewed:
+            self._say("the node certificate was renewed")
+            self._reporter.event("certificate-renewed")
+        return renewed
 
     def _settle(self, plan_id: str, state: str) -> None:
         # First: a plan that is settled is not looked at again.

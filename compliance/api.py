@@ -177,6 +177,16 @@ class ComplianceClient:
         path = f"/v1/sites/{path_segment(name)}/approval"
         return self._session.send("POST", path, StatementBody(statement=admission), SiteView)
 
+    def request_renewal(self, name: str, request: SignedStatement) -> Recorded:
+        """Ask with a CertificateRenewal for the next certificate (the site itself)."""
+        path = f"/v1/sites/{path_segment(name)}/renewal-request"
+        return self._session.send("POST", path, StatementBody(statement=request), Recorded)
+
+    def renew_site(self, name: str, admission: SignedStatement) -> SiteView:
+        """Give a site its next certificate, in a SiteAdmission (coordinator)."""
+        path = f"/v1/sites/{path_segment(name)}/renewal"
+        return self._session.send("POST", path, StatementBody(statement=admission), SiteView)
+
     def revoke_site(self, name: str, *, reason: str = "") -> SiteView:
         """Stop a site: its token is dead at once (coordinator, officer)."""
         path = f"/v1/sites/{path_segment(name)}/revocation"

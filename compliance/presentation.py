@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -24,6 +25,9 @@ from compliance.resources import (
     SiteView,
     SubjectRequestView,
 )
+
+CERTIFICATE_WARNING: Final = timedelta(days=30)
+"""So long before a site's certificate ends the list of sites says so in red."""
 
 _SHORT_DIGEST: Final = 12
 """Hexadecimal digits of a digest in a table: unique in practice, and accepted as an ID."""
@@ -206,8 +210,31 @@ def print_grants(grants: Sequence[GrantView]) -> None:
 
 def print_sites(sites: Sequence[SiteView]) -> None:
     """Sites, one a line."""
-    rows = [(site.name, _state(site.state), site.identity_key, site.enrolled_at) for site in sites]
-    print_table(("site", "state", "identity key", "enrolled"), rows, "no sites")
+    rows = [
+        (
+            site.name,
+            _state(site.state),
+            site.identity_key,
+            site.enrolled_at,
+            _certificate_end(site, datetime.now(UTC)),
+        )
+        for site in sites
+    ]
+    heads = ("site", "state", "identity key", "enrolled", "certificate until")
+    print_table(heads, rows, "no sites")
+
+
+def _certificate_end(site: SiteView, now: datetime) -> str:
+    if site.certificate_ends_at is None:
+        return ""
+    day, left = (
+        site.certificate_ends_at[:10],
+        datetime.fromisoformat(site.certificate_ends_at) - now,
+    )
+    if site.state != "approved" or left > CERTIFICATE_WARNING:
+        return day
+    asked = "asked for the next" if site.renewal is not None else "has not asked for the next"
+    return f"[red]{day}: {'ended' if left < timedelta() else f'{left.days} days'}, {asked}[/]"
 
 
 def print_requests(requests: Sequence[SubjectRequestView]) -> None:

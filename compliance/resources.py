@@ -271,6 +271,10 @@ class SiteView(Answer):
     statement: Envelope
     enrolled_at: Time
     enrolled_position: int
+    certificate_ends_at: Time | None = None
+    """When the certificate ends, as it says itself."""
+    renewal: Envelope | None = None
+    """The site's request for the next certificate, while the coordinator has not answered it."""
 
 
 class PlanView(Answer):

@@ -16,6 +16,9 @@ EVENTS: Final[Catalogue] = {
     "compliance-away": EventKind("warning", ("code",), "the compliance service does not answer"),
     "compliance-back": EventKind("info", (), "it answers again"),
     "site-let-in": EventKind("info", ("site",), "an admitted site may call"),
+    "site-certificate-renewed": EventKind(
+        "info", ("site",), "a site asked for its next certificate, and got it"
+    ),
     "site-let-out": EventKind("warning", ("site",), "a site that is no longer admitted may not"),
     "run-started": EventKind(
         "info", ("plan", "rounds", "sites"), "an approved plan begins, or goes on after a stop"

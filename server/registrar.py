@@ -3,6 +3,7 @@
 * A site is let in with the keys that this coordinator certified (`server.sites.AdmissionRecord`),
   not with those that the compliance service happens to name.
 * A revoked site is let out at the next look, within `poll_seconds`, also during a round.
+* A site that asks for its next certificate gets it, for the same key: `server.sites.renew`.
 * While the compliance service is away nobody new is let in, and nobody is let out; runs do not
   begin then either (`server.coordinator`).
 """
@@ -10,13 +11,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from datetime import datetime
 
 from audit.errors import FiduciaryError, Unreachable
 from audit.keys import VerifyKey
+from audit.log import utc_clock
 from compliance.api import ComplianceClient
 from server.federation import Federation
 from server.progress import Reporter
-from server.sites import AdmissionRecord, admitted
+from server.sites import AdmissionRecord, admitted, renew
 from server.superlink import SuperLink
 
 MAX_BACKOFF_SECONDS = 15.0
@@ -30,15 +34,22 @@ class Registrar:
         link: Where keys are let in and out.
         reporter: Told of each change.
         stop: Ends the thread.
+        now: The present time.
     """
 
     def __init__(
-        self, federation: Federation, link: SuperLink, reporter: Reporter, stop: threading.Event
+        self,
+        federation: Federation,
+        link: SuperLink,
+        reporter: Reporter,
+        stop: threading.Event,
+        now: Callable[[], datetime] = utc_clock,
     ) -> None:
         self._federation = federation
         self._link = link
         self._reporter = reporter
         self._stop = stop
+        self._now = now
         self._sites: dict[str, AdmissionRecord] = {}
         self._trouble: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="registrar", daemon=True)
@@ -80,6 +91,15 @@ class Registrar:
             if record is None:
                 trouble[view.name] = f"{view.name} is approved but was not admitted here"
                 continue
+            if view.renewal is not None:
+                try:
+                    record = renew(self._federation, compliance, view, record, self._now())
+                    self._reporter.note(f"the certificate of site {view.name} was renewed")
+                    self._reporter.event("site-certificate-renewed", site=view.name)
+                except Unreachable:
+                    raise
+                except FiduciaryError as error:  # the present certificate works on
+                    trouble[view.name] = f"{view.name} gets no new certificate: {error}"
             present[view.name] = record
         for site in self._link.registered() - set(present):
             self._link.unregister(site)

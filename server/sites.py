@@ -4,6 +4,7 @@
   compliance service learns only hashes of token and kit.
 * An admission is for exactly one enrolment: the site's signed statement, the node key in its
   signing request, and the identity key that the service recorded must agree.
+* A renewal is for the same keys: the site's request over the certificate that was given last.
 * A revocation stops a site at once: its key is let out, its token at the service is dead.
 """
 
@@ -12,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cryptography import x509
 from pydantic import Field, TypeAdapter, ValidationError
@@ -23,17 +25,21 @@ from pydantic import Field, TypeAdapter, ValidationError
 from audit.durable import write_durably
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
 from audit.keys import VerifyKey
-from audit.statement import sign_statement, verify_statement
+from audit.statement import SignedStatement, sign_statement, verify_statement
 from client.kit import Kit, group_digits
 from compliance.api import ComplianceClient
 from compliance.resources import SiteView
+from compliance.rules import Refused as RefusedByRule
+from compliance.rules import may_ask_renewal
 from compliance.statements import (
+    CertificateRenewal,
     Digest,
     Document,
     Name,
     SiteAdmission,
     SiteEnrolment,
     Time,
+    certificate_digest,
     first_problem,
     format_time,
 )
@@ -127,12 +133,19 @@ class AdmissionRecord(Document):
     The compliance service's register could be tampered with; a site's keys are taken from here.
     """
 
-    format: Literal["fiduciary.admitted-site/1"] = "fiduciary.admitted-site/1"
+    later: ClassVar[Mapping[str, int]] = {"renewal": 2, "renewed_at": 2}
+
+    format: Literal["fiduciary.admitted-site/1", "fiduciary.admitted-site/2"] = (
+        "fiduciary.admitted-site/1"
+    )
     site: Name
     identity_key: Annotated[str, Field(max_length=300)]
     enrolment: Digest
     certificate: Annotated[str, Field(max_length=10_000)]
     admitted_at: Time
+    renewal: Digest | None = None
+    """The request that the certificate answers, once it was renewed."""
+    renewed_at: Time | None = None
 
     @property
     def identity(self) -> VerifyKey:
@@ -190,6 +203,83 @@ def admit(
         admitted_at=record.admitted_at,
     )
     return compliance.approve_site(site, sign_statement(admission.body(), federation.identity))
+
+
+def renew(
+    federation: Federation,
+    compliance: ComplianceClient,
+    view: SiteView,
+    record: AdmissionRecord,
+    now: datetime,
+) -> AdmissionRecord:
+    """Give a site the next certificate that it asks for. After a crash it gets the same again.
+
+    Args:
+        federation: The federation.
+        compliance: Where the request came from and the certificate goes.
+        view: The site, with its request.
+        record: What was admitted: keys and certificate are believed from here alone.
+        now: The present time.
+
+    Raises:
+        VerificationFailed: When the site did not sign the request.
+        Refused: When it does not follow the certificate that was given last, or comes too early.
+    """
+    if view.renewal is None:
+        raise NotFound(f"site {view.name} asks for no certificate")
+    if record.renewal != view.renewal.digest:
+        record = _next_certificate(federation, view.name, view.renewal, record, now)
+        # As at the first admission: before the service hears of it.
+        write_durably(
+            federation.sites / f"{view.name}.json",
+            record.model_dump_json(indent=2).encode("utf-8"),
+        )
+    admission = SiteAdmission(
+        format="fiduciary.admission/2",
+        federation=federation.settings.name,
+        site=view.name,
+        enrolment=record.enrolment,
+        certificate=record.certificate,
+        admitted_at=record.renewed_at or record.admitted_at,
+        renewal=record.renewal,
+    )
+    compliance.renew_site(view.name, sign_statement(admission.body(), federation.identity))
+    return record
+
+
+def _next_certificate(
+    federation: Federation,
+    site: str,
+    signed: SignedStatement,
+    record: AdmissionRecord,
+    now: datetime,
+) -> AdmissionRecord:
+    asked = CertificateRenewal.from_body(verify_statement(signed, record.identity))
+    request = authority.read_request(asked.certificate_request, site)
+    present = x509.load_pem_x509_certificate(record.certificate.encode("ascii"))
+    ruling = may_ask_renewal(
+        asked,
+        site=site,
+        federation=federation.settings.name,
+        state="approved",
+        present=certificate_digest(record.certificate),
+        ends_at=present.not_valid_after_utc,
+        same_key=authority.public_pem(request) == record.node_key,
+        now=now,
+    )
+    if isinstance(ruling, RefusedByRule):
+        raise Refused(ruling.reason, fix=ruling.fix)
+    certificate = authority.certify_site(
+        site, request, federation.authority, federation.authority_key, now
+    )
+    return record.model_copy(
+        update={
+            "format": "fiduciary.admitted-site/2",
+            "certificate": authority.certificate_pem(certificate).decode("ascii"),
+            "renewal": signed.digest,
+            "renewed_at": format_time(now),
+        }
+    )
 
 
 def admitted(federation: Federation, view: SiteView) -> AdmissionRecord | None:

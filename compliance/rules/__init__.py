@@ -73,9 +73,11 @@ from compliance.rules.sites import (
     Invitation,
     may_act_as_site,
     may_admit,
+    may_ask_renewal,
     may_come_by,
     may_enrol,
     may_invite,
+    may_renew,
     may_speak_for,
 )
 from compliance.rules.subjects import (
@@ -121,6 +123,7 @@ __all__ = [
     "may_act_as_site",
     "may_add_principal",
     "may_admit",
+    "may_ask_renewal",
     "may_call",
     "may_close",
     "may_come_by",
@@ -131,6 +134,7 @@ __all__ = [
     "may_enrol",
     "may_grant",
     "may_invite",
+    "may_renew",
     "may_recall",
     "may_record_erasure",
     "may_release",

@@ -70,6 +70,7 @@ class Bearer:
         limits: Pairs of role and site; a role in none of them is not limited.
         confirmed: False while an officer's appointment waits for a second officer.
         credential: SHA-256 of the token that was shown; nothing can be done with it.
+        certificates: Of a site, PEM: the one that it was admitted with, and the one before that.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Bearer:
     limits: frozenset[tuple[Role, str]] = frozenset()
     confirmed: bool = True
     credential: str = field(default="", repr=False, compare=False)
+    certificates: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def scope(self, *roles: Role) -> Scope:
         """Where the principal holds any of these roles."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from compliance.resources import SiteState
 from compliance.rules.access import Bearer
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
-from compliance.statements import SiteAdmission, SiteEnrolment
+from compliance.statements import CertificateRenewal, SiteAdmission, SiteEnrolment
 
 REPLAY_WINDOW: Final = timedelta(minutes=10)
 """How long a site may repeat its own enrolment whose answer it did not get."""
@@ -126,19 +127,111 @@ def may_act_as_site(state: SiteState) -> Ruling:
     )
 
 
+RENEWABLE_DAYS: Final = 120
+"""So long before its end a certificate may be renewed: a site that asks daily gets one a year."""
+
+
+def may_ask_renewal(
+    request: CertificateRenewal,
+    *,
+    site: str,
+    federation: str,
+    state: SiteState,
+    present: str | None,
+    ends_at: datetime | None,
+    same_key: bool,
+    now: datetime,
+) -> Ruling:
+    """Whether a site's request for its next certificate fits the present one.
+
+    Both the service and the coordinator judge it, each by what it knows itself.
+
+    Args:
+        request: The request, whose signature was verified.
+        site: Who sent it.
+        federation: Its federation.
+        state: Where the site stands.
+        present: Digest of its present certificate.
+        ends_at: When that ends.
+        same_key: Whether its signing request is for the node key of its enrolment.
+        now: The present time.
+    """
+    acting = may_act_as_site(state)
+    if acting != ALLOWED:
+        return acting
+    if (request.site, request.federation) != (site, federation):
+        return contradiction("renewal-mismatch", "the request names another site or federation")
+    if not same_key:
+        return contradiction("renewal-mismatch", "the request is not for the site's node key")
+    if present is None or ends_at is None or request.certificate != present:
+        return Refused(
+            "renewal-outdated",
+            "the request does not follow the site's present certificate",
+            "`client start` fetches the present one and asks again when it is time",
+            "conflict",
+        )
+    if ends_at - now > timedelta(days=RENEWABLE_DAYS):
+        return Refused(
+            "renewal-early",
+            f"a certificate is renewed in its last {RENEWABLE_DAYS} days",
+            "wait until then",
+            "conflict",
+        )
+    return ALLOWED
+
+
+def may_renew(
+    admission: SiteAdmission,
+    *,
+    site: str,
+    federation: str,
+    enrolment_id: str,
+    state: SiteState,
+    waiting: str | None,
+    certificate_matches: bool,
+    lasts_longer: bool,
+) -> Ruling:
+    """Whether a certificate of the coordinator answers the request that waits.
+
+    Args:
+        admission: What the coordinator states.
+        site: The site.
+        federation: Its federation.
+        enrolment_id: Digest of its enrolment.
+        state: Where it stands.
+        waiting: Digest of its request that waits, if one does.
+        certificate_matches: Whether the certificate is for its node key.
+        lasts_longer: Whether the certificate ends after the present one.
+    """
+    acting = may_act_as_site(state)
+    if acting != ALLOWED:
+        return acting
+    named = (admission.site, admission.federation, admission.enrolment)
+    if named != (site, federation, enrolment_id):
+        return contradiction("admission-mismatch", "it names another site or enrolment")
+    if waiting is None or admission.renewal != waiting:
+        return Refused("renewal-not-asked", "it answers no request that waits", status="conflict")
+    if not certificate_matches or not lasts_longer:
+        return contradiction(
+            "certificate-mismatch",
+            "the certificate is for another key, or ends no later than the present one",
+        )
+    return ALLOWED
+
+
 _BY_CERTIFICATE: Final = "a site's token works together with its certificate alone"
 _CERTIFICATE_FIX: Final = "use the site's own folder, keys and certificate: `client check`"
 
 
-def may_come_by(admitted: bytes | None, shown: bytes | None, *, required: bool) -> Ruling:
+def may_come_by(admitted: Collection[bytes], shown: bytes | None, *, required: bool) -> Ruling:
     """Whether a site's token counts on the connection that it came by.
 
     Args:
-        admitted: The certificate that the site was admitted with; None before that.
+        admitted: The certificates that the site was admitted with; none before that.
         shown: The one whose key the other end of the connection holds, if it showed any.
         required: Whether the token alone is not enough.
     """
-    if admitted is None or shown == admitted:
+    if not admitted or shown in admitted:
         return ALLOWED
     if shown is not None:
         return Refused("certificate-foreign", _BY_CERTIFICATE, _CERTIFICATE_FIX, "unauthorised")

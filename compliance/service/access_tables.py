@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from compliance.service.tables import Base
@@ -37,6 +37,21 @@ class AppointmentRow(Base):
     proposed_at: Mapped[str] = mapped_column(_TIME)
     confirmed_by: Mapped[str | None] = mapped_column(_NAME)
     confirmed_at: Mapped[str | None] = mapped_column(_TIME)
+
+
+class SiteRenewalRow(Base):
+    """A site's request for its next certificate, and the certificate of before.
+
+    `answer` names the admission that answered it; None while it waits. The certificate of before
+    works on until another renewal: it is for the same key, and a site changes over when it can.
+    """
+
+    __tablename__ = "site_renewals"
+
+    site: Mapped[str] = mapped_column(ForeignKey("sites.name"), primary_key=True)
+    request: Mapped[str] = mapped_column(ForeignKey("statements.digest"))
+    answer: Mapped[str | None] = mapped_column(ForeignKey("statements.digest"))
+    former_certificate: Mapped[str | None] = mapped_column(Text)
 
 
 class FormerTokenRow(Base):

@@ -92,6 +92,18 @@ def certifies(certificate: str, node_key: str) -> bool:
     return isinstance(key, EllipticCurvePublicKey) and _pem(key) == node_key
 
 
+def ends_at(certificate: str) -> datetime:
+    """When a certificate (PEM) ends.
+
+    Raises:
+        MalformedInput: When it is no PEM certificate.
+    """
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode("utf-8")).not_valid_after_utc
+    except ValueError as error:
+        raise MalformedInput("malformed certificate: not an X.509 PEM") from error
+
+
 def _pem(key: EllipticCurvePublicKey) -> str:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
 

@@ -2,7 +2,8 @@
 
 * A key is looked up by its SHA-256 alone: a principal's present one, a replaced one that works a
   while longer, or that of a session. What is stored lets nobody in.
-* One query finds the principal together with its limits and its appointment.
+* One query finds the principal together with its limits, its appointment and, of a site, the
+  certificates that it may come by.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from compliance import rules
@@ -23,14 +24,20 @@ from compliance.service.access_tables import (
     FormerTokenRow,
     RoleSiteRow,
     SessionRow,
+    SiteRenewalRow,
 )
-from compliance.service.tables import PrincipalRow
+from compliance.service.tables import PrincipalRow, SiteRow
 
 _PRINCIPALS: Final = PrincipalRow.__table__.c
 _LIMITS: Final = RoleSiteRow.__table__.c
 _APPOINTMENTS: Final = AppointmentRow.__table__.c
 _FORMER_TOKENS: Final = FormerTokenRow.__table__.c
 _SESSIONS: Final = SessionRow.__table__.c
+_SITES: Final = SiteRow.__table__.c
+_RENEWALS: Final = SiteRenewalRow.__table__.c
+
+_AFTER: Final = len("site:") + 1
+"""Where the site's name begins in its principal's; SQL counts from one."""
 
 
 def hash_token(token: str) -> str:
@@ -57,10 +64,17 @@ _FIELDS: Final = (
         _LIMITS.role,
         _LIMITS.site,
         and_(_APPOINTMENTS.principal.is_not(None), _APPOINTMENTS.confirmed_at.is_(None)),
+        _SITES.certificate,
+        _RENEWALS.former_certificate,
     )
     .select_from(PrincipalRow.__table__)
     .outerjoin(RoleSiteRow.__table__, _LIMITS.principal == _PRINCIPALS.name)
     .outerjoin(AppointmentRow.__table__, _APPOINTMENTS.principal == _PRINCIPALS.name)
+    .outerjoin(
+        SiteRow.__table__,
+        and_(_PRINCIPALS.roles == "site", _SITES.name == func.substr(_PRINCIPALS.name, _AFTER)),
+    )
+    .outerjoin(SiteRenewalRow.__table__, _RENEWALS.site == _SITES.name)
     .order_by(_PRINCIPALS.name)
 )
 
@@ -104,7 +118,7 @@ def find_by_key(database: Session | Connection, token_sha256: str) -> rules.Bear
 
 def _bearers(rows: Iterable[Any]) -> list[rules.Bearer]:
     found: dict[str, rules.Bearer] = {}
-    for name, roles, expires_at, revoked_at, role, site, waits in rows:
+    for name, roles, expires_at, revoked_at, role, site, waits, *certificates in rows:
         bearer = found.get(name)
         if bearer is None:
             bearer = rules.Bearer(
@@ -113,6 +127,7 @@ def _bearers(rows: Iterable[Any]) -> list[rules.Bearer]:
                 expires_at=parse_time(expires_at),
                 revoked_at=parse_time(revoked_at),
                 confirmed=not waits,
+                certificates=tuple(pem for pem in certificates if pem is not None),
             )
         if role is not None:
             bearer = replace(bearer, limits=bearer.limits | {(cast(Role, role), site)})

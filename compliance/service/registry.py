@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from sqlalchemy import event, insert, select
+from sqlalchemy import event, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -49,7 +49,7 @@ from compliance.service.log_storage import session_log
 from compliance.service.login import LoginDesk
 from compliance.service.repeating import is_passing, repeat
 from compliance.service.sealed_columns import use_keys
-from compliance.service.tables import Base, LogIndexRow, ReleaseRow, SiteRow
+from compliance.service.tables import Base, LogIndexRow, ReleaseRow
 from compliance.service.throttle import PublicThrottle, Rates, Throttle
 from compliance.statements import format_time
 from compliance.trust import Trust
@@ -204,31 +204,25 @@ class Registry:
         """
         if not token:
             raise Denied(rules.NO_TOKEN)
-        bearer, admitted = repeat(lambda: self._find_by_key(hash_token(token)))
+        bearer = repeat(lambda: self._find_by_key(hash_token(token)))
         if bearer is None:
             raise Denied(rules.UNKNOWN_TOKEN)
         now = self.clock()
         enforce(rules.may_use_token(bearer, now))
         required = self.require_site_certificates and not token_alone
-        pinned = None if admitted is None else ssl.PEM_cert_to_DER_cert(admitted.strip())
-        enforce(rules.may_come_by(pinned, certificate, required=required))
+        admitted = [ssl.PEM_cert_to_DER_cert(pem.strip()) for pem in bearer.certificates]
+        enforce(rules.may_come_by(admitted, certificate, required=required))
         self.last_uses.note(bearer.name, now)
         return bearer
 
-    def _find_by_key(self, token_sha256: str) -> tuple[rules.Bearer | None, str | None]:
-        """Whose token it is, and the certificate that a site was admitted with."""
-        admitted = None
+    def _find_by_key(self, token_sha256: str) -> rules.Bearer | None:
         try:
             with self.database.asking() as connection:
-                bearer = find_by_key(connection, token_sha256)
-                if bearer is not None and bearer.site is not None:
-                    query = select(SiteRow.certificate).where(SiteRow.name == bearer.site)
-                    admitted = connection.execute(query).scalar_one_or_none()
+                return find_by_key(connection, token_sha256)
         except SQLAlchemyError as error:
             raise ServiceUnavailable(
                 "the database cannot be read", fix="try again", passing=is_passing(error)
             ) from error
-        return bearer, admitted
 
     def close(self) -> None:
         """Give connections and keys back."""

@@ -66,7 +66,7 @@ from compliance.statements import (
 
 _Kind = TypeVar("_Kind", bound=Statement)
 
-_SITE_ACTIONS: Final = ("site.enrolled", "site.admitted", "site.revoked")
+_SITE_ACTIONS: Final = ("site.enrolled", "site.admitted", "site.renewed", "site.revoked")
 
 _REPORTS_SHOWN: Final = 200
 

@@ -3,6 +3,8 @@
 * A connection may show a client certificate; nobody must. The handshake accepts exactly the
   certificates that sites were admitted with, each its own anchor: no authority can issue another,
   and whoever shows one proved that they hold its key.
+* A certificate that was renewed works beside the new one until the next renewal: both are for the
+  same key, and a site changes over when it next asks.
 * Whether a site must have shown its own is decided behind the gate (`rules.may_come_by`), where a
   refusal is a log entry. The dates of a certificate are not looked at: it is pinned, and ends with
   the site. A site's duties towards data subjects do not end with a date.
@@ -15,8 +17,9 @@ import ssl
 from typing import Any, Final
 
 import uvicorn
-from sqlalchemy import select
+from sqlalchemy import select, union
 
+from compliance.service.access_tables import SiteRenewalRow
 from compliance.service.registry import Registry
 from compliance.service.tables import SiteRow
 
@@ -39,9 +42,12 @@ def accept_site_certificates(config: uvicorn.Config, registry: Registry) -> None
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
     with registry.reading() as session:
-        known = session.scalars(select(SiteRow.certificate).where(SiteRow.certificate.is_not(None)))
-        for certificate in known:
-            context.load_verify_locations(cadata=str(certificate))
+        present, former = SiteRow.certificate, SiteRenewalRow.former_certificate
+        known = union(
+            select(present).where(present.is_not(None)), select(former).where(former.is_not(None))
+        )
+        for (certificate,) in session.execute(known):
+            context.load_verify_locations(cadata=certificate)
     registry.on_admitted.append(
         lambda certificate: context.load_verify_locations(cadata=certificate)
     )

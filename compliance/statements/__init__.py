@@ -44,7 +44,14 @@ from compliance.statements.rounds import (
     RoundReport,
     RunOutcome,
 )
-from compliance.statements.sites import Refusal, SiteAdmission, SiteEnrolment, SiteReport
+from compliance.statements.sites import (
+    CertificateRenewal,
+    Refusal,
+    SiteAdmission,
+    SiteEnrolment,
+    SiteReport,
+    certificate_digest,
+)
 from compliance.statements.subject_requests import (
     AnswerOutcome,
     RequestDecision,
@@ -77,6 +84,7 @@ __all__ = [
     "BatchLimit",
     "CaseChoice",
     "CaseId",
+    "CertificateRenewal",
     "Count",
     "Decision",
     "DeidentificationDemand",
@@ -117,6 +125,7 @@ __all__ = [
     "TrainingPlan",
     "Transport",
     "first_problem",
+    "certificate_digest",
     "format_time",
     "utc_now",
 ]

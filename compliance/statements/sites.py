@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from audit.canonical import digest
+from audit.errors import MalformedInput
 from compliance.statements.deidentification import DeidentificationFigures
 from compliance.statements.documents import (
     Count,
@@ -34,17 +37,47 @@ class SiteEnrolment(Statement):
     requested_at: Time
 
 
+class CertificateRenewal(Statement):
+    """A site asks for a certificate that follows its present one, for the same node key."""
+
+    kind: ClassVar[str] = "certificate-renewal"
+
+    format: Literal["fiduciary.certificate-renewal/1"] = "fiduciary.certificate-renewal/1"
+    federation: Name
+    site: Name
+    certificate: Digest
+    """Of the present certificate (`certificate_digest`): an old request renews nothing twice."""
+    certificate_request: Annotated[str, Field(max_length=10_000)]
+    """PEM certificate signing request (PKCS #10) of the P-384 node key: proof of possession."""
+    requested_at: Time
+
+
+def certificate_digest(certificate: str) -> str:
+    """Digest of a certificate's DER form; of a PEM text it does not matter how it is broken.
+
+    Raises:
+        MalformedInput: When it is no PEM certificate.
+    """
+    try:
+        return digest(ssl.PEM_cert_to_DER_cert(certificate.strip()))
+    except ValueError as error:
+        raise MalformedInput("malformed certificate: not PEM") from error
+
+
 class SiteAdmission(Statement):
     """The coordinator's approval of a site, with the certificate that it issued."""
 
     kind: ClassVar[str] = "admission"
+    later: ClassVar[Mapping[str, int]] = {"renewal": 2}
 
-    format: Literal["fiduciary.admission/1"] = "fiduciary.admission/1"
+    format: Literal["fiduciary.admission/1", "fiduciary.admission/2"] = "fiduciary.admission/1"
     federation: Name
     site: Name
     enrolment: Digest
     certificate: Annotated[str, Field(max_length=10_000)]
     admitted_at: Time
+    renewal: Digest | None = None
+    """The request that it answers; None for the first admission."""
 
 
 class SiteReport(Statement):

@@ -222,7 +222,7 @@ class Coordinator:
             expires_at=format_time(self.service.clock() + timedelta(hours=hours)),
         )
 
-    def certificate(self, key: EllipticCurvePublicKey, name: str) -> str:
+    def certificate(self, key: EllipticCurvePublicKey, name: str, *, until: int = 2030) -> str:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
             x509.CertificateBuilder()
@@ -231,7 +231,7 @@ class Coordinator:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(datetime(2026, 1, 1))  # noqa: DTZ001  X.509 takes UTC as it is
-            .not_valid_after(datetime(2030, 1, 1))  # noqa: DTZ001
+            .not_valid_after(datetime(until, 1, 1))  # noqa: DTZ001
             .sign(self.ca_key, hashes.SHA384())
         )
         return certificate.public_bytes(Encoding.PEM).decode()

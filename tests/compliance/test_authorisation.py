@@ -32,6 +32,8 @@ MATRIX: dict[str, set[str]] = {
     "GET /v1/sites": ANY,
     "GET /v1/sites/{name}": ANY,
     "POST /v1/sites/{name}/approval": {C},
+    "POST /v1/sites/{name}/renewal-request": {S},
+    "POST /v1/sites/{name}/renewal": {C},
     "POST /v1/sites/{name}/revocation": {C, O},
     "POST /v1/plans": {C},
     "GET /v1/plans": {C, S, O, A},

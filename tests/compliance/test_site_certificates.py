@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from audit.errors import MalformedInput, Unauthorised, Unreachable
+from audit.errors import Conflict, MalformedInput, Unauthorised, Unreachable
+from audit.statement import SignedStatement, sign_statement
 from compliance import rules
 from compliance.api import ComplianceClient
-from tests.compliance.federation import Coordinator, Site
+from compliance.statements import CertificateRenewal, certificate_digest
+from tests.compliance.federation import Coordinator, Site, make_request
 from tests.compliance.running import Clock, RunningService, running
 
 
@@ -25,6 +28,7 @@ def with_certificate_of(
 ) -> ComplianceClient:
     certificate = service.certificate_of(owner.name)
     assert certificate is not None
+    folder.mkdir(exist_ok=True)
     paths = (folder / f"{owner.name}.crt", folder / f"{owner.name}.key")
     paths[0].write_text(certificate)
     paths[1].write_bytes(
@@ -137,10 +141,91 @@ def test_sites_of_an_earlier_version_can_be_let_in_by_their_token(
 
 
 def test_the_rule() -> None:
-    assert rules.may_come_by(None, None, required=True) == rules.ALLOWED
-    assert rules.may_come_by(b"n", b"n", required=True) == rules.ALLOWED
-    assert rules.may_come_by(b"n", None, required=False) == rules.ALLOWED
+    assert rules.may_come_by((), None, required=True) == rules.ALLOWED
+    assert rules.may_come_by((b"n", b"o"), b"n", required=True) == rules.ALLOWED
+    assert rules.may_come_by((b"n",), None, required=False) == rules.ALLOWED
     for shown, required in ((None, True), (b"s", True), (b"s", False)):
-        ruling = rules.may_come_by(b"n", shown, required=required)
+        ruling = rules.may_come_by((b"n",), shown, required=required)
         assert isinstance(ruling, rules.Refused)
         assert ruling.status == "unauthorised"
+
+
+def renewal(service: RunningService, site: Site, **changes: Any) -> SignedStatement:
+    """A site's request for the certificate after its present one."""
+    body = {
+        "federation": "hospitals",
+        "site": site.name,
+        "certificate": certificate_digest(service.certificate_of(site.name) or ""),
+        "certificate_request": make_request(site.node_key, site.name),
+        "requested_at": "2026-11-02T09:30:00Z",
+        **changes,
+    }
+    return sign_statement(CertificateRenewal.from_body(body).body(), site.identity)
+
+
+def test_a_certificate_is_renewed_and_the_one_before_works_on(tmp_path: Path, clock: Clock) -> None:
+    folder = tmp_path / "compliance"
+    with running(folder, clock) as service:
+        coordinator = Coordinator(service)
+        coordinator.register()
+        north, south = coordinator.welcome("north"), coordinator.welcome("south")
+        old = with_certificate_of(service, north.token, north, tmp_path)
+        enrolment = old.site("north").enrolment
+
+        def answer(request: SignedStatement, **changes: Any) -> SignedStatement:
+            longer = coordinator.certificate(north.node_key.public_key(), "north", until=2031)
+            fields = {"format": "fiduciary.admission/2", "renewal": request.digest, **changes}
+            return coordinator.admission(north, enrolment, certificate=longer, **fields)
+
+        with pytest.raises(Conflict, match="in its last 120 days"):
+            old.request_renewal("north", renewal(service, north))
+        clock.advance(days=3 * 365)
+        with pytest.raises(Unauthorised, match="speaks for itself"):
+            old.request_renewal("south", renewal(service, south))
+        for changes in (
+            {"certificate": "sha256:" + "0" * 64},
+            {"certificate_request": make_request(generate_private_key(SECP384R1()), "north")},
+            {"federation": "others"},
+        ):
+            with pytest.raises((Conflict, MalformedInput)):
+                old.request_renewal("north", renewal(service, north, **changes))
+        assert coordinator.api.site("north").renewal is None
+        request = renewal(service, north)
+        with pytest.raises(Conflict, match="no request that waits"):
+            coordinator.api.renew_site("north", answer(request))
+        position = old.request_renewal("north", request).position
+        again = renewal(service, north, requested_at="2026-11-03T09:30:00Z")
+        assert old.request_renewal("north", again).position == position  # one waits at a time
+        view = coordinator.api.site("north")
+        assert view.renewal == request
+        assert view.certificate_ends_at == "2030-01-01T00:00:00.000Z"
+
+        with pytest.raises(MalformedInput, match="ends no later"):
+            coordinator.api.renew_site(
+                "north",
+                coordinator.admission(
+                    north, enrolment, format="fiduciary.admission/2", renewal=request.digest
+                ),
+            )
+        given = answer(request)
+        view = coordinator.api.renew_site("north", given)
+        assert coordinator.api.renew_site("north", given) == view  # the same call again
+        assert (view.renewal, view.certificate_ends_at) == (None, "2031-01-01T00:00:00.000Z")
+        assert service.last_entry()[1] == "site.renewed"
+        assert old.plans() == ()
+        with pytest.raises(Conflict, match="does not follow"):
+            old.request_renewal("north", request)  # what was renewed is not renewed again
+        old.close()
+    with running(folder, clock) as service:
+        new = with_certificate_of(service, north.token, north, tmp_path / "new")
+        for certificate in (tmp_path / "north.crt", tmp_path / "new" / "north.crt"):
+            paths = (certificate, tmp_path / "north.key")
+            with ComplianceClient(service.trust, north.token, certificate=paths) as client:
+                assert client.plans() == ()
+        new.close()
+        service.as_("officer").revoke_site("north")
+        with (
+            ComplianceClient(service.trust, north.token, certificate=paths) as client,
+            pytest.raises(Unauthorised, match="not valid"),
+        ):
+            client.plans()

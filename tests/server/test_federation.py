@@ -26,7 +26,13 @@ from audit.errors import (
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from client.kit import Kit, read_kit
-from compliance.statements import SiteAdmission
+from compliance.api import ComplianceClient
+from compliance.statements import (
+    CertificateRenewal,
+    SiteAdmission,
+    certificate_digest,
+    utc_now,
+)
 from server import authority, sites
 from server.errors import MalformedFederation
 from server.federation import (
@@ -35,9 +41,9 @@ from server.federation import (
     create_federation,
     renew_server_certificate,
 )
-from server.sites import admit, admitted, invite
+from server.sites import admit, admitted, invite, renew
 from tests.server.conftest import Service, free_ports, make_federation
-from tests.server.scripted import enrol
+from tests.server.scripted import enrol, request_for
 
 
 @dataclass
@@ -395,6 +401,67 @@ def test_an_admission_that_was_interrupted_is_taken_up_again(
         view = admit(world.federation, compliance, "halfway")
     assert view.state == "approved"
     assert view.certificate == record.certificate
+
+
+def test_a_site_gets_its_next_certificate_once_and_for_its_own_key_alone(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = enrol(invited(world, "renewed"), tmp_path / "site")
+    now = datetime.now(UTC)
+    with world.federation.compliance() as compliance:
+        # Admitted long ago, so that the certificate ends in eleven weeks.
+        first = admit(world.federation, compliance, "renewed", now=now - timedelta(days=320))
+        files.fetch_certificate()
+        key = authority.load_private_key(files.key.read_bytes())
+
+        def asked(signer: SigningKey = files.identity, **changes: Any) -> SignedStatement:
+            body = {
+                "federation": "demo",
+                "site": "renewed",
+                "certificate": certificate_digest(first.certificate or ""),
+                "certificate_request": request_for("renewed", key),
+                "requested_at": utc_now(),
+                **changes,
+            }
+            return sign_statement(CertificateRenewal.from_body(body).body(), signer)
+
+        record = admitted(world.federation, first)
+        assert record is not None
+        for forged, error in (
+            (asked(SigningKey.generate("renewed/identity")), VerificationFailed),
+            (asked(certificate_request=request_for("renewed", authority.generate_key())), Refused),
+            (asked(certificate="sha256:" + "0" * 64), Refused),
+            (asked(site="another"), Refused),
+        ):
+            view = first.model_copy(update={"renewal": forged})
+            with pytest.raises(error):
+                renew(world.federation, compliance, view, record, now)
+        view = first.model_copy(update={"renewal": asked()})
+        with pytest.raises(Refused, match="last 120 days"):
+            renew(world.federation, compliance, view, record, now - timedelta(days=200))
+        assert admitted(world.federation, first) == record  # nothing was issued
+
+        certificate = (files.certificate, files.key)
+        with ComplianceClient(files.kit.trust, files.token, certificate=certificate) as site:
+            site.request_renewal("renewed", asked())
+        view = compliance.site("renewed")
+        with monkeypatch.context() as patch:
+
+            def fail(*_: object) -> None:
+                raise Unreachable("gone")
+
+            patch.setattr(compliance, "renew_site", fail)
+            with pytest.raises(Unreachable):
+                renew(world.federation, compliance, view, record, now)
+        issued = admitted(world.federation, view)
+        assert issued is not None
+        assert renew(world.federation, compliance, view, issued, now) == issued  # the same again
+    files.fetch_certificate()
+    renewed = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    renewed.verify_directly_issued_by(world.federation.authority)
+    assert renewed.not_valid_after_utc > now + timedelta(days=390)
+    assert authority.public_pem(renewed) == record.node_key == issued.node_key
+    assert (issued.admitted_at, issued.format) == (record.admitted_at, "fiduciary.admitted-site/2")
 
 
 def test_an_admission_is_signed_and_names_the_enrolment(

@@ -26,7 +26,8 @@ from compliance.resources import (
     SiteView,
     StatementBody,
 )
-from compliance.service.certificates import certifies, node_key_of
+from compliance.service.access_tables import SiteRenewalRow
+from compliance.service.certificates import certifies, ends_at, node_key_of
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import (
     coordinator_key,
@@ -39,8 +40,20 @@ from compliance.service.filing import (
 )
 from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, public, requires
 from compliance.service.registry import Registry, Transaction, hash_token, parse_time
-from compliance.service.tables import CoordinatorRow, InvitationRow, PrincipalRow, SiteRow
-from compliance.statements import SiteAdmission, SiteEnrolment, format_time
+from compliance.service.tables import (
+    CoordinatorRow,
+    InvitationRow,
+    PrincipalRow,
+    SiteRow,
+    StatementRow,
+)
+from compliance.statements import (
+    CertificateRenewal,
+    SiteAdmission,
+    SiteEnrolment,
+    certificate_digest,
+    format_time,
+)
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["sites"])
 
@@ -201,9 +214,77 @@ def admit(name: str, body: StatementBody, office: Office, caller: Caller) -> Sit
             site.certificate = admission.certificate
             site.admission = body.statement.digest
         view = _views(session, [site])[0]
-    if view.certificate is not None:
-        for told in office.on_admitted:
-            told(view.certificate)
+    _tell_admitted(office, view)
+    return view
+
+
+@router.post("/sites/{name}/renewal-request", status_code=201)
+@requires("site")
+def request_renewal(name: str, body: StatementBody, office: Office, caller: Caller) -> Recorded:
+    """Ask for the next certificate; one request waits at a time."""
+    enforce(rules.may_speak_for(caller, name))
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        row = session.get(SiteRenewalRow, name)
+        if row is not None and row.answer is None:
+            return Recorded(position=session.get_one(StatementRow, row.request).position)
+        site = site_row(session, name)
+        key = VerifyKey.parse(site.identity_key)
+        request = read_statement(CertificateRenewal, body.statement, key)
+        present = site.certificate
+        enforce(
+            rules.may_ask_renewal(
+                request,
+                site=name,
+                federation=site.federation,
+                state=_view_state(site),
+                present=None if present is None else certificate_digest(present),
+                ends_at=None if present is None else ends_at(present),
+                same_key=node_key_of(request.certificate_request) == site.node_key,
+                now=transaction.now,
+            )
+        )
+        position = file_statement(transaction, body.statement, "site.renewal-requested", site=name)
+        if row is None:
+            session.add(SiteRenewalRow(site=name, request=body.statement.digest))
+        else:
+            row.request, row.answer = body.statement.digest, None
+        return Recorded(position=position)
+
+
+@router.post("/sites/{name}/renewal")
+@requires("coordinator")
+def renew(name: str, body: StatementBody, office: Office, caller: Caller) -> SiteView:
+    """Give a site its next certificate. The one before works on until the next renewal."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        site = site_row(session, name)
+        if find_filed(session, body.statement, caller.name) is None:
+            admission = read_statement(SiteAdmission, body.statement, coordinator_key(session))
+            row = session.get(SiteRenewalRow, name)
+            waiting = None if row is None or row.answer is not None else row.request
+            present = site.certificate
+            enforce(
+                rules.may_renew(
+                    admission,
+                    site=name,
+                    federation=site.federation,
+                    enrolment_id=site.enrolment,
+                    state=_view_state(site),
+                    waiting=waiting,
+                    certificate_matches=certifies(admission.certificate, site.node_key),
+                    lasts_longer=present is not None
+                    and ends_at(admission.certificate) > ends_at(present),
+                )
+            )
+            file_statement(transaction, body.statement, "site.renewed", site=name)
+            if row is not None:
+                row.answer, row.former_certificate = body.statement.digest, present
+            site.certificate = admission.certificate
+            site.admission = body.statement.digest
+        session.flush()
+        view = _views(session, [site])[0]
+    _tell_admitted(office, view)
     return view
 
 
@@ -222,6 +303,12 @@ def revoke(name: str, body: DecisionBody, office: Office, caller: Caller) -> Sit
             if principal is not None:
                 principal.revoked_at = transaction.time
         return _views(session, [site])[0]
+
+
+def _tell_admitted(office: Registry, view: SiteView) -> None:
+    if view.certificate is not None:
+        for told in office.on_admitted:
+            told(view.certificate)
 
 
 def _add_site(
@@ -298,6 +385,9 @@ def _view_state(site: SiteRow) -> SiteState:
 
 
 def _views(session: Session, rows: Sequence[SiteRow]) -> list[SiteView]:
+    query = select(SiteRenewalRow).where(SiteRenewalRow.answer.is_(None))
+    waiting = {row.site: row.request for row in session.scalars(query)}
+    requests = load_rows(session, waiting.values())
     enrolments = load_rows(session, (row.enrolment for row in rows))
     return [
         SiteView(
@@ -311,6 +401,10 @@ def _views(session: Session, rows: Sequence[SiteRow]) -> list[SiteView]:
             statement=parse_envelope(enrolments[row.enrolment]),
             enrolled_at=enrolments[row.enrolment].filed_at,
             enrolled_position=enrolments[row.enrolment].position,
+            certificate_ends_at=None
+            if row.certificate is None
+            else format_time(ends_at(row.certificate)),
+            renewal=parse_envelope(requests[waiting[row.name]]) if row.name in waiting else None,
         )
         for row in rows
     ]

@@ -47,6 +47,7 @@ from compliance.resources import (
     WitnessView,
 )
 from compliance.statements import (
+    CertificateRenewal,
     Decision,
     ErasureReceipt,
     RunOutcome,
@@ -55,6 +56,7 @@ from compliance.statements import (
     SubjectAnswer,
     SubjectRight,
     TrainingPlan,
+    certificate_digest,
     format_time,
     utc_now,
 )
@@ -244,6 +246,22 @@ class FakeCompliance:
             elif self.polls_until_admitted is not None:
                 self.polls_until_admitted -= 1
             return self.views[name]
+
+    def request_renewal(self, name: str, request: SignedStatement) -> Recorded:
+        with self._faults("request_renewal"):
+            view = self.views[name]
+            verify_statement(request, VerifyKey.parse(view.identity_key))
+            asked = CertificateRenewal.from_body(request.body)
+            assert asked.certificate == certificate_digest(view.certificate or "")
+            self.views[name] = view.model_copy(update={"renewal": request})
+        return Recorded(position=0)
+
+    def renew(self, name: str, **changes: Any) -> None:
+        """What the coordinator answers."""
+        view = self.views[name]
+        request = x509.load_pem_x509_csr(view.certificate_request.encode())
+        certificate = self.coordinator.certify(request.public_key(), name, **changes)
+        self.views[name] = view.model_copy(update={"renewal": None, "certificate": certificate})
 
     def admit(self, name: str) -> None:
         view = self.views[name]

@@ -181,7 +181,7 @@ def _no_ledger(site: Site, probe: FakeProbe) -> None:
         ("clock", _clock, "NTP"),
         ("certificate", _no_certificate, "client join"),
         ("certificate", _stolen_certificate, "server admit"),
-        ("certificate", _expired_certificate, "server admit"),
+        ("certificate", _expired_certificate, "client start"),
         ("certificate", _early_certificate, "NTP"),
         ("keys", _readable_key, "chmod"),
         ("keys", _readable_token, "chmod"),
