@@ -20,6 +20,7 @@ from client.export_cli import export
 from client.intake_cli import add
 from client.policy_cli import FolderOption, Json
 from client.site import Site
+from compliance.statements import utc_now
 
 app = typer.Typer(
     name="data",
@@ -62,24 +63,49 @@ def list_datasets(folder: FolderOption = None, json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, folder: FolderOption = None, json: Json = False) -> None:
+def show(
+    name: Name,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE.html",
+            help="Write the datasheet as a page with plots, readable by you only.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: FolderOption = None,
+    json: Json = False,
+) -> None:
     """Show what is known of a dataset: counts, labels, what was replaced and what was kept out.
 
     Its recall is what `client deidentify evaluate` or `review` measured of the very pipeline that
-    made it. Never shows text. Exit codes: 4 no such dataset, 6 a measurement was altered.
+    made it. Never shows text; but it counts people, so keep a page that you write at the site.
 
-    Examples: `client data show messages` · `client data show messages --json`
+    Exit codes: 4 no such dataset, 6 a measurement was altered.
+
+    Examples: `client data show messages` · `client data show messages --json` · `client data show
+    messages --html messages.html`
     """
+    from client.datasheet_page import datasheet_page
+    from client.plots import check_plot, write_plot
     from client.recall.kept import Measurements
     from client.vault import Vault
 
+    check_plot(html, "--html", ".html")
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         dataset = vault.dataset(name)
         measured = Measurements(site.paths, site.keyring).of(dataset)
+    if html is not None:
+        html.touch(mode=0o600)
+        html.chmod(0o600)
+        write_plot(html, datasheet_page(dataset, measured, utc_now()), "--html")
     if json:
         print_json(described(dataset, measured))
     else:
         print_dataset(dataset, measured)
+        if html is not None:
+            out().print(f"datasheet: {escape(str(html))}", highlight=False)
 
 
 @app.command()

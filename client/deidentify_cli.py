@@ -153,10 +153,10 @@ def review(
     Example: `client deidentify review notes.csv --subject patient_id --text note --dataset notes`
     """
     from client.deidentification.pipeline import Deidentifier
+    from client.intake import Columns, Intake
     from client.recall import review as reviewing
     from client.recall.kept import Measured, Measurements, SealedFolder
     from client.recall.review_screen import look_through
-    from client.intake import Columns, Intake
     from client.source_file import read_source
     from client.sources import open_source
     from client.vault import Vault

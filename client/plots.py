@@ -16,24 +16,24 @@ class PlotNotWritten(FiduciaryError):
     code: ClassVar[str] = "plot-not-written"
 
 
-def check_plot(path: Path | None) -> None:
-    """Refuse a picture that could not be written, before anything slow is done.
+def check_plot(path: Path | None, option: str = "--plot", suffix: str = ".svg") -> None:
+    """Refuse a picture or page that could not be written, before anything slow is done.
 
     Raises:
-        typer.BadParameter: When the name does not end in `.svg`.
+        typer.BadParameter: When the name does not end in `suffix`.
         PlotNotWritten: When there is no such folder, or the name is a folder's.
     """
     if path is None:
         return
-    if path.suffix.lower() != ".svg":
-        raise typer.BadParameter("give a name that ends in .svg", param_hint="--plot")
+    if path.suffix.lower() != suffix:
+        raise typer.BadParameter(f"give a name that ends in {suffix}", param_hint=option)
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else "lies in no folder that exists"
-        raise PlotNotWritten(f"{path} {what}", fix="name another file with --plot")
+        raise PlotNotWritten(f"{path} {what}", fix=f"name another file with {option}")
 
 
-def write_plot(path: Path, svg: str) -> None:
-    """Write a picture.
+def write_plot(path: Path, svg: str, option: str = "--plot") -> None:
+    """Write a picture or page.
 
     Raises:
         PlotNotWritten: With the reason.
@@ -43,5 +43,5 @@ def write_plot(path: Path, svg: str) -> None:
     except OSError as error:
         raise PlotNotWritten(
             f"cannot write {path}: {error.strerror}",
-            fix="name another file with --plot; everything else was done",
+            fix=f"name another file with {option}; everything else was done",
         ) from error
