@@ -32,6 +32,7 @@ from client.deidentification.pipeline import (
     Reason,
     SourceRecord,
 )
+from client.deidentifier_pool import DeidentifierPool
 from client.intake import Columns, Intake, LabelledRecord
 from client.labelled_spans import spans_after, stored_spans
 from client.pictures import PictureFolder
@@ -143,7 +144,7 @@ class Recorder:
 
 
 def deidentifier_for(
-    folder: Path | None, columns: Columns, source: SourceFile, secret: bytes
+    folder: Path | None, columns: Columns, source: SourceFile, secret: bytes, workers: int = 1
 ) -> RecordDeidentifier:
     """What de-identifies the records of a checked source.
 
@@ -152,6 +153,7 @@ def deidentifier_for(
         columns: As it was read.
         source: What was read.
         secret: 32 bytes of this site; decides the stand-ins.
+        workers: Of text, how many processes; more than one are a pool, to be used as a context.
 
     Raises:
         VerificationFailed: When the language model's files are not the reviewed ones.
@@ -163,6 +165,8 @@ def deidentifier_for(
         case "table":
             records = (record.source for record, _ in source.read())
             return TableDeidentifier(Deidentifier(secret), columns.categories, records)
+        case _ if workers > 1:
+            return DeidentifierPool(secret, workers)
         case _:
             return Deidentifier(secret)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from audit.errors import MalformedInput
-from audit.terminal import print_json
+from audit.terminal import err, out, print_json
 from client.dataset_views import described, print_added, progress, source_counts
 from client.policy_cli import FolderOption, Json
 from client.site import Site
+
+if TYPE_CHECKING:
+    from client.cleaning.settings import Cleaning
+    from client.ingest import RecordDeidentifier
+    from client.source_file import SourceFile
 
 
 def add(
@@ -200,6 +206,26 @@ def add(
             help="Leave out rows that lack subject, content or label instead of refusing the file.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check the source, show the records of ten people as they are beside what would "
+            "be stored, and store nothing. Text is shown on a terminal only.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            max=64,
+            help="Processes that de-identify text, 400 MB each.  [default: one a core, of a large "
+            "source]",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """De-identify people's records and store them encrypted.
@@ -245,6 +271,7 @@ def add(
     note --label topic`
     """
     from client.cleaning.settings import NO_CLEANING, read_cleaning
+    from client.deidentifier_pool import DeidentifierPool, usual_workers
     from client.ingest import Recorder, deidentifier_for, ingest
     from client.intake import COLUMNS_OF_CONTENT, Columns, Intake
     from client.source_file import read_source
@@ -285,11 +312,19 @@ def add(
         accept_unsearched_pixels=accept_unsearched_pixels,
         cleaning=NO_CLEANING if clean is None else read_cleaning(clean),
     )
-    with Site.open(folder) as site:
+    with ExitStack() as stack:
+        site = stack.enter_context(Site.open(folder))
         checked = read_source(given, columns, intake)
+        secret = site.keyring.secret("surrogates")
+        if workers is None:
+            workers = 1 if dry_run else usual_workers(checked.characters)
+        deidentifier = deidentifier_for(given.folder, columns, checked, secret, workers)
+        if isinstance(deidentifier, DeidentifierPool):
+            stack.enter_context(deidentifier)
+        if dry_run:
+            _preview(checked, deidentifier, intake.cleaning, json=json)
+            return
         with Vault.open(site.paths, site.keyring) as vault:
-            secret = site.keyring.secret("surrogates")
-            deidentifier = deidentifier_for(given.folder, columns, checked, secret)
             recorder = Recorder(site.journal, site.principal)
             with progress(f"de-identifying {given.name}", checked.rows) as advance:
                 result = ingest(checked, intake, vault, deidentifier, recorder, advance)
@@ -297,6 +332,22 @@ def add(
         print_json(described(result.dataset) | {"source": source_counts(checked)})
     else:
         print_added(result, checked)
+
+
+def _preview(
+    source: SourceFile, deidentifier: RecordDeidentifier, cleaning: Cleaning, *, json: bool
+) -> None:
+    from client.preview import counted, in_words, preview, print_preview
+
+    if source.content == "image":
+        raise MalformedInput("pictures have no text to preview", fix="leave --dry-run out")
+    rows = preview(source, deidentifier, cleaning)
+    if err().is_terminal:
+        print_preview(rows, err())
+    if json:
+        print_json(counted(rows))
+    else:
+        out().print(in_words(counted(rows)), highlight=False)
 
 
 def _listed(options: list[str] | None) -> tuple[str, ...]:
