@@ -100,7 +100,7 @@ def test_a_bad_file_gets_one_message_and_leaves_nothing(
     [
         (("add", "absent.csv", *COLUMNS), ExitCode.NOT_FOUND),
         (("add", "notes.xlsx", *COLUMNS), ExitCode.MALFORMED_INPUT),
-        (("add", "notes.csv"), ExitCode.USAGE),
+        (("add", "notes.csv"), ExitCode.MALFORMED_INPUT),
         (("show", "nothing"), ExitCode.NOT_FOUND),
         (("verify", "nothing"), ExitCode.NOT_FOUND),
         (("remove", "nothing", "--yes"), ExitCode.NOT_FOUND),
