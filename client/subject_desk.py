@@ -301,6 +301,11 @@ class SubjectDesk:
         """
         identifiers = self.identify(part)
         known = self._known(identifiers)
+        if part.right == "objection":
+            self._exclude(identifiers.subject_ids, part)
+            records, datasets = self._held(known)
+            counted = {"records": records, "datasets": datasets}
+            return self._answer(part, by, {"outcome": "done", "excluded": True, **counted})
         if not known:
             return self._answer(part, by, {"outcome": "not-found"})
         records, datasets = self._held(known)
@@ -309,7 +314,7 @@ class SubjectDesk:
         match part.right:
             case "erasure":
                 done |= self._erase(known)
-            case "objection" | "restriction":
+            case "restriction":
                 self._exclude(known, part)
                 done["excluded"] = True
             case "rectification":
@@ -371,10 +376,15 @@ class SubjectDesk:
             "erasures": [one.statement for one in erased],
         }
 
-    def _exclude(self, known: Sequence[str], part: SitePart) -> None:
-        """Exclude first, so that no round begins with the subject; then say so."""
+    def _exclude(self, subject_ids: Sequence[str], part: SitePart) -> None:
+        """Exclude first, so that no round begins with the subject; then say so.
+
+        Of ids that are not known, too, where somebody objects: what comes in later is excluded.
+        """
         with self._vault.transaction() as connection:
-            for subject_id in known:
+            for subject_id in subject_ids:
+                if not subject_id.strip():
+                    continue
                 pseudonym = self._vault.pseudonym(subject_id)
                 exclude(connection, pseudonym, part.request_id, self._clock())
         # What was trained with the subject and waits to be asked for again does not leave.

@@ -34,6 +34,7 @@ from compliance.subject_requests_views import (
     SubjectAnswerBody,
     TrainedRelease,
     VerificationBody,
+    WaiverBody,
 )
 from compliance.subject_sealing import Identifiers, seal_identifiers
 
@@ -134,6 +135,14 @@ class SubjectRequestCalls:
         """Refuse a request on a ground of the law (officer)."""
         body = make_body(RefusalBody, ground=ground, reason=reason)
         return self._session.send("POST", _path(request_id, "refusal"), body, CaseView)
+
+    def waive(
+        self, request_id: str, site: str, *, reason: str, evidence: str | None = None
+    ) -> CaseView:
+        """No longer wait for a revoked site; `evidence` is a document's digest (officer)."""
+        body = make_body(WaiverBody, reason=reason, evidence=evidence)
+        path = _path(request_id, f"parts/{path_segment(site)}/waiver")
+        return self._session.send("POST", path, body, CaseView)
 
     def close(self, request_id: str, *, reason: str = "") -> CaseView:
         """Close a request that every site has answered (officer)."""

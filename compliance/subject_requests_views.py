@@ -95,6 +95,16 @@ class RefusalBody(RequestBody):
     reason: Reason = ""
 
 
+class WaiverBody(RequestBody):
+    """Why a revoked site is no longer waited for, and what shows it.
+
+    `evidence` is the digest of a document that the officer keeps, such as a letter of the site.
+    """
+
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    evidence: Digest | None = None
+
+
 class CompletionBody(RequestBody):
     """What the subject is told besides what the sites answered."""
 

@@ -2,6 +2,8 @@
 
 * An excluded subject's records are in no batch, no evaluation and no count, in whatever dataset or
   version of one they are, until the exclusion is lifted (GDPR Art. 18 and 21).
+* A subject who objected before the site had any record of them is excluded in advance: only the
+  keyed pseudonym is kept, which names nobody without this site's secret.
 * It is durable when a call returns. `journalled` says whether the journal has its entry, so that an
   exclusion that a crash interrupted gets one.
 """

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import ValidationError
 from rich.markup import escape
 
+from audit.canonical import digest
 from audit.durable import write_durably
 from audit.errors import ExitCode, MalformedInput, NotFound
 from audit.keys import VerifyKey
@@ -320,6 +321,51 @@ def refuse(
 
 
 @app.command()
+def waive(
+    request: IdArgument,
+    site: Annotated[
+        str, typer.Option("--site", help="The site that was revoked.", show_default=False)
+    ],
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason",
+            help="Why it cannot answer, for the log. Never write a person's data here.",
+            show_default=False,
+        ),
+    ],
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            "--evidence",
+            metavar="FILE",
+            help="A document that shows it; its digest is logged, the file stays with you.",
+            show_default=False,
+        ),
+    ] = None,
+    trust: TrustOption = None,
+    token_file: TokenOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """No longer wait for a site that was revoked: it can answer nothing. Then close the request.
+
+    Example: `compliance requests waive 3fa2c1 --site south --reason "the hospital closed"`
+    """
+    with service(trust, token_file, folder) as client:
+        found = _find(client, request)
+        view = client.subject_requests.waive(
+            found.request_id,
+            site,
+            reason=reason,
+            evidence=None
+            if evidence is None
+            else digest(_read(evidence, MAX_SEALED_PACKAGE_BYTES)),
+        )
+    _told(view, json)
+
+
+@app.command()
 def close(
     request: IdArgument,
     reason: Annotated[str, typer.Option(help="What the subject is told besides.")] = "",
@@ -328,7 +374,7 @@ def close(
     folder: FolderOption = DEFAULT_FOLDER,
     json: Json = False,
 ) -> None:
-    """Close a request that every site has answered and one refused. Others close themselves.
+    """Close a request of which a site refused its part, or was waived. Others close themselves.
 
     Example: `compliance requests close 3fa2c1 --reason "north keeps what the law requires"`
     """

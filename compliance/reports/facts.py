@@ -172,7 +172,7 @@ class RequestFacts:
         extended_at: When the longer period was taken.
         finished_at: When it was answered.
         ground: Of a refusal.
-        outcomes: What the sites did, one for each that answered.
+        outcomes: What the sites did, one for each that answered or was waived.
         positions: Its entries, oldest first.
         parts: What concerns one site alone, by site.
     """
@@ -197,10 +197,10 @@ class RequestFacts:
         """What came of it, as those count who count requests."""
         if self.stage != "completed":
             return {"refused": "denied", "expired": "expired"}.get(self.stage, "open")
-        done, refused = "done" in self.outcomes, "refused" in self.outcomes
-        if done:
-            return "in part" if refused else "in whole"
-        return "denied" if refused else "nothing found"
+        lacking = not {"refused", "waived"}.isdisjoint(self.outcomes)
+        if "done" in self.outcomes:
+            return "in part" if lacking else "in whole"
+        return "denied" if lacking else "nothing found"
 
     def days(self) -> Decimal | None:
         """Days from receipt to answer, to a tenth, rounded up; None while there is none."""

@@ -9,9 +9,10 @@ received ─► identity-pending ─► verified ─► at-sites ─► answered
 * Nothing goes to a site before it is known who asks.
 * Each site has a part of its own: `held` until identity is proven, then `sent`, `taken` once the
   site has seen it, `answered` once it has signed what it did; `cancelled` when the request ended
-  without it. One site's part waits for no other's.
-* A request is completed when every site has answered, and no sooner. An officer closes it when a
-  site refused its part; else it closes itself.
+  without it; `waived` by an officer when the site was revoked and can answer no more. One site's
+  part waits for no other's.
+* A request is completed when every site has answered or was waived, and no sooner. An officer
+  closes it when a site refused its part or was waived; else it closes itself.
 * Once a site has done something, the request cannot be refused any more: that would be untrue.
 * What has ended stays ended.
 """
@@ -35,10 +36,12 @@ RequestStage = Literal[
     "refused",
     "expired",
 ]
-PartState = Literal["held", "sent", "taken", "answered", "cancelled"]
+PartState = Literal["held", "sent", "taken", "answered", "cancelled", "waived"]
 
 ENDED: Final[frozenset[RequestStage]] = frozenset({"completed", "refused", "expired"})
 WITHOUT_IDENTITY: Final[frozenset[RequestStage]] = frozenset({"received", "identity-pending"})
+OVER: Final[frozenset[PartState]] = frozenset({"answered", "waived"})
+"""States of a part that no site need do anything for."""
 WAITING: Final[frozenset[PartState]] = frozenset({"sent", "taken"})
 """States of a part for which a site must do something."""
 
@@ -104,6 +107,14 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Waived:
+    """An officer no longer waits for a site, which `is_revoked` and can answer nothing."""
+
+    site: str
+    is_revoked: bool
+
+
+@dataclass(frozen=True)
 class Completed:
     """The subject can be told that all is done, or not found, or refused by a site and why."""
 
@@ -124,6 +135,7 @@ Event = (
     | Sent
     | Taken
     | Answered
+    | Waived
     | Completed
     | RefusedByOfficer
     | Expired
@@ -172,6 +184,8 @@ def step(request: SubjectRequest, event: Event) -> SubjectRequest | Refused:
             return _taken(request, site)
         case Answered(site, outcome):
             return _answered(request, site, outcome)
+        case Waived(site, is_revoked):
+            return _waived(request, site, is_revoked)
         case Completed():
             if request.stage != "answered":
                 return _not_now(request, "not every site has answered")
@@ -183,8 +197,10 @@ def step(request: SubjectRequest, event: Event) -> SubjectRequest | Refused:
 
 
 def closes_itself(request: SubjectRequest) -> bool:
-    """Whether nobody need look at it before the subject is told: no site refused."""
-    return request.stage == "answered" and all(part.outcome != "refused" for part in request.parts)
+    """Whether nobody need look at it before the subject is told: all answered, none refused."""
+    return request.stage == "answered" and all(
+        part.state == "answered" and part.outcome != "refused" for part in request.parts
+    )
 
 
 def may_answer(
@@ -215,17 +231,36 @@ def _answered(
         return _not_this_site()
     if part.state not in WAITING:
         return _not_now(request, f"the site's part is {part.state}")
-    changed = _with(request, replace(part, state="answered", outcome=outcome))
-    if all(one.state == "answered" for one in changed.parts):
-        return replace(changed, stage="answered")
-    return changed
+    return _over(_with(request, replace(part, state="answered", outcome=outcome)))
+
+
+def _waived(request: SubjectRequest, site: str, is_revoked: bool) -> SubjectRequest | Refused:
+    part = request.part(site)
+    if part is None:
+        return _not_this_site()
+    if not is_revoked:
+        return Refused(
+            "site-can-answer",
+            "the site takes part and can answer: it is reminded by itself",
+            "wait, or revoke the site if it is gone: `compliance revoke site SITE`",
+            "conflict",
+        )
+    if part.state not in WAITING:
+        return _not_now(request, f"the site's part is {part.state}")
+    return _over(_with(request, replace(part, state="waived")))
+
+
+def _over(request: SubjectRequest) -> SubjectRequest:
+    """With the stage that follows once no site need do anything more."""
+    if all(one.state in OVER for one in request.parts):
+        return replace(request, stage="answered")
+    return request
 
 
 def _ended(request: SubjectRequest, stage: Literal["refused", "expired"]) -> SubjectRequest:
     """End it; a part that was not answered never will be."""
     parts = tuple(
-        part if part.state == "answered" else replace(part, state="cancelled")
-        for part in request.parts
+        part if part.state in OVER else replace(part, state="cancelled") for part in request.parts
     )
     return replace(request, stage=stage, parts=parts)
 

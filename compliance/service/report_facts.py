@@ -213,13 +213,17 @@ def _requests(session: Session, statements: _Statements) -> Iterator[RequestFact
             extended_at=row.extended_at,
             finished_at=row.finished_at,
             ground=row.ground,
-            outcomes=tuple(part.outcome for part in parts[row.request_id] if part.outcome),
+            outcomes=tuple(filter(None, map(_outcome, parts[row.request_id]))),
             positions=tuple(sorted(chain.from_iterable(positions.values()))),
             parts={
-                part.site: PartFacts(part.outcome, tuple(sorted(positions[part.site])))
+                part.site: PartFacts(_outcome(part), tuple(sorted(positions[part.site])))
                 for part in parts[row.request_id]
             },
         )
+
+
+def _outcome(part: CasePartRow) -> str | None:
+    return "waived" if part.state == "waived" else part.outcome
 
 
 def _cases(session: Session, statements: _Statements) -> Iterator[CaseFacts]:

@@ -323,7 +323,7 @@ def advance(
             case "answered":
                 row.answered_at = transaction.time
                 row.sealed = None  # what nobody need open again is not kept
-            case "cancelled":
+            case "cancelled" | "waived":
                 row.sealed = None
 
 
@@ -336,6 +336,8 @@ def decide(
     ground: str = "",
     source: str = "",
     reason: str = "",
+    site: str | None = None,
+    evidence: str | None = None,
 ) -> None:
     """An officer's step: a decision, signed by the service, and its entry. No event: no new stage.
 
@@ -351,14 +353,19 @@ def decide(
             "decided_by": transaction.actor,
             "decided_at": transaction.time,
             "reason": reason,
+            **(
+                {"format": "fiduciary.request-decision/2", "site": site, "evidence": evidence}
+                if site is not None
+                else {}
+            ),
         }
     )
     signed = sign_statement(decision.body(), transaction.registry.signer)
     action = f"subject-request.{verdict}"
     if event is None:
-        file_statement(transaction, signed, action)
+        file_statement(transaction, signed, action, site=site)
     else:
-        advance(transaction, case, event, action, signed=signed)
+        advance(transaction, case, event, action, signed=signed, site=site)
 
 
 def send_to_sites(transaction: Transaction, case: Case) -> None:

@@ -83,10 +83,13 @@ class RequestDecision(Statement):
     """An officer's decision about a request."""
 
     kind: ClassVar[str] = "request-decision"
+    later: ClassVar[Mapping[str, int]] = {"site": 2, "evidence": 2}
 
-    format: Literal["fiduciary.request-decision/1"] = "fiduciary.request-decision/1"
+    format: Literal["fiduciary.request-decision/1", "fiduciary.request-decision/2"] = (
+        "fiduciary.request-decision/1"
+    )
     request: RequestKey
-    verdict: Literal["verified", "extended", "refused", "completed"]
+    verdict: Literal["verified", "extended", "refused", "completed", "waived"]
     ground: Annotated[str, Field(max_length=64)] = ""
     """Of a refusal: the ground's name in deadlines.toml. Of a verification: how it was checked."""
     source: Annotated[str, Field(max_length=200)] = ""
@@ -94,6 +97,16 @@ class RequestDecision(Statement):
     decided_by: Annotated[str, Field(max_length=70)]
     decided_at: Time
     reason: Annotated[str, Field(max_length=2000)] = ""
+    site: Name | None = None
+    """Of a waiver: the revoked site that is no longer waited for."""
+    evidence: Digest | None = None
+    """Of a waiver: of a document that the officer keeps."""
+
+    @model_validator(mode="after")
+    def _a_waiver_names_a_site(self) -> RequestDecision:
+        if (self.verdict == "waived") != (self.site is not None):
+            raise ValueError("site: a waiver names one, and nothing else does")
+        return self
 
 
 AnswerOutcome = Literal["done", "not-found", "refused"]

@@ -127,7 +127,8 @@ def things(
         return {"name": name, "roles": ["auditor"], "sites": [site]}
 
     return {
-        # First, while the newest entries are of all sites.
+        # First, while the newest entries are of all sites, and nobody was refused by name.
+        "GET /v1/log/export": Thing(shown=f'"site":"{site}"'),
         "GET /v1/log/entries": Thing(shown=f'"site":"{site}"'),
         "GET /v1/plans": Thing(shown=plan_id),
         "GET /v1/plans/{plan_id}": Thing(plan),
@@ -159,6 +160,9 @@ def things(
             request, lambda: {"ground": "excessive", "reason": "daily"}
         ),
         "POST /v1/subject-requests/{request_id}/completion": Thing(request, decision),
+        "POST /v1/subject-requests/{request_id}/parts/{site}/waiver": Thing(
+            {**request, "site": site}, lambda: {"reason": "closed"}
+        ),
         "GET /v1/sealing-keys": Thing(shown=f'"site":"{site}"'),
         "GET /v1/breaches": Thing(shown=names["breach"]),
         "GET /v1/breaches/{breach}": Thing(breach),
@@ -179,7 +183,6 @@ def things(
         "POST /v1/principals/{name}/confirmation": Thing({"name": names["waiting"]}),
         "POST /v1/principals/{name}/rotation": Thing({"name": names["reader"]}, dict),
         "DELETE /v1/principals/{name}": Thing({"name": names["ended"]}),
-        "GET /v1/log/export": Thing(shown=f'"site":"{site}"'),
         "POST /v1/sites/{name}/revocation": Thing({"name": doomed}, decision),
     }
 

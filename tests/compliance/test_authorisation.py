@@ -73,6 +73,7 @@ MATRIX: dict[str, set[str]] = {
     "POST /v1/subject-requests/{request_id}/extension": {O},
     "POST /v1/subject-requests/{request_id}/refusal": {O},
     "POST /v1/subject-requests/{request_id}/completion": {O},
+    "POST /v1/subject-requests/{request_id}/parts/{site}/waiver": {O},
     "POST /v1/subject-requests/{request_id}/taken": {S},
     "POST /v1/subject-requests/{request_id}/identity": {S},
     "POST /v1/subject-requests/{request_id}/answer": {S},
@@ -139,6 +140,7 @@ PATHS = {
     "{notice_id}": "nothing",
     "{breach}": "nothing",
     "{request_id}": "0" * 32,
+    "{site}": "nowhere",
     "{report}": "nothing",
     "{alias}": "nothing",
 }

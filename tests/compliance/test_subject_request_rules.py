@@ -36,6 +36,7 @@ from compliance.rules.subject_requests import (
     Sent,
     SubjectRequest,
     Taken,
+    Waived,
     closes_itself,
     may_answer,
     open_request,
@@ -87,6 +88,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.stages: list[RequestStage] = ["received"]
         self.proven = self.sent = False
         self.answers: dict[str, str] = {}
+        self.waived: set[str] = set()
 
     @rule(
         event=st.one_of(
@@ -100,6 +102,7 @@ class AnyOrder(RuleBasedStateMachine):
             st.builds(
                 Answered, st.sampled_from(SITES), st.sampled_from(["done", "not-found", "refused"])
             ),
+            st.builds(Waived, st.sampled_from(SITES), st.booleans()),
         )
     )  # fmt: skip
     def ask(self, event: Event) -> None:
@@ -114,7 +117,13 @@ class AnyOrder(RuleBasedStateMachine):
         if isinstance(event, Answered):
             assert self.sent
             assert event.site not in self.answers, "answered twice"
+            assert event.site not in self.waived
             self.answers[event.site] = event.outcome
+        if isinstance(event, Waived):
+            assert self.sent
+            assert event.is_revoked, "a site that can answer was waived"
+            assert event.site not in self.answers, "an answer was waived"
+            self.waived.add(event.site)
         if isinstance(event, RefusedByOfficer):
             assert "done" not in self.answers.values()
         self.request = after
@@ -126,16 +135,19 @@ class AnyOrder(RuleBasedStateMachine):
             assert after in LEGAL[before], f"{before} -> {after}"
 
     @invariant()
-    def completed_means_that_every_site_answered(self) -> None:
+    def completed_means_that_every_site_answered_or_was_waived(self) -> None:
         if self.request.stage in ("answered", "completed"):
-            assert set(self.answers) == {part.site for part in self.request.parts}
+            over = set(self.answers) | self.waived
+            assert over == {part.site for part in self.request.parts}
+        if self.waived:
+            assert not closes_itself(self.request)
         for part in self.request.parts:
             assert (part.outcome is not None) == (part.state == "answered")
             assert part.outcome == self.answers.get(part.site)
             if not self.sent:
                 assert part.state in ("held", "cancelled")
             if self.request.stage in ENDED:
-                assert part.state in ("answered", "cancelled")
+                assert part.state in ("answered", "cancelled", "waived")
 
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, Unauthorised, Unreachable
 from audit.keys import SigningKey
-from audit.statement import sign_statement, verify_statement
+from audit.statement import SignedStatement, sign_statement, verify_statement
 from compliance.service.filing import load_statement
 from compliance.service.subject_chasing import chase, chase_timer
 from compliance.statements import RequestDecision, format_time
@@ -370,6 +371,37 @@ def test_a_site_speaks_for_itself_and_about_its_own_parts(
     with pytest.raises(Conflict, match="by officer"):
         desk.prove(filed.request_id)
     assert officer.show(filed.request_id).parts[0].state == "sent"
+
+
+def test_a_revoked_sites_part_is_waived_with_reason_and_evidence(
+    service: RunningService, desk: Desk, south: Desk
+) -> None:
+    officer = service.as_("officer").subject_requests
+    both = filed_by_officer(service, "north", "south").request_id
+    waive = partial(officer.waive, both, "south", reason="closed", evidence="sha256:" + "a" * 64)
+    service.as_("officer").revoke_site("south")
+    with pytest.raises(Conflict, match="part is held"):
+        waive()
+    officer.verify(both, method="identity-card")
+    with pytest.raises(Conflict, match="takes part and can answer"):
+        officer.waive(both, "north", reason="slow")
+    with pytest.raises(NotFound):
+        officer.waive(both, "west", reason="unknown")
+    desk.not_found(both)
+    assert officer.show(both).stage == "at-sites"
+    view = waive()
+    entries = len(service.entries())
+    assert waive() == view  # the same again
+    assert len(service.entries()) == entries
+    assert view.stage == "answered"  # it does not close by itself
+    assert [part.state for part in view.parts] == ["answered", "waived"]
+    _, action, _, payload = service.last_entry()
+    assert action == "subject-request.waived"
+    signed = SignedStatement.from_json(payload["statement"])
+    decision = RequestDecision.from_body(verify_statement(signed, service.registry.log.key))
+    assert (decision.site, decision.reason) == ("south", "closed")
+    assert decision.evidence == "sha256:" + "a" * 64
+    assert officer.close(both, reason="south no longer exists").stage == "completed"
 
 
 def test_a_replaced_key_is_not_brought_back_and_is_needed_until_all_is_answered(

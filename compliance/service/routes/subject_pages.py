@@ -77,6 +77,7 @@ PART_TEXTS: Final = {
     "sent": "Has not fetched it yet.",
     "taken": "Has it, and has not answered yet.",
     "cancelled": "Need not answer any more.",
+    "waived": "No longer takes part, and cannot answer.",
 }
 OUTCOME_TEXTS: Final = {
     "done": "Did what you asked for.",

@@ -78,6 +78,7 @@ from compliance.subject_requests_views import (
     SubjectAnswerBody,
     TrainedRelease,
     VerificationBody,
+    WaiverBody,
 )
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["subject requests"])
@@ -245,6 +246,26 @@ def refuse(request_id: str, body: RefusalBody, office: Office, caller: Caller) -
         )
         case.row.ground, case.row.notice = ground.id, body.reason
         write_mail(transaction, case, "refused")
+        return case_view(case, transaction.now)
+
+
+@router.post("/subject-requests/{request_id}/parts/{site}/waiver")
+@requires("officer", by_site=True)
+def waive(request_id: str, site: str, body: WaiverBody, office: Office, caller: Caller) -> CaseView:
+    """No longer wait for a site that was revoked and can answer nothing."""
+    with office.writing(caller) as transaction:
+        case = _case_to_decide(transaction.session, request_id, caller)
+        if case.part(site).state != "waived":
+            revoked = site_row(transaction.session, site).state == "revoked"
+            decide(
+                transaction,
+                case,
+                machine.Waived(site, revoked),
+                "waived",
+                reason=body.reason,
+                site=site,
+                evidence=body.evidence,
+            )
         return case_view(case, transaction.now)
 
 

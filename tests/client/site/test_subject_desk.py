@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from audit.canonical import digest
 from audit.errors import FiduciaryError, NotFound, Refused, Unreachable, VerificationFailed
 from audit.statement import verify_statement
-from client import worker
+from client import export, worker
 from client.lessons import Lessons
 from client.outbox import Outbox
 from client.review import Review
@@ -190,7 +190,7 @@ def test_an_erasure_is_done_proven_and_answered(
 def test_who_is_not_known_is_not_found(
     joined: Site, compliance: FakeCompliance, desk: SubjectDesk
 ) -> None:
-    asked = [compliance.ask_site(right, STRANGER) for right in ("erasure", "objection")]
+    asked = [compliance.ask_site(right, STRANGER) for right in ("erasure", "restriction")]
     serve(desk, joined, compliance)
     assert {answer_of(compliance, joined, one).outcome for one in asked} == {"not-found"}
     assert compliance.erasures == []
@@ -233,6 +233,27 @@ def test_who_objects_is_in_no_later_round_and_the_journal_says_so(
         assert pseudonym in trained(vault, world)
         with pytest.raises(NotFound):
             lift_exclusions(site, vault, request, "again")
+
+
+def test_an_objection_of_somebody_not_known_yet_is_kept_for_later(
+    joined: Site, compliance: FakeCompliance
+) -> None:
+    with Vault.open(joined.paths, joined.keyring) as vault, joined.ledger() as ledger:
+        desk = SubjectDesk(joined, vault, ledger, compliance)
+        desk.publish_key()
+        request = compliance.ask_site("objection", SUBJECT, " ")
+        serve(desk, joined, compliance)
+        answer = answer_of(compliance, joined, request)
+        assert (answer.outcome, answer.excluded, answer.records) == ("done", True, 0)
+        pseudonym = vault.pseudonym(SUBJECT)
+        assert [one.subject for one in vault.exclusions()] == [pseudonym]
+        assert SUBJECT.encode() not in everything_written(joined)
+        add_dataset(joined, "notes")
+        lines = export._lines(vault, vault.dataset("notes"))
+        usable = {json.loads(line)["subject"] for line in lines}
+        assert pseudonym not in usable
+        assert vault.pseudonym(OTHER) in usable
+        assert vault.about(SUBJECT).datasets, "the records are kept"
 
 
 def test_the_trail_of_who_objected_ends_there(
