@@ -352,16 +352,10 @@ def waive(
 
     Example: `compliance requests waive 3fa2c1 --site south --reason "the hospital closed"`
     """
+    shown = None if evidence is None else digest(_read(evidence, MAX_SEALED_PACKAGE_BYTES))
     with service(trust, token_file, folder) as client:
         found = _find(client, request)
-        view = client.subject_requests.waive(
-            found.request_id,
-            site,
-            reason=reason,
-            evidence=None
-            if evidence is None
-            else digest(_read(evidence, MAX_SEALED_PACKAGE_BYTES)),
-        )
+        view = client.subject_requests.waive(found.request_id, site, reason=reason, evidence=shown)
     _told(view, json)
 
 
