@@ -19,6 +19,7 @@ from client.dataset_views import (
 from client.export_cli import export
 from client.intake_cli import add
 from client.policy_cli import FolderOption, Json
+from client.risk_cli import risk
 from client.site import Site
 from compliance.statements import utc_now
 
@@ -39,6 +40,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset.", show_d
 
 app.command()(add)
 app.command()(export)
+app.command()(risk)
 
 
 @app.command("list")

@@ -13,6 +13,7 @@ from audit.terminal import err, out, print_json
 from client.dataset_views import progress
 from client.policy_cli import FolderOption, Json
 from client.recall_views import print_evaluation
+from client.reveal_cli import reveal, reveal_key
 from client.site import Site
 from compliance.statements import utc_now
 
@@ -34,6 +35,9 @@ version of the software has not been measured. `client data show` tells it with 
 and your policy can ask for a minimum, and only shares and their limits leave the site.
 """,
 )
+
+app.command("reveal-key")(reveal_key)
+app.command()(reveal)
 
 
 @app.command()
@@ -69,12 +73,16 @@ def evaluate(
     """
     from client.deidentification.measurement import read_labelled
     from client.deidentification.pipeline import Deidentifier
+    from client.deidentification.policy import read_replacement_policy
     from client.recall.evaluation import evaluate as measure
     from client.recall.kept import Measured, Measurements
 
     texts = read_labelled(labelled)
     with Site.open(folder) as site:
-        deidentifier = Deidentifier(site.keyring.secret("surrogates"))
+        deidentifier = Deidentifier(
+            site.keyring.secret("surrogates"),
+            policy=read_replacement_policy(site.paths.deidentify),
+        )
         with progress(f"reading {labelled.name}", len(texts)) as advance:
             found = measure(texts, deidentifier.deidentify, advance)
         figures = found.figures("evaluation", utc_now())
@@ -153,6 +161,7 @@ def review(
     Example: `client deidentify review notes.csv --subject patient_id --text note --dataset notes`
     """
     from client.deidentification.pipeline import Deidentifier
+    from client.deidentification.policy import read_replacement_policy
     from client.intake import Columns, Intake
     from client.recall import review as reviewing
     from client.recall.kept import Measured, Measurements, SealedFolder
@@ -168,7 +177,10 @@ def review(
         )
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         reviewed = vault.dataset(dataset)
-        deidentifier = Deidentifier(site.keyring.secret("surrogates"))
+        deidentifier = Deidentifier(
+            site.keyring.secret("surrogates"),
+            policy=read_replacement_policy(site.paths.deidentify),
+        )
         if reviewed.datasheet.deidentification != "identifiers-replaced":
             raise MalformedInput(
                 f"{dataset} holds no text in which identifiers were replaced",

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,9 +33,11 @@ from client.deidentification.pipeline import (
     Reason,
     SourceRecord,
 )
+from client.deidentification.policy import STAND_INS, ReplacementPolicy, Reveal
 from client.deidentifier_pool import DeidentifierPool
 from client.intake import Columns, Intake, LabelledRecord
 from client.labelled_spans import spans_after, stored_spans
+from client.originals import seal_originals
 from client.pictures import PictureFolder
 from client.source_file import NO_FOLDER, SourceFile
 from client.source_parts import PART_CHARACTERS, batches
@@ -144,7 +147,12 @@ class Recorder:
 
 
 def deidentifier_for(
-    folder: Path | None, columns: Columns, source: SourceFile, secret: bytes, workers: int = 1
+    folder: Path | None,
+    columns: Columns,
+    source: SourceFile,
+    secret: bytes,
+    policy: ReplacementPolicy = STAND_INS,
+    workers: int = 1,
 ) -> RecordDeidentifier:
     """What de-identifies the records of a checked source.
 
@@ -153,6 +161,7 @@ def deidentifier_for(
         columns: As it was read.
         source: What was read.
         secret: 32 bytes of this site; decides the stand-ins.
+        policy: What replaces each kind of identifier.
         workers: Of text, how many processes; more than one are a pool, to be used as a context.
 
     Raises:
@@ -164,11 +173,12 @@ def deidentifier_for(
             return PictureFolder(folder or NO_FOLDER)
         case "table":
             records = (record.source for record, _ in source.read())
-            return TableDeidentifier(Deidentifier(secret), columns.categories, records)
+            pipeline = Deidentifier(secret, policy=policy)
+            return TableDeidentifier(pipeline, columns.categories, records, columns.suppress_rare)
         case _ if workers > 1:
-            return DeidentifierPool(secret, workers)
+            return DeidentifierPool(secret, workers, partial(Deidentifier, policy=policy))
         case _:
-            return Deidentifier(secret)
+            return Deidentifier(secret, policy=policy)
 
 
 def ingest(
@@ -179,6 +189,7 @@ def ingest(
     recorder: Recorder,
     progress: Callable[[int, int], None] | None = None,
     part_characters: int = PART_CHARACTERS,
+    reveal: Reveal | None = None,
 ) -> IngestResult:
     """De-identify, seal and publish a checked source.
 
@@ -190,6 +201,7 @@ def ingest(
         recorder: The site's journal.
         progress: Told how many records are done, of how many.
         part_characters: How much of the source may be in memory at once.
+        reveal: To whom originals are sealed; None: they are forgotten.
 
     Raises:
         Conflict: When the dataset exists, another ingest runs, or the source changed meanwhile.
@@ -213,7 +225,7 @@ def ingest(
             quarantined: Counter[str] = Counter()
             replaced: Counter[str] = Counter()
             for record, outcome in zip(records, outcomes, strict=True):
-                stored = _stored(vault, source.content, record, outcome)
+                stored = _stored(vault, source.content, record, outcome, reveal)
                 if isinstance(stored, Quarantined):
                     quarantined[stored.counted_as] += 1
                 else:
@@ -263,7 +275,11 @@ class _Stored(NamedTuple):
 
 
 def _stored(
-    vault: Vault, content: Content, record: LabelledRecord, outcome: Outcome
+    vault: Vault,
+    content: Content,
+    record: LabelledRecord,
+    outcome: Outcome,
+    reveal: Reveal | None,
 ) -> _Stored | Quarantined:
     if isinstance(outcome, Quarantined):
         return outcome
@@ -274,5 +290,6 @@ def _stored(
             return Quarantined(Reason.SPANS_IN_ONE_IDENTIFIER)
         label = stored_spans(spans)
     subject = vault.pseudonym(record.source.subject)
-    sealed = Record(subject, outcome.text, label, record.group, record.terms)
+    originals = "" if reveal is None else seal_originals(outcome.originals, reveal.key, subject)
+    sealed = Record(subject, outcome.text, label, record.group, record.terms, originals)
     return _Stored(sealed, outcome.replaced)

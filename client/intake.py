@@ -56,6 +56,7 @@ class Columns:
         features: Columns of a table (`client.table_rows`).
         categories: Columns of a table too, of few values that many people share.
         image: Paths of pictures (`client.pictures`).
+        suppress_rare: Whether cells of categories that few people share are emptied.
         consent: Whether the row's person consents; a row without consent is left out.
         purposes: What a row may be used for, of the purposes that were stated for all.
         legal_basis: On what legal basis a row is processed, where not all are on the same.
@@ -71,6 +72,7 @@ class Columns:
     features: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     image: str = ""
+    suppress_rare: bool = False
     consent: str = ""
     purposes: str = ""
     legal_basis: str = ""
@@ -90,6 +92,11 @@ class Columns:
                     fix="`client data add --help` tells which columns each kind has",
                 )
         terms = {self.consent, self.purposes, self.legal_basis} - {""}
+        if self.suppress_rare and not self.categories:
+            raise MalformedInput(
+                "--suppress-rare empties cells of categories, and none are named",
+                fix="name them with --categories",
+            )
         kept_out = {self.subject, self.label, *self.known, *terms}
         cells = self.cells
         if len(cells) > MAX_FEATURES or any(len(name) > MAX_COLUMN_CHARACTERS for name in cells):

@@ -76,6 +76,14 @@ def add(
             show_default=False,
         ),
     ] = None,
+    suppress_rare: Annotated[
+        bool,
+        typer.Option(
+            "--suppress-rare",
+            help="Empty cells of --categories that fewer than 5 people share, instead of searching "
+            "them for identifiers.",
+        ),
+    ] = False,
     image: Annotated[
         str,
         typer.Option(
@@ -271,6 +279,7 @@ def add(
     note --label topic`
     """
     from client.cleaning.settings import NO_CLEANING, read_cleaning
+    from client.deidentification.policy import read_replacement_policy
     from client.deidentifier_pool import DeidentifierPool, usual_workers
     from client.ingest import Recorder, deidentifier_for, ingest
     from client.intake import COLUMNS_OF_CONTENT, Columns, Intake
@@ -297,6 +306,7 @@ def add(
         spans=spans,
         features=_listed(features),
         categories=_listed(categories),
+        suppress_rare=suppress_rare,
         image=image,
         consent=consent,
         purposes=row_purposes,
@@ -318,7 +328,8 @@ def add(
         secret = site.keyring.secret("surrogates")
         if workers is None:
             workers = 1 if dry_run else usual_workers(checked.characters)
-        deidentifier = deidentifier_for(given.folder, columns, checked, secret, workers)
+        policy = read_replacement_policy(site.paths.deidentify)
+        deidentifier = deidentifier_for(given.folder, columns, checked, secret, policy, workers)
         if isinstance(deidentifier, DeidentifierPool):
             stack.enter_context(deidentifier)
         if dry_run:
@@ -327,7 +338,15 @@ def add(
         with Vault.open(site.paths, site.keyring) as vault:
             recorder = Recorder(site.journal, site.principal)
             with progress(f"de-identifying {given.name}", checked.rows) as advance:
-                result = ingest(checked, intake, vault, deidentifier, recorder, advance)
+                result = ingest(
+                    checked,
+                    intake,
+                    vault,
+                    deidentifier,
+                    recorder,
+                    advance,
+                    reveal=policy.reveal,
+                )
     if json:
         print_json(described(result.dataset) | {"source": source_counts(checked)})
     else:

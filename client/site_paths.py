@@ -4,6 +4,7 @@
 site/
 ├── config.toml          name and federation; written once
 ├── policy.toml          what the operator allows; theirs to edit (`client.policy`)
+├── deidentify.toml      what replaces identifiers (`client.deidentification.policy`); optional
 ├── compute.toml         engine, device, memory; theirs too, and optional (`client.compute`)
 ├── kit.json             the coordinator's signed invitation; its token is spent     (0600)
 ├── enrolment.json       what the site sent to enrol                              (0600)
@@ -61,6 +62,11 @@ class SitePaths:
     def compute(self) -> Path:
         """How the site computes; absent where the defaults do."""
         return self.root / "compute.toml"
+
+    @property
+    def deidentify(self) -> Path:
+        """What replaces identifiers; absent where stand-ins do."""
+        return self.root / "deidentify.toml"
 
     @property
     def kit(self) -> Path:

@@ -8,6 +8,7 @@ under its column. A cell may be stored when it is
   the subject's id or another value that identifies the subject;
 * in a column that the operator declared as categories, a value that at least
   `MIN_CATEGORY_SUBJECTS` subjects of the file share: what many share names none of them;
+* in such a column with `suppress_rare`, any other value, which is emptied and counted;
 * anything else in which the whole pipeline for text finds nothing.
 
 A date is found by the pipeline: give ages, or days since an event. A code of few people, a place or
@@ -39,6 +40,9 @@ MAX_DIGITS = 6
 
 MIN_CATEGORY_SUBJECTS = 5
 """The smallest cell that statistical offices publish, commonly."""
+
+RARE = "RARE_VALUE"
+"""As what suppressed cells are counted, beside identifiers that were replaced."""
 
 MISSING_MARKS = frozenset({"", "?", "nan"})
 """As a plan's task reads them (`client.learning.table_inputs`); in small letters."""
@@ -78,6 +82,7 @@ class TableDeidentifier:
         pipeline: Searches cells as text.
         categories: Columns that were declared as categories.
         records: All of the file: they say which values many subjects share.
+        suppress_rare: Empty cells of categories that fewer share, instead of searching them.
     """
 
     def __init__(
@@ -85,8 +90,10 @@ class TableDeidentifier:
         pipeline: TextDeidentifier,
         categories: Iterable[str],
         records: Iterable[SourceRecord],
+        suppress_rare: bool = False,
     ) -> None:
         self._pipeline = pipeline
+        self._suppressed = frozenset(categories) if suppress_rare else frozenset[str]()
         self._shared = _shared_values(frozenset(categories), records)
 
     @property
@@ -98,19 +105,23 @@ class TableDeidentifier:
             "pipeline": self._pipeline.digest,
             "rules": rules,
         }
+        if self._suppressed:
+            configuration["suppressed"] = "rare"
         return digest(canonical_bytes(configuration))
 
     def deidentify(self, records: Sequence[SourceRecord]) -> list[Outcome]:
-        """Each row as it is, or why it is kept out.
+        """Each row as it is, but for suppressed cells, or why it is kept out.
 
         Args:
             records: Texts as `stored_row` makes them.
         """
-        outcomes: list[Outcome] = [Deidentified(record.text) for record in records]
+        outcomes: list[Outcome] = [self._without_rare(record) for record in records]
         searched: list[tuple[int, str, SourceRecord]] = []
         for at, record in enumerate(records):
             for column, cell in _cells(record).items():
-                if cell.lower() in MISSING_MARKS or (column, cell) in self._shared:
+                if column in self._suppressed or cell.lower() in MISSING_MARKS:
+                    continue
+                if (column, cell) in self._shared:
                     continue
                 if not _NUMBER.fullmatch(cell):
                     searched.append((at, column, SourceRecord(record.subject, cell, record.known)))
@@ -125,6 +136,19 @@ class TableDeidentifier:
             elif outcome.replaced:
                 outcomes[at] = Quarantined(Reason.IDENTIFIER_IN_CELL, column)
         return outcomes
+
+    def _without_rare(self, record: SourceRecord) -> Deidentified:
+        cells = _cells(record)
+        rare = [
+            column
+            for column, cell in cells.items()
+            if column in self._suppressed
+            and cell.lower() not in MISSING_MARKS
+            and (column, cell) not in self._shared
+        ]
+        if not rare:
+            return Deidentified(record.text)
+        return Deidentified(stored_row({**cells, **dict.fromkeys(rare, "")}), {RARE: len(rare)})
 
 
 def _shared_values(

@@ -17,9 +17,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import metadata, resources
 from itertools import groupby
+from typing import NamedTuple
 
 from audit.canonical import canonical_bytes, digest
 from client.deidentification.detection import Detector
@@ -30,6 +32,12 @@ from client.deidentification.person_level import (
     SubjectSearch,
     found_identifiers,
     known_identifiers,
+)
+from client.deidentification.policy import (
+    STAND_INS,
+    ReplacementPolicy,
+    generalised,
+    redacted,
 )
 from client.deidentification.replacement import (
     Replacement,
@@ -74,6 +82,15 @@ class SourceRecord:
     known: tuple[str, ...] = ()
 
 
+class Original(NamedTuple):
+    """What stood where characters `[start, end)` of the de-identified text are now."""
+
+    start: int
+    end: int
+    kind: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Deidentified:
     """A record that may be stored.
@@ -82,11 +99,13 @@ class Deidentified:
         text: With stand-ins for everything found.
         replaced: How many findings of each kind were replaced.
         replacements: Where each of them stood, and where its stand-in stands.
+        originals: What stood there, of the kinds that the policy lets be revealed.
     """
 
     text: str
     replaced: Mapping[str, int] = field(default_factory=dict)
     replacements: tuple[Replacement, ...] = ()
+    originals: tuple[Original, ...] = ()
 
     def moved(self, start: int, end: int) -> tuple[int, int]:
         """Where characters `[start, end)` of the source's text are in `text`.
@@ -121,12 +140,20 @@ Outcome = Deidentified | Quarantined
 class Deidentifier:
     """The whole pipeline of one site."""
 
-    def __init__(self, secret: bytes, detector: Detector | None = None) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        detector: Detector | None = None,
+        policy: ReplacementPolicy = STAND_INS,
+        this_year: int | None = None,
+    ) -> None:
         """Load the language model, checking its digest.
 
         Args:
             secret: 32 bytes of this site; decides the stand-ins.
             detector: A loaded detector to use again.
+            policy: What replaces each kind.
+            this_year: In which it runs; the present one by default.
 
         Raises:
             VerificationFailed: When the model's files are not the reviewed ones.
@@ -134,6 +161,8 @@ class Deidentifier:
         """
         self._detector = Detector() if detector is None else detector
         self._surrogates = SurrogateMaker(secret, self._detector.lexicon)
+        self._policy = policy
+        self._this_year = datetime.now(UTC).year if this_year is None else this_year
 
     @property
     def model_digest(self) -> str:
@@ -143,7 +172,7 @@ class Deidentifier:
     @property
     def digest(self) -> str:
         """Digest of the whole configuration; see the module's guarantee."""
-        return pipeline_digest(self._detector.model_digest)
+        return pipeline_digest(self._detector.model_digest, self._policy)
 
     def deidentify(self, records: Sequence[SourceRecord]) -> list[Outcome]:
         """De-identify records, each with the knowledge of all records of its subject given here.
@@ -201,7 +230,7 @@ class Deidentifier:
 
         def stand_in(finding: Finding) -> str:
             original = record.text[finding.start : finding.end]
-            return self._surrogates.surrogate(finding.kind, original, record.subject)
+            return self._stand_in(finding.kind, original, record.subject)
 
         try:
             text, replacements = replace_findings(record.text, findings, stand_in)
@@ -214,10 +243,26 @@ class Deidentifier:
             if any(start < left.end and left.start < end for start, end in kept):
                 return Quarantined(Reason.IDENTIFIER_LEFT)
         replaced = Counter(finding.kind for finding in findings)
-        return Deidentified(text, dict(replaced), replacements)
+        revealed = self._policy.reveal.kinds if self._policy.reveal else ()
+        originals = tuple(
+            Original(now.new_start, now.new_end, finding.kind, record.text[now.start : now.end])
+            for finding, now in zip(findings, replacements, strict=True)
+            if finding.kind in revealed
+        )
+        return Deidentified(text, dict(replaced), replacements, originals)
+
+    def _stand_in(self, kind: str, original: str, subject: str) -> str:
+        """What stands in an original's place."""
+        match self._policy.replace.action(kind):
+            case "redact":
+                return redacted(kind)
+            case "generalise":
+                return generalised(kind, original, self._this_year)
+            case "stand-in":
+                return self._surrogates.surrogate(kind, original, subject)
 
 
-def pipeline_digest(model_digest: str) -> str:
+def pipeline_digest(model_digest: str, policy: ReplacementPolicy = STAND_INS) -> str:
     """Digest of everything that decides what is found and what replaces it, but the secret."""
     package = resources.files("client.deidentification")
     code = {
@@ -235,6 +280,8 @@ def pipeline_digest(model_digest: str) -> str:
         "score_threshold": "0",
         "max_text_characters": MAX_TEXT_CHARACTERS,
     }
+    if policy != STAND_INS:
+        configuration["replacement"] = digest(policy.model_dump_json().encode())
     return digest(canonical_bytes(configuration))
 
 

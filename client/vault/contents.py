@@ -111,6 +111,8 @@ class Record:
             `[[start, end, "LABEL"], …]` over `text`; empty where there is none.
         group: What evaluation is sliced by; empty for none.
         terms: What this record alone may be used for.
+        originals: What was replaced, sealed to a key that the site does not have
+            (`client.originals`), in base64; empty when it cannot be revealed.
     """
 
     subject: str
@@ -118,6 +120,7 @@ class Record:
     label: str
     group: str = ""
     terms: Terms = ANY_USE
+    originals: str = ""
 
 
 def labels_of(content: Content, record: Record) -> list[str]:

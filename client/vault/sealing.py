@@ -38,6 +38,8 @@ def seal_record(key: bytes, dataset_id: str, position: int, record: Record) -> b
         said["purposes"] = list(record.terms.purposes)
     if record.terms.legal_basis:
         said["legal_basis"] = record.terms.legal_basis
+    if record.originals:
+        said["originals"] = record.originals
     plain = canonical_bytes(said)
     return _sealed(key, plain, _record_data(dataset_id, position, record.subject))
 
@@ -61,7 +63,8 @@ def open_record(key: bytes, dataset_id: str, position: int, subject: str, sealed
     text, label, group = (str(content.get(name, "")) for name in ("text", "label", "group"))
     purposes = content.get("purposes")
     said = None if purposes is None else _names(purposes)
-    return Record(subject, text, label, group, Terms(said, str(content.get("legal_basis", ""))))
+    terms = Terms(said, str(content.get("legal_basis", "")))
+    return Record(subject, text, label, group, terms, str(content.get("originals", "")))
 
 
 def seal_datasheet(key: bytes, dataset_id: str, name: str, version: int, sheet: Datasheet) -> bytes:

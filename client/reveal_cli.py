@@ -1,0 +1,118 @@
+"""`client deidentify reveal-key` and `reveal`: originals, for who holds the key to them."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audit.errors import Conflict, MalformedInput, NotFound
+from audit.terminal import out, print_json
+from client.policy_cli import FolderOption, Json
+from client.site import Site
+
+
+def reveal_key(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A new file for the private key.", show_default=False),
+    ],
+    json: Json = False,
+) -> None:
+    """Make the key to which originals are sealed, and print its public half for `deidentify.toml`.
+
+    Whoever has the file, and the site's folder, can put names back. So make it elsewhere, or move
+    it away: with the officer who decides when somebody may be identified again.
+
+    Exit codes: 4 there is no such folder, 9 the file exists.
+
+    Example: `client deidentify reveal-key officer-reveal.pem`
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    from audit.durable import write_durably
+
+    key = X25519PrivateKey.generate()
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    if not file.parent.is_dir():
+        raise NotFound(f"there is no folder {file.parent}", fix="make it first")
+    try:
+        write_durably(file, pem, replace=False)
+    except FileExistsError as error:
+        raise Conflict(f"{file} exists", fix="name another file") from error
+    public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
+    if json:
+        print_json({"private_key": str(file), "public_key": public})
+    else:
+        out().print(
+            f"private key in {file}; keep it away from the site\n\n"
+            f'[reveal]\npublic_key = "{public}"\nkinds = ["PERSON", "IDENTIFIER"]',
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def reveal(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="The dataset.", show_default=False)
+    ],
+    subject: Annotated[
+        str,
+        typer.Option(
+            "--subject",
+            metavar="ID",
+            help="The subject's id, as it stands in the source.",
+            show_default=False,
+        ),
+    ],
+    key: Annotated[
+        Path,
+        typer.Option("--key", metavar="FILE", help="The private key.", show_default=False),
+    ],
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why; goes into the journal.", show_default=False)
+    ],
+    folder: FolderOption = None,
+    json: Json = False,
+) -> None:
+    """Put the originals back into one subject's records, and show them.
+
+    Only kinds that `[reveal]` named when the dataset was added can be put back. The entry in the
+    site's journal comes first, sealed with the subject's own key: `client subject` tells of it.
+
+    Exit codes: 4 no such dataset, subject or key file, 5 no reason given or no key in the file,
+    6 the key is another.
+
+    Example: `client deidentify reveal letters --subject P-00417 --key officer-reveal.pem --reason
+    "incidental finding, decided by the ethics board on 3 May"`
+    """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from client.originals import reveal as put_back
+    from client.vault import Vault
+
+    try:
+        private = load_pem_private_key(key.read_bytes(), password=None)
+    except OSError as error:
+        raise NotFound(f"{key} cannot be read", fix="check the path") from error
+    except (ValueError, TypeError) as error:
+        raise MalformedInput(f"{key.name} holds no private key", fix="name another") from error
+    if not isinstance(private, X25519PrivateKey):
+        raise MalformedInput(f"{key.name} holds another kind of key", fix="name another")
+    with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
+        found = put_back(vault, dataset, subject, private, site.journal, site.principal, reason)
+    if json:
+        print_json([{"text": one.text, "originals": one.originals} for one in found])
+        return
+    for one in found:
+        out().print(one.text, highlight=False, markup=False, soft_wrap=True)
+        out().print(f"({one.originals} originals put back)", style="dim")
