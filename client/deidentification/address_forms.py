@@ -28,7 +28,8 @@ _GLUED = r"""(?:straat|stra(?:ß|ss)e|str\.?|gasse|weg|laan|plein|platz|allee|ri
 _SEPARATE = r"""(?:u\.|utca|utc[áa]ja|út|útja|t[ée]r|tere|rakpart|k[öo]r[úu]t|s[ée]t[áa]ny|ulica|
     ulice|nad|plads|all[ée]e?|stra(?:ß|ss)e|weg|platz|gasse|ring|plein|straat|laan|v[äa]g|gata|vej|
     katu|tie|trg|cesta)"""
-_UNIT = r"""(?:apt|apartment|suite|ste|unit|flat|room|rm|floor|fl|bldg|building|lot|block|box|
+_UNIT = r"""(?:h\.?\s?no\.?|house\s+no\.?|door\s+no\.?|plot(?:\s+no\.?)?|flat\s+no\.?|studio|
+    interior|edif\.?|edificio|dep?to\.?|appartamento|lgh|lok\.|puerta|planta|etg\.?|sala|stiege|top|apt|apartment|suite|ste|unit|flat|room|rm|floor|fl|bldg|building|lot|block|box|
     p\.?\s?o\.?\s?box|postbus|postfach|hc|rr|psc|cmr|byt|appt|piso|int\.|apto)"""
 
 STREETS = tuple(
@@ -39,13 +40,18 @@ STREETS = tuple(
         (?P<words>(?:(?:{_W}|\d+(?:st|nd|rd|th))\s+){{1,4}}?){_ENDING}\b\.?(?:\s+[NSEW]{{1,2}}\b)?""",
         # 107 Rue Abdelaziz; Via Raffaele Conforti 74; ul. Lubartowska 42
         rf"(?<![\w.,/-]){_NUMBER},?\s+{_LEADING}\s+(?P<words>(?:{_W}\s?){{1,5}})",
-        rf"""(?<!\w){_LEADING}\s+(?P<words>(?:{_W}\s+){{1,6}}?),?\s?(?:n[°ºo]?\.?\s?)?
+        rf"""(?<!\w){_LEADING}\s+(?P<words>(?:{_W}\s+){{0,5}}?{_W}),?\s+(?:n[°ºo]?\.?\s?)?
         {_NUMBER}(?![\w.])""",
         # Nassaustraat 123
         rf"(?<!\w)(?P<words>)[^\W\d_]{{2,40}}{_GLUED}\s+{_NUMBER}(?!\w)",
         # Agip u. 96., Frankfurter Allee 73
         rf"""(?<!\w)(?P<words>[^\W\d_][\w-]+\s)(?:[^\W\d_][\w-]+\s)?{_SEPARATE}\s+
         {_NUMBER}(?!\w)""",
+        # 144, Das Marg; 38/186 Khosla Ganj; 215, chemin Clémence Loiseau
+        rf"""(?<![\w.,/-]){_NUMBER},\s+(?P<words>(?:{_W}\s+){{1,2}})
+        (?:marg|nagar|path|zila|chowk|ganj|road|street|circle|colony|layout|enclave|vihar|bagh)\b""",
+        rf"""(?<![\w.,/-]){_NUMBER},\s+(?:chemin|rue|avenue|boulevard|place|all[ée]e|impasse|quai)
+        \s+(?P<words>(?:{_W}\s?){{1,4}})""",
         # Suite 771, Apt. 018, PSC 7580, Box 2412
         rf"""(?<!\w){_UNIT}\.?\s*(?:\#|no\.?|number)?\s*(?P<words>)
         (?:\d[\w-]*|[A-Za-z]-?\d[\w-]*)(?!\w)""",
@@ -72,12 +78,36 @@ POSTCODES = tuple(
         r"(?<![\w-])\d{4}\s[A-Z]{2}(?!\w)",  # Netherlands
         r"(?<!\w)\d{5}-\d{4}(?!\w)",  # United States, ZIP+4
         r"(?<!\w)(?:[A-Z]{1,2}-)\d{4,5}(?!\w)",  # D-10115
+        r"(?<=[A-Za-z])-\d{6}(?!\w)",  # India, after the town
         r"(?<![\w.,-])\d{3}\s\d{2}(?=\s+[A-ZÅÄÖÁČŽŠ])",  # Sweden, Czechia
         r"(?<![\w.,-])\d{2}-\d{3}(?=\s+[A-ZŁŚŻ])",  # Poland
         r"(?<![\w.,$£€-])\d{4,6}(?=,?\s+[A-ZÅÄÖÉÈÜŁŠŽÍÁ][^\W\d_]+\s*(?:$|[,.\n]))",  # 8001 Zürich
         rf"(?<=[,\s]){_STATES}\.?,?\s+\d{{4,5}}(?:-\d{{4}})?(?!\w)",
     )
 )
+
+TOWN_LINE = re.compile(
+    rf"(?P<town>(?:{_W}[ \t]+){{0,4}}[^\W\d_][\w'\u2019-]*)"
+    rf"(?:[ \t]*\n?[ \t]*,\s*{_STATES}|[ \t]+(?-i:{_STATES})|[ \t]*,\s*(?-i:[A-Z]{{2,5}})|"
+    r"[ \t]+(?:al|ak|az|ar|ca|ct|dc|fl|ga|ia|il|ks|ky|la|md|mi|mn|ms|mt|nc|nd|ne|nh|nj|nm|nv|ny|oh|"
+    r"ri|sc|sd|tn|tx|ut|va|vt|wa|wi|wv|wy))\.?[ \t]*\n?[ \t]*\d{5}(?:-\d{4})?(?!\w)",
+    re.IGNORECASE,
+)
+"""Town, state and ZIP code, in any case: what stands before it is the street."""
+
+MILITARY = re.compile(
+    r"(?<!\w)(?:(?:USS|USNS|USCGC|USNV)\s+[^\W\d_][\w'-]*(?:\s+[^\W\d_][\w'-]*)?|"
+    r"(?:PSC|unit|CMR)\s+\d+,?\s+box\s+\d+)[ \t]*,?\s*[AFD]PO[ \t]*,?\s*A[AEP]\s+\d{5}(?!\w)",
+    re.IGNORECASE,
+)
+"""Addresses of armed forces."""
+
+NUMBER_AND_NAMES = re.compile(
+    r"(?:^|(?<=\n)|(?<=[,:(] )|(?<=\bat )|(?<=\bto )|(?<=\bof )|(?<=\bfrom )|(?<=\bin ))[ \t>]*"
+    r"(?P<number>\d{1,6}[A-Za-z]?(?:[/-]\d{1,5})?),?[ \t]+"
+    rf"(?P<words>{_W}(?:[ \t]+{_W}){{1,3}})(?=[ \t]*(?:[,.;?!\n]|$|\bis\b|\bin\b))"
+)
+"""A number and names to the end of a line or clause: a street of a kind that nobody lists."""
 
 ANNOUNCEMENT = re.compile(
     r"\b(?:(?:billing|mailing|home|shipping|delivery|postal|new|old|current|permanent|residential|"

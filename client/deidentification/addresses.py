@@ -12,10 +12,13 @@ from collections.abc import Iterator
 
 from client.deidentification.address_forms import (
     ANNOUNCEMENT,
+    MILITARY,
     NAME_AND_NUMBER,
     NAMED_STREET,
+    NUMBER_AND_NAMES,
     POSTCODES,
     STREETS,
+    TOWN_LINE,
 )
 from client.deidentification.findings import ADDRESS, Finding
 from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
@@ -30,6 +33,10 @@ _SEGMENT = re.compile(
     re.IGNORECASE,
 )
 _GAP = re.compile(r"[ \t]*(?:,[ \t]*|\n\s*|[ \t]+)")
+_LINE_ABOVE = re.compile(
+    r"(?:^|[\n:;.]|\b(?:at|to|of|from|in)\b)[ \t>]*"
+    r"(?P<street>(?=[^\n]*[^\W\d_]{2})\d{1,6}[^\n:;@]{3,60}),?\n[ \t>]*$"
+)
 _SMALL_IN_PLACES = word_set(
     "of the de la du des di da do dos del van der den upon le and en st nad am an"
 )
@@ -40,6 +47,10 @@ _NO_STREET = word_set(
 )
 """After a number these say how much: "3 days on the road" is no address."""
 
+_MONTHS = word_set(
+    "january february march april may june july august september october november december jan feb "
+    "mar apr jun jul aug sep sept oct nov dec"
+)
 _NO_PLACE = word_set(
     "fax office mobile home work cell phone tel telephone email mail ext extension address name "
     "iban ssn card"
@@ -71,9 +82,38 @@ def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
             start = word.start()
         if start < match.end("words"):
             yield start, match.end()
-    for pattern in POSTCODES:
+    for pattern in (*POSTCODES, MILITARY):
         for match in pattern.finditer(text):
             yield match.span()
+    for match in TOWN_LINE.finditer(text):
+        yield _town_start(match, lexicon), match.end()
+    for match in NUMBER_AND_NAMES.finditer(text):
+        if _could_be_street(match.group("words"), lexicon) and _holds_name(match, lexicon):
+            yield match.start("number"), match.end()
+
+
+def _town_start(match: re.Match[str], lexicon: Lexicon) -> int:
+    """Where the town before a state and ZIP code begins: after the last word of grammar."""
+    start = match.end("town")
+    for word in reversed(list(WORD.finditer(match.string, *match.span("town")))):
+        folded = plain(word.group())
+        if (lexicon.is_function_word(folded) and folded not in _SMALL_IN_PLACES) or (
+            folded in _NO_PLACE
+        ):
+            break
+        start = word.start()
+    return start
+
+
+def _holds_name(match: re.Match[str], lexicon: Lexicon) -> bool:
+    """Whether words after a number name something: a name with a capital, or capitals throughout."""
+    words = WORD.findall(match.group("words"))
+    if plain(words[0]) in _MONTHS or not words[0][0].isupper():
+        return False
+    named = [word for word in words if word[0].isupper() and not lexicon.is_function_word(word)]
+    return any(not lexicon.is_everyday(w) or lexicon.may_be_name(w) for w in named) or (
+        len(named) == len(words) and not all(word.isupper() for word in words)
+    )
 
 
 def _could_be_street(words: str, lexicon: Lexicon) -> bool:
@@ -133,7 +173,18 @@ def _grown_left(text: str, start: int, lexicon: Lexicon) -> int:
             best = max(0, line_start) + token.start()
         elif token.group()[-1] in ".;!?" and len(word) > 3:
             break
-    return best
+    return best if best < start else _line_above(text, start, lexicon)
+
+
+def _line_above(text: str, start: int, lexicon: Lexicon) -> int:
+    """Where the address begins when the line above it is its street: short, with a number."""
+    above = _LINE_ABOVE.search(text[max(0, start - 100) : start])
+    if above is None:
+        return start
+    words = WORD.findall(above.group("street"))
+    if len(words) > MAX_SEGMENT_WORDS + 1 or not _could_be_street(above.group("street"), lexicon):
+        return start
+    return max(0, start - 100) + above.start("street")
 
 
 def _place_like_length(piece: str, lexicon: Lexicon) -> int:

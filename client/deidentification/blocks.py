@@ -1,6 +1,8 @@
 """What stands between and beside findings: house numbers, and the lines of an address block.
 
 * A short number directly beside a name belongs to it ("37 Margrethes Plads 17").
+* Marks between two names, or between parts of an address or a date, belong to them ("Vance,
+  Charles"; "Monday, 3 May"): a full name is one finding.
 * In a run of short lines, such as an envelope or a signature, a line between two lines that name
   somebody names somebody too, and a line that is mostly found is found as a whole.
 """
@@ -9,10 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from client.deidentification.findings import (
     ADDRESS,
+    DATE_TIME,
     LOCATION,
+    NUMBER,
     ORGANIZATION,
     PERSON,
     Finding,
@@ -28,6 +33,14 @@ MAX_LINE_WORDS = 7
 MOSTLY = 0.5
 """Share of a line's letters and digits from which the line counts as found."""
 
+MAX_BRIDGE_CHARACTERS = 6
+"""A longer gap is more than marks and white space."""
+
+_NAMED = frozenset({PERSON, ORGANIZATION, LOCATION})
+_PLACES = frozenset({ADDRESS, LOCATION})
+_BESIDE_PLACES = frozenset({ADDRESS, LOCATION, NUMBER, ORGANIZATION, PERSON})
+_NAME_GAP = re.compile(r"[ \t]?[,&/][ \t]*|[ \t]?[-\u2013][ \t]?|\.[ \t]|\u0301")
+_PLACE_GAP = re.compile(r"[ \t]*[,.]?[ \t]*\n?[ \t>]*[,/-]?[ \t]*\(?")
 _NUMBER_BEFORE = re.compile(r"(?<![\w$£€¥₹.,:/-])(?:\d{1,4}[A-Za-z]?[ \t]+){1,2}$")
 _NUMBER_AFTER = re.compile(r"[ \t]+\d{1,5}[A-Za-z]?(?![\w%$£€¥₹]|[.,:/-]\d)")
 _YEAR = re.compile(r"\s*(?:19|20)\d\d$")
@@ -45,8 +58,27 @@ def grow_blocks(text: str, findings: Iterable[Finding], lexicon: Lexicon) -> lis
         lexicon: Tells everyday words from names.
     """
     settled = settle(text, findings)
+    settled = settle(text, [*settled, *_bridges(text, settled)])
     with_numbers = settle(text, [*settled, *_numbers_beside(text, settled)])
-    return settle(text, [*with_numbers, *_lines(text, with_numbers, lexicon)])
+    whole = settle(text, [*with_numbers, *_lines(text, with_numbers, lexicon)])
+    return settle(text, [*whole, *_bridges(text, whole)])
+
+
+def _bridges(text: str, findings: list[Finding]) -> Iterator[Finding]:
+    """Findings made longer by the marks between them and the next."""
+    for left, right in pairwise(findings):
+        gap = text[left.end : right.start]
+        if len(gap) > MAX_BRIDGE_CHARACTERS or not gap.strip() or gap.isalnum():
+            continue
+        kinds = {left.kind, right.kind}
+        if kinds <= _PLACES and ADDRESS in kinds and _PLACE_GAP.fullmatch(gap):
+            yield Finding(left.start, right.end, ADDRESS)
+        elif kinds == {DATE_TIME} and _NAME_GAP.fullmatch(gap):
+            yield Finding(left.start, right.end, DATE_TIME)
+        elif (kinds <= _NAMED and _NAME_GAP.fullmatch(gap)) or (
+            kinds <= _BESIDE_PLACES and kinds & _PLACES and _PLACE_GAP.fullmatch(gap)
+        ):
+            yield Finding(left.start, left.end + len(gap.rstrip()), left.kind)
 
 
 def _numbers_beside(text: str, findings: list[Finding]) -> Iterator[Finding]:

@@ -13,17 +13,40 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from client.deidentification.lexicon import WORD, Lexicon
+from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
 
-_SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?\n]+|$)")
+_SENTENCE = re.compile(
+    r"(?:[^.!?\n]+|(?:(?<=[\W\d_][^\W\d_])|(?<=^[^\W\d_])|(?<=\bmr)|(?<=\bmrs)|(?<=\bms)|(?<=\bdr)|"
+    r"(?<=\bst)|(?<=\bprof))\.(?=\s?[^\W\d_]))*(?:[.!?\n]+|$)",
+    re.IGNORECASE,
+)
+"""A sentence ends neither after an initial nor after a title."""
+
+_INITIALS_AND_NAME = re.compile(
+    r"(?<![\w.@'\u2019/])(?P<initials>(?:[^\W\d_]\.[ \t]?){1,3})"
+    r"(?P<name>[^\W\d_]{2,}(?:['\u2019-][^\W\d_]+)*)"
+)
+_NO_GROUPS = word_set("polish pole conservative labour orthodox evangelical independent jain roma")
+"""Groups that mean something else where nobody writes capitals."""
+
+_BEFORE_TOWNS = word_set(
+    "new north south east west port lake saint san santa st fort mount el la los las le"
+)
+"""Words that stand before a town's own name and are part of it."""
 
 _TITLE_BEFORE = re.compile(
     r"\b(?:mr|mrs|ms|miss|dr|doctor|prof|professor|nurse|sister|sir|madam|rev|capt|sgt|officer)\b\.?\s+$",
     re.IGNORECASE,
 )
 
+_REACH = 16
+"""Characters before a word in which a title can stand."""
+
 CARELESS_SHARE = 0.5
 """A text is careless when at least this share of its sentences begins without a capital."""
+
+SHOUTED_SHARE = 0.7
+"""A sentence is in capitals when at least this share of its words is."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,7 @@ def read_casing(text: str, lexicon: Lexicon) -> Casing:
         sentence = match.group()
         words = WORD.findall(sentence)
         if _is_shouted(words):
-            pieces.append(_quietened(sentence, lexicon))
+            pieces.append(_capitalised(_quietened(sentence), lexicon, careless=True))
         elif not any(word[0].isupper() and word != "I" for word in words[1:]):
             pieces.append(_capitalised(sentence, lexicon, careless=careless))
         else:
@@ -64,21 +87,20 @@ def _is_careless(text: str) -> bool:
 
 
 def _is_shouted(words: list[str]) -> bool:
+    """Whether a sentence is in capitals, but for a value or two that were filled in."""
     letters = "".join(words)
-    return len(letters) > 5 and letters.isupper() and (len(words) > 1 or len(letters) > 8)
+    if letters.isupper():
+        return len(letters) > 5 and (len(words) > 1 or len(letters) > 8)
+    loud = sum(word.isupper() and len(word) > 1 for word in words)
+    return len(words) > 3 and loud >= SHOUTED_SHARE * len(words)
 
 
-def _quietened(sentence: str, lexicon: Lexicon) -> str:
-    """Upper-case text: everyday words in lower case, the others with one capital."""
+def _quietened(sentence: str) -> str:
+    """The sentence with every word that is in capitals in small letters."""
 
     def quiet(match: re.Match[str]) -> str:
         word = match.group()
-        titled = not lexicon.is_function_word(word) and bool(
-            _TITLE_BEFORE.search(sentence[: match.start()])
-        )
-        if word == "I" or (lexicon.is_everyday(word) and not titled):
-            return word if word == "I" else _same_length(word, word.lower())
-        return _same_length(word, word.title())
+        return _same_length(word, word.lower()) if word.isupper() and word != "I" else word
 
     return WORD.sub(quiet, sentence)
 
@@ -88,27 +110,67 @@ def _capitalised(sentence: str, lexicon: Lexicon, *, careless: bool) -> str:
     words = list(WORD.finditer(sentence))
     out = list(sentence)
     for position, match in enumerate(words):
-        word = match.group()
-        if not word[0].islower():
-            continue
-        neighbours = words[max(0, position - 1) : position] + words[position + 1 : position + 2]
-        listed = lexicon.is_name(word) or lexicon.is_place(word)
-        unknown = careless and is_unknown(word, lexicon)
-        beside = lexicon.may_be_name(word) and any(
-            lexicon.is_name(other.group()) or (careless and is_unknown(other.group(), lexicon))
-            for other in neighbours
-        )
-        if careless and position and lexicon.is_only_noun(word):
-            beside = beside or _follows_given_name(words, position, lexicon)
-        titled = not lexicon.is_function_word(word) and bool(
-            _TITLE_BEFORE.search(sentence[: match.start()])
-        )
-        if listed or beside or unknown or titled or position == 0:
-            for at in _name_starts(match):
-                capital = out[at].upper()
-                if len(capital) == 1:
-                    out[at] = capital
+        if match.group()[0].islower() and _takes_capital(words, position, lexicon, careless):
+            _capitalise(out, match)
+    for match in _INITIALS_AND_NAME.finditer(sentence):
+        if _may_follow_initial(match.group("name"), lexicon):
+            _upper_at(out, match.start("name"))
+            for at in range(*match.span("initials")):
+                _upper_at(out, at)
     return "".join(out)
+
+
+def _takes_capital(
+    words: list[re.Match[str]], position: int, lexicon: Lexicon, careless: bool
+) -> bool:
+    if position == 0:
+        return True
+    match = words[position]
+    word = match.group()
+    if lexicon.is_name(word) or lexicon.is_place(word):
+        return True
+    if careless and (is_unknown(word, lexicon) or _is_group(word, lexicon)):
+        return True
+    if not lexicon.is_function_word(word) and _follows_title(match):
+        return True
+    neighbours = words[max(0, position - 1) : position] + words[position + 1 : position + 2]
+    surely = [
+        lexicon.is_name(other.group()) or (careless and is_unknown(other.group(), lexicon))
+        for other in neighbours
+        if len(match.string[min(other.end(), match.end()) : max(other.start(), match.start())]) < 3
+    ]
+    if any(surely) and (lexicon.may_be_name(word) or plain(word) in _BEFORE_TOWNS):
+        return True
+    return careless and lexicon.is_only_noun(word) and _follows_given_name(words, position, lexicon)
+
+
+def _follows_title(match: re.Match[str]) -> bool:
+    before = match.string[max(0, match.start() - _REACH) : match.start()]
+    return bool(_TITLE_BEFORE.search(before))
+
+
+def _is_group(word: str, lexicon: Lexicon) -> bool:
+    folded = plain(word)
+    return folded in lexicon.groups and folded not in _NO_GROUPS
+
+
+def _may_follow_initial(word: str, lexicon: Lexicon) -> bool:
+    return (
+        lexicon.may_be_name(word)
+        or is_unknown(word, lexicon)
+        or (len(word) > 3 and lexicon.is_only_noun(word))
+    )
+
+
+def _capitalise(out: list[str], match: re.Match[str]) -> None:
+    for at in _name_starts(match):
+        _upper_at(out, at)
+
+
+def _upper_at(out: list[str], at: int) -> None:
+    capital = out[at].upper()
+    if len(capital) == 1:
+        out[at] = capital
 
 
 def _follows_given_name(words: list[re.Match[str]], position: int, lexicon: Lexicon) -> bool:

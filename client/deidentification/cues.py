@@ -78,10 +78,19 @@ def find_announced_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
                 yield Finding(match.end(), end, PERSON)
     for match in _TITLED.finditer(text):
         end = run_end(text, match.end(), lexicon)
+        word = WORD.match(text, match.end())
+        if end == match.end() and word and _may_follow_title(word.group(), lexicon):
+            end = run_end(text, word.end() + 1, lexicon)
+            end = end if end > word.end() + 1 else word.end()
         if end > match.end():
             yield Finding(match.start(), end, PERSON)
     yield from _signed_off(text, lexicon)
     yield from _told(text, lexicon)
+
+
+def _may_follow_title(word: str, lexicon: Lexicon) -> bool:
+    """Whether a word after "Ms" is her name, though it is an everyday word."""
+    return word[0].isupper() and not lexicon.is_function_word(word)
 
 
 def find_home(text: str, end: int, lexicon: Lexicon, *, careless: bool) -> Finding | None:

@@ -1,8 +1,8 @@
 """Dates that point to a day, and ages.
 
-* A day, a month of a year, or a weekday is found, with the time of day that follows it.
-* A bare year, a duration ("two weeks ago") and a clock time alone identify nobody and stay: the
-  classifier needs them.
+* A day, a month, a year, a weekday or a time of day is found, alone or together.
+* A duration ("two weeks ago", "twice daily") names no point in time: it identifies nobody and
+  stays, for the classifier needs it.
 * `parse_date` reads what `find_dates` finds, so that a date can be shifted and written alike.
 """
 
@@ -19,20 +19,22 @@ _MONTH = (
 )
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])(?:\s?(?:st|nd|rd|th))?"
 _YEAR = r"(?:(?:19|20)\d\d|'\d\d)"
+_HALF = r"(?:\s?[ap]\.?m\b\.?)"
 _CLOCK = (
-    r"(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?[ap]\.?m\.?)?"
-    r"(?:\s?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?"
+    r"(?:(?:[01]?\d|2[0-3])[:.h][0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
+    rf"{_HALF}?(?:\s?(?:Z|UTC|GMT|[ECMP][SD]T|[+-]\d\d:?\d\d)\b)?(?:\s?(?:hrs?|h|hours|uhr)\b)?|"
+    rf"(?:0?\d|1[0-2]){_HALF}|(?:[01]\d|2[0-3])[0-5]\d\s?(?:hrs?|h|hours)\b)"
 )
 _WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 
 _PATTERNS = tuple(
     re.compile(
-        rf"(?<![\w/.-]){body}(?:(?:,?\s+(?:at\s+)?|T){_CLOCK})?(?![\w]|[/-]\d)", re.IGNORECASE
+        rf"(?<![\w/.-]){body}(?:(?:,?\s+(?:(?:at|@)\s+)?|T){_CLOCK})?(?![\w]|[/-]\d)", re.IGNORECASE
     )
     for body in (
         r"(?:19|20)\d\d[-/.](?:0?[1-9]|1[0-2])[-/.](?:0?[1-9]|[12]\d|3[01])",
         r"(?:0?[1-9]|[12]\d|3[01])[-/.](?:0?[1-9]|[12]\d|3[01])[-/.](?:(?:19|20)\d\d|\d\d)",
-        rf"{_DAY}(?:\s+of)?[\s-]+{_MONTH}(?:,?[\s-]+(?:{_YEAR}|\d\d))?",
+        rf"{_DAY}(?:\s+of)?[\s-]*{_MONTH}(?:,?[\s-]*(?:{_YEAR}|\d\d))?",
         rf"{_MONTH}[\s-]+{_DAY}(?:,?[\s-]+{_YEAR})?",
         rf"{_MONTH},?[\s/-]+{_YEAR}",
     )
@@ -42,7 +44,32 @@ _DAY_AND_MONTH = re.compile(
     r"(?P<date>(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|[12]\d|3[01]))(?![\w/])",
     re.IGNORECASE,
 )
-_WEEKDAYS = re.compile(rf"\b{_WEEKDAY}\b", re.IGNORECASE)
+_TIMES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"(?<![\w.:/-])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?{_HALF}?(?![\w:/])",
+        rf"(?<![\w.:/-])(?:0?[1-9]|1[0-2]){_HALF}(?!\w)",
+        r"(?:\b(?:in|since|until|till|from|of|by|during|after|before|around|year|between|and|class\s+of|spring|"
+        r"summer|autumn|fall|winter|early|late|mid|born|est\.?|founded|to)[\s-]+|(?<=\())"
+        r"(?P<date>(?:19|20)\d\d(?:'?s)?)(?![\w%]|[-/.,]\d|\s?(?:mg|ml|kg|g|km|m|patients?|people|cases|"
+        r"dollars|euros|pounds|usd|eur|gbp|units?|steps|calories)\b)",
+    )
+)
+_MONTH_ALONE = re.compile(
+    r"(?:(?<=[a-z,] )|(?<=\())(?:January|February|April|June|July|August|September|October|"
+    r"November|December|(?:(?<=in )|(?<=since )|(?<=until )|(?<=last ))(?:March|May))(?!\w)"
+)
+_POINT = re.compile(
+    rf"\b(?:{_MONTH}(?!\w)|{_WEEKDAY}s?|(?:19|20)\d\d'?s?|'?\d0'?s)\b|\d:\d\d|\d\s?[ap]\.?m\b|'\d\d\b|"
+    r"\b\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b|\b(?:christmas|easter|thanksgiving|ramadan|eid|diwali|hanukkah|"
+    r"passover|new\s+year'?s|labor\s+day|memorial\s+day|halloween|valentine'?s)\b",
+    re.IGNORECASE,
+)
+_WEEKDAYS = re.compile(
+    rf"\b{_WEEKDAY}\b(?:,?\s+(?:at\s+)?{_CLOCK})?|"
+    r"(?<=\bon )(?:mon|tues?|wed|thu|thurs?|fri|sat|sun)\b\.?|\b(?:Mon|Tue|Tues|Wed|Thu|Thurs|Fri)\b\.?",
+    re.IGNORECASE,
+)
 _BIRTH = re.compile(
     r"\b(?:d\.?o\.?b\.?|date\s+of\s+birth|birth\s?(?:day|date)|born(?:\s+on|\s+in)?)\s*(?:is|was)?[:\s-]*"
     r"(?P<date>\d[\d\s./-]{3,12}\d)",
@@ -52,23 +79,43 @@ _AGES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         r"\b(?P<age>\d{1,3})[\s-]*(?:years?|yrs?|months?)[\s-]*old\b",
-        r"\b(?P<age>\d{1,3})\s?(?:y/?o|yo[mf]?|y\.o\.)\b",
+        r"\b(?P<age>\d{1,3})\s?(?:y/?o|yo[mf]?|y\.o\.|yrs?|y)\b(?!\s*ago)",
+        r"\b(?P<age>\d{2})[\s-]?(?:year|yr)s?\s+of\s+age\b",
+        r"(?<![\w./-])(?P<age>[1-9]\d)(?:M|F)\b(?=[\s,;.)])",
+        r"\bin\s+(?:his|her|their|my)\s+(?:early\s+|late\s+|mid[\s-]?)?(?P<age>[1-9]0'?s)\b",
+        r"\b(?:my|his|her|their)\s+(?P<age>\d{1,3}(?:st|nd|rd|th))\s+birthday\b",
+        r"\b(?P<age>(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:[\s-]"
+        r"(?:one|two|three|four|five|six|seven|eight|nine))?)[\s-]years?[\s-]old\b",
         r"\b(?:age|aged|age\s+of|age\s+is|age:)\s*:?\s*(?P<age>\d{1,3})\b",
-        r"\b(?:I(?:'|\u2019)m|I\s+am|(?:he|she)\s+is|turned|turning)\s+(?P<age>1?\d\d)(?=\s*(?:[.,;!?]|and\b|now\b|$))",
+        r"\b(?:I(?:'|\u2019)?m|I\s+am|(?:he|she)\s+(?:is|was)|(?:he|she)(?:'|\u2019)s|who\s+is|now|turned|"
+        r"turns|turning|became)\s+(?P<age>1?\d\d)(?=\s*(?:[.,;!?)]|and\b|now\b|today\b|when\b|this\b|$))",
+        r"[^\W\d_],?\s+\((?P<age>[1-9]\d)\)",
+        r"(?<=[A-Za-z], )(?P<age>[1-9]\d)(?=,\s)",
     )
 )
 
 
 def find_dates(text: str) -> Iterator[Finding]:
-    """Dates that point to a day or a month."""
+    """Dates, years and times of day."""
     for pattern in _PATTERNS:
         for match in pattern.finditer(text):
             yield Finding(*match.span(), DATE_TIME)
     for pattern in (_DAY_AND_MONTH, _BIRTH):
         for match in pattern.finditer(text):
             yield Finding(*match.span("date"), DATE_TIME)
-    for match in _WEEKDAYS.finditer(text):
-        yield Finding(*match.span(), DATE_TIME)
+    for pattern in (_WEEKDAYS, _MONTH_ALONE, *_TIMES):
+        group = "date" if "date" in pattern.groupindex else 0
+        for match in pattern.finditer(text):
+            yield Finding(*match.span(group), DATE_TIME)
+
+
+def names_a_time(text: str) -> bool:
+    """Whether words that the model takes for a time name a point in it, and no duration.
+
+    >>> names_a_time("the summer of 1998"), names_a_time("two weeks ago"), names_a_time("daily")
+    (True, False, False)
+    """
+    return bool(_POINT.search(text))
 
 
 def find_ages(text: str) -> Iterator[Finding]:

@@ -15,8 +15,9 @@ from typing import Any, cast
 from client.deidentification.addresses import find_addresses
 from client.deidentification.blocks import grow_blocks
 from client.deidentification.casing import Casing, read_casing
-from client.deidentification.dates import find_ages, find_dates
+from client.deidentification.dates import find_ages, find_dates, names_a_time
 from client.deidentification.findings import (
+    ADDRESS,
     AGE,
     DATE_TIME,
     EMAIL_ADDRESS,
@@ -38,7 +39,12 @@ from client.deidentification.language_model import (
 )
 from client.deidentification.lexicon import WORD, load_lexicon, plain
 from client.deidentification.name_runs import LABEL_WORDS
-from client.deidentification.names import find_enumerated, find_names, grow_names
+from client.deidentification.names import (
+    find_enumerated,
+    find_groups,
+    find_names,
+    grow_names,
+)
 from client.deidentification.presidio import (
     AnalyzerEngine,
     ContextAwareEnhancer,
@@ -56,11 +62,9 @@ MAX_PIECE_CHARACTERS = 6000
 text for each finding, and a text of a megabyte must not take hours."""
 
 _MODEL = "SpacyRecognizer"
-_NOT_IDENTIFYING = ("NRP", DATE_TIME)
-"""Nationalities and durations that the model finds; `client.deidentification.dates` finds dates."""
 
 _RULES: tuple[tuple[str, tuple[str, ...], Callable[[str], Iterable[Finding]]], ...] = (
-    ("identifiers", (IDENTIFIER, NUMBER, IBAN_CODE), find_identifiers),
+    ("identifiers", (IDENTIFIER, NUMBER, IBAN_CODE, ADDRESS), find_identifiers),
     ("phones", (PHONE_NUMBER, NUMBER), find_phones),
     ("online", (EMAIL_ADDRESS, URL, IP_ADDRESS), find_online),
     ("dates", (DATE_TIME,), find_dates),
@@ -164,6 +168,7 @@ class Detector:
         """All findings of a text, from the analyzer's and the name and address rules."""
         text, lexicon, careless = casing.truecased, self.lexicon, casing.careless
         names = [*found, *find_names(text, lexicon, careless=careless)]
+        names += find_groups(text, lexicon)
         names += find_enumerated(text, names, lexicon)
         grown = list(grow_names(text, names, lexicon, careless=careless))
         return grow_blocks(text, [*grown, *find_addresses(text, lexicon)], lexicon)
@@ -177,7 +182,9 @@ class Detector:
         if result.recognition_metadata["recognizer_name"] != _MODEL:
             yield Finding(result.start, result.end, result.entity_type)
             return
-        if result.entity_type in _NOT_IDENTIFYING:
+        if result.entity_type == DATE_TIME:
+            if names_a_time(text[result.start : result.end]):
+                yield Finding(result.start, result.end, DATE_TIME)
             return
         for line in re.finditer(r"[^\n]+", text[result.start : result.end]):
             start, end = result.start + line.start(), result.start + line.end()

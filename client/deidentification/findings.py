@@ -17,6 +17,9 @@ DATE_TIME = "DATE_TIME"
 AGE = "AGE"
 CREDIT_CARD = "CREDIT_CARD"
 IBAN_CODE = "IBAN_CODE"
+GROUP = "NRP"
+"""A nationality, religion or political group, under Presidio's name."""
+
 IDENTIFIER = "IDENTIFIER"
 """Record, account, customer, insurance and every other number given to one person or thing."""
 
@@ -51,7 +54,8 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
     """Disjoint findings that cover every character that any finding covers.
 
     A number or address of a definite form keeps its whole span, and among names the longer one;
-    others are cut back to what is left of theirs, and dropped where that holds no letter or digit.
+    others are cut back to what is left of theirs. Where that holds no letter or digit it goes to
+    the finding that it touches, and is dropped where there is none.
     Edges lose white space.
     """
     ordered = sorted(
@@ -63,18 +67,36 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
         for at in range(max(0, finding.start), min(finding.end, len(text))):
             if owner[at] is None:
                 owner[at] = finding
-    settled: list[Finding] = []
+    pieces: list[Finding] = []
     at = 0
     while at < len(text):
-        holder = owner[at]
-        begin = at
+        holder, begin = owner[at], at
         while at < len(text) and owner[at] is holder:
             at += 1
         if holder is not None:
-            trimmed = _trimmed(text, begin, at)
-            if trimmed is not None:
-                settled.append(Finding(*trimmed, holder.kind))
-    return settled
+            pieces.append(Finding(begin, at, holder.kind))
+    whole = (_trimmed(text, piece) for piece in _with_their_marks(text, pieces))
+    return [piece for piece in whole if piece is not None]
+
+
+def _with_their_marks(text: str, pieces: list[Finding]) -> list[Finding]:
+    """Pieces that hold no letter or digit joined to the one they touch: "(" to its number."""
+    joined: list[Finding] = []
+    for piece in pieces:
+        last = joined[-1] if joined else None
+        if last and last.end == piece.start:
+            if not _says_something(text, piece):
+                joined[-1] = Finding(last.start, piece.end, last.kind)
+                continue
+            if not _says_something(text, last):
+                joined[-1] = Finding(last.start, piece.end, piece.kind)
+                continue
+        joined.append(piece)
+    return joined
+
+
+def _says_something(text: str, piece: Finding) -> bool:
+    return any(char.isalnum() for char in text[piece.start : piece.end])
 
 
 def covered(text: str, findings: Iterable[Finding]) -> bytearray:
@@ -98,11 +120,10 @@ def _joined(findings: Iterable[Finding]) -> list[Finding]:
     return joined
 
 
-def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
+def _trimmed(text: str, piece: Finding) -> Finding | None:
+    start, end = piece.start, piece.end
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
-    if not any(char.isalnum() for char in text[start:end]):
-        return None
-    return start, end
+    return Finding(start, end, piece.kind) if _says_something(text, piece) else None

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 
 from client.deidentification.findings import (
+    ADDRESS,
     EMAIL_ADDRESS,
     IBAN_CODE,
     IDENTIFIER,
@@ -47,6 +48,18 @@ _LABELLED = re.compile(
     (?P<value>[A-Za-z]{{0,5}}[-/.\#]?\d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*
     (?:-[A-Za-z]{{1,3}}(?!\w))?)""",
     re.IGNORECASE | re.VERBOSE,
+)
+_POSTCODE = re.compile(
+    r"\b(?:zip(?:\s*code)?|post\s?code|postal\s+code|plz|eircode|pin\s?code)\s*(?:is|to|[:=#-])?\s*"
+    r"(?P<value>(?=[A-Za-z ]{0,4}\d)[A-Za-z\d]{2,8}"
+    r"(?:[ -](?=[A-Za-z]*\d|[A-Z]{2}\b)[A-Za-z\d]{2,4})?)(?!\w)",
+    re.IGNORECASE,
+)
+_PLATE_AFTER_CUE = re.compile(
+    r"\b(?:plate|plates|registration|reg|licen[cs]e\s+plate|tag|number\s+plate)(?:\s+(?:no|number|is))?"
+    r"\s*[.:#]?\s*(?P<value>(?=[A-Za-z -]*\d)[A-Za-z\d]{1,4}(?:[ -][A-Za-z\d]{1,4}){1,3}|"
+    r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z\d]{4,8})(?!\w)",
+    re.IGNORECASE,
 )
 _SHORT_LABEL = re.compile(
     r"(?<![\w])(?:id|no|nr|num|number|\#)\s*[.:#]?\s*(?P<value>[A-Za-z]{0,5}-?\d{3,}[\dA-Za-z/-]*)",
@@ -89,10 +102,13 @@ _EMAIL = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}\s+at\s+[\w-]{1,63}\s+dot\s+(?:com|org|net|edu|gov|co|uk|de|fr|es|it|nl|eu|io)\b",
     re.IGNORECASE,
 )
+_AT = re.compile(r"[^\s<>,;:()\"']{2,64}@[^\s<>,;:()\"']{2,64}")
+"""An e-mail address that a scan has lost its dots of."""
+
 _URL = re.compile(
     r"(?:https?://|ftp://|www\.)[^\s<>\"')\]]+|"
     r"(?<![@\w.])(?:[a-z0-9-]{1,63}\.){1,8}(?:com|org|net|edu|gov|io|co\.uk|org\.uk|ac\.uk|nhs\.uk|de|fr|es|it|"
-    r"nl|eu|ch|at|be|info|biz)(?:/[^\s<>\"')\]]*)?(?![\w@])",
+    r"nl|eu|ch|at|be|info|biz)(?:/[^\s<>\"')\]]*)?(?![\w@])|\b[a-z]{3,5}:?//[^\s<>\"')\]]+",
     re.IGNORECASE,
 )
 _HANDLE = re.compile(r"(?<![\w@.])@[A-Za-z_][\w.]{2,30}(?<!\.)")
@@ -125,6 +141,10 @@ def find_identifiers(text: str) -> Iterator[Finding]:
             value = match.group("value")
             if _is_identifier(value) and not _is_amount(text, match.start("value"), match.end()):
                 yield Finding(match.start("value"), match.end(), IDENTIFIER)
+    for match in _POSTCODE.finditer(text):
+        yield Finding(*match.span("value"), ADDRESS)
+    for match in _PLATE_AFTER_CUE.finditer(text):
+        yield Finding(*match.span("value"), IDENTIFIER)
     for match in _USER_NAME.finditer(text):
         yield Finding(*match.span("value"), IDENTIFIER)
     for match in _CODE.finditer(text):
@@ -161,6 +181,7 @@ def find_online(text: str) -> Iterator[Finding]:
     """E-mail and web addresses, handles and IP addresses."""
     for pattern, kind in (
         (_EMAIL, EMAIL_ADDRESS),
+        (_AT, EMAIL_ADDRESS),
         (_URL, URL),
         (_HANDLE, URL),
         (_IP, IP_ADDRESS),
@@ -188,7 +209,8 @@ def _is_separated_number(value: str) -> bool:
     if all(_YEAR.fullmatch(group) for group in groups):
         return False
     if _THOUSANDS.fullmatch(value) and digits > 6:
-        return False
+        # "250 000 000" counts something, "696 418 253" calls somebody.
+        return " " in value and digits > 7 and "000" not in groups
     return not re.fullmatch(r"\d+ ?- ?\d+", value) or digits > MIN_SEPARATED_DIGITS
 
 

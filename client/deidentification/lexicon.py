@@ -41,6 +41,7 @@ _LISTS = (
     "current_words.txt",
     "function_words.txt",
     "often_misspelt.txt",
+    "groups.txt",
 )
 _PREFIXES = ("un", "re", "non", "pre", "post", "over", "under", "mis", "dis", "anti", "micro")
 
@@ -99,6 +100,7 @@ class Lexicon:
         current_words: Words of banking, medicine and chat.
         function_words: Grammar, greetings, titles.
         often_misspelt: What a word with a slip may be meant to be.
+        groups: Nationalities, religions and political groups.
     """
 
     words: frozenset[str]
@@ -110,6 +112,7 @@ class Lexicon:
     current_words: frozenset[str]
     function_words: frozenset[str]
     often_misspelt: frozenset[str]
+    groups: frozenset[str]
 
     @cached_property
     def place_words(self) -> frozenset[str]:
@@ -171,6 +174,8 @@ class Lexicon:
             return True
         if self.is_name(folded) or self.is_place(folded):
             return False
+        if folded.endswith("s") and self.is_name(folded[:-1]):
+            return False  # "Hermans" is no plural
         parts = folded.split("-")
         if len(parts) > 1 and any(self.is_name(part) for part in parts):
             return False
@@ -237,6 +242,7 @@ def load_lexicon(words: Iterable[str], other_than_nouns: Iterable[str]) -> Lexic
         current_words=_listed("current_words.txt"),
         function_words=_listed("function_words.txt"),
         often_misspelt=_listed("often_misspelt.txt"),
+        groups=_listed("groups.txt"),
     )
 
 

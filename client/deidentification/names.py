@@ -14,11 +14,19 @@ from collections.abc import Iterable, Iterator
 
 from client.deidentification.casing import is_unknown
 from client.deidentification.cues import find_announced_names, find_home
-from client.deidentification.findings import LOCATION, ORGANIZATION, PERSON, Finding
-from client.deidentification.lexicon import WORD, Lexicon, plain
+from client.deidentification.findings import (
+    GROUP,
+    IDENTIFIER,
+    LOCATION,
+    ORGANIZATION,
+    PERSON,
+    Finding,
+)
+from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
 from client.deidentification.name_runs import (
     grown_left,
     grown_right,
+    is_particle,
     may_be_in_name,
     opens_sentence,
     without_possessive,
@@ -45,8 +53,46 @@ _SMALL_FIRM = re.compile(
     r"(?:ltd|inc|llc|llp|plc|corp|corporation|gmbh|incorporated|limited)\b\.?",
     re.IGNORECASE,
 )
+_FIRM_TAIL = re.compile(
+    r"(?:\s+(?:&|and|und|et|y|e|og)\s+(?:co|sons?|s[øo]n|s[öo]hne|partners?|associates|brothers|hijos|"
+    r"figli|fils|asociados|associés)\b\.?)?"
+    r"(?:,?\s+(?:(?:general|memorial|community|family|regional|district|medical|health|state|"
+    r"children's|university|county|city|royal|private|dental|veterinary)\s+){0,2}"
+    r"(?:ltd|limited|inc|incorporated|llc|llp|l\.l\.c|plc|corp|corporation|co|company|gmbh|ag|kg|kgaa|"
+    r"ohg|ug|e\.?\s?v|s\.?\s?a|sas|sarl|s\.?\s?p\.?\s?a|s\.?\s?r\.?\s?l|s\.?\s?c|b\.?v|n\.?v|ab|asa|a/s|as|"
+    r"aps|oy|oyj|pty|sp\.?\s?k|sp\.?\s?j|sp\.?\s?z\s?o\.?\s?o|z\.?\s?o\.?\s?o|s\.?r\.?o|a\.s|d\.?o\.?o|kft|"
+    r"zrt|ltda|ltd[aş]|a\.ş|hospital|clinic|infirmary|surgery|pharmacy|hospice|practice|university|"
+    r"college|academy|school|institute|foundation|bank|insurance|group|holdings?|centre|center|"
+    r"laborator(?:y|ies))(?!\w)\.?)*",
+    re.IGNORECASE,
+)
+"""What comes after a name that is a firm's or an institution's."""
+
+_ACCOUNT_NAME = re.compile(
+    r"\b(?:user(?:\s?name|\s?id)?|login|handle|logged\s+in\s+as|signed\s+in\s+as|posted\s+by|"
+    r"sent\s+(?:from|by)|reported\s+by|account\s+of|nick(?:name)?|by(?!\s+user))\s*:?\s+"
+    r"(?P<value>[a-z][\w.-]{3,40}(?<![.-]))",
+    re.IGNORECASE,
+)
+_JOINED = re.compile(
+    r"(?<![\w@.-])(?P<value>(?P<letters>[A-Za-z]{3,})(?:\d{1,4}|_\w{1,30}|\.(?P<more>[a-z]{3,})\d{0,4}))"
+    r"(?![\w@-]|\.\w)"
+)
+"""A name and a number, or two words joined: what people call themselves online."""
+
+_COUNTRY_LETTERS = re.compile(r"(?<![\w.])(?:U\.S\.A\.?|U\.S\.|U\.K\.|USA|UK|UAE|usa|uae)(?![\w-])")
+_MONTHS = word_set("may april march june august")
+_LAST_WORD = re.compile(r"([^\W\d_][\w'\u2019-]*)\W*$")
 _CAPITALISED = r"[A-Z][^\W\d_]+(?:[-'\u2019][^\W\d_]+)*"
 _NEXT_IN_LIST = re.compile(rf"(?:,\s+(?:and\s+|&\s+)?|\s+(?:and|&|or)\s+)(?P<name>{_CAPITALISED})")
+_MEMBER = r"(?:(?:van|von|de|der|den|di|da|el|al|la|le|du|del|dos)\s+){0,2}[^\W\d_][\w'\u2019-]*"
+_FIRM_OF_NAMES = re.compile(
+    rf"(?<![\w'-]){_MEMBER}(?:,\s+{_MEMBER}){{1,3}},?\s+(?:and|&|y|e|et|und|og|en|i)\s+{_MEMBER}"
+)
+_DOES = re.compile(
+    r"\s+(?:is|was|has|had|will|would|can|could|said|says|told|asked|wrote|called|shouted|replied|and\s+I|"
+    r"went|lives|reports?|reported|denies|states|stated|works|worked|wants|needs|came|gave)\b"
+)
 _ENUMERATION = re.compile(
     rf"{_CAPITALISED}(?:,\s+{_CAPITALISED})*,?\s+(?:and|&|or)\s+{_CAPITALISED}"
 )
@@ -65,18 +111,47 @@ def find_names(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Findi
         if _is_listed(match.group(), lexicon) or _is_unknown(text, match, lexicon, careless):
             kind = LOCATION if lexicon.is_place(match.group()) else PERSON
             yield Finding(*without_possessive(match), kind)
+        elif _is_name_by_its_capital(text, match, lexicon):
+            yield Finding(*without_possessive(match), PERSON)
+    yield from _account_names(text, lexicon)
+    for match in _COUNTRY_LETTERS.finditer(text):
+        yield Finding(*match.span(), LOCATION)
     yield from _places(text, lexicon)
     yield from _firms(text, lexicon, careless=careless)
 
 
+def find_groups(text: str, lexicon: Lexicon) -> Iterator[Finding]:
+    """Nationalities, religions and political groups, with a capital as English writes them."""
+    for match in WORD.finditer(text):
+        start, end = without_possessive(match)
+        word = plain(text[start:end])
+        if word[:1] != text[start] and (word in lexicon.groups or word[:-1] in lexicon.groups):
+            yield Finding(start, end, GROUP)
+
+
 def find_enumerated(text: str, found: Iterable[Finding], lexicon: Lexicon) -> Iterator[Finding]:
-    """The other members of a list of which one is a found name: "Maslow, Anthony and Perry"."""
-    spans = [(f.start, f.end) for f in found if f.kind in (PERSON, ORGANIZATION)]
+    """The other members of a list of which some are found: "Maslow, Anthony and Perry".
+
+    Three names or more with "and" before the last are one finding: so firms are called.
+    """
+    spans = [(f.start, f.end) for f in found if f.kind in (PERSON, ORGANIZATION, LOCATION)]
+    starts = {at for start, end in spans for at in range(start, end)}
+    for match in _FIRM_OF_NAMES.finditer(text):
+        members = [word for word in WORD.finditer(text, *match.span()) if _is_member(word)]
+        known = sum(word.start() in starts for word in members)
+        if known >= 2 and not any(lexicon.is_function_word(word.group()) for word in members):
+            yield Finding(*match.span(), ORGANIZATION)
     for match in _ENUMERATION.finditer(text):
         if any(start < match.end() and end > match.start() for start, end in spans):
+            loose = "&" in match.group()
             for member in WORD.finditer(text, match.start(), match.end()):
-                if may_be_in_name(member.group(), lexicon, first=True):
+                if may_be_in_name(member.group(), lexicon, first=not loose):
                     yield Finding(*without_possessive(member), PERSON)
+
+
+def _is_member(word: re.Match[str]) -> bool:
+    """Whether a word of a list is one of its names, and not what joins them."""
+    return not is_particle(word.group()) and plain(word.group()) not in ("and", "et", "und", "og")
 
 
 def grow_names(
@@ -88,7 +163,13 @@ def grow_names(
             yield finding
             continue
         end = grown_right(text, finding.end, lexicon)
-        yield Finding(grown_left(text, finding.start, lexicon), end, finding.kind)
+        start, kind = grown_left(text, finding.start, lexicon), finding.kind
+        last_word = start + max(text.rfind(" ", start, end) - start, 0)
+        for at in (end, last_word):  # the name's last word may be the beginning of "Sp. k."
+            tail = _FIRM_TAIL.match(text, at)
+            if tail and tail.end() > end:
+                end, kind = tail.end(), ORGANIZATION
+        yield Finding(start, end, kind)
         if finding.kind == PERSON:
             home = find_home(text, end, lexicon, careless=careless)
             if home is not None:
@@ -126,6 +207,41 @@ def _is_unknown(text: str, match: re.Match[str], lexicon: Lexicon, careless: boo
     if opens_sentence(text, start):
         return is_unknown(word, lexicon)
     return not lexicon.is_everyday(word) and not lexicon.is_jargon(word)
+
+
+def _is_name_by_its_capital(text: str, match: re.Match[str], lexicon: Lexicon) -> bool:
+    """Whether a word that is a name too has a capital that nothing else explains."""
+    start, end = without_possessive(match)
+    word = text[start:end]
+    if len(word) < 3 or not word[0].isupper() or word.isupper():
+        return False
+    if plain(word) not in lexicon.ambiguous_names or lexicon.is_function_word(word):
+        return False
+    if opens_sentence(text, start):
+        return plain(word) not in _MONTHS and _DOES.match(text, end) is not None
+    if plain(word) in _MONTHS:
+        return False
+    before, after = text[:start].rstrip()[-1:], text[end : end + 2]
+    previous = _LAST_WORD.search(text[max(0, start - 30) : start])
+    beside_capital = (previous and previous.group(1)[0].isupper() and before.isalpha()) or (
+        after[:1] == " " and after[1:].isupper()
+    )
+    return not beside_capital
+
+
+def _account_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
+    """What people call themselves online."""
+    for match in _ACCOUNT_NAME.finditer(text):
+        value = match.group("value")
+        if value.isalpha() and lexicon.is_everyday(value):
+            continue
+        yield Finding(*match.span("value"), IDENTIFIER)
+    for match in _JOINED.finditer(text):
+        parts = filter(None, (match.group("letters"), match.group("more")))
+        if not all(lexicon.is_everyday(part) or lexicon.is_jargon(part) for part in parts) or (
+            "_" in match.group() and not match.group().isupper()
+        ):
+            yield Finding(*match.span(), IDENTIFIER)
 
 
 def _places(text: str, lexicon: Lexicon) -> Iterator[Finding]:

@@ -1,0 +1,15 @@
+"""Labelled texts about people who do not exist, to measure de-identification on.
+
+* Templates of clinical notes, letters, forms, messages and chats, in two families: `seen.txt`, which
+  whoever works on the recognisers may read the misses of, and `aside.txt`, whose misses nobody
+  reads: its figures say what to expect of text that no rule was written for.
+* Names, addresses, phones and dates come from Faker in the manners of many countries, other
+  countries for each family; record numbers, plates and the like are made here.
+* `forms` writes the same texts as careless people and scanners do, with the labels kept in place.
+
+Needs Faker (`pip install faker`), which the product does not.
+"""
+
+from bench.deidentify_texts.generation import FAMILIES, forms, generate
+
+__all__ = ["FAMILIES", "forms", "generate"]
