@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
-from itertools import pairwise
 
 from bench.deidentify_texts.values import LOCALES, Values
 from client.deidentification.measurement import LabelledSpan, LabelledText

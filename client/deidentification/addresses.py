@@ -106,7 +106,7 @@ def _town_start(match: re.Match[str], lexicon: Lexicon) -> int:
 
 
 def _holds_name(match: re.Match[str], lexicon: Lexicon) -> bool:
-    """Whether words after a number name something: a name with a capital, or capitals throughout."""
+    """Whether words after a number name something: one is a name, or all have capitals."""
     words = WORD.findall(match.group("words"))
     if plain(words[0]) in _MONTHS or not words[0][0].isupper():
         return False

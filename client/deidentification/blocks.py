@@ -73,8 +73,8 @@ def _bridges(text: str, findings: list[Finding]) -> Iterator[Finding]:
         kinds = {left.kind, right.kind}
         if kinds <= _PLACES and ADDRESS in kinds and _PLACE_GAP.fullmatch(gap):
             yield Finding(left.start, right.end, ADDRESS)
-        elif kinds == {DATE_TIME} and _NAME_GAP.fullmatch(gap):
-            yield Finding(left.start, right.end, DATE_TIME)
+        elif kinds in ({DATE_TIME}, {PERSON}) and _NAME_GAP.fullmatch(gap):
+            yield Finding(left.start, right.end, left.kind)
         elif (kinds <= _NAMED and _NAME_GAP.fullmatch(gap)) or (
             kinds <= _BESIDE_PLACES and kinds & _PLACES and _PLACE_GAP.fullmatch(gap)
         ):
@@ -111,7 +111,8 @@ def _lines(text: str, findings: list[Finding], lexicon: Lexicon) -> Iterator[Fin
     for at, line in enumerate(lines):
         if not 0 <= shares[at] < 1 or not _is_short(text[slice(*line)].strip(), lexicon):
             continue
-        between = 0 < at < len(lines) - 1 and min(shares[at - 1], shares[at + 1]) >= MOSTLY
+        above = at > 0 and shares[at - 1] >= MOSTLY
+        between = above and any(share >= MOSTLY for share in shares[at + 1 : at + 3])
         if shares[at] >= MOSTLY or between:
             yield from _rest_of_line(text, line, mask)
 
@@ -128,10 +129,10 @@ def _is_short(content: str, lexicon: Lexicon) -> bool:
         return False
     if ":" in content or content[-1] in "!?":
         return False
+    if words and plain(words[0]) in LABEL_WORDS:
+        return False
     return not any(
-        plain(word) in LABEL_WORDS
-        or (lexicon.is_function_word(word) and plain(word) not in _SMALL_WORDS)
-        for word in words
+        lexicon.is_function_word(word) and plain(word) not in _SMALL_WORDS for word in words
     )
 
 

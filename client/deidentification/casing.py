@@ -26,6 +26,19 @@ _INITIALS_AND_NAME = re.compile(
     r"(?<![\w.@'\u2019/])(?P<initials>(?:[^\W\d_]\.[ \t]?){1,3})"
     r"(?P<name>[^\W\d_]{2,}(?:['\u2019-][^\W\d_]+)*)"
 )
+_IN_NAMES = word_set("van von der den de del della di da dos du la le el al bin ibn ter ten")
+_RELATIONS = word_set(
+    "wife husband daughter son mother father mum mom dad sister brother niece nephew aunt uncle "
+    "cousin partner friend colleague neighbour neighbor driver boss agent nurse named called "
+    "grandson granddaughter hi hello hey dear"
+)
+_PREPOSITIONS = word_set("in to from of at near via")
+_PLACES_TOO = word_set(
+    "turkey chad jordan china chile guinea georgia mali niger oman cuba reading bath nice mobile "
+    "cork hull buffalo phoenix lima orange bend split essen tours troy"
+)
+"""Places that are everyday words: places after a preposition."""
+
 _NO_GROUPS = word_set("polish pole conservative labour orthodox evangelical independent jain roma")
 """Groups that mean something else where nobody writes capitals."""
 
@@ -127,21 +140,53 @@ def _takes_capital(
         return True
     match = words[position]
     word = match.group()
-    if lexicon.is_name(word) or lexicon.is_place(word):
+    if lexicon.is_name(_bare(word)) or lexicon.is_place(word):
+        return True
+    if "-" in word and any(len(p) > 2 and lexicon.is_name(p) for p in word.split("-")):
         return True
     if careless and (is_unknown(word, lexicon) or _is_group(word, lexicon)):
         return True
     if not lexicon.is_function_word(word) and _follows_title(match):
         return True
-    neighbours = words[max(0, position - 1) : position] + words[position + 1 : position + 2]
     surely = [
-        lexicon.is_name(other.group()) or (careless and is_unknown(other.group(), lexicon))
-        for other in neighbours
-        if len(match.string[min(other.end(), match.end()) : max(other.start(), match.start())]) < 3
+        lexicon.is_name(other) or (careless and is_unknown(other, lexicon))
+        for other in _neighbours(words, position)
     ]
-    if any(surely) and (lexicon.may_be_name(word) or plain(word) in _BEFORE_TOWNS):
+    beside = lexicon.may_be_name(_bare(word)) or plain(word) in _BEFORE_TOWNS
+    if any(surely) and (beside or (careless and _is_no_word(word, lexicon))):
         return True
+    if careless and position:
+        before = plain(words[position - 1].group())
+        if before in _RELATIONS and lexicon.may_be_name(word):
+            return True
+        if before in _PREPOSITIONS and plain(word) in _PLACES_TOO:
+            return True
     return careless and lexicon.is_only_noun(word) and _follows_given_name(words, position, lexicon)
+
+
+def _neighbours(words: list[re.Match[str]], position: int) -> list[str]:
+    """The words beside a word in the same phrase; beyond initials and particles."""
+    match, found = words[position], []
+    for step in (-1, 1):
+        at, near = position + step, match
+        while 0 <= at < len(words):
+            other = words[at]
+            gap = match.string[min(near.end(), other.end()) : max(near.start(), other.start())]
+            if len(gap) > 2:
+                break
+            if len(other.group()) > 1 and plain(other.group()) not in _IN_NAMES:
+                found.append(_bare(other.group()))
+                break
+            near, at = other, at + step
+    return found
+
+
+def _bare(word: str) -> str:
+    return word[:-2] if word.endswith(("'s", "\u2019s")) and len(word) > 3 else word
+
+
+def _is_no_word(word: str, lexicon: Lexicon) -> bool:
+    return len(word) > 2 and not lexicon.is_everyday(word) and not lexicon.is_jargon(word)
 
 
 def _follows_title(match: re.Match[str]) -> bool:

@@ -67,7 +67,7 @@ _POINT = re.compile(
 )
 _WEEKDAYS = re.compile(
     rf"\b{_WEEKDAY}\b(?:,?\s+(?:at\s+)?{_CLOCK})?|"
-    r"(?<=\bon )(?:mon|tues?|wed|thu|thurs?|fri|sat|sun)\b\.?|\b(?:Mon|Tue|Tues|Wed|Thu|Thurs|Fri)\b\.?",
+    r"(?<=\bon )(?:sat|sun)\b\.?|\b(?:mon|tues?|wed|thu|thurs?|fri)\b\.?",
     re.IGNORECASE,
 )
 _BIRTH = re.compile(
@@ -89,6 +89,8 @@ _AGES = tuple(
         r"\b(?:age|aged|age\s+of|age\s+is|age:)\s*:?\s*(?P<age>\d{1,3})\b",
         r"\b(?:I(?:'|\u2019)?m|I\s+am|(?:he|she)\s+(?:is|was)|(?:he|she)(?:'|\u2019)s|who\s+is|now|turned|"
         r"turns|turning|became)\s+(?P<age>1?\d\d)(?=\s*(?:[.,;!?)]|and\b|now\b|today\b|when\b|this\b|$))",
+        r"\b(?:patient|pt|man|woman|lady|gentleman|mother|father|wife|husband|son|daughter|child)\s+"
+        r"(?:is|was|aged)\s+(?P<age>1?\d\d)(?!\w|[.,:/]\d|\s*%)",
         r"[^\W\d_],?\s+\((?P<age>[1-9]\d)\)",
         r"(?<=[A-Za-z], )(?P<age>[1-9]\d)(?=,\s)",
     )
@@ -115,6 +117,8 @@ def names_a_time(text: str) -> bool:
     >>> names_a_time("the summer of 1998"), names_a_time("two weeks ago"), names_a_time("daily")
     (True, False, False)
     """
+    if not any(char.isalpha() for char in text) and sum(map(str.isdigit, text)) > 8:
+        return False  # a telephone number may end like a year
     return bool(_POINT.search(text))
 
 

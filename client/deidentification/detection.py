@@ -21,6 +21,7 @@ from client.deidentification.findings import (
     AGE,
     DATE_TIME,
     EMAIL_ADDRESS,
+    GROUP,
     IBAN_CODE,
     IDENTIFIER,
     IP_ADDRESS,
@@ -62,6 +63,12 @@ MAX_PIECE_CHARACTERS = 6000
 text for each finding, and a text of a megabyte must not take hours."""
 
 _MODEL = "SpacyRecognizer"
+
+_NO_HOST = re.compile(r"[A-Z]\.[A-Z]\w{1,3}")
+"""Initials and an abbreviation ("H.No."), which Presidio takes for a host in Norway."""
+
+_LEADING = re.compile(r"(?:(?:the|a|an|on|in|at|since|from|about|around)\s+)*", re.IGNORECASE)
+"""What the model takes in before a date."""
 
 _RULES: tuple[tuple[str, tuple[str, ...], Callable[[str], Iterable[Finding]]], ...] = (
     ("identifiers", (IDENTIFIER, NUMBER, IBAN_CODE, ADDRESS), find_identifiers),
@@ -179,12 +186,17 @@ class Detector:
         The model's spans are cut at line breaks, and lose pieces made of everyday words of banking,
         medicine and grammar alone ("IBAN", "I'm", "Address").
         """
+        if result.entity_type == URL and _NO_HOST.fullmatch(text, result.start, result.end):
+            return
         if result.recognition_metadata["recognizer_name"] != _MODEL:
             yield Finding(result.start, result.end, result.entity_type)
             return
+        if result.entity_type == GROUP and not _is_group_name(text[result.start : result.end]):
+            return
         if result.entity_type == DATE_TIME:
-            if names_a_time(text[result.start : result.end]):
-                yield Finding(result.start, result.end, DATE_TIME)
+            found = text[result.start : result.end]
+            if names_a_time(found):
+                yield Finding(result.start + _leading_length(found), result.end, DATE_TIME)
             return
         for line in re.finditer(r"[^\n]+", text[result.start : result.end]):
             start, end = result.start + line.start(), result.start + line.end()
@@ -210,6 +222,16 @@ class Detector:
         folded = plain(word).removesuffix("'s")
         listed = (self.lexicon.function_words, self.lexicon.current_words)
         return len(folded) < 2 or any(folded in words for words in listed)
+
+
+def _leading_length(found: str) -> int:
+    leading = _LEADING.match(found)
+    return leading.end() if leading else 0
+
+
+def _is_group_name(found: str) -> bool:
+    """Whether words that the model takes for a nationality or religion can be one."""
+    return found[:1].isupper() and not any(char.isdigit() for char in found)
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:

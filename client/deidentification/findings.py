@@ -20,6 +20,9 @@ IBAN_CODE = "IBAN_CODE"
 GROUP = "NRP"
 """A nationality, religion or political group, under Presidio's name."""
 
+OCCUPATION = "TITLE"
+"""What somebody does or is called, under the name of presidio-research."""
+
 IDENTIFIER = "IDENTIFIER"
 """Record, account, customer, insurance and every other number given to one person or thing."""
 
@@ -28,10 +31,14 @@ NUMBER = "NUMBER"
 
 _STRUCTURED = (
     EMAIL_ADDRESS, URL, IP_ADDRESS, IBAN_CODE, CREDIT_CARD, "US_SSN", DATE_TIME, IDENTIFIER,
-    PHONE_NUMBER, NUMBER, AGE,
+    PHONE_NUMBER,
 )  # fmt: skip
 _NAMED = (ORGANIZATION, PERSON, ADDRESS, LOCATION)
+_BARE = (AGE, NUMBER)
+"""Numbers that may be a part of a name or an address."""
+
 _RANK = {kind: rank for rank, kind in enumerate(_STRUCTURED)} | dict.fromkeys(_NAMED, 100)
+_RANK |= dict.fromkeys(_BARE, 200)
 _TIE = {kind: rank for rank, kind in enumerate(_NAMED)}
 
 

@@ -57,8 +57,9 @@ _POSTCODE = re.compile(
 )
 _PLATE_AFTER_CUE = re.compile(
     r"\b(?:plate|plates|registration|reg|licen[cs]e\s+plate|tag|number\s+plate)(?:\s+(?:no|number|is))?"
-    r"\s*[.:#]?\s*(?P<value>(?=[A-Za-z -]*\d)[A-Za-z\d]{1,4}(?:[ -][A-Za-z\d]{1,4}){1,3}|"
-    r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z\d]{4,8})(?!\w)",
+    r"\s*[.:#]?\s*(?P<value>[A-Za-z]{1,3}[ -]\d{1,4}(?:-?[A-Za-z]{1,2})?|"
+    r"\d{1,4}[ -][A-Za-z]{1,3}(?:[ -]\d{1,4})?|[A-Za-z]{1,2}\d{2,3}[ -][A-Za-z]{2,3}|"
+    r"[A-Za-z]{1,3}-[A-Za-z]{1,2} ?\d{1,4}|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z\d]{4,8})(?!\w)",
     re.IGNORECASE,
 )
 _SHORT_LABEL = re.compile(

@@ -18,6 +18,7 @@ from client.deidentification.findings import (
     GROUP,
     IDENTIFIER,
     LOCATION,
+    OCCUPATION,
     ORGANIZATION,
     PERSON,
     Finding,
@@ -71,7 +72,7 @@ _FIRM_TAIL = re.compile(
 _ACCOUNT_NAME = re.compile(
     r"\b(?:user(?:\s?name|\s?id)?|login|handle|logged\s+in\s+as|signed\s+in\s+as|posted\s+by|"
     r"sent\s+(?:from|by)|reported\s+by|account\s+of|nick(?:name)?|by(?!\s+user))\s*:?\s+"
-    r"(?P<value>[a-z][\w.-]{3,40}(?<![.-]))",
+    r"(?P<value>(?-i:[a-z])[\w.-]{3,40}(?<![.-]))",
     re.IGNORECASE,
 )
 _JOINED = re.compile(
@@ -80,6 +81,12 @@ _JOINED = re.compile(
 )
 """A name and a number, or two words joined: what people call themselves online."""
 
+_OCCUPATION = re.compile(
+    r",\s+(?:the|our|their|an?|his|her|my)\s+(?P<what>(?:[^\W\d_][\w/&-]*\s+){0,6}?[^\W\d_][\w-]*"
+    r"(?:er|or|ist|ian|ant|ent|man|woman|clerk|nurse|chef|aide|cook|pilot|agent|tech|guard|executive|"
+    r"surgeon|therapist|attendant|officer|lead|head|chief))(?=\s*[,.;:]|\s+(?:of|at|for|said|from)\b)",
+    re.IGNORECASE,
+)
 _COUNTRY_LETTERS = re.compile(r"(?<![\w.])(?:U\.S\.A\.?|U\.S\.|U\.K\.|USA|UK|UAE|usa|uae)(?![\w-])")
 _MONTHS = word_set("may april march june august")
 _LAST_WORD = re.compile(r"([^\W\d_][\w'\u2019-]*)\W*$")
@@ -175,6 +182,9 @@ def grow_names(
             if home is not None:
                 yield home
             yield from _rest_of_list(text, end, lexicon)
+            occupation = _OCCUPATION.match(text, end)
+            if occupation:
+                yield Finding(*occupation.span("what"), OCCUPATION)
 
 
 def _rest_of_list(text: str, end: int, lexicon: Lexicon) -> Iterator[Finding]:

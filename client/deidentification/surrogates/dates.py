@@ -22,6 +22,10 @@ _MONTHS = (
     "October", "November", "December",
 )  # fmt: skip
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_ANY_WEEKDAY = re.compile(
+    r"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day|mon|tues?|wed|thurs?|thu|fri|sat|sun)\b",
+    re.IGNORECASE,
+)
 _LEAP_YEAR = 2024
 """Stands in for the year that "29 February" does not name."""
 
@@ -54,10 +58,40 @@ def shifted(original: str, days: int) -> str | None:
     return None if moved is None else moved + rest
 
 
+def unreadable(original: str, choice: KeyedChoice) -> str:
+    """A stand-in for what names a time and is no date: "10:30", "2019", "the 1990s", "Christmas".
+
+    Hours stay hours and years years; of words alone another weekday or "that day" is made.
+    """
+    if not any(char.isdigit() for char in original):
+        if _ANY_WEEKDAY.search(original):
+            return _ANY_WEEKDAY.sub(lambda m: _another_weekday(m.group(), choice), original)
+        return cased_like(original, "that day")
+
+    def number(match: re.Match[str]) -> str:
+        digits = match.group()
+        if len(digits) == 4 and digits[:2] in ("19", "20"):
+            decade = original[match.end() : match.end() + 1] in ("s", "'")
+            return str(int(digits) - (1 + choice.below(3)) * (10 if decade else 1))
+        if len(digits) <= 2 and int(digits) < 60:
+            below = 12 if int(digits) <= 12 else 24 if int(digits) < 24 else 60
+            return _padded_like(digits, 1 + choice.below(below - 1))
+        return choice.like(digits)
+
+    return re.sub(r"\d+", number, original)
+
+
+def _another_weekday(name: str, choice: KeyedChoice) -> str:
+    other = _WEEKDAYS[choice.below(7)]
+    return cased_like(name, other if len(name) > 5 else other[:3])
+
+
 def _weekday(body: str, days: int) -> str | None:
+    bare = body.strip().rstrip(".").casefold()
     for at, name in enumerate(_WEEKDAYS):
-        if body.casefold() == name.casefold():
-            return cased_like(body, _WEEKDAYS[(at + days) % 7])
+        if bare == name.casefold() or (len(bare) in (3, 4, 5) and name.casefold().startswith(bare)):
+            moved = _WEEKDAYS[(at + days) % 7]
+            return cased_like(body, moved if len(bare) > 5 else moved[:3])
     return None
 
 

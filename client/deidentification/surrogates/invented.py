@@ -26,6 +26,15 @@ GIVEN_NAMES = _ordered(
     "Wynn Yara Yorick Zelda Zora"
 )
 
+GROUPS = _ordered(
+    "Andorran Bolivian Cypriot Danish Ecuadorian Estonian Fijian Ghanaian Icelandic Jamaican "
+    "Laotian Latvian Maltese Mongolian Namibian Norwegian Omani Paraguayan Samoan Slovenian "
+    "Tongan Zambian"
+)
+OCCUPATIONS = _ordered(
+    "accountant baker bookkeeper carpenter electrician gardener librarian locksmith mechanic "
+    "optician painter plumber printer teacher translator upholsterer"
+)
 COUNTRIES = _ordered(
     "Austria Belgium Bolivia Botswana Bulgaria Canada Chile Croatia Cyprus Denmark Ecuador Estonia "
     "Finland Ghana Greece Hungary Iceland Ireland Jamaica Japan Kenya Latvia Malta Mexico Mongolia "

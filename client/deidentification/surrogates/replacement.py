@@ -17,9 +17,11 @@ from client.deidentification.findings import (
     CREDIT_CARD,
     DATE_TIME,
     EMAIL_ADDRESS,
+    GROUP,
     IBAN_CODE,
     IP_ADDRESS,
     LOCATION,
+    OCCUPATION,
     ORGANIZATION,
     PERSON,
     PHONE_NUMBER,
@@ -70,6 +72,8 @@ class SurrogateMaker:
             ORGANIZATION: self._organization,
             ADDRESS: self._address,
             EMAIL_ADDRESS: self._email,
+            GROUP: self._listed("group", invented.GROUPS),
+            OCCUPATION: self._listed("occupation", invented.OCCUPATIONS),
             PHONE_NUMBER: self._laid_out("phone", numbers.phone),
             CREDIT_CARD: self._laid_out("card", numbers.card),
             IBAN_CODE: self._laid_out("iban", numbers.iban),
@@ -213,15 +217,23 @@ class SurrogateMaker:
 
         return make
 
+    def _listed(self, purpose: str, stand_ins: tuple[str, ...]) -> Callable[[str, int], str]:
+        """A rule that takes one of a list, with the original's capitals."""
+
+        def make(original: str, attempt: int) -> str:
+            return invented.cased_like(
+                original, self._choice(purpose, original, attempt).one_of(stand_ins)
+            )
+
+        return make
+
     def _date(self, original: str, subject: str) -> str:
         moved = dates.shifted(original, dates.shift_days(self._secret, subject))
         if moved is not None:
             return moved
         return differing(
             original,
-            lambda attempt: re.sub(
-                r"\d+", lambda m: self._choice("date", m.group(), attempt).like(m.group()), original
-            ),
+            lambda attempt: dates.unreadable(original, self._choice("date", original, attempt)),
         )
 
     def _age(self, original: str, subject: str) -> str:

@@ -8,12 +8,16 @@ from client.deidentification.casing import read_casing
 from client.deidentification.detection import MAX_PIECE_CHARACTERS, Detector
 from client.deidentification.findings import (
     ADDRESS,
+    AGE,
     CREDIT_CARD,
     DATE_TIME,
     EMAIL_ADDRESS,
+    GROUP,
     IBAN_CODE,
     IDENTIFIER,
     IP_ADDRESS,
+    NUMBER,
+    OCCUPATION,
     ORGANIZATION,
     PERSON,
     PHONE_NUMBER,
@@ -60,7 +64,7 @@ def left(detector: Detector, text: str) -> str:
         ("born 1998-06-28 14:48:14 at home", DATE_TIME, "1998-06-28 14:48:14"),
         ("since the 4th of July 2023 it hurts", DATE_TIME, "4th of July 2023"),
         ("come on 3/14 please", DATE_TIME, "3/14"),
-        ("I live at 22 elm street, springfield", ADDRESS, "22 elm street"),
+        ("I live at 22 elm street, springfield", ADDRESS, "22 elm street, springfield"),
         ("send it to Nassaustraat 123 please", ADDRESS, "Nassaustraat 123"),
         ("it is 107 Rue Abdelaziz Bey", ADDRESS, "107 Rue Abdelaziz Bey"),
         ("Flat 4, 12 Larch Close, HB4 7QT.", ADDRESS, "Flat 4, 12 Larch Close, HB4 7QT"),
@@ -70,6 +74,34 @@ def left(detector: Detector, text: str) -> str:
         ("DR KELLY SAW HER", PERSON, "DR KELLY"),
         ("thanks, aisling", PERSON, "aisling"),
         ("I bank with Pennington Motors Ltd now", ORGANIZATION, "Pennington Motors Ltd"),
+        ("we hired Osborne, Teague and Vance today", ORGANIZATION, "Osborne, Teague and Vance"),
+        ("she was seen at quimby general hospital", ORGANIZATION, "quimby general hospital"),
+        ("paid by Oravec-Halla Sp. z o.o. twice", ORGANIZATION, "Oravec-Halla Sp. z o.o."),
+        ("Seen: Vandeputte, Charles, today", PERSON, "Vandeputte, Charles"),
+        ("Ms Dada lives alone", PERSON, "Ms Dada"),
+        ("Regina shouted at us", PERSON, "Regina"),
+        ("he is a Peruvian engineer", GROUP, "Peruvian"),
+        ("my mother is haitian", GROUP, "haitian"),
+        ("Ann Leclerc, the switch operator, said so", OCCUPATION, "switch operator"),
+        ("signed 27-Nov-2006 08 PM", DATE_TIME, "27-Nov-2006 08 PM"),
+        ("admitted Monday, November 28 in pain", DATE_TIME, "Monday, November 28"),
+        ("it began in 1998", DATE_TIME, "1998"),
+        ("she woke at 10:30 in pain", DATE_TIME, "10:30"),
+        ("the patient is 93 and frail", AGE, "93"),
+        ("ninety-one years old and well", AGE, "ninety-one"),
+        ("ring 696 418 253 today", PHONE_NUMBER, "696 418 253"),
+        ("Telephone: (477)771-1996", PHONE_NUMBER, "(477)771-1996"),
+        ("it moved to zip code 6120 last week", ADDRESS, "6120"),
+        ("the car with plate MCH 161 is gone", IDENTIFIER, "MCH 161"),
+        ("Medicare 1EG4-TE5-MK72 is hers", NUMBER, "1EG4-TE5-MK72"),
+        ("VIN 1M8GDM9AXKP042788 was sold", IDENTIFIER, "1M8GDM9AXKP042788"),
+        ("logged in as mountain.goat again", IDENTIFIER, "mountain.goat"),
+        ("I am benoit82 there", IDENTIFIER, "benoit82"),
+        ("mail vsarraf@examplecom please", EMAIL_ADDRESS, "vsarraf@examplecom"),
+        ("at 705 Sarah Greens\nOldfurt, FL 92013", ADDRESS, "705 Sarah Greens\nOldfurt, FL 92013"),
+        ("to unit 9456 box 8731\ndpo ap 71610", ADDRESS, "unit 9456 box 8731\ndpo ap 71610"),
+        ("at Piazza Angelica, 74, today", ADDRESS, "Piazza Angelica, 74"),
+        ("from H.No. 93, Mitter Chowk", ADDRESS, "H.No. 93, Mitter Chowk"),
     ],
 )
 def test_found_whole_and_for_what_it_is(
@@ -84,11 +116,11 @@ def test_found_whole_and_for_what_it_is(
         "BP 120/80, pulse 72, temperature 37.1, Hb 134 g/L",
         "metformin 500mg twice daily, amlodipine 10 mg at night",
         "I was charged £1,250.00 instead of $84.99",
-        "the fee went up 12000 dollars in 2019",
-        "two weeks ago at 10:30 the app said error 503",
+        "the fee went up 12000 dollars in a year",
+        "two weeks ago the app said error 503, twice daily since",
         "Why is my top-up still pending? My IBAN works and the ATM took my PIN.",
         "will you mark the bill as paid in may",
-        "During the 1990s about 1500 patients took part.",
+        "About 1500 patients took part, 61 of them for three years.",
         "I recieved a lettter about my witdrawal, definately wrong",
     ],
 )
@@ -97,7 +129,7 @@ def test_quantities_and_everyday_words_stay(detector: Detector, text: str) -> No
 
 
 def test_a_list_of_names_is_found_to_its_end(detector: Detector) -> None:
-    assert left(detector, "Our founders: Maslow, Anthony and Perry.") == "Our founders: , and ."
+    assert left(detector, "Our founders: Maslow, Anthony and Perry.") == "Our founders: ."
 
 
 def test_an_address_block_is_found_to_its_last_line(detector: Detector) -> None:
@@ -111,9 +143,9 @@ def test_what_is_missed_on_held_out_text(detector: Detector) -> None:
     """Well above default Presidio's 0.67, on texts that no rule was written for."""
     documents = labelled()
     measured = measure(documents, detector.detect([d.full_text for d in documents]))
-    assert measured.character_recall >= 0.94
+    assert measured.character_recall >= 0.97
     assert measured.character_precision >= 0.85
-    assert measured.documents_with_leak <= 0.2
+    assert measured.documents_with_leak <= 0.16
 
 
 def test_small_letters_cost_little(detector: Detector) -> None:
@@ -155,7 +187,10 @@ class TestCasing:
         ("text", "truecased"),
         [
             ("my doctor is john smith.", "My doctor is John Smith."),
-            ("MY DOCTOR IS JOHN SMITH.", "my doctor is John Smith."),
+            ("MY DOCTOR IS JOHN SMITH.", "My doctor is John Smith."),
+            ("seen by emily x parker and k. moss", "Seen by Emily x Parker and K. Moss"),
+            ("he moved to port deborah, turkey", "He moved to Port Deborah, Turkey"),
+            ("SEEN WITH HER SON MARK TODAY", "Seen with her son Mark today"),
             ("My Doctor is john smith.", "My Doctor is john smith."),
             ("i spoke to nurse kelly", "I spoke to nurse Kelly"),
             ("zsofia parrish, called", "Zsofia Parrish, called"),
