@@ -186,6 +186,7 @@ def print_dataset(dataset: Dataset, measured: Sequence[Measured] = ()) -> None:
         ("legal basis", sheet.legal_basis or "not stated"),
         ("subjects", str(dataset.subjects)),
         ("records", str(dataset.records)),
+        ("columns", ", ".join(f"{name}: {role}" for name, role in sheet.columns.items())),
         ("labels", _counted(sheet.label_counts)),
         ("groups", _counted(sheet.groups)),
         ("searched", _searched(dataset)),

@@ -256,6 +256,7 @@ def ingest(
                 replacements=done.replacements,
                 cleaned=Counter(source.cleaned) + Counter(done.cleaned),
                 cleaning=intake.cleaning.declared,
+                columns=source.columns,
             ),
             lambda dataset: recorder.about_to_show(dataset, staging.held()),
         )

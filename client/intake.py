@@ -117,6 +117,20 @@ class Columns:
         return tuple(dict.fromkeys((*self.features, *self.categories)))
 
     @property
+    def roles(self) -> dict[str, str]:
+        """What each column is read for, by its name in the source: the schema of what is stored."""
+        one = ("subject", "text", "label", "group", "spans", "image", "consent", "purposes")
+        said = [(str(getattr(self, role)), role) for role in (*one, "legal_basis")]
+        said += [(name, "feature") for name in self.features]
+        said += [(name, "category") for name in self.categories]
+        said += [(name, "known, not stored") for name in self.known]
+        roles: dict[str, str] = {}
+        for name, role in said:
+            if name:
+                roles[name] = f"{roles[name]}; {role}" if name in roles else role
+        return roles
+
+    @property
     def wanted(self) -> tuple[str, ...]:
         """Everything to read, each once."""
         one = (self.subject, self.text, self.label, self.group, self.spans, self.image)

@@ -92,6 +92,7 @@ class SourceFile:
         empty_dropped: Rows left out because something is missing.
         left_out: Rows that may not be used, by reason.
         cleaned: Rows that cleaning changed or left out, by step.
+        columns: What each column was read for.
         subjects_with_several_records: How many subjects have more than one record.
     """
 
@@ -104,6 +105,7 @@ class SourceFile:
     empty_dropped: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     cleaned: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
     subjects_with_several_records: int = 0
     again: Callable[[], Iterator[tuple[LabelledRecord, str]]] = lambda: iter(())
 
@@ -206,6 +208,7 @@ class _Reader:
             empty_dropped=unfit.count,
             left_out=dict(left_out),
             cleaned=dict(cleaned),
+            columns=self._columns.roles,
             subjects_with_several_records=len(_repeated_values(subjects)),
             again=self._again,
         )

@@ -183,7 +183,7 @@ class _Bundle:
         elif reference:
             reference = reference.partition("/_history/")[0]
             base = url.removesuffix("/".join(url.split("/")[-2:]))
-            addresses = (reference, urljoin(base, reference) if base else "")
+            addresses = (reference, _joined(base, reference) if base else "")
             found = next((self._by_url[a] for a in addresses if a in self._by_url), None)
         if found is None:
             for key in _identifiers({"identifier": [_object(link).get("identifier")]}):
@@ -210,6 +210,13 @@ class _Bundle:
 
     def _malformed(self, place: str, reason: str) -> MalformedTable:
         return MalformedTable(f"{self._name}, {place}: {reason}", fix="export the bundle again")
+
+
+def _joined(base: str, reference: str) -> str:
+    try:
+        return urljoin(base, reference)
+    except ValueError:  # no address at all: it leads nowhere
+        return ""
 
 
 def _patient_columns(patient: Resource | None) -> dict[str, str]:

@@ -109,7 +109,13 @@ class SqlQuery:
         backend = url.get_backend_name()
         if backend == "sqlite" and not Path(url.database or "").is_file():
             raise NotFound("there is no such SQLite file", fix="check the path in the URL")
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+        try:
+            engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+        except ImportError as error:
+            raise NotFound(
+                f"the driver of {url.drivername} is not installed",
+                fix="install it, or name another, such as postgresql+psycopg",
+            ) from error
 
         @sqlalchemy.event.listens_for(engine, "connect")
         def _only_read(connection: Any, _record: Any) -> None:

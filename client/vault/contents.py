@@ -144,6 +144,7 @@ class Datasheet(Document):
         "row_terms": 3,
         "legal_bases": 3,
         "cleaned": 3,
+        "columns": 3,
         "cleaning": 3,
     }
 
@@ -172,6 +173,8 @@ class Datasheet(Document):
     """Whether some records may be used for less than the dataset as a whole (`Terms`)."""
     legal_bases: tuple[Name, ...] = ()
     """Legal bases of single records, beside the dataset's own."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """What each column of the source was read for (`client.intake.Columns.roles`)."""
     cleaned: dict[str, int] = Field(default_factory=dict)
     """Rows that a step of cleaning changed or left out, by step (`client.cleaning.steps`)."""
     cleaning: str = ""
@@ -193,6 +196,7 @@ class Provenance:
         replacements: Identifiers replaced, by kind.
         cleaned: Rows that cleaning changed or left out, by step.
         cleaning: The steps that were declared, as JSON.
+        columns: What each column of the source was read for.
     """
 
     deidentification_digest: str
@@ -204,6 +208,7 @@ class Provenance:
     replacements: Mapping[str, int] = field(default_factory=dict)
     cleaned: Mapping[str, int] = field(default_factory=dict)
     cleaning: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,7 @@ class Staging:
                 legal_bases=tuple(sorted(counts.legal_bases)),
                 cleaned=dict(provenance.cleaned),
                 cleaning=provenance.cleaning,
+                columns=dict(provenance.columns),
                 digest=digest_of(connection, self._id),
             )
             dataset = Dataset(self.name, self._version, sheet.digest, sheet, self._id)

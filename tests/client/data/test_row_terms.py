@@ -85,6 +85,10 @@ class TestUse:
         self.add(tmp_path, site, vault)
         sheet = vault.dataset("notes").datasheet
         assert (sheet.records, sheet.quarantined) == (4, {"no-consent": 1})
+        assert sheet.columns == {
+            "who": "subject", "what": "text", "kind": "label", "ok": "consent", "for": "purposes",
+            "basis": "legal_basis",
+        }  # fmt: skip
         assert (sheet.row_terms, sheet.legal_bases) == (True, ("public-task",))
         for purpose, basis, texts in (
             ("triage", "consent", {"one", "two"}),

@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 import pyarrow as arrow
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
 from audit.errors import ExitCode, FiduciaryError, MalformedInput, NotFound, Refused
@@ -150,6 +152,13 @@ def bundle(path: Path, *resources: Any, urls: dict[int, str] | None = None) -> F
     return FhirBundle(path)
 
 
+WORDS = (
+    "id", "identifier", "name", "given", "family", "telecom", "address", "line", "subject",
+    "content", "attachment", "data", "contentType", "url", "reference", "note", "text", "valueString", "type",
+    "coding", "code", "category", "contained", "status",
+)  # fmt: skip
+
+
 class TestFhirBundle:
     def test_a_document_comes_with_what_names_its_patient(self, tmp_path: Path) -> None:
         source = bundle(tmp_path / "b.json", PATIENT, document("Schön hier.", charset="latin-1"))
@@ -254,6 +263,34 @@ class TestFhirBundle:
         with pytest.raises(MissingColumns, match="no column 'note'"):
             values(bundle(tmp_path / "b.json", PATIENT, document("x")), "note")
 
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from(WORDS), inner, max_size=5)
+            ),
+            max_leaves=25,
+        ),
+        st.sampled_from(["Patient", "DocumentReference", "Observation", "Binary"]),
+        st.sampled_from(["http://[", "#", "urn:uuid:", "Patient/p1", "/_history/", "../.."]),
+    )
+    def test_any_resource_is_read_or_refused_in_words(
+        self, tmp_path_factory: pytest.TempPathFactory, inner: Any, kind: str, reference: str
+    ) -> None:
+        resource = dict.fromkeys(WORDS, inner) | {"resourceType": kind}
+        note = document("text", subject={"reference": reference})
+        folder = tmp_path_factory.mktemp("fuzzed", numbered=True)
+        source = bundle(
+            folder / "b.json", resource, PATIENT, note, urls={2: "http://[x/DocumentReference/1"}
+        )
+        try:
+            found = values(source, "subject", "text", "name", "address", "type")
+        except MalformedTable:
+            return
+        assert all(isinstance(value, str) for row in found for value in row)
+
     def test_a_folder_is_read_bundle_by_bundle(self, tmp_path: Path) -> None:
         bundle(tmp_path / "1.json", PATIENT, document("one"))
         bundle(tmp_path / "2.json", PATIENT | {"id": "p2"}, document("two"))
@@ -321,6 +358,10 @@ class TestSqlQuery:
         with pytest.raises(kind, match=message) as caught:
             SqlQuery(url, "SELECT 1")
         assert "hunter2" not in str(caught.value)
+
+    def test_a_driver_that_is_not_there_is_named(self) -> None:
+        with pytest.raises(NotFound, match=r"driver of mysql\+mysqldb"):
+            values(SqlQuery("mysql+mysqldb://reader@127.0.0.1/d", "SELECT 1 AS who"), "who")
 
     def test_no_file_no_rows_no_query(self, database: Path) -> None:
         with pytest.raises(NotFound, match="no such SQLite file"):
