@@ -154,8 +154,8 @@ def bundle(path: Path, *resources: Any, urls: dict[int, str] | None = None) -> F
 
 WORDS = (
     "id", "identifier", "name", "given", "family", "telecom", "address", "line", "subject",
-    "content", "attachment", "data", "contentType", "url", "reference", "note", "text", "valueString", "type",
-    "coding", "code", "category", "contained", "status",
+    "content", "attachment", "data", "contentType", "url", "reference", "note", "text",
+    "valueString", "type", "coding", "code", "category", "contained", "status",
 )  # fmt: skip
 
 
