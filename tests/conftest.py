@@ -68,3 +68,9 @@ def the_same_subjects_are_held_out() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FileKeyManager, "generate_data_key", generate_data_key)
         yield
+
+
+@pytest.fixture
+def secrets_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites made from now on share no secret: for tests of what differs between two of them."""
+    monkeypatch.setitem(globals(), "_SETTLED", frozenset())

@@ -190,6 +190,7 @@ class TestSecrecy:
         for path in site.paths.root.glob("vault.sqlite*"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
 
+    @pytest.mark.usefixtures("secrets_of_their_own")
     def test_pseudonyms_differ_between_sites_and_forgive_space(
         self, site: Site, vault: Vault, tmp_path: Path
     ) -> None:
@@ -423,6 +424,7 @@ class TestErasure:
 
 
 class TestKeyring:
+    @pytest.mark.usefixtures("secrets_of_their_own")
     def test_without_the_keyring_nothing_opens(
         self, site: Site, vault: Vault, tmp_path: Path
     ) -> None:
