@@ -21,7 +21,7 @@ from compliance.recall_views import NoticeKind, NoticeView
 from compliance.service.errors import enforce
 from compliance.service.registry import Transaction
 from compliance.service.release_tables import NoticeRow, RecallRow
-from compliance.service.release_views import state_of
+from compliance.service.release_views import FORGOTTEN, state_of
 from compliance.service.tables import GrantRow, ReleaseRow
 
 
@@ -82,9 +82,9 @@ def notify_grantees(
 def recall_of(session: Session, release_id: str) -> rules.Recall | None:
     """What the rules need of a recall; None where the release was not recalled."""
     row = session.get(RecallRow, release_id)
-    return (
-        None if row is None else rules.Recall(datetime.fromisoformat(row.recalled_at), row.reason)
-    )
+    if row is None:
+        return None
+    return rules.Recall(datetime.fromisoformat(row.recalled_at), row.reason or FORGOTTEN)
 
 
 def notice_view(row: NoticeRow) -> NoticeView:
@@ -94,7 +94,7 @@ def notice_view(row: NoticeRow) -> NoticeView:
         release_id=row.release_id,
         recipient=row.recipient,
         kind=cast(NoticeKind, row.kind),
-        reason=row.reason,
+        reason=row.reason or FORGOTTEN,
         issued_at=row.issued_at,
         position=row.position,
         acknowledged_at=row.acknowledged_at,

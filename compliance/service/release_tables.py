@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from compliance.service.sealed_columns import SealedColumns, SealedText
 from compliance.service.tables import Base
 
 _NAME: Final = String(70)
@@ -53,19 +54,19 @@ class AliasMoveRow(Base):
     moved_at: Mapped[str] = mapped_column(_TIME)
 
 
-class RecallRow(Base):
+class RecallRow(SealedColumns, Base):
     """That a release was recalled. Written once; nothing takes it back."""
 
     __tablename__ = "recalls"
 
     release_id: Mapped[str] = mapped_column(ForeignKey("releases.release_id"), primary_key=True)
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(SealedText("recalls.reason"))
     recalled_by: Mapped[str] = mapped_column(_NAME)
     recalled_at: Mapped[str] = mapped_column(_TIME)
     position: Mapped[int] = mapped_column(_POSITION, unique=True)
 
 
-class NoticeRow(Base):
+class NoticeRow(SealedColumns, Base):
     """What a holder of a release must be told, and whether they said that they know."""
 
     __tablename__ = "notices"
@@ -74,7 +75,7 @@ class NoticeRow(Base):
     release_id: Mapped[str] = mapped_column(ForeignKey("releases.release_id"))
     recipient: Mapped[str] = mapped_column(ForeignKey("principals.name"))
     kind: Mapped[str] = mapped_column(String(40))
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(SealedText("notices.reason"))
     issued_at: Mapped[str] = mapped_column(_TIME)
     position: Mapped[int] = mapped_column(_POSITION, unique=True)
     acknowledged_at: Mapped[str | None] = mapped_column(_TIME)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,6 +15,9 @@ from compliance.resources import GrantView, RecallView, ReleaseState, ReleaseVie
 from compliance.service.filing import load_rows, parse_envelope
 from compliance.service.release_tables import GrantLimitRow, RecallRow
 from compliance.service.tables import GrantRow, ReleaseRow, StatementRow
+
+FORGOTTEN: Final = "(forgotten)"
+"""What is shown of a reason whose key was destroyed."""
 
 
 def release_row(session: Session, release_id: str) -> ReleaseRow:
@@ -66,7 +69,7 @@ def grant_view(row: GrantRow, limit: GrantLimitRow | None) -> GrantView:
 def recall_view(row: RecallRow) -> RecallView:
     """What is shown of a recall."""
     return RecallView(
-        reason=row.reason,
+        reason=row.reason or FORGOTTEN,
         recalled_by=row.recalled_by,
         recalled_at=row.recalled_at,
         position=row.position,

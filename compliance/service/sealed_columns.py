@@ -26,6 +26,7 @@ class RequesterRow(SealedColumns, Base):
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
 
@@ -48,6 +49,35 @@ _keys: WeakKeyDictionary[Dialect, DataKeys] = WeakKeyDictionary()
 def use_keys(engine: Engine, keys: DataKeys) -> None:
     """Let the sealed columns of this engine's database use these keys. Safe to repeat."""
     _keys[engine.dialect] = keys
+
+
+def keys_of(connection: Connection) -> DataKeys:
+    """The keys that sealed columns of a database use, for a revision that moves cells."""
+    return _keys[connection.dialect]
+
+
+def seal_cell(
+    connection: Connection, place: str, key_name: str, row: list[Any], value: str
+) -> bytes:
+    """A cell as the ORM would write it, for a revision: it imports no model.
+
+    Args:
+        connection: Of the database that the cell is for.
+        place: `<table>.<column>`.
+        key_name: The data key that seals it.
+        row: The row's primary key.
+        value: What to seal.
+    """
+    return _seal(place, key_name, row, value, keys_of(connection))
+
+
+def open_cell(connection: Connection, place: str, cell: bytes) -> str | None:
+    """What a cell holds; None when its key was destroyed.
+
+    Raises:
+        VerificationFailed: When the cell was changed, or belongs to another column.
+    """
+    return _open(place, cell, keys_of(connection))
 
 
 class _Opened(str):
@@ -121,6 +151,7 @@ class SealedColumns:
         return f"column:{place}"
 
 
+@cache
 def sealed_attributes(mapper: Mapper[Any]) -> dict[str, str]:
     """The attributes of a mapped class that are sealed, with their places."""
     return {

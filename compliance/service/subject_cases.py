@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes
 from audit.errors import NotFound
-from audit.keyring import Keyring
 from audit.statement import SignedStatement, sign_statement
 from compliance import rules
 from compliance.rules import subject_requests as machine
@@ -66,7 +64,6 @@ REPLAY_WINDOW: Final = timedelta(hours=1)
 
 CODE_DIGITS: Final = 8
 _RECEIPT_BYTES: Final = 20
-_NONCE_BYTES: Final = 12
 
 
 @dataclass
@@ -250,7 +247,7 @@ def file_case(
     ]
     session.add_all(parts)
     if body.email is not None:
-        row.contact = seal_for(transaction.registry.keyring, body.request_id, body.email)
+        row.contact = body.email
     return Case(row, parts), True
 
 
@@ -474,36 +471,15 @@ def write_mail(transaction: Transaction, case: Case, purpose: str, *, code: str 
     """Leave a message for the subject, where there is an address; it is sent after the change."""
     if case.row.contact is None:
         return
-    text = code or purpose
-    sealed = seal_for(transaction.registry.keyring, case.row.request_id, text)
-    transaction.session.add(
+    session = transaction.session
+    session.flush()  # changes come one after another, so that nobody else takes the number
+    last = session.scalar(select(func.max(CaseMailRow.id))) or 0
+    session.add(
         CaseMailRow(
+            id=last + 1,
             request_id=case.row.request_id,
             purpose=purpose,
             written_at=transaction.time,
-            sealed=sealed,
+            sealed=code or purpose,
         )
     )
-
-
-def key_name(request_id: str) -> str:
-    """The data key of what is kept of a subject while a request lasts."""
-    return f"subject-request:{request_id}"
-
-
-def seal_for(keyring: Keyring, request_id: str, text: str) -> bytes:
-    """Encrypt what must be known of a subject while the request lasts."""
-    key = keyring.generate_data_key(key_name(request_id))
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    return nonce + AESGCM(key).encrypt(nonce, text.encode(), request_id.encode())
-
-
-def open_for(keyring: Keyring, request_id: str, sealed: bytes) -> str:
-    """Decrypt it.
-
-    Raises:
-        NotFound: When it was forgotten.
-    """
-    key = keyring.data_key(key_name(request_id))
-    nonce, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-    return AESGCM(key).decrypt(nonce, text, request_id.encode()).decode()

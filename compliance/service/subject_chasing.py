@@ -19,7 +19,7 @@ from typing import Final
 
 from sqlalchemy import select
 
-from audit.errors import FiduciaryError, NotFound, Unreachable
+from audit.errors import FiduciaryError, Unreachable
 from compliance.rules import subject_requests as machine
 from compliance.rules.subject_requests import WAITING, WITHOUT_IDENTITY
 from compliance.service.background import beside
@@ -31,16 +31,14 @@ from compliance.service.subject_cases import (
     CODE_LIFE,
     Case,
     advance,
-    key_name,
     load_case,
     object_name,
-    open_for,
     parts_of,
     write_mail,
 )
 from compliance.service.subject_messages import message
 from compliance.service.subject_settings import SubjectSettings, subject_settings
-from compliance.service.subject_tables import CaseMailRow, CasePartRow, CaseRow
+from compliance.service.subject_tables import CaseMailRow, CasePartRow, CaseRow, key_name
 from compliance.statements import format_time
 
 CHECK_SECONDS: Final = 60.0
@@ -141,14 +139,9 @@ def _send(registry: Registry, settings: SubjectSettings, mailer: Mailer, done: C
             if row is None:
                 continue
             case = Case(session.get_one(CaseRow, row.request_id), parts_of(session, row.request_id))
+            recipient, text = case.row.contact, row.sealed
             session.expunge_all()
-        if case.row.contact is None or _is_stale(row, registry.clock()):
-            _drop(registry, row, "not-sent")
-            continue
-        try:
-            recipient = open_for(registry.keyring, row.request_id, case.row.contact)
-            text = open_for(registry.keyring, row.request_id, row.sealed)
-        except NotFound:
+        if recipient is None or text is None or _is_stale(row, registry.clock()):
             _drop(registry, row, "not-sent")
             continue
         try:

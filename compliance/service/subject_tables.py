@@ -12,6 +12,7 @@ from typing import Final
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from compliance.service.sealed_columns import SealedColumns, SealedText
 from compliance.service.tables import Base
 
 _DIGEST: Final = String(71)
@@ -22,7 +23,12 @@ _REQUEST: Final = String(32)
 _POSITION: Final = BigInteger().with_variant(Integer, "sqlite")
 
 
-class CaseRow(Base):
+def key_name(request_id: str) -> str:
+    """The data key of what is kept of a subject while a request lasts."""
+    return f"subject-request:{request_id}"
+
+
+class CaseRow(SealedColumns, Base):
     """One request of one data subject."""
 
     __tablename__ = "subject_cases"
@@ -48,11 +54,16 @@ class CaseRow(Base):
     finished_at: Mapped[str | None] = mapped_column(_TIME)
     ground: Mapped[str] = mapped_column(String(64), default="")
     notice: Mapped[str] = mapped_column(Text, default="")
-    contact: Mapped[bytes | None] = mapped_column(LargeBinary)
+    contact: Mapped[str | None] = mapped_column(SealedText("subject_cases.contact"), deferred=True)
+    """An address for mail; not there any more once its key was destroyed."""
     code_hash: Mapped[str | None] = mapped_column(_HASH)
     code_expires_at: Mapped[str | None] = mapped_column(_TIME)
     code_tries: Mapped[int] = mapped_column(Integer, default=0)
     codes_sent: Mapped[int] = mapped_column(Integer, default=0)
+
+    def sealing_key(self, place: str) -> str:  # noqa: ARG002  one key for all of a request
+        """What is destroyed so that the address is forgotten."""
+        return key_name(self.request_id)
 
     __table_args__ = (
         Index("subject_cases_by_deadline", "finished_at", "due_at", "request_id"),
@@ -84,16 +95,24 @@ class CasePartRow(Base):
     __table_args__ = (Index("subject_case_parts_by_site", "site", "state"),)
 
 
-class CaseMailRow(Base):
+class CaseMailRow(SealedColumns, Base):
     """A message to a subject, encrypted until it is sent and forgotten then."""
 
     __tablename__ = "subject_case_mail"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    """Given by who writes it: the sealed cell is bound to it."""
     request_id: Mapped[str] = mapped_column(ForeignKey("subject_cases.request_id"), index=True)
     purpose: Mapped[str] = mapped_column(String(20))
     written_at: Mapped[str] = mapped_column(_TIME)
-    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    sealed: Mapped[str | None] = mapped_column(
+        SealedText("subject_case_mail.sealed"), nullable=False
+    )
+    """The code that it tells, or else its purpose."""
+
+    def sealing_key(self, place: str) -> str:  # noqa: ARG002  one key for all of a request
+        """What is destroyed so that the message is forgotten."""
+        return key_name(self.request_id)
 
 
 class SiteSealingKeyRow(Base):

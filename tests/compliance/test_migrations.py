@@ -14,7 +14,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import Connection, inspect, select, text
 from typer.testing import CliRunner
 
 from audit.errors import Conflict, NotFound
@@ -30,6 +31,7 @@ from compliance.service.folder import (
     open_registry,
 )
 from compliance.service.registry import Registry
+from compliance.service.release_tables import NoticeRow, RecallRow
 from compliance.service.schema import (
     make_tables,
     migrate,
@@ -37,7 +39,10 @@ from compliance.service.schema import (
     newest_revision,
     plan_migration,
 )
+from compliance.service.subject_tables import CaseMailRow, CaseRow
+from tests.compliance.federation import Consumer, Coordinator
 from tests.compliance.running import Clock, running
+from tests.compliance.subjects import ADDRESS, Desk, configure, filed_by_officer
 from tests.compliance.test_one_transaction import every_write
 from tests.postgresql import MISSING, PostgresServer, find_programs, running_server
 
@@ -232,6 +237,77 @@ def test_rows_survive_the_way_up_and_down(
             (f"revision:{new}", {"from": old, "to": new, "steps": [new]}),
             (f"revision:{old}", {"from": new, "to": old, "steps": [new]}),
         ]
+
+
+def test_texts_are_sealed_on_the_way_up_and_clear_on_the_way_down(
+    folder: Folder, clock: Clock, tmp_path: Path
+) -> None:
+    reason, request, forgotten = "records that had to be erased", "a" * 32, "b" * 32
+    with running(folder.path, clock) as service:
+        configure(service)
+        coordinator = Coordinator(service)
+        coordinator.register()
+        north = coordinator.welcome("north")
+        Desk(service, north)
+        plan_id = coordinator.approved_plan()
+        coordinator.run(plan_id, north)
+        release = coordinator.release(plan_id)
+        coordinator.api.submit_release(release.manifest, sealed_key=release.sealed_key)
+        coordinator.api.upload_release(release.release_id, release.file(tmp_path))
+        officer, desk = service.as_("officer"), Consumer(service)
+        officer.approve_release(release.release_id)
+        officer.grant(
+            release.release_id,
+            desk.name,
+            public_key=desk.public_key,
+            purpose="triage",
+            expires_at="2026-11-03T09:00:00Z",
+        )
+        officer.recalls.recall(release.release_id, reason=reason)
+        for one in (request, forgotten):
+            filed_by_officer(service, "north", request_id=one, email=ADDRESS)
+
+    def raw(registry: Registry) -> list[Any]:
+        queries = (
+            "SELECT reason FROM recalls",
+            "SELECT reason FROM notices",
+            "SELECT contact FROM subject_cases ORDER BY request_id",
+            "SELECT sealed FROM subject_case_mail ORDER BY request_id",
+        )
+        with registry.reading() as session:
+            return [cell for query in queries for cell in session.scalars(text(query))]
+
+    def told(registry: Registry) -> list[str | None]:
+        with registry.reading() as session:
+            recall = session.scalars(select(RecallRow)).one()
+            notice = session.scalars(select(NoticeRow)).one()
+            case = session.get_one(CaseRow, request)
+            mail = session.scalars(select(CaseMailRow).where(CaseMailRow.request_id == request))
+            return [recall.reason, notice.reason, case.contact, mail.one().sealed]
+
+    with loaded(folder, clock) as registry:
+        assert told(registry) == [reason, reason, ADDRESS, "received"]
+        cells = [bytes(cell) for cell in raw(registry)]
+        assert all(reason.encode() not in cell and ADDRESS.encode() not in cell for cell in cells)
+
+        migrate(registry, "0011")
+        clear = raw(registry)
+        assert clear[:2] == [reason, reason]
+        key = registry.keyring.data_key(f"subject-request:{request}")
+        opened = [
+            AESGCM(key).decrypt(cell[:12], cell[12:], request.encode()).decode()
+            for cell in map(bytes, (clear[2], clear[4]))
+        ]
+        assert opened == [ADDRESS, "received"]
+        assert len(clear) == 6
+
+        registry.keyring.destroy(f"subject-request:{forgotten}")
+        migrate(registry)
+        assert told(registry) == [reason, reason, ADDRESS, "received"]
+        assert raw(registry)[3] is None  # an address that was forgotten stays so
+        assert len(raw(registry)) == 5  # and its message is gone
+        with registry.database.engine.connect() as connection:
+            assert differences(connection) == []
 
 
 def test_a_step_that_fails_leaves_the_database_as_it_was(
