@@ -141,6 +141,8 @@ def print_added(result: IngestResult, source: SourceFile) -> None:
         notes.append(f"{count} rows cleaned: {step}")
     for reason, count in sorted(sheet.quarantined.items()):
         notes.append(f"{count} rows kept out: {reason}")
+    if sheet.quarantined:
+        notes.append(f"see them, and resolve them: client data quarantine list {dataset.name}")
     if result.resumed:
         notes.append("went on where an interrupted ingest had stopped")
     if result.interrupted_ingests_removed:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from audit.errors import ExitCode, MalformedInput, NotFound
 from audit.terminal import err, out, print_json
+from client import quarantine_cli
 from client.dataset_views import (
     described,
     print_dataset,
@@ -34,6 +35,8 @@ Records are **de-identified first** and stored encrypted, each under the key of 
 text as you have it is never written to the site's folder and never leaves this machine.
 """,
 )
+
+app.add_typer(quarantine_cli.app, name="quarantine")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset.", show_default=False)]
 

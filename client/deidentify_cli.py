@@ -163,6 +163,7 @@ def review(
     from client.deidentification.pipeline import Deidentifier
     from client.deidentification.policy import read_replacement_policy
     from client.intake import Columns, Intake
+    from client.quarantine import cleaning_of
     from client.recall import review as reviewing
     from client.recall.kept import Measured, Measurements, SealedFolder
     from client.recall.review_screen import look_through
@@ -208,7 +209,12 @@ def review(
                 known=tuple(known or usual.get("known", ())),
                 content="language",
             ),
-            Intake(dataset, drop_duplicates=True, drop_empty=True),
+            Intake(
+                dataset,
+                drop_duplicates=True,
+                drop_empty=True,
+                cleaning=cleaning_of(reviewed),
+            ),
         )
         with progress("finding what is found", len(session.drawn)) as advance:
             rows = reviewing.rows_of(

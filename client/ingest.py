@@ -16,9 +16,10 @@ Options weighed: docs/adr/0042-sources.md.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -44,6 +45,7 @@ from client.source_parts import PART_CHARACTERS, batches
 from client.subject_trail import READMITTED, JournalWriter, record_ingested
 from client.table_rows import TableDeidentifier
 from client.vault import Content, Dataset, Done, HeldSubject, Provenance, Record, Staging, Vault
+from client.vault.quarantine import KeptOut, row_digest
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def ingest(
     progress: Callable[[int, int], None] | None = None,
     part_characters: int = PART_CHARACTERS,
     reveal: Reveal | None = None,
+    columns: Columns | None = None,
 ) -> IngestResult:
     """De-identify, seal and publish a checked source.
 
@@ -202,6 +205,7 @@ def ingest(
         progress: Told how many records are done, of how many.
         part_characters: How much of the source may be in memory at once.
         reveal: To whom originals are sealed; None: they are forgotten.
+        columns: As the source was read; remembered of rows that are kept out.
 
     Raises:
         Conflict: When the dataset exists, another ingest runs, or the source changed meanwhile.
@@ -222,12 +226,12 @@ def ingest(
                 cleaned.update(steps)
             outcomes = deidentifier.deidentify([record.source for record in records])
             kept: list[Record] = []
-            quarantined: Counter[str] = Counter()
+            kept_out: list[KeptOut] = []
             replaced: Counter[str] = Counter()
             for record, outcome in zip(records, outcomes, strict=True):
                 stored = _stored(vault, source.content, record, outcome, reveal)
                 if isinstance(stored, Quarantined):
-                    quarantined[stored.counted_as] += 1
+                    kept_out.append(_kept_out(vault, record, stored, columns))
                 else:
                     kept.append(stored.record)
                     replaced.update(stored.replaced)
@@ -237,10 +241,11 @@ def ingest(
                     reached=batch[-1].pseudonym,
                     rows=sum(len(one.records) for one in batch),
                     repeated=sum(one.repeated for one in batch),
-                    quarantined=quarantined,
+                    quarantined=Counter(entry.reason for entry in kept_out),
                     replacements=replaced,
                     cleaned=cleaned,
                 ),
+                kept_out,
             )
             done = staging.done
             if progress is not None:
@@ -265,6 +270,17 @@ def ingest(
         source.subjects_with_several_records,
         staging.leftovers_removed,
         resumed=resumed,
+    )
+
+
+def _kept_out(
+    vault: Vault, record: LabelledRecord, why: Quarantined, columns: Columns | None
+) -> KeptOut:
+    return KeptOut(
+        vault.pseudonym(record.source.subject),
+        why.counted_as,
+        row_digest(record.source.text),
+        {} if columns is None else json.loads(json.dumps(asdict(columns))),
     )
 
 

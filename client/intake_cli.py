@@ -346,6 +346,7 @@ def add(
                     recorder,
                     advance,
                     reveal=policy.reveal,
+                    columns=columns,
                 )
     if json:
         print_json(described(result.dataset) | {"source": source_counts(checked)})

@@ -145,7 +145,7 @@ class Session:
 
     def marks_of(self, row: Row) -> Marks | None:
         """What was said of a row; None when nobody looked at it."""
-        stored, marks = self.marks.get(row.subject, ("", Marks()))
+        stored, marks = self.marks.get(row.subject, (None, Marks()))
         return marks if stored == row.stored else None
 
     def mark(self, row: Row, marks: Marks) -> None:

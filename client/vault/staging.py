@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from audit.errors import Conflict, Refused
-from client.vault import sealing
+from client.vault import quarantine, sealing
 from client.vault.contents import (
     SEARCH_OF_CONTENT,
     Content,
@@ -33,6 +33,7 @@ from client.vault.contents import (
     Provenance,
     Record,
 )
+from client.vault.quarantine import KeptOut
 from client.vault.store import Vault
 from client.vault.tables import digest_of
 from compliance.statements import utc_now
@@ -113,12 +114,18 @@ class Staging:
         finally:
             os.close(self._lock)
 
-    def add(self, records: Iterable[Record], more: Done | None = None) -> int:
+    def add(
+        self,
+        records: Iterable[Record],
+        more: Done | None = None,
+        kept_out: Iterable[KeptOut] = (),
+    ) -> int:
         """Seal and store a batch, durably; rows of erased subjects are counted and left out.
 
         Args:
             records: The batch.
             more: What was done for it, and how far the work has come with it; stored with it.
+            kept_out: Rows of it that may not be stored.
 
         Returns:
             How many were stored.
@@ -144,6 +151,15 @@ class Staging:
                 )
                 position += 1
                 stored += 1
+            number = quarantine.next_number(connection, self._id)
+            for entry in kept_out:
+                erased = connection.execute(
+                    "SELECT 1 FROM erased_subjects WHERE subject = ?", (entry.subject,)
+                ).fetchone()
+                if not erased:
+                    key = self._vault.ensure_key(connection, entry.subject)
+                    quarantine.insert(connection, self._id, key, number, entry)
+                    number += 1
             done = self.done.plus(replace(more or Done(), erased_rows=erased_rows))
             if self._work:
                 self._vault.store_progress(connection, self._id, self._work, done)

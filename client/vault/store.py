@@ -22,7 +22,7 @@ import os
 import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,7 @@ from typing import Self
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, VerificationFailed
 from audit.log import subject_key_name
-from client.vault import sealing
+from client.vault import quarantine, sealing
 from client.vault.contents import (
     ANY_USE,
     Content,
@@ -49,6 +49,7 @@ from client.vault.contents import (
 )
 from client.vault.erasing import describe_without, rows_of
 from client.vault.excluding import Exclusion, exclusions
+from client.vault.quarantine import KeptOut
 from client.vault.tables import ReadyDataset, configure, digest_of
 from compliance.statements import utc_now
 
@@ -250,6 +251,97 @@ class Vault:
             "INSERT OR REPLACE INTO ingest_progress VALUES (?, ?)", (dataset_id, sealed)
         )
 
+    def kept_out(self, name: str) -> list[KeptOut]:
+        """What an ingest kept out of a dataset and nobody resolved, by number.
+
+        Raises:
+            NotFound: When there is no such dataset.
+            VerificationFailed: When an entry was altered.
+        """
+        dataset_id = self._ready(name).id
+        return [
+            quarantine.opened(key, dataset_id, number, subject, sealed)
+            for number, subject, sealed in quarantine.rows(self._connection, dataset_id)
+            if (key := self._existing_key(subject)) is not None
+        ]
+
+    def discard_kept_out(self, name: str, number: int) -> None:
+        """Forget a row that was kept out; the datasheet goes on counting it.
+
+        Raises:
+            NotFound: When there is no such dataset or row.
+        """
+        dataset_id = self._ready(name).id
+        with self.transaction() as connection:
+            if not quarantine.delete(connection, dataset_id, number):
+                raise no_such_row(name, number)
+
+    def release_kept_out(
+        self,
+        name: str,
+        number: int,
+        record: Record,
+        replaced: Mapping[str, int],
+        announce: Callable[[Dataset, HeldSubject], None],
+    ) -> Dataset:
+        """Add a record to a dataset in place of a row that was kept out of it.
+
+        Args:
+            name: The dataset.
+            number: The row.
+            record: What it became; of the row's own subject.
+            replaced: Identifiers replaced in it, by kind.
+            announce: Writes the journal's entries before anything is visible; when it raises, the
+                dataset stays as it was.
+
+        Raises:
+            NotFound: When there is no such dataset or row.
+            Refused: When the subject was erased meanwhile.
+        """
+        row = self._ready(name)
+        with self.transaction() as connection:
+            entry = next((one for one in self.kept_out(name) if one.number == number), None)
+            if entry is None or entry.subject != record.subject:
+                raise no_such_row(name, number)
+            quarantine.delete(connection, row.id, number)
+            (last,) = connection.execute(
+                "SELECT max(position) FROM records WHERE dataset = ?", (row.id,)
+            ).fetchone()
+            position = 0 if last is None else int(last) + 1
+            key = self.ensure_key(connection, record.subject)
+            connection.execute(
+                "INSERT INTO records VALUES (?, ?, ?, ?)",
+                (
+                    row.id,
+                    position,
+                    record.subject,
+                    sealing.seal_record(key, row.id, position, record),
+                ),
+            )
+            sheet = self._dataset_of(row).datasheet
+            counts = self.count(row.id, sheet.content)
+            left = Counter(sheet.quarantined)
+            left.subtract([entry.reason])
+            sheet = sheet.model_copy(
+                update={
+                    "label_counts": dict(counts.labels),
+                    "groups": dict(counts.groups),
+                    "records": counts.records,
+                    "subjects": counts.subjects,
+                    "row_terms": counts.row_terms,
+                    "legal_bases": tuple(sorted(counts.legal_bases)),
+                    "quarantined": {why: count for why, count in left.items() if count > 0},
+                    "replacements": dict(Counter(sheet.replacements) + Counter(replaced)),
+                    "digest": digest_of(connection, row.id),
+                }
+            )
+            dataset = Dataset(row.name, row.version, sheet.digest, sheet, row.id)
+            generation = self.generations()[record.subject]
+            announce(dataset, HeldSubject(record.subject, generation, 1))
+            sealed = self.sealed_datasheet(row.id, row.name, row.version, sheet)
+            connection.execute("UPDATE datasets SET datasheet = ? WHERE id = ?", (sealed, row.id))
+        return dataset
+
     def split_secret(self) -> bytes:
         """The site's secret for the held-out split by subject (`client.learning.data`)."""
         return self._keys.secret("held-out-split")
@@ -429,6 +521,7 @@ class Vault:
                 raise _unknown_subject()
             touched = rows_of(connection, subject, self._existing_key(subject))
             connection.execute("DELETE FROM records WHERE subject = ?", (subject,))
+            connection.execute("DELETE FROM kept_out WHERE subject = ?", (subject,))
             for going in touched:
                 describe_without(connection, going, self._datasheet_key())
             connection.execute(
@@ -456,6 +549,14 @@ class Vault:
     def _truncate_write_ahead_log(self) -> None:
         """Empty the -wal file, so that deleted rows do not linger in it as ciphertext."""
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def no_such_row(name: str, number: int) -> NotFound:
+    """Of a dataset, no such row waits."""
+    return NotFound(
+        f"no row {number} of {name!r} waits: it was resolved, or its subject erased",
+        fix="`client data quarantine list` shows what waits",
+    )
 
 
 def _unknown_subject() -> NotFound:

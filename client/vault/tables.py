@@ -6,7 +6,7 @@ import sqlite3
 from typing import NamedTuple
 
 from audit.errors import VerificationFailed
-from client.vault import sealing
+from client.vault import quarantine, sealing
 
 FORMAT = "fiduciary.vault/1"
 
@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS erased_subjects (
 );
 """
 
-LATER_SCHEMA = """
+LATER_SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS excluded_subjects (
     subject TEXT PRIMARY KEY,
     request TEXT NOT NULL,
@@ -50,6 +51,8 @@ CREATE TABLE IF NOT EXISTS ingest_progress (
     sealed BLOB NOT NULL
 );
 """
+    + quarantine.TABLE
+)
 """Tables that an earlier vault lacks; they are made when it is opened, and change nothing else."""
 
 
@@ -102,7 +105,7 @@ def configure(connection: sqlite3.Connection) -> None:
 
 
 def _has_later_tables(connection: sqlite3.Connection) -> bool:
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'ingest_progress'"
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'kept_out'"
     return connection.execute(query).fetchone() is not None
 
 
