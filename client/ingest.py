@@ -229,7 +229,7 @@ def ingest(
             kept_out: list[KeptOut] = []
             replaced: Counter[str] = Counter()
             for record, outcome in zip(records, outcomes, strict=True):
-                stored = _stored(vault, source.content, record, outcome, reveal)
+                stored = stored_form(vault, source.content, record, outcome, reveal)
                 if isinstance(stored, Quarantined):
                     kept_out.append(_kept_out(vault, record, stored, columns))
                 else:
@@ -284,20 +284,29 @@ def _kept_out(
     )
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """A record for the vault, and how many findings of each kind were replaced in it."""
 
     record: Record
     replaced: Mapping[str, int]
 
 
-def _stored(
+def stored_form(
     vault: Vault,
     content: Content,
     record: LabelledRecord,
     outcome: Outcome,
     reveal: Reveal | None,
-) -> _Stored | Quarantined:
+) -> Stored | Quarantined:
+    """What the vault holds of a record, or why it may not.
+
+    Args:
+        vault: Makes the subject's pseudonym.
+        content: What the records are.
+        record: The record.
+        outcome: What the pipeline made of it.
+        reveal: To whom originals are sealed; None: they are forgotten.
+    """
     if isinstance(outcome, Quarantined):
         return outcome
     label = record.label
@@ -309,4 +318,4 @@ def _stored(
     subject = vault.pseudonym(record.source.subject)
     originals = "" if reveal is None else seal_originals(outcome.originals, reveal.key, subject)
     sealed = Record(subject, outcome.text, label, record.group, record.terms, originals)
-    return _Stored(sealed, outcome.replaced)
+    return Stored(sealed, outcome.replaced)

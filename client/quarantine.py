@@ -19,13 +19,14 @@ from audit.errors import MalformedInput, NotFound, Refused
 from audit.log import Entry
 from client.cleaning.settings import NO_CLEANING, Cleaning
 from client.deidentification.pipeline import Outcome, Quarantined, Reason
-from client.ingest import RecordDeidentifier
+from client.deidentification.policy import Reveal
+from client.ingest import RecordDeidentifier, stored_form
 from client.intake import Columns, Intake, LabelledRecord
 from client.recall.review import Marks, Row
 from client.source_file import read_source
 from client.sources.source import Source
 from client.subject_trail import JournalWriter, record_ingested
-from client.vault import Dataset, HeldSubject, Record, Vault
+from client.vault import Dataset, HeldSubject, Vault
 from client.vault.quarantine import KeptOut, row_digest
 from client.vault.store import no_such_row
 
@@ -140,6 +141,7 @@ def release(
     entry: KeptOut,
     found: Found,
     outcome: Outcome,
+    reveal: Reveal | None = None,
 ) -> Dataset:
     """Add what became of a row to its dataset.
 
@@ -151,6 +153,7 @@ def release(
         entry: Which row.
         found: The row, with what was cut out of it.
         outcome: What the pipeline made of that.
+        reveal: To whom originals are sealed; None: they are forgotten.
 
     Raises:
         Refused: When the pipeline keeps it out again, or rows of this kind cannot be released.
@@ -161,9 +164,10 @@ def release(
             f"a row of {dataset.datasheet.content} cannot be released",
             fix="mend the source, and add the dataset again with --replace",
         )
-    if isinstance(outcome, Quarantined):
+    stored = stored_form(vault, dataset.datasheet.content, found.record, outcome, reveal)
+    if isinstance(stored, Quarantined):
         raise Refused(
-            f"the row is kept out again: {outcome.counted_as}",
+            f"the row is kept out again: {stored.counted_as}",
             fix="cut out more of it, discard it, or mend the source",
         )
 
@@ -171,10 +175,9 @@ def release(
         record_ingested(journal, actor, changed, [held])
         journal.record(_entry(actor, RELEASED, changed, entry, {"digest": changed.digest}))
 
-    record = Record(
-        entry.subject, outcome.text, found.record.label, found.record.group, found.record.terms
+    return vault.release_kept_out(
+        dataset.name, entry.number, stored.record, stored.replaced, announce
     )
-    return vault.release_kept_out(dataset.name, entry.number, record, outcome.replaced, announce)
 
 
 def discard(

@@ -130,6 +130,7 @@ def release(
     Example: `client data quarantine release notes 3 notes.csv`
     """
     from client.deidentification.pipeline import Deidentifier, Quarantined
+    from client.deidentification.policy import read_replacement_policy
     from client.preview import Previewed, print_preview
     from client.quarantine import find, waiting
     from client.quarantine import release as admit
@@ -142,7 +143,8 @@ def release(
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         dataset, entry = vault.dataset(name), waiting(vault, name, number)
         found = find(vault, dataset, entry, open_source(source, query, password_file))
-        deidentifier = Deidentifier(site.keyring.secret("surrogates"))
+        policy = read_replacement_policy(site.paths.deidentify)
+        deidentifier = Deidentifier(site.keyring.secret("surrogates"), policy=policy)
         if deidentifier.digest != dataset.datasheet.deidentification_digest:
             raise Refused(
                 f"{name} was made by another configuration or version than the present one",
@@ -162,7 +164,9 @@ def release(
                 agreed = typer.confirm(f"Add this to {name}?", err=True)
             if not agreed:
                 raise Refused("the row was left as it is", fix="run the command again")
-        changed = admit(vault, site.journal, site.principal, dataset, entry, cut, outcome)
+        changed = admit(
+            vault, site.journal, site.principal, dataset, entry, cut, outcome, policy.reveal
+        )
     if json:
         print_json({"released": number, "dataset": name, "records": changed.records})
     else:
