@@ -1,9 +1,12 @@
 """A real compliance service that kills itself where a test says, and comes back at once.
 
 `python -m tests.compliance.killable FOLDER FAULT` prints its port and serves until SIGTERM. The
-file FAULT names the next moment to die at, once: `keep` (content has come, and has no name yet),
-`before` or `after` a commit. Everything is imported once; each life is a fork of that, over one
-listening socket, so that a call made between two lives waits for the second.
+file FAULT names the moment to die at, and which of them that come, once: `keep` (content has come,
+and has no name yet), `before` or `after` a commit. Everything is imported once; each life is a fork
+of that, over one listening socket, so that a call made between two lives waits for the second.
+
+What time does to subjects' requests is done when the file CHASE beside FAULT is there, which is
+removed when it was: a life that dies meanwhile leaves it to the next.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +28,12 @@ from compliance.api import ComplianceClient
 from compliance.service.content import ContentFolder
 from compliance.service.folder import Folder, open_registry
 from compliance.service.listener import Listener, open_socket
+from compliance.service.registry import Registry
+from compliance.service.subject_chasing import chase
 from compliance.trust import Trust
+from tests.compliance.running import wait_for
+
+CHASE = "chase"
 
 Moment = Literal["keep", "before", "after"]
 
@@ -73,13 +83,19 @@ class KillableService:
     def as_(self, name: str) -> ComplianceClient:
         return self.client(self.token(name))
 
-    def die_at(self, moment: Moment) -> None:
-        """Let the service die at the next such moment."""
-        self._fault.write_text(moment)
+    def die_at(self, moment: Moment, number: int = 1) -> None:
+        """Let the service die at the next such moment, or at a later one."""
+        self._fault.write_text(f"{moment} {number}")
 
     def has_died(self) -> bool:
         """Whether it has, since it was told to."""
         return not self._fault.exists()
+
+    def chase(self) -> None:
+        """Let it do what is due, in one life or two."""
+        file = self._fault.with_name(CHASE)
+        file.touch()
+        wait_for(lambda: not file.exists(), 60)
 
     def close(self) -> None:
         for client in self._clients:
@@ -134,9 +150,14 @@ def _serve(folder: Folder, fault: Path, listener: Any) -> None:
     registry = open_registry(folder, now)
 
     def perhaps_die(moment: Moment) -> None:
-        if fault.exists() and fault.read_text() == moment:
-            fault.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if not fault.exists() or fault.read_text().split()[0] != moment:
+            return
+        number = int(fault.read_text().split()[1])
+        if number > 1:
+            fault.write_text(f"{moment} {number - 1}")
+            return
+        fault.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
 
     dialect = registry.database.engine.dialect
     keep = ContentFolder.keep
@@ -147,7 +168,18 @@ def _serve(folder: Folder, fault: Path, listener: Any) -> None:
 
     setattr(dialect, "do_commit", _around(dialect.do_commit, perhaps_die))  # noqa: B010
     setattr(ContentFolder, "keep", dying_keep)  # noqa: B010
+    threading.Thread(
+        target=_chase_when_told, args=(registry, fault.with_name(CHASE)), daemon=True
+    ).start()
     Listener(registry, folder).run(sockets=[listener])
+
+
+def _chase_when_told(registry: Registry, file: Path) -> None:
+    while True:
+        if file.exists():
+            chase(registry)
+            file.unlink()
+        time.sleep(0.02)
 
 
 def _around(

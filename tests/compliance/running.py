@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import socket
 import threading
@@ -29,6 +30,8 @@ from compliance.service.tables import SiteRow
 from compliance.trust import Trust
 
 START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+TICK_SECONDS = 0.01
+NEW = NewService("127.0.0.1", 8443, "127.0.0.1", "fiduciary.test/log")
 
 
 class Clock:
@@ -121,6 +124,25 @@ class FaultyStorage:
         self._storage.write_meta(name, value)
 
 
+class PromptListener(Listener):
+    """Ends at once. The web server looks whether to end, and waits when it does, for tenths of
+    seconds: `test_process` waits for that, some hundred other tests need not."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # noqa: ASYNC110  the web server asks so, too
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        for _ in range(20):
+            await asyncio.sleep(TICK_SECONDS)
+            if not self.server_state.connections and not self.server_state.tasks:
+                return
+
+
 class RunningService:
     """A service that answers at `trust.url` until `stop`."""
 
@@ -141,7 +163,7 @@ class RunningService:
         self._inject_commit_faults()
         self._clients: list[ComplianceClient | httpx.Client] = []
         self._node_keys: dict[str | None, tuple[str, Path]] = {}
-        self._server = Listener(self.registry, folder)
+        self._server = PromptListener(self.registry, folder)
         self._thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
         self._thread.start()
 
@@ -262,8 +284,7 @@ class RunningService:
 def running(folder: Path, clock: Clock) -> Iterator[RunningService]:
     """A service over a folder, which is made when it is not there."""
     if not folder.exists():
-        new = NewService("127.0.0.1", 8443, "127.0.0.1", "fiduciary.test/log")
-        create_folder(folder, new, clock)
+        create_folder(folder, NEW, clock)
     service = RunningService(Folder(folder), clock)
     try:
         yield service

@@ -23,17 +23,17 @@ from tests.compliance.test_release_killed import survives
 FOUND = {"subject.erased": 1, "erasure.opened": 2, "erasure.told": 1}
 
 
-def test_it_is_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_killed_at_every_step(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The client would repeat by itself; a caller that is killed, too, starts anew with another key.
     monkeypatch.setattr(session, "ANSWER_ATTEMPTS", 1)
     folder = create_folder(
-        tmp_path / "compliance", NewService("127.0.0.1", 1, "127.0.0.1", "x/log"), now
+        memory / "compliance", NewService("127.0.0.1", 1, "127.0.0.1", "x/log"), now
     )
     with killable(folder) as service:
         running = cast(RunningService, service)  # what the other parties use of it is there
         coordinator = Coordinator(running)
         coordinator.register()
-        ground = Ground(running, coordinator, coordinator.welcome("north"), tmp_path)
+        ground = Ground(running, coordinator, coordinator.welcome("north"), memory)
         plan = ground.plan()
         first, second = ground.release(plan), ground.release(plan)
         ground.grant(first)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,8 @@ from prometheus_client.samples import Sample
 from audit.errors import ExitCode, FiduciaryError
 from audit.verifier import verify_log
 from compliance.api import ComplianceClient
-from compliance.service.folder import Folder
+from compliance.service.folder import Folder, NewService, create_folder
+from compliance.service.settings import read_settings
 from compliance.trust import Trust
 from tests.compliance.running import wait_for
 from tests.scraping import assert_nothing_personal, free_port, scrape, value
@@ -28,11 +31,9 @@ COMMAND = (sys.executable, "-c", "from compliance.cli import main; main()")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """A folder that `compliance init` made, on a port that was free a moment ago."""
-    path = tmp_path / "compliance"
-    made = subprocess.run([*COMMAND, "init", str(path), "--port", "0"], check=True, timeout=60)
-    assert made.returncode == 0
-    return Folder(path)
+    """A folder, on a port that was free a moment ago."""
+    new = NewService("127.0.0.1", free_port(), "127.0.0.1", "fiduciary.test/log")
+    return create_folder(tmp_path / "compliance", new, lambda: datetime.now(UTC))
 
 
 class Process:
@@ -152,7 +153,7 @@ def _of(samples: list[Sample], name: str) -> float:
 
 
 def test_a_port_in_use_is_said_clearly(folder: Folder) -> None:
-    with started(folder):
+    with socket.create_server(("127.0.0.1", read_settings(folder.settings).port)):
         second = subprocess.run(
             [*COMMAND, "start", str(folder.path)], capture_output=True, text=True, timeout=60
         )

@@ -118,15 +118,15 @@ def steps(service: KillableService, folder: Path) -> list[Step]:
 
 
 def test_a_release_survives_a_kill_at_every_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The client would repeat by itself; a caller that is killed, too, starts anew with another key.
     monkeypatch.setattr(session, "ANSWER_ATTEMPTS", 1)
     folder = create_folder(
-        tmp_path / "compliance", NewService("127.0.0.1", 1, "127.0.0.1", "x/log"), now
+        memory / "compliance", NewService("127.0.0.1", 1, "127.0.0.1", "x/log"), now
     )
     with killable(folder) as service:
-        for name, write, added in steps(service, tmp_path):
+        for name, write, added in steps(service, memory):
             if name == "upload":
                 service.die_at("keep")
                 with pytest.raises(Unreachable):
@@ -137,7 +137,7 @@ def test_a_release_survives_a_kill_at_every_step(
             survives(service, write, added)
         (kept,) = folder.releases.iterdir()
         (view,) = service.as_("officer").releases()
-        assert kept.read_bytes() == (tmp_path / "content.sealed").read_bytes()
+        assert kept.read_bytes() == (memory / "content.sealed").read_bytes()
         assert (view.state, len(view.grants)) == ("recalled", 1)
         assert view.grants[0].revoked_at is not None
         key = service.trust.log_key
