@@ -30,11 +30,13 @@ TESTS: Final = Path(__file__).parent
 
 LONGEST: Final = (
     "demo/test_whole_story.py",
+    "demo/test_erased_from_models.py",
     "compliance/test_process.py",
     "server/test_secure_sums.py",
     "client/data/test_ingest_killed.py",
     "server/simulation/test_simulate_command.py",
     "server/test_coordinator_holds.py",
+    "compliance/test_subject_request_killed.py",
     "compliance/test_release_killed.py",
     "compliance/test_erasure_killed.py",
     "compliance/test_backup.py",

@@ -1,20 +1,24 @@
-"""The demo, small: coordinator, compliance service and three sites as real processes over TLS."""
+"""The demo, small: coordinator, compliance service and three sites as real processes over TLS.
+
+They are forked from one that has everything imported (`tests.warm`); else it is `make demo`.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from demo import story
+from demo.__main__ import main
 from demo.results import REPORT_KEYS
 from demo.story import SITES
+from tests.warm import WarmProcesses
 
-ROOT = Path(__file__).parent.parent.parent
 SUBJECTS = 120
 
 MOST_SECONDS = 900
@@ -26,15 +30,11 @@ pytestmark = pytest.mark.timeout(MOST_SECONDS + 60)
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
-        [sys.executable, "-m", "demo", "--folder", str(folder), "--subjects", str(SUBJECTS)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=MOST_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["make demo", "--folder", str(folder), "--subjects", str(SUBJECTS)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        patch.setattr(story, "Processes", WarmProcesses)
+        assert main() == 0
     return folder, json.loads((folder / "report.json").read_text())
 
 
