@@ -2,12 +2,13 @@
 
     python -m bench.ingest [--rows 50000 100000 200000] [--pipeline 0]
 
-Each size is a process of its own, whose peak resident memory the system tells (`ru_maxrss`). Rows of
-about 1,000 characters, two a subject, are read, checked, sealed and published by the product's own
-code; a stand-in for de-identification passes them as they are, so that 100,000 rows take a minute
-and not hours. Everything is in a folder in memory where there is one: syncing a key for each subject
-would otherwise be most of the time, and memory is what is measured. `--pipeline N` adds the real pipeline on N rows, for its own memory. Flat memory means
-that twice the rows take the same. The last line is one JSON document.
+Each size is a process of its own, whose peak resident memory the system tells (`ru_maxrss`). Rows
+of about 1,000 characters, two a subject, are read, checked, sealed and published by the product's
+own code; a stand-in for de-identification passes them as they are, so that 100,000 rows take a
+minute and not hours. Everything is in a folder in memory where there is one: syncing a key for each
+subject would otherwise be most of the time, and memory is what is measured. `--pipeline N` adds the
+real pipeline on N rows, for its own memory. Flat memory means that twice the rows take the same.
+The last line is one JSON document.
 """
 
 from __future__ import annotations
