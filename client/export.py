@@ -19,6 +19,7 @@ from audit.errors import Conflict, MalformedInput, NotFound
 from audit.log import Entry
 from client.subject_trail import JournalWriter
 from client.vault import Dataset, Record, Vault
+from client.vault.contents import uses_of
 
 FORMAT = "fiduciary.export/1"
 
@@ -89,14 +90,11 @@ def _lines(vault: Vault, dataset: Dataset) -> Iterator[str]:
 
 
 def _told(dataset: Dataset, record: Record) -> dict[str, object]:
-    sheet = dataset.datasheet
-    purposes = sheet.purposes if record.terms.purposes is None else record.terms.purposes
     return {
         "format": FORMAT,
         "subject": record.subject,
         "content": record.text,
         "label": record.label,
         "group": record.group,
-        "purposes": list(purposes),
-        "legal_basis": record.terms.legal_basis or sheet.legal_basis,
+        **uses_of(record, dataset.datasheet),
     }

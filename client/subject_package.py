@@ -14,6 +14,7 @@ from typing import Any, Final
 from client.site import Site
 from client.subject_story import Story, tell_story
 from client.subject_trail import Use
+from client.vault.contents import uses_of
 from client.vault.store import Vault
 from compliance.subject_requests_views import SitePart, TrainedRelease
 
@@ -72,7 +73,12 @@ def _subject(vault: Vault, story: Story) -> dict[str, Any]:
     told = story.to_json()
     told.pop("pseudonym", None)  # it says nothing to the subject, and links what others hold
     told["records"] = [
-        {"dataset": dataset.name, "content": record.text, "label": record.label}
+        {
+            "dataset": dataset.name,
+            "content": record.text,
+            "label": record.label,
+            **uses_of(record, dataset.datasheet),
+        }
         for dataset, _ in story.holdings.datasets
         for record in vault.examples(dataset.name)
         if record.subject == story.holdings.pseudonym

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field
 
@@ -180,6 +180,15 @@ class Datasheet(Document):
     cleaning: str = ""
     """The steps that were declared, as JSON (`client.cleaning.settings`)."""
     digest: Digest
+
+
+def uses_of(record: Record, sheet: Datasheet) -> dict[str, Any]:
+    """For what one record may be used, and on what basis, as JSON."""
+    purposes = sheet.purposes if record.terms.purposes is None else record.terms.purposes
+    return {
+        "purposes": list(purposes),
+        "legal_basis": record.terms.legal_basis or sheet.legal_basis,
+    }
 
 
 @dataclass(frozen=True)
