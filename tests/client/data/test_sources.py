@@ -65,6 +65,13 @@ def saved(folder: Path, *files: arrow.Table) -> Path:
 
 
 class TestDatasetsFolder:
+    def test_what_the_library_itself_wrote(self) -> None:
+        source = DatasetsFolder(Path(__file__).parent / "saved_by_datasets")
+        assert values(source, "who", "text", "label") == [
+            ("P-1", "one", "billing"), ("P-2", "two", "callback"), ("P-1", "three", "callback"),
+            ("P-3", "four", "billing"),
+        ]  # fmt: skip
+
     def test_shards_are_read_in_order_and_classes_by_name(self, tmp_path: Path) -> None:
         folder = saved(tmp_path / "d", table(("P-1", 1), ("P-2", 0)), table(("P-3", -1)))
         assert values(DatasetsFolder(folder), "kind", "who") == [
