@@ -200,8 +200,13 @@ class SubjectRequestCalls:
         request_id: str,
         email: str | None = None,
         sealed_to: Mapping[str, bytes] | None = None,
+        without_proof: bool = False,
     ) -> FiledRequest:
-        """File one's own request. To an address, a code is mailed; else a site checks who asks."""
+        """File one's own request. To an address, a code is mailed; else a site checks who asks.
+
+        `without_proof`: the law lets nobody ask, as the offer says.
+        """
+        identity = "site-verified" if email is None else "email-challenge"
         body = make_body(
             PublicRequestBody,
             request_id=request_id,
@@ -209,7 +214,7 @@ class SubjectRequestCalls:
             jurisdiction=jurisdiction,
             sealed=dict(sealed),
             sealed_to=dict(sealed_to or {}),
-            identity="site-verified" if email is None else "email-challenge",
+            identity="not-required" if without_proof else identity,
             email=email,
         )
         return self._session.send("POST", "/v1/public/requests", body, FiledRequest)

@@ -22,8 +22,9 @@ MAX_PAGE = 1000
 PLACE = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z,[0-9a-f]{32}$"
 """A place in the list: deadline and request."""
 
-IdentityMethod = Literal["site-verified", "email-challenge", "officer"]
-"""Who says that somebody is who they say: a site's operator, the owner of a mailbox, an officer."""
+IdentityMethod = Literal["site-verified", "email-challenge", "officer", "not-required"]
+"""Who says that somebody is who they say: a site's operator, the owner of a mailbox, an officer; or
+nobody, where the law lets nobody ask (`deadlines.toml`)."""
 
 
 def _not_too_long(value: bytes) -> bytes:
@@ -59,7 +60,7 @@ class PublicRequestBody(RequestBody):
     jurisdiction: Name
     sealed: Annotated[dict[Name, SealedIdentifiers], Field(min_length=1, max_length=MAX_SITES)]
     sealed_to: SealedTo = Field(default_factory=dict)
-    identity: Literal["site-verified", "email-challenge"]
+    identity: Literal["site-verified", "email-challenge", "not-required"]
     email: Email | None = None
 
 
@@ -262,11 +263,16 @@ class SiteKeyView(Answer):
 
 
 class PublicOffer(Answer):
-    """What a subject may ask for here, and of whom."""
+    """What a subject may ask for here, and of whom.
+
+    `without_proof` says for which requests nobody need show who they are: identity is
+    `not-required` for these.
+    """
 
     jurisdictions: tuple[Name, ...]
     identity: tuple[IdentityMethod, ...]
     sites: tuple[SiteKeyView, ...]
+    without_proof: dict[Name, tuple[SubjectRight, ...]] = Field(default_factory=dict)
 
 
 class FiledRequest(Answer):

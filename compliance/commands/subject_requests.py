@@ -157,7 +157,7 @@ def new(
     identity: Annotated[
         str,
         typer.Option(
-            help="Who says who asks: officer, site-verified, or email-challenge.",
+            help="Who says who asks: officer, site-verified, email-challenge, or not-required.",
         ),
     ] = "officer",
     email: Annotated[

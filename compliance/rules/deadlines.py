@@ -63,13 +63,23 @@ class Ground(Document):
     text: Annotated[str, Field(min_length=1, max_length=300)]
 
 
+class WithoutProof(Document):
+    """Requests for which the law lets nobody ask who makes them."""
+
+    jurisdiction: Name
+    kinds: Annotated[tuple[SubjectRight, ...], Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1, max_length=200)]
+    why: Annotated[str, Field(min_length=1, max_length=300)]
+
+
 class DeadlineBook(Document):
     """All deadlines and grounds of one version."""
 
-    format: Literal["fiduciary.deadlines/1"]
+    format: Literal["fiduciary.deadlines/2"]
     version: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     deadline: tuple[Deadline, ...]
     ground: tuple[Ground, ...]
+    without_proof: tuple[WithoutProof, ...] = ()
 
     @model_validator(mode="after")
     def _unambiguous(self) -> DeadlineBook:
@@ -94,6 +104,13 @@ class DeadlineBook(Document):
         """The deadline that applies, if there is one."""
         for one in self.deadline:
             if (one.jurisdiction, one.clock) == (jurisdiction, clock) and kind in one.kinds:
+                return one
+        return None
+
+    def needs_no_proof(self, jurisdiction: str, kind: SubjectRight) -> WithoutProof | None:
+        """The rule by which such a request goes on without proof of who asks, if there is one."""
+        for one in self.without_proof:
+            if one.jurisdiction == jurisdiction and kind in one.kinds:
                 return one
         return None
 
@@ -224,6 +241,20 @@ def may_extend(
     if not reason.strip():
         return contradiction("reason-missing", "the subject must be told the reason for the delay")
     return ALLOWED
+
+
+def may_skip_proof(
+    book: DeadlineBook, jurisdiction: str, kind: SubjectRight
+) -> WithoutProof | Refused:
+    """The rule by which a request may go to sites before it is known who asks."""
+    rule = book.needs_no_proof(jurisdiction, kind)
+    if rule is not None:
+        return rule
+    return contradiction(
+        "proof-needed",
+        f"{jurisdiction} asks for proof of who makes a request for {kind}",
+        "choose another way to show who asks",
+    )
 
 
 def may_refuse_on(

@@ -27,7 +27,7 @@ from audit.errors import NotFound
 from audit.statement import SignedStatement, sign_statement
 from compliance import rules
 from compliance.rules import subject_requests as machine
-from compliance.rules.deadlines import deadline_book, due
+from compliance.rules.deadlines import deadline_book, due, may_skip_proof
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import (
     file_statement,
@@ -189,6 +189,10 @@ def file_case(
                 "malformed",
             )
         )
+    if body.identity == "not-required":
+        skipped = may_skip_proof(book, body.jurisdiction, body.right)
+        if isinstance(skipped, rules.Refused):
+            raise Denied(skipped)
     confirm = book.find(body.jurisdiction, body.right, "confirm")
     opened = machine.open_request(body.right, tuple(body.sealed))
     if isinstance(opened, rules.Refused):
@@ -407,12 +411,19 @@ def find_case(session: Session, code: str) -> Case | None:
 
 
 def ask_identity(transaction: Transaction, case: Case) -> None:
-    """Ask who it is: send a code, or wait for a site's operator.
+    """Ask who it is: send a code, or wait for a site's operator; or nobody, where the law says so.
 
     Raises:
         Denied: When that was done too often.
     """
     row = case.row
+    if row.identity == "not-required":
+        rule = deadline_book().needs_no_proof(row.jurisdiction, case.request.right)
+        payload = {"method": row.identity, "source": "" if rule is None else rule.source}
+        proven = machine.IdentityProven()
+        advance(transaction, case, proven, "subject-request.verified", payload)
+        send_to_sites(transaction, case)
+        return
     if row.identity == "email-challenge":
         if row.codes_sent >= MAX_CODES:
             raise Denied(
@@ -429,9 +440,9 @@ def ask_identity(transaction: Transaction, case: Case) -> None:
         row.code_tries = 0
         row.codes_sent += 1
         write_mail(transaction, case, "code", code=code)
-    payload = {"identity": row.identity, "codes_sent": row.codes_sent}
+    asked = {"identity": row.identity, "codes_sent": row.codes_sent}
     event = machine.IdentityAsked()
-    advance(transaction, case, event, "subject-request.identity-asked", payload)
+    advance(transaction, case, event, "subject-request.identity-asked", asked)
 
 
 def try_code(transaction: Transaction, case: Case, code: str) -> bool:

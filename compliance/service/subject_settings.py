@@ -111,7 +111,8 @@ class SubjectSettings(_Settings):
         """Whether the public may ask under this law and show who they are in this way."""
         if method == "email-challenge" and self.mail is None:
             return False
-        return self.public and jurisdiction in self.jurisdictions and method in self.identity
+        known = method == "not-required" or method in self.identity
+        return self.public and jurisdiction in self.jurisdictions and known
 
 
 def parse_subject_settings(data: bytes) -> SubjectSettings:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 from cryptography import x509
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from sqlalchemy import event
 
-from audit.errors import Refused, Unreachable
+from audit.errors import MalformedInput, Refused, Unreachable
 from audit.verifier import verify_log
 from compliance.rules.retention import ActionKey
 from compliance.service.mailer import make_mailer
@@ -33,10 +34,13 @@ from compliance.service.subject_chasing import chase
 from compliance.service.subject_settings import MailSettings
 from compliance.service.subject_tables import CaseRow
 from compliance.service.throttle import MAX_FILINGS, MAX_LOOKUPS
+from compliance.statements import SubjectRight
 from tests.compliance.federation import Site
 from tests.compliance.running import Clock, RunningService
 from tests.compliance.subjects import (
     ADDRESS,
+    SETTINGS,
+    SUBJECT,
     Desk,
     ask,
     code_in,
@@ -433,3 +437,38 @@ def test_a_receipt_code_is_found_by_its_hash_alone(service: RunningService, desk
         row = session.get_one(CaseRow, filed.request_id)
         assert row.receipt_sha256 == hash_receipt(filed.receipt_code)
     assert len(filed.receipt_code.replace("-", "")) * 5 == 160
+
+
+def test_an_opt_out_under_californian_law_needs_no_proof(
+    service: RunningService, desk: Desk
+) -> None:
+    subject = service.client().subject_requests
+    offer = subject.offer()
+    assert offer.without_proof == {"ccpa": ("objection", "restriction")}
+    sealed = sealed_for(service, "north", request_id="a" * 32)
+    for law, right in (("gdpr", "objection"), ("ccpa", "erasure"), ("ccpa", "access")):
+        with pytest.raises(MalformedInput, match="asks for proof"):
+            subject.ask(
+                cast("SubjectRight", right), law, sealed, request_id="a" * 32, without_proof=True
+            )
+    assert desk.parts() == {}
+    filed = subject.ask("objection", "ccpa", sealed, request_id="a" * 32, without_proof=True)
+    assert filed.stage == "at-sites"
+    assert desk.open(filed.request_id).subject_ids == (SUBJECT,)
+    verified = next(
+        payload
+        for _, action, _, payload in service.entries()
+        if action == "subject-request.verified"
+    )
+    assert verified["method"] == "not-required"
+    assert "7060(b)" in verified["source"]
+    by_letter = filed_by_officer(
+        service, "north", right="restriction", jurisdiction="ccpa", identity="not-required"
+    )
+    assert by_letter.stage == "at-sites"
+    configure(service, SETTINGS.replace('"gdpr", "ccpa"', '"gdpr"'))
+    assert subject.offer().without_proof == {}
+    with pytest.raises(MalformedInput, match="not offered"):
+        subject.ask("objection", "ccpa", sealed, request_id="b" * 32, without_proof=True)
+    page = service.http().get("/requests").text
+    assert 'data-without-proof=""' in page

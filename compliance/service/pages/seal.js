@@ -78,9 +78,11 @@
       return "Give an e-mail address for the code.";
     return "";
   };
+  const withoutProof = (right) =>
+    form.dataset.withoutProof.split(" ").includes(`${form.elements.law.value}:${right}`);
   const gather = () => ({
     right: chosen("right"),
-    identity: chosen("identity"),
+    identity: withoutProof(chosen("right")) ? "not-required" : chosen("identity"),
     sites: [...form.querySelectorAll('input[name="site"]:checked')],
     ids: form.elements.subject.value.split("\n").map((line) => line.trim()).filter(Boolean),
   });
@@ -125,9 +127,11 @@
     document.getElementById("code").textContent = filed.receipt_code;
     document.getElementById("number").textContent = filed.request_id;
     document.getElementById("due").textContent = filed.due_at.slice(0, 10);
-    document.getElementById("next").textContent = identity === "email-challenge"
-      ? "You get a code by e-mail within minutes. Enter it with your receipt code."
-      : "Show at one of the sites who you are, and name the number of the request.";
+    document.getElementById("next").textContent = {
+      "email-challenge": "You get a code by e-mail within minutes. Enter it with your receipt code.",
+      "site-verified": "Show at one of the sites who you are, and name the number of the request.",
+      "not-required": "The sites have it already: for this you need not show who you are.",
+    }[identity];
     form.reset();
     form.hidden = true;
     const filedSection = document.getElementById("filed");

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from audit.errors import NotFound
 from compliance import rules
 from compliance.rules import subject_requests as machine
+from compliance.rules.deadlines import deadline_book
 from compliance.service.errors import Denied, TooManyAttempts
 from compliance.service.gate import GatedRoute, Office, problem_response, public, public_counted
 from compliance.service.registry import Registry
@@ -67,6 +68,11 @@ def show_offer(office: Office) -> PublicOffer:
                 if method != "email-challenge" or settings.mail is not None
             ),
             sites=tuple(site_keys(session)),
+            without_proof={
+                rule.jurisdiction: rule.kinds
+                for rule in deadline_book().without_proof
+                if rule.jurisdiction in settings.jurisdictions
+            },
         )
 
 

@@ -133,6 +133,9 @@ def show_form(office: Office) -> HTMLResponse:
         sites=sites,
         laws=offer.jurisdictions,
         methods=offer.identity,
+        without_proof=[
+            f"{law}:{right}" for law, rights in offer.without_proof.items() for right in rights
+        ],
     )
 
 
