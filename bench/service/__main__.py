@@ -24,11 +24,12 @@ def compare(ours: Served, bare: Served, federation: Federation, turns: int, seco
     """Both under the same load, in turns."""
     figures: dict[str, list[dict[str, float]]] = {OURS: [], BARE: []}
     for server in (ours, bare):
-        server.load(federation.mixed(), seconds / 2)  # what is made at the first call is made
+        server.load(federation.mixed(), seconds / 2, federation.certificates)  # what is made at the first call is made
     for turn in range(turns):
         order = (ours, bare) if turn % 2 else (bare, ours)
         for server in order:
-            figures[server.which].append(server.load(federation.mixed(), seconds))
+            measured = server.load(federation.mixed(), seconds, federation.certificates)
+            figures[server.which].append(measured)
         sys.stderr.write(f"\rturn {turn + 1} of {turns}")
     sys.stderr.write("\n")
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from audit.log import utc_clock
 from compliance.service.folder import Folder, NewService, create_folder
 from compliance.service.settings import DEFAULT_DATABASE_URL
-from tests.compliance.federation import Coordinator
-from tests.compliance.running import Clock, running
+from tests.compliance.federation import Coordinator, Site
+from tests.compliance.running import Clock, RunningService, running
 
 
 class _Now(Clock):
@@ -33,6 +35,7 @@ class Federation:
         copy: The same for the bare server.
         plan_id: The plan of all sites.
         tokens: Each site's.
+        certificates: For each site its certificate and key, in one PEM file.
         officer: An officer's token.
     """
 
@@ -40,6 +43,7 @@ class Federation:
     copy: Folder
     plan_id: str
     tokens: dict[str, str]
+    certificates: list[str]
     officer: str
 
     def mixed(self) -> list[list[str]]:
@@ -84,6 +88,7 @@ def founded(folder: Path, addresses: tuple[str, str] | None, sites: int) -> Fede
     new = NewService("127.0.0.1", 8443, "127.0.0.1", "bench.test/log", url)
     made = create_folder(folder / "ours", new, utc_clock)
     tokens: dict[str, str] = {}
+    certificates: list[str] = []
     with running(made.path, _Now()) as service:
         coordinator = Coordinator(service)
         coordinator.register()
@@ -92,6 +97,7 @@ def founded(folder: Path, addresses: tuple[str, str] | None, sites: int) -> Fede
             if site.token is None:
                 raise TypeError("the site has no token")
             tokens[site.name] = site.token
+            certificates.append(_certificate_file(folder, service, site))
         plan_id = coordinator.approved_plan(tuple(tokens))
         officer = service.token("officer")
     copy = folder / "bare"
@@ -106,7 +112,14 @@ def founded(folder: Path, addresses: tuple[str, str] | None, sites: int) -> Fede
         settings = Folder(copy).settings
         text = settings.read_text("utf-8")
         settings.write_text(text.replace(url, _sqlalchemy(f"{base}/{name}")), "utf-8")
-    return Federation(made, Folder(copy), plan_id, tokens, officer)
+    return Federation(made, Folder(copy), plan_id, tokens, certificates, officer)
+
+
+def _certificate_file(folder: Path, service: RunningService, site: Site) -> str:
+    key = site.node_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = folder / f"{site.name}.pem"
+    path.write_text((service.certificate_of(site.name) or "") + key.decode("ascii"), "ascii")
+    return str(path)
 
 
 def _sqlalchemy(address: str) -> str:

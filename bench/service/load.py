@@ -26,12 +26,15 @@ class Load:
         certificate: The server's, PEM.
         calls: For each connection the requests that it sends in turn, as HTTP/1.1 text.
         seconds: How long to go on; 0 for each request once.
+        shown: For each connection the PEM file of the client certificate that it shows; empty for
+            none at all.
     """
 
     port: int
     certificate: str
     calls: list[list[str]]
     seconds: float
+    shown: list[str]
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class _Caller:
 
 async def call_all(load: Load) -> Measured:
     """Send everything, and measure."""
-    context = ssl.create_default_context(cadata=load.certificate)
-    callers = [_Caller(load, context) for _ in load.calls]
+    shown = load.shown or [None] * len(load.calls)
+    callers = [_Caller(load, _context(load.certificate, file)) for file in shown]
     ready = asyncio.Barrier(len(callers) + 1)
     tasks = [
         asyncio.create_task(caller.run(calls, ready))
@@ -97,6 +100,13 @@ async def call_all(load: Load) -> Measured:
         p99_ms=percentiles[98] * 1000,
         worst_ms=times[-1] * 1000,
     )
+
+
+def _context(certificate: str, shown: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=certificate)
+    if shown is not None:
+        context.load_cert_chain(shown)
+    return context
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,10 +41,12 @@ class Served:
     certificate: str
     process_id: int
 
-    def load(self, calls: list[list[str]], seconds: float = 0) -> dict[str, float]:
+    def load(
+        self, calls: list[list[str]], seconds: float = 0, shown: Sequence[str] = ()
+    ) -> dict[str, float]:
         """Call it from a new process (`bench.service.load`), and see what it spent."""
         spent = self._cpu_seconds()
-        load = Load(self.port, self.certificate, calls, seconds)
+        load = Load(self.port, self.certificate, calls, seconds, list(shown))
         done = subprocess.run(
             [sys.executable, "-m", "bench.service.load"],
             input=json.dumps(asdict(load)),

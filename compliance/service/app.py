@@ -82,7 +82,8 @@ def create_app(registry: Registry) -> FastAPI:
         subject_pages,
         report_routes,
     ):
-        app.include_router(module.router)
+        # Not `include_router`: it makes the operation's handler anew for each call.
+        app.router.routes.extend(module.router.routes)
         app.state.routes.extend(module.router.routes)
     install_error_handlers(app)
     app.add_middleware(SecurityHeaders)
