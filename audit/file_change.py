@@ -18,7 +18,7 @@ from audit.file_head import Head, NoteKey, Table, table_lines
 from audit.file_view import ENTRIES, HASHES, HEAD, OFFSET, OFFSETS, FileView, OpenFiles, too_short
 from audit.merkle import HASH_BYTES, Node
 from audit.node_order import node_count, node_place
-from audit.storage import LogTampered
+from audit.storage import Append, LogTampered, write_parts
 
 _REMAINS: Final = re.compile(rf"\.{HEAD}\..+|(checkpoints|cosignatures)\.[0-9]+")
 """A head that was not put in place, or a generation of a table."""
@@ -99,6 +99,10 @@ class FileChange(FileView):
             # The table holds none of that size: it holds those before the latest. That is how it
             # is with every append, which must not read or write the table.
             self._checkpoints.pop((size, ""), None)
+
+    def write_append(self, append: Append) -> None:
+        """All of an append."""
+        write_parts(self, append)
 
     def write_cosignature(self, witness: str, size: int, note: str) -> None:
         """Insert or replace what a witness signed at that size."""

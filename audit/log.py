@@ -44,6 +44,7 @@ from audit.storage import (
     META_FORMAT,
     META_KEY,
     META_ORIGIN,
+    Append,
     LogReader,
     LogStorage,
     LogTampered,
@@ -173,7 +174,10 @@ class AuditLog:
         storage.write_meta(META_FORMAT, LOG_FORMAT)
         storage.write_meta(META_ORIGIN, self.origin)
         storage.write_meta(META_KEY, self.key.encoded())
-        self._sign(storage, Frontier())
+        empty = Frontier()
+        note = self._sign(empty)
+        storage.write_checkpoint(empty.size, note)
+        self._head = (note, empty)
 
     def check(self, storage: LogReader) -> None:
         """Check at start that the stored log is this one and its head is what was signed.
@@ -242,11 +246,19 @@ class AuditLog:
                 results.append(error)
         if sealing.appended:
             frontier, nodes = before.extend([entry.leaf_hash for entry in sealing.appended])
-            storage.write_leaves(before.size, [entry.leaf for entry in sealing.appended])
-            storage.write_hashes(nodes)
-            note = self._sign(storage, frontier)
-            if before.size // CHECKPOINT_BLOCK == frontier.size // CHECKPOINT_BLOCK:
-                storage.delete_checkpoint(before.size)
+            note = self._sign(frontier)
+            same_block = before.size // CHECKPOINT_BLOCK == frontier.size // CHECKPOINT_BLOCK
+            storage.write_append(
+                Append(
+                    before.size,
+                    [entry.leaf for entry in sealing.appended],
+                    nodes,
+                    frontier.size,
+                    note,
+                    before.size if same_block else None,
+                )
+            )
+            self._head = (note, frontier)
         return results, note
 
     def read(self, storage: LogReader, position: int) -> tuple[Leaf, dict[str, Any]]:
@@ -324,12 +336,9 @@ class AuditLog:
         self._head = (note, frontier)
         return self._head
 
-    def _sign(self, storage: LogStorage, frontier: Frontier) -> str:
+    def _sign(self, frontier: Frontier) -> str:
         head = Checkpoint(self.origin, frontier.size, frontier.root())
-        note = sign_checkpoint(head, self._signer)
-        storage.write_checkpoint(frontier.size, note)
-        self._head = (note, frontier)
-        return note
+        return sign_checkpoint(head, self._signer)
 
 
 class _Sealing:

@@ -18,8 +18,10 @@ from audit.storage import (
     FIRST_LOG_FORMAT,
     LOG_FORMAT,
     META_FORMAT,
+    Append,
     LogTampered,
     StoredCosignature,
+    write_parts,
 )
 
 SQLITE_LOCK: Final = "DELETE FROM log_checkpoints WHERE size < 0"
@@ -33,6 +35,19 @@ TABLES: Final = ("log_checkpoints", "log_cosignatures", "log_entries", "log_meta
 
 _SIZE: Final = "SELECT coalesce(max(position), -1) + 1 FROM log_entries"
 _HEAD: Final = f"SELECT (SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1), ({_SIZE})"  # noqa: S608
+
+_WRITE_CHECKPOINT: Final = (
+    "INSERT INTO log_checkpoints (size, note) VALUES (?, ?)"
+    " ON CONFLICT (size) DO UPDATE SET note = excluded.note"
+)
+# Of PostgreSQL:
+_INSERT_LEAVES: Final = (
+    "INSERT INTO log_entries (position, leaf) SELECT ?::bigint + number - 1, leaf"
+    " FROM unnest(?::bytea[]) WITH ORDINALITY AS leaves (leaf, number)"
+)
+_INSERT_HASHES: Final = (
+    "INSERT INTO log_nodes (place, hash) SELECT * FROM unnest(?::bigint[], ?::bytea[])"
+)
 
 _PAGE_ROWS: Final = 10_000
 """Rows that are moved at a time when tables are brought up to date."""
@@ -139,11 +154,7 @@ class SqlLogStorage:
 
     def write_checkpoint(self, size: int, note: str) -> None:
         """Insert or replace the checkpoint of that size."""
-        self._connection.execute(
-            "INSERT INTO log_checkpoints (size, note) VALUES (?, ?)"
-            " ON CONFLICT (size) DO UPDATE SET note = excluded.note",
-            (size, note),
-        )
+        self._connection.execute(_WRITE_CHECKPOINT, (size, note))
 
     def delete_checkpoint(self, size: int) -> None:
         """Remove the checkpoint of that size."""
@@ -155,6 +166,10 @@ class SqlLogStorage:
             "SELECT witness, size, note FROM log_cosignatures ORDER BY size, witness"
         ).fetchall()
         return [StoredCosignature(*row) for row in rows]
+
+    def write_append(self, append: Append) -> None:
+        """All of an append; in an SQLite file a statement costs little more than its work."""
+        write_parts(self, append)
 
     def write_cosignature(self, witness: str, size: int, note: str) -> None:
         """Insert or replace what a witness signed at that size."""
@@ -222,17 +237,32 @@ class PostgresLogStorage(SqlLogStorage):
 
     def insert_hashes(self, places: Sequence[int], hashes: Sequence[bytes]) -> None:
         """Insert hashes at their places, in one statement."""
+        self._connection.execute(_INSERT_HASHES, (list(places), list(hashes)))
+
+    def write_append(self, append: Append) -> None:
+        """All of an append in one statement, unless it is larger than one may be."""
+        if sum(map(len, append.leaves)) > _MOST_BYTES or not append.nodes:
+            write_parts(self, append)
+            return
+        level, index, _ = append.nodes[0]
+        first = node_place(level, index)
         self._connection.execute(
-            "INSERT INTO log_nodes (place, hash) SELECT * FROM unnest(?::bigint[], ?::bytea[])",
-            (list(places), list(hashes)),
+            f"WITH entries AS ({_INSERT_LEAVES}), nodes AS ({_INSERT_HASHES}),"
+            " superseded AS (DELETE FROM log_checkpoints WHERE size = ?) "
+            + _WRITE_CHECKPOINT,
+            (
+                append.first,
+                list(append.leaves),
+                list(range(first, first + len(append.nodes))),
+                [value for _, _, value in append.nodes],
+                -1 if append.superseded is None else append.superseded,
+                append.size,
+                append.note,
+            ),
         )
 
     def _insert_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
-        self._connection.execute(
-            "INSERT INTO log_entries (position, leaf) SELECT ?::bigint + number - 1, leaf"
-            " FROM unnest(?::bytea[]) WITH ORDINALITY AS leaves (leaf, number)",
-            (first, list(leaves)),
-        )
+        self._connection.execute(_INSERT_LEAVES, (first, list(leaves)))
 
     def _among(self, places: Sequence[int]) -> tuple[str, Sequence[Any]]:
         """One array, so that one prepared statement serves proofs of every length."""

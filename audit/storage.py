@@ -53,6 +53,26 @@ class StoredCosignature(NamedTuple):
     note: str
 
 
+class Append(NamedTuple):
+    """All that one append writes.
+
+    Attributes:
+        first: Position of the first entry.
+        leaves: The entries.
+        nodes: What they complete of the tree, in that order.
+        size: Of the log with them.
+        note: Its signed checkpoint.
+        superseded: Size of a checkpoint that goes, None when all stay.
+    """
+
+    first: int
+    leaves: Sequence[bytes]
+    nodes: Sequence[Node]
+    size: int
+    note: str
+    superseded: int | None
+
+
 class LogReader(Protocol):
     """One moment's view of a stored log."""
 
@@ -117,6 +137,10 @@ class LogStorage(LogReader, Protocol):
         """Remove the checkpoint of that size, if there is one."""
         ...
 
+    def write_append(self, append: Append) -> None:
+        """All of an append, as the four methods above would; each statement is a round trip."""
+        ...
+
     def write_cosignature(self, witness: str, size: int, note: str) -> None:
         """Insert what a witness signed at that size, or replace it."""
         ...
@@ -153,6 +177,15 @@ class LogStore(Protocol):
     def close(self) -> None:
         """Release connections and files."""
         ...
+
+
+def write_parts(storage: LogStorage, append: Append) -> None:
+    """Write an append part by part, for a store where that costs nothing more."""
+    storage.write_leaves(append.first, append.leaves)
+    storage.write_hashes(append.nodes)
+    storage.write_checkpoint(append.size, append.note)
+    if append.superseded is not None:
+        storage.delete_checkpoint(append.superseded)
 
 
 def read_leaf(storage: LogReader, position: int) -> Leaf:

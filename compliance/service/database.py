@@ -138,12 +138,12 @@ class Database:
                 assumed; repeating the operation is safe because operations are idempotent.
         """
         with (
-            self._shared.member() as connection,
+            self._shared.member() as (connection, follows),
             Session(
                 connection,
                 autoflush=True,
                 expire_on_commit=False,
-                join_transaction_mode="create_savepoint",
+                join_transaction_mode="create_savepoint" if follows else "rollback_only",
             ) as session,
         ):
             try:

@@ -1,12 +1,13 @@
 """Concurrent changes share one durable transaction, each whole or not at all.
 
 A commit waits for the disk. Changes that arrive meanwhile join the next transaction one after the
-other, each in a savepoint of its own, and the last of them commits for all:
+other, and the last of them commits for all. Each but the first is in a savepoint of its own: before
+the first there is nothing to keep.
 
 * Changes are serial: one at a time holds the baton, and sees what those before it did.
 * Nobody is told that a change is done before the commit that holds it is durable. When that commit
   fails, every change in it failed.
-* A change that fails is undone to its savepoint and ends its transaction: what was done before it
+* A change that fails is undone, to its savepoint if it has one, and ends its transaction: what was done before it
   is committed, what waits begins a new one. A failure hurts nobody else, and never leaves a
   connection that somebody goes on with.
 * A lone change pays for one transaction, as if there were no sharing.
@@ -42,7 +43,8 @@ class _Turn:
         """Commit what the members did, and tell them."""
         try:
             if self.members == 0:
-                self._transaction.rollback()
+                if self._transaction.is_active:  # else the one member has rolled it back
+                    self._transaction.rollback()
             else:
                 self._refuse_lost_transaction()
                 self._transaction.commit()
@@ -91,10 +93,11 @@ class SharedTransactions:
         self._turn: _Turn | None = None  # whoever holds the baton may look at it
 
     @contextmanager
-    def member(self) -> Iterator[Connection]:
+    def member(self) -> Iterator[tuple[Connection, bool]]:
         """Take part in a transaction; it is durable when the block was left and this returned.
 
-        The block works in a savepoint, which it releases or rolls back itself.
+        The block gets a connection, and whether it is not the first: then it works in a savepoint,
+        which it releases or rolls back itself. The first rolls the transaction back.
 
         Raises:
             SQLAlchemyError: When the transaction cannot begin or commit.
@@ -105,7 +108,7 @@ class SharedTransactions:
             if turn is None:
                 turn = self._turn = _Turn(self._connect())
             try:
-                yield turn.connection
+                yield turn.connection, turn.members > 0
                 turn.members += 1
             except BaseException:
                 turn.closed = True

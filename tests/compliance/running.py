@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from audit.log import LogStorage
 from audit.merkle import Node
-from audit.storage import StoredCosignature
+from audit.storage import Append, StoredCosignature
 from compliance.api import ComplianceClient
 from compliance.service.folder import Folder, NewService, create_folder, open_registry
 from compliance.service.listener import Listener, open_socket
@@ -90,8 +90,10 @@ class FaultyStorage:
 
     def write_hashes(self, nodes: Sequence[Node]) -> None:
         self._storage.write_hashes(nodes)
-        # The last step but one of an append: the leaf is in the transaction already.
-        if self._faults.append:
+
+    def write_append(self, append: Append) -> None:
+        self._storage.write_append(append)
+        if self._faults.append:  # the leaf is in the transaction already
             raise InjectedFault
 
     def read_proof(
