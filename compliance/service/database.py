@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from audit.database_address import read_password, split_password_file
 from audit.errors import Conflict, FiduciaryError, MalformedInput
@@ -32,7 +34,11 @@ BUSY_TIMEOUT_MILLISECONDS: Final = 10_000
 POOL_SIZE: Final = 40
 """As many as the thread pool that runs the endpoints, so that no request waits for a connection."""
 
+REST_SECONDS: Final = 1.0
+"""How long a connection may lie in the pool without being asked whether it is alive."""
+
 _WRITING: Final = "fiduciary_writing"
+_SINCE: Final = "fiduciary_rests_since"
 
 
 class Database:
@@ -65,8 +71,7 @@ class Database:
                 "database_url cannot be used: SQLite has no password",
                 fix="leave password_file out of database_url",
             )
-        # A connection to a server may have died while it lay in the pool; one to a file cannot.
-        options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": not self._sqlite}
+        options: dict[str, Any] = {"hide_parameters": True}
         if self._sqlite:
             path = Path(address.database or "compliance.sqlite")
             address = address.set(database=str(path if path.is_absolute() else folder / path))
@@ -77,6 +82,10 @@ class Database:
             self._engine, "connect", _configure_sqlite if self._sqlite else _configure_postgresql
         )
         event.listen(self._engine, "begin", _begin)
+        if not self._sqlite:  # a connection to a server may have died in the pool
+            rested = _Rested(self._engine.dialect)
+            event.listen(self._engine, "checkin", rested.begin)
+            event.listen(self._engine, "checkout", rested.end)
         if password_file is not None:
             event.listen(self._engine, "do_connect", _PasswordFile(password_file))
         self._shared = SharedTransactions(
@@ -165,6 +174,34 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+
+class _Rested:
+    """Asks a connection that has lain in the pool for a while whether it is alive.
+
+    Each question is a round trip. A connection that died a moment ago fails where it is used, and
+    the operation is done again (`service.repeating`).
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    def begin(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        """The connection goes to the pool."""
+        record.info[_SINCE] = monotonic()
+
+    def end(self, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        """It comes out of it.
+
+        Raises:
+            DisconnectionError: When it is dead: the pool makes another one.
+        """
+        if monotonic() - record.info.get(_SINCE, monotonic()) < REST_SECONDS:
+            return
+        try:
+            self._dialect.do_ping(connection)
+        except self._dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error
 
 
 class _PasswordFile:
