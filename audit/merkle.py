@@ -93,6 +93,31 @@ def inclusion_proof(read_hash: HashReader, index: int, size: int) -> tuple[bytes
     Raises:
         NotFound: Unless `0 <= index < size`.
     """
+    return _inclusion_proof(lambda start, end: _range_root(read_hash, start, end), index, size)
+
+
+def inclusion_proofs(
+    read_hash: HashReader, indices: Sequence[int], size: int
+) -> list[tuple[bytes, ...]]:
+    """`inclusion_proof` of several leaves; what their paths share is put together once.
+
+    Raises:
+        NotFound: Unless each is one of the first `size` leaves.
+    """
+    known: dict[tuple[int, int], bytes] = {}
+
+    def range_root(start: int, end: int) -> bytes:
+        found = known.get((start, end))
+        if found is None:
+            found = known[start, end] = _range_root(read_hash, start, end)
+        return found
+
+    return [_inclusion_proof(range_root, index, size) for index in indices]
+
+
+def _inclusion_proof(
+    range_root: Callable[[int, int], bytes], index: int, size: int
+) -> tuple[bytes, ...]:
     if not 0 <= index < size:
         raise NotFound(f"entry {index} is not in a tree of {size} entries")
     path: list[bytes] = []
@@ -100,10 +125,10 @@ def inclusion_proof(read_hash: HashReader, index: int, size: int) -> tuple[bytes
     while end - start > 1:
         split = start + _largest_power_below(end - start)
         if index < split:
-            path.append(_range_root(read_hash, split, end))
+            path.append(range_root(split, end))
             end = split
         else:
-            path.append(_range_root(read_hash, start, split))
+            path.append(range_root(start, split))
             start = split
     return tuple(reversed(path))
 

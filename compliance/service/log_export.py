@@ -23,13 +23,8 @@ from audit.export_file import export_entry, export_header
 from audit.shown import CLEAR_FIELDS, ShownEntry
 from compliance.log_views import LogEntryView, LogExport
 from compliance.rules import EVERYWHERE, Scope
-from compliance.service.log_search import (
-    EntryReader,
-    Head,
-    count_entries,
-    read_head,
-    select_positions,
-)
+from compliance.service.log_positions import count_entries, find_positions
+from compliance.service.log_search import EntryReader, Head, read_head
 from compliance.service.registry import Registry
 
 MEDIA_TYPES: Final = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
@@ -118,9 +113,16 @@ def _views(office: Registry, export: Export) -> Iterator[LogEntryView]:
     last: int | None = None
     while True:
         with office.reading() as session:
-            query = select_positions(export.wanted, size, "oldest", last, export.scope)
-            query = query.limit(_BATCH)
-            positions = session.scalars(query).all()
+            positions = find_positions(
+                session,
+                office.log_times,
+                export.wanted,
+                size,
+                "oldest",
+                _BATCH,
+                last=last,
+                scope=export.scope,
+            )
             views = list(reader.read(session, positions))
         yield from views
         if len(positions) < _BATCH:

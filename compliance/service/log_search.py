@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, func, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes, parse_canonical_object
@@ -24,13 +24,18 @@ from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.errors import MalformedInput, NotFound
 from audit.keyring import KeyDestroyed
 from audit.leaf import Leaf
-from audit.merkle import HashReader, hash_leaf, inclusion_proof
+from audit.merkle import HashReader, hash_leaf, inclusion_proofs
 from audit.storage import LogStorage, latest_head, parse_stored, with_hashes
-from compliance.log_views import LogEntryView, LogFilter, LogPage, LogQuery, Order
+from compliance.log_views import LogEntryView, LogPage, LogQuery
 from compliance.rules import EVERYWHERE, Scope
+from compliance.service.log_positions import find_positions
 from compliance.service.registry import Registry
-from compliance.service.tables import LogIndexRow, PlanSiteRow
+from compliance.service.tables import LogEntryRow, LogIndexRow
 from compliance.service.witnessing import cosigned
+
+_ENTRIES: Final = select(
+    LogEntryRow.position, LogEntryRow.leaf, LogIndexRow.site, LogIndexRow.plan, LogIndexRow.release
+).join(LogIndexRow, LogIndexRow.position == LogEntryRow.position)
 
 _PROVEN_AT_ONCE: Final = 100
 """Entries whose paths are read in one query, 53 hashes each at most: databases limit its size."""
@@ -113,8 +118,16 @@ def read_page(
         cursor = Cursor.parse(query.cursor)
         _check_cursor(cursor, query, size)
         size, last = cursor.size, cursor.last
-    wanted = select_positions(query, size, query.order, last, scope)
-    positions = session.scalars(wanted.limit(query.limit + 1)).all()
+    positions = find_positions(
+        session,
+        office.log_times,
+        query,
+        size,
+        query.order,
+        query.limit + 1,
+        last=last,
+        scope=scope,
+    )
     shown = positions[: query.limit]
     following = None
     if len(positions) > query.limit:
@@ -122,44 +135,6 @@ def read_page(
     reader = EntryReader(office, head.checkpoint)
     entries = tuple(reader.read(session, shown))
     return LogPage(checkpoint=head.note, size=size, entries=entries, next=following)
-
-
-def select_positions(
-    wanted: LogFilter,
-    size: int,
-    order: Order,
-    last: int | None = None,
-    scope: Scope = EVERYWHERE,
-) -> Select[int]:
-    """Positions of the entries that a question finds in the log of `size` entries, in order.
-
-    Args:
-        wanted: The conditions.
-        size: Entries from here on are not looked at.
-        order: Newest or oldest first.
-        last: Behind this one, in that order.
-        scope: Only what concerns these sites.
-    """
-    position: SQLColumnExpression[int] = LogIndexRow.position
-    if not _has_exact_condition(wanted) and (wanted.action or wanted.since or wanted.until):
-        # A span of time or of actions has an index of its own. A planner would rather walk along
-        # the positions, past all that lies outside of the span; of a sum it has no order to walk.
-        position = LogIndexRow.position + 0
-    query = select(LogIndexRow.position).where(*_conditions(wanted), *_within(scope))
-    query = query.where(position < size)
-    if order == "newest":
-        query = query if last is None else query.where(position < last)
-        return query.order_by(position.desc())
-    query = query if last is None else query.where(position > last)
-    return query.order_by(position)
-
-
-def count_entries(session: Session, wanted: LogFilter, size: int, scope: Scope = EVERYWHERE) -> int:
-    """How many entries a question finds in the log of `size` entries."""
-    conditions = (*_conditions(wanted), *_within(scope), LogIndexRow.position < size)
-    query = select(func.count()).select_from(LogIndexRow)
-    found = session.scalar(query.where(*conditions))
-    return found or 0
 
 
 class EntryReader:
@@ -190,22 +165,20 @@ class EntryReader:
     def _read_batch(
         self, session: Session, storage: LogStorage, positions: Sequence[int]
     ) -> Iterator[LogEntryView]:
-        rows = select(LogIndexRow).where(LogIndexRow.position.in_(positions))
-        topics = {row.position: row for row in session.scalars(rows)}
+        among = LogEntryRow.position.in_(positions)
+        found = {row.position: row for row in session.execute(_ENTRIES.where(among))}
 
         def all_paths(read_hash: HashReader) -> list[tuple[bytes, ...]]:
-            return [inclusion_proof(read_hash, position, self._size) for position in positions]
+            return inclusion_proofs(read_hash, positions, self._size)
 
         for position, path in zip(positions, with_hashes(storage, all_paths), strict=True):
-            data = storage.read_leaf(position)
-            if data is None:
+            row = found.get(position)
+            if row is None:
                 raise NotFound(f"the log has no entry {position}", fix="run: audit verify")
-            yield self._view(parse_stored(position, data), data, path, topics[position])
-        session.expunge_all()  # a large answer would keep all rows
+            leaf = parse_stored(position, row.leaf)
+            yield self._view(leaf, path, row)
 
-    def _view(
-        self, leaf: Leaf, data: bytes, path: tuple[bytes, ...], row: LogIndexRow
-    ) -> LogEntryView:
+    def _view(self, leaf: Leaf, path: tuple[bytes, ...], row: Any) -> LogEntryView:
         return LogEntryView(
             position=leaf.position,
             time=leaf.time,
@@ -217,8 +190,8 @@ class EntryReader:
             plan=row.plan,
             release=row.release,
             payload=self._payload(leaf),
-            leaf=data,
-            leaf_hash=hash_leaf(data).hex(),
+            leaf=row.leaf,
+            leaf_hash=hash_leaf(row.leaf).hex(),
             path=path,
         )
 
@@ -240,50 +213,3 @@ def _check_cursor(cursor: Cursor, query: LogQuery, size: int) -> None:
             f"the cursor is of a log of {cursor.size} entries, this one has {size}",
             fix=f"{_BEGIN_AGAIN}; if the log is the same, it was cut off: run `audit verify`",
         )
-
-
-def _has_exact_condition(wanted: LogFilter) -> bool:
-    return any(True for _ in _exact_conditions(wanted))
-
-
-def _exact_conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:
-    row = LogIndexRow
-    prefixed = wanted.action is not None and wanted.action.endswith(".")
-    for column, value in (
-        (row.actor, wanted.actor),
-        (row.action, None if prefixed else wanted.action),
-        (row.object, wanted.object),
-        (row.subject, wanted.subject),
-        (row.site, wanted.site),
-        (row.plan, wanted.plan),
-        (row.release, wanted.release),
-    ):
-        if value is not None:
-            yield column == value
-
-
-def _within(scope: Scope) -> Iterator[ColumnElement[bool]]:
-    """What concerns the sites of a scope: about one of them, or about a plan that names one.
-
-    An entry about another site is not shown even when it is about such a plan, and one about no
-    site and no plan concerns the whole service.
-    """
-    if scope.sites is not None:
-        row, sites = LogIndexRow, sorted(scope.sites)
-        named = select(PlanSiteRow.plan_id).where(PlanSiteRow.site.in_(sites))
-        yield or_(row.site.in_(sites), and_(row.site.is_(None), row.plan.in_(named)))
-
-
-def _conditions(wanted: LogFilter) -> Iterator[ColumnElement[bool]]:
-    row = LogIndexRow
-    yield from _exact_conditions(wanted)
-    if wanted.action is not None and wanted.action.endswith("."):
-        # All words with this prefix: those from it up to the one after its last octet.
-        yield row.action >= wanted.action
-        yield row.action < wanted.action[:-1] + "/"
-    if wanted.since is not None:
-        yield row.time >= wanted.since
-    if wanted.until is not None:
-        yield row.time < wanted.until
-    if wanted.after is not None:
-        yield row.position > wanted.after

@@ -45,6 +45,7 @@ from compliance.service.identities import (
 )
 from compliance.service.last_use import LastUses
 from compliance.service.log_index import Topics, index_fields
+from compliance.service.log_positions import LogTimes
 from compliance.service.log_storage import session_log
 from compliance.service.login import LoginDesk
 from compliance.service.repeating import is_passing, repeat
@@ -92,6 +93,7 @@ class Registry:
         throttle: Counts failures by address.
         rates: Counts calls and refusals.
         last_uses: When each principal last called.
+        log_times: Where in the log a time lies.
         login: How people log in, if there is a login provider.
         require_site_certificates: An admitted site's token does not work alone.
         on_admitted: Told the certificate (PEM) of each site that is admitted.
@@ -111,6 +113,7 @@ class Registry:
     storage: Callable[[Session], LogStorage] = session_log
     throttle: Throttle = field(default_factory=Throttle)
     last_uses: LastUses = field(default_factory=LastUses)
+    log_times: LogTimes = field(default_factory=LogTimes)
     rates: Rates = field(default_factory=Rates)
     public_throttle: PublicThrottle = field(default_factory=PublicThrottle)
     login: LoginDesk | None = None

@@ -257,12 +257,13 @@ class LogIndexRow(Base):
     release: Mapped[str | None] = mapped_column(_DIGEST)
 
     __table_args__ = (
-        Index("log_index_by_time", "time", "position"),
         Index("log_index_by_actor", "actor", "position"),
+        Index("log_index_by_actor_and_action", "actor", "action", "position"),
         Index("log_index_by_action", "action", "position"),
         Index("log_index_by_object", "object", "position"),
         Index("log_index_by_subject", "subject", "position"),
         Index("log_index_by_site", "site", "position"),
+        Index("log_index_by_site_and_action", "site", "action", "position"),
         Index("log_index_by_plan", "plan", "position"),
         Index("log_index_by_release", "release", "position"),
     )
