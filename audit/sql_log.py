@@ -48,6 +48,10 @@ _INSERT_LEAVES: Final = (
 _INSERT_HASHES: Final = (
     "INSERT INTO log_nodes (place, hash) SELECT * FROM unnest(?::bigint[], ?::bytea[])"
 )
+_WRITE_APPEND: Final = (
+    f"WITH entries AS ({_INSERT_LEAVES}), nodes AS ({_INSERT_HASHES}),"  # noqa: S608
+    f" superseded AS (DELETE FROM log_checkpoints WHERE size = ?) {_WRITE_CHECKPOINT}"
+)
 
 _PAGE_ROWS: Final = 10_000
 """Rows that are moved at a time when tables are brought up to date."""
@@ -247,9 +251,7 @@ class PostgresLogStorage(SqlLogStorage):
         level, index, _ = append.nodes[0]
         first = node_place(level, index)
         self._connection.execute(
-            f"WITH entries AS ({_INSERT_LEAVES}), nodes AS ({_INSERT_HASHES}),"
-            " superseded AS (DELETE FROM log_checkpoints WHERE size = ?) "
-            + _WRITE_CHECKPOINT,
+            _WRITE_APPEND,
             (
                 append.first,
                 list(append.leaves),

@@ -24,7 +24,9 @@ def compare(ours: Served, bare: Served, federation: Federation, turns: int, seco
     """Both under the same load, in turns."""
     figures: dict[str, list[dict[str, float]]] = {OURS: [], BARE: []}
     for server in (ours, bare):
-        server.load(federation.mixed(), seconds / 2, federation.certificates)  # what is made at the first call is made
+        server.load(
+            federation.mixed(), seconds / 2, federation.certificates
+        )  # what is made at the first call is made
     for turn in range(turns):
         order = (ours, bare) if turn % 2 else (bare, ours)
         for server in order:

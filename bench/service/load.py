@@ -12,6 +12,7 @@ import ssl
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
@@ -79,7 +80,7 @@ class _Caller:
 
 async def call_all(load: Load) -> Measured:
     """Send everything, and measure."""
-    shown = load.shown or [None] * len(load.calls)
+    shown: Sequence[str | None] = load.shown or [None] * len(load.calls)
     callers = [_Caller(load, _context(load.certificate, file)) for file in shown]
     ready = asyncio.Barrier(len(callers) + 1)
     tasks = [

@@ -7,9 +7,9 @@ the first there is nothing to keep.
 * Changes are serial: one at a time holds the baton, and sees what those before it did.
 * Nobody is told that a change is done before the commit that holds it is durable. When that commit
   fails, every change in it failed.
-* A change that fails is undone, to its savepoint if it has one, and ends its transaction: what was done before it
-  is committed, what waits begins a new one. A failure hurts nobody else, and never leaves a
-  connection that somebody goes on with.
+* A change that fails is undone, to its savepoint if it has one, and ends its transaction: what was
+  done before it is committed, what waits begins a new one. A failure hurts nobody else, and never
+  leaves a connection that somebody goes on with.
 * A lone change pays for one transaction, as if there were no sharing.
 """
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, insert, text
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Engine, create_engine, event, insert, text
+from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes
 from audit.checkpoint import Checkpoint, sign_checkpoint
@@ -21,7 +21,8 @@ from audit.cosignature import WitnessKey, cosign, verify_cosignature, with_lines
 from audit.errors import MalformedInput, Unauthorised, Unreachable, VerificationFailed
 from audit.keys import SigningKey
 from compliance.log_views import LogFilter, LogQuery
-from compliance.service.log_search import Cursor, count_entries, read_page, select_positions
+from compliance.service.log_positions import LogTimes, count_entries, find_positions
+from compliance.service.log_search import Cursor, read_page
 from compliance.service.tables import Base, LogIndexRow
 from tests.compliance.asking import ask, everything, forged, with_history
 from tests.compliance.federation import Coordinator, Site
@@ -572,51 +573,94 @@ def large_index() -> Iterator[Engine]:
 
 DIGEST = "sha256:" + "0" * 64
 
-QUESTIONS: list[tuple[Row, str, bool | None]] = [
-    ({}, "PRIMARY KEY", True),
-    ({"after": 50_000}, "PRIMARY KEY", True),
-    ({"actor": "actor-3"}, "log_index_by_actor", True),
-    ({"action": "plan.approved"}, "log_index_by_action", True),
-    ({"action": "plan."}, "log_index_by_action", False),
-    ({"object": "plan:7"}, "log_index_by_object", True),
-    ({"subject": "00000010"}, "log_index_by_subject", True),
-    ({"site": "site-1"}, "log_index_by_site", True),
-    ({"plan": DIGEST}, "log_index_by_plan", True),
-    ({"release": DIGEST}, "log_index_by_release", True),
-    (
-        {"since": "2026-11-09T00:00:00Z", "until": "2026-11-10T00:00:00Z"},
-        "log_index_by_time",
-        False,
-    ),
-    ({"actor": "actor-3", "since": "2026-11-09T00:00:00Z"}, "log_index_by_", None),
+ONE_DAY = {"since": "2026-11-09T00:00:00Z", "until": "2026-11-10T00:00:00Z"}
+
+QUESTIONS: list[tuple[Row, str]] = [
+    ({}, "PRIMARY KEY"),
+    ({"after": 50_000}, "PRIMARY KEY"),
+    ({"actor": "actor-3"}, "log_index_by_actor"),
+    ({"action": "plan.approved"}, "log_index_by_action"),
+    ({"action": "plan."}, "log_index_by_action"),
+    ({"object": "plan:7"}, "log_index_by_object"),
+    ({"subject": "00000010"}, "log_index_by_subject"),
+    ({"site": "site-1"}, "log_index_by_site"),
+    ({"plan": DIGEST}, "log_index_by_plan"),
+    ({"release": DIGEST}, "log_index_by_release"),
+    (ONE_DAY, "PRIMARY KEY"),
+    ({"actor": "actor-3", "action": "plan.approved"}, "log_index_by_actor_and_action"),
+    ({"site": "site-1", "action": "plan.approved"}, "log_index_by_site_and_action"),
+    ({"site": "site-1", "action": "plan."}, "log_index_by_site_and_action"),
+    ({"actor": "actor-3", **ONE_DAY}, "log_index_by_actor"),
+    ({"action": "plan.", **ONE_DAY}, "log_index_by_action"),
 ]
-"""A question, the index that answers it, and whether that gives the order without sorting."""
+"""A question, and the index that it walks along."""
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])
 @pytest.mark.parametrize("question", range(len(QUESTIONS)))
 def test_a_page_is_found_by_an_index(large_index: Engine, question: int, order: Any) -> None:
-    conditions, index, ordered = QUESTIONS[question]
-    query = select_positions(LogFilter(**conditions), 100_000, order, 60_000).limit(101)
-    compiled = query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
-    with large_index.connect() as connection:
-        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}")]
-    assert not any(step.startswith("SCAN") for step in plan), plan
-    assert index in plan[0], plan
-    if ordered is not None:
-        assert ("USE TEMP B-TREE FOR ORDER BY" not in plan) == ordered, plan
+    conditions, index = QUESTIONS[question]
+    asked: list[tuple[str, Any]] = []
+    with Session(large_index) as session:
+        connection = session.connection()
+        event.listen(
+            connection, "before_cursor_execute", lambda *call: asked.append((call[2], call[3]))
+        )
+        wanted = LogFilter(**conditions)
+        find_positions(session, LogTimes(), wanted, 100_000, order, 101, last=60_000)
+        query, parameters = asked[-1]
+        explained = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters)
+        plan = [str(row[3]) for row in explained]
+    assert not any(step.startswith("SCAN log_index") for step in plan), plan
+    assert any(index in step for step in plan), plan
+    assert "USE TEMP B-TREE FOR ORDER BY" not in plan, plan
 
 
 def test_what_the_index_finds_is_what_was_asked_for(large_index: Engine) -> None:
-    from sqlalchemy.orm import Session
-
     with Session(large_index) as session:
         wanted = LogFilter(actor="actor-3", site="site-1", since="2026-11-09T00:00:00Z")
-        found = session.scalars(select_positions(wanted, 90_000, "oldest")).all()
+        found = find_positions(session, LogTimes(), wanted, 90_000, "oldest", 90_000)
         assert found == [
             n for n in range(90_000) if n % 50 == 3 and n % 7 == 1 and n // 4000 + 1 >= 9
         ]
         assert count_entries(session, wanted, 90_000) == len(found)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    st.integers(0, 10),
+    st.integers(0, 10),
+)
+def test_a_time_is_found_although_the_clock_was_set_back(
+    hours: list[int], more: list[int], since: int, until: int
+) -> None:
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine, [Base.metadata.tables["log_index"]])
+    row = {"actor": "a", "object": "b", "subject": None, "site": None, "plan": None}
+    row |= {"release": None}
+
+    def time_of(hour: int) -> str:
+        return f"2026-11-02T{hour:02}:00:00.000Z"
+
+    wanted = LogFilter(action="c.", since=time_of(since), until=time_of(until))
+    times = LogTimes()
+    with Session(engine) as session:
+        for first, added in ((0, hours), (len(hours), more)):
+            for position, hour in enumerate(added, first):
+                entry = {"position": position, "time": time_of(hour), "action": f"c.{hour % 3}"}
+                session.execute(insert(LogIndexRow), [row | entry])
+            size = first + len(added)
+            expected = [n for n, hour in enumerate(hours + more) if since <= hour < until]
+            expected = [n for n in expected if n < size]
+            found = find_positions(session, times, wanted, size, "oldest", 100)
+            assert list(found) == expected
+            newest = find_positions(session, times, wanted, size, "newest", 100)
+            assert list(newest) == expected[::-1]
+            low, high = times.span(session, size, time_of(since), time_of(until))
+            assert all(low <= n < high for n in expected)
+    engine.dispose()
 
 
 def test_a_site_is_found_with_what_others_did_to_it(

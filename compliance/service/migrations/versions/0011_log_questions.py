@@ -12,9 +12,7 @@ down_revision: Final = "0010"
 
 def upgrade() -> None:
     """Index pairs; times are found by position."""
-    op.create_index(
-        "log_index_by_actor_and_action", "log_index", ["actor", "action", "position"]
-    )
+    op.create_index("log_index_by_actor_and_action", "log_index", ["actor", "action", "position"])
     op.create_index("log_index_by_site_and_action", "log_index", ["site", "action", "position"])
     op.drop_index("log_index_by_time", "log_index")
 
