@@ -66,7 +66,15 @@ class CaseRow(SealedColumns, Base):
         return key_name(self.request_id)
 
     __table_args__ = (
-        Index("subject_cases_by_deadline", "finished_at", "due_at", "request_id"),
+        Index(
+            "subject_cases_by_deadline",
+            "finished_at",
+            "due_at",
+            "request_id",
+            "confirm_by",  # these two: what is open is counted without its rows
+            "confirmed_at",
+        ),
+        Index("subject_cases_by_due", "due_at", "request_id"),
         Index("subject_cases_by_stage", "stage", "due_at", "request_id"),
     )
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final, cast
 
 from sqlalchemy import ColumnElement, func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from compliance.rules.access import EVERYWHERE, Scope
 from compliance.rules.deadlines import DUE_SOON, deadline_book, urgency
@@ -131,7 +131,11 @@ def page_of_cases(
     if after is not None:
         wanted.append(tuple_(CaseRow.due_at, CaseRow.request_id) > tuple_(*_place(after)))
     query = (
-        select(CaseRow).where(*wanted).order_by(CaseRow.due_at, CaseRow.request_id).limit(limit + 1)
+        select(CaseRow)
+        .options(defer(CaseRow.contact))
+        .where(*wanted)
+        .order_by(CaseRow.due_at, CaseRow.request_id)
+        .limit(limit + 1)
     )
     rows = session.scalars(query).all()
     shown = rows[:limit]
@@ -165,10 +169,14 @@ def count_urgent(
     session: Session, now: datetime, scope: Scope = EVERYWHERE
 ) -> tuple[int, int, int]:
     """How many requests are open, due soon and overdue, of those that concern sites in scope."""
-    count = select(func.count()).select_from(CaseRow).where(*_concerning(scope))
-    late = session.scalar(count.where(_due_before(format_time(now)))) or 0
-    soon = session.scalar(count.where(_due_before(format_time(now + DUE_SOON)))) or 0
-    return session.scalar(count.where(CaseRow.finished_at.is_(None))) or 0, soon - late, late
+    late = _due_before(format_time(now))
+    soon = _due_before(format_time(now + DUE_SOON))
+    query = select(func.count(), func.count().filter(soon), func.count().filter(late)).select_from(
+        CaseRow
+    )
+    query = query.where(CaseRow.finished_at.is_(None), *_concerning(scope))
+    still_open, due_soon, overdue = session.execute(query).one()
+    return still_open, due_soon - overdue, overdue
 
 
 def _place(after: str) -> tuple[str, str]:
@@ -180,7 +188,11 @@ def _parts(session: Session, rows: Sequence[CaseRow]) -> dict[str, list[CasePart
     parts: dict[str, list[CasePartRow]] = defaultdict(list)
     for start in range(0, len(rows), _BATCH):
         ids = [row.request_id for row in rows[start : start + _BATCH]]
-        query = select(CasePartRow).where(CasePartRow.request_id.in_(ids))
+        query = (
+            select(CasePartRow)
+            .options(defer(CasePartRow.sealed), defer(CasePartRow.package))  # may be large
+            .where(CasePartRow.request_id.in_(ids))
+        )
         for part in session.scalars(query.order_by(CasePartRow.request_id, CasePartRow.site)):
             parts[part.request_id].append(part)
     return parts
