@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compare-only", action="store_true", help="nothing but the comparison")
     options = parser.parse_args(arguments)
     options.sites = 50
-    options.turns = 3 if options.quick else 7
-    options.seconds = 2.0 if options.quick else 5.0
+    options.turns = 3 if options.quick else 5
+    options.seconds = 2.0 if options.quick else 4.0
     options.requests = 1_000 if options.quick else 10_000
     options.entries = 100_000 if options.quick else 1_000_000
     first_core_is_the_servers()

@@ -9,19 +9,28 @@ import sys
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from sqlalchemy import insert
+from sqlalchemy import Table, insert, select, text
 
 from audit.log import Entry, utc_clock
 from bench.service.federation import Federation, request
 from bench.service.running import served
 from bench.service.server import OURS
+from compliance.service.database import Database
 from compliance.service.folder import open_registry
 from compliance.service.log_index import Topics, index_fields
-from compliance.service.tables import LogIndexRow
+from compliance.service.settings import read_settings
+from compliance.service.subject_tables import CasePartRow, CaseRow
+from compliance.service.tables import Base, LogIndexRow
 from compliance.statements import format_time
+
+FILED: Final = 500
+"""Requests that are filed by calls; the others are copies of their rows."""
 
 PAGE: Final = 5_000
 QUESTIONS: Final = 400
+_CASES: Final[Table] = Base.metadata.tables[CaseRow.__tablename__]
+_PARTS: Final[Table] = Base.metadata.tables[CasePartRow.__tablename__]
+
 ACTIONS: Final = ("round.reported", "report.filed", "request.filed", "release.downloaded")
 
 
@@ -41,7 +50,7 @@ def measure_requests(federation: Federation, count: int) -> dict[str, Any]:
                 "sealed": {sites[number % len(sites)]: sealed},
             },
         )
-        for number in range(count)
+        for number in range(FILED)
     ]
     questions = [
         request("GET", f"/v1/subject-requests?{urlencode(question)}", federation.officer)
@@ -57,6 +66,7 @@ def measure_requests(federation: Federation, count: int) -> dict[str, Any]:
     ]
     with served(OURS, federation.folder) as ours:
         filed = ours.load([filings[start::50] for start in range(50)])
+        _copy_requests(federation, count)
         asked = ours.load([questions * 15])
     return {
         "open_requests": count,
@@ -68,8 +78,37 @@ def measure_requests(federation: Federation, count: int) -> dict[str, Any]:
     }
 
 
+def _copy_requests(federation: Federation, count: int) -> None:
+    """Copies of the requests that were filed, until there are so many."""
+    database = Database(
+        read_settings(federation.folder.settings).database_url, federation.folder.path
+    )
+    try:
+        with database.engine.begin() as connection:
+            cases, parts = (
+                [dict(row) for row in connection.execute(select(table)).mappings()]
+                for table in (_CASES, _PARTS)
+            )
+            names = {}
+            copies = []
+            for number in range(count - len(cases)):
+                case = cases[number % len(cases)]
+                name, receipt = secrets.token_hex(16), secrets.token_hex(32)
+                names[name] = case["request_id"]
+                copy = {"request_id": name, "receipt_sha256": receipt, "position": 10**9 + number}
+                copies.append(case | copy)
+            of = {part["request_id"]: part for part in parts}
+            connection.execute(insert(_CASES), copies)
+            connection.execute(
+                insert(_PARTS), [of[case] | {"request_id": name} for name, case in names.items()]
+            )
+    finally:
+        database.close()
+
+
 def measure_log(federation: Federation, count: int) -> dict[str, Any]:
     """Pages of a hundred entries, decrypted and proven, by conditions that find few or many."""
+    began = format_time(utc_clock())
     _fill(federation, count)
     randomly = random.Random(1)  # noqa: S311  the same questions in every run
     conditions: list[dict[str, str]] = []
@@ -84,6 +123,9 @@ def measure_log(federation: Federation, count: int) -> dict[str, Any]:
                     {"object": f"thing:{number}"},
                     {"after": str(number), "order": "oldest"},
                     {"until": format_time(utc_clock()), "actor": f"site:site-{number % 50}"},
+                    {"action": "request."},
+                    {"actor": f"site:site-{number % 50}", "action": ACTIONS[number // 50 % 4]},
+                    {"since": began, "until": format_time(utc_clock()), "order": "oldest"},
                     {},
                 )
             )
@@ -118,6 +160,9 @@ def _fill(federation: Federation, count: int) -> None:
                 session.execute(insert(LogIndexRow), rows)
             sys.stderr.write(f"\r{first + len(entries):,} of {count:,} entries")
         sys.stderr.write("\n")
+        if registry.database.engine.dialect.name == "postgresql":
+            with registry.database.engine.begin() as connection:
+                connection.execute(text("ANALYZE"))  # as it does by itself within a minute
     finally:
         registry.close()
 
