@@ -359,6 +359,10 @@ class _BundleReader:
             return None
         return next((bytes(leaf) for _, leaf in self._source.leaves(position - 1)), None)
 
+    def read_leaves(self, positions: Sequence[int]) -> list[bytes | None]:
+        """The entries at some positions."""
+        return [self.read_leaf(position) for position in positions]
+
     def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """The hashes of nodes."""
         return [self._hashes.get(node) for node in nodes]

@@ -112,6 +112,10 @@ class FileView:
             )
         return self.read(ENTRIES, start, end - start)
 
+    def read_leaves(self, positions: Sequence[int]) -> list[bytes | None]:
+        """The entries at some positions, in their order."""
+        return [self.read_leaf(position) for position in positions]
+
     def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """The hashes of nodes, in their order."""
         return [self._read_hash(level, index) for level, index in nodes]

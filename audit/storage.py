@@ -84,6 +84,10 @@ class LogReader(Protocol):
         """The entry at `position`, None when there is none."""
         ...
 
+    def read_leaves(self, positions: Sequence[int]) -> list[bytes | None]:
+        """The entries at some positions, in their order, in one question."""
+        ...
+
     def read_hashes(self, nodes: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """The hashes of nodes `(level, index)` in their order, None where there is none.
 

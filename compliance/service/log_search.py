@@ -30,12 +30,12 @@ from compliance.log_views import LogEntryView, LogPage, LogQuery
 from compliance.rules import EVERYWHERE, Scope
 from compliance.service.log_positions import find_positions
 from compliance.service.registry import Registry
-from compliance.service.tables import LogEntryRow, LogIndexRow
+from compliance.service.tables import LogIndexRow
 from compliance.service.witnessing import cosigned
 
-_ENTRIES: Final = select(
-    LogEntryRow.position, LogEntryRow.leaf, LogIndexRow.site, LogIndexRow.plan, LogIndexRow.release
-).join(LogIndexRow, LogIndexRow.position == LogEntryRow.position)
+_TOPICS: Final = select(
+    LogIndexRow.position, LogIndexRow.site, LogIndexRow.plan, LogIndexRow.release
+)
 
 _PROVEN_AT_ONCE: Final = 100
 """Entries whose paths are read in one query, 53 hashes each at most: databases limit its size."""
@@ -165,20 +165,20 @@ class EntryReader:
     def _read_batch(
         self, session: Session, storage: LogStorage, positions: Sequence[int]
     ) -> Iterator[LogEntryView]:
-        among = LogEntryRow.position.in_(positions)
-        found = {row.position: row for row in session.execute(_ENTRIES.where(among))}
+        among = LogIndexRow.position.in_(positions)
+        topics = {row.position: row for row in session.execute(_TOPICS.where(among))}
+        leaves = storage.read_leaves(positions)
 
         def all_paths(read_hash: HashReader) -> list[tuple[bytes, ...]]:
             return inclusion_proofs(read_hash, positions, self._size)
 
-        for position, path in zip(positions, with_hashes(storage, all_paths), strict=True):
-            row = found.get(position)
-            if row is None:
+        paths = with_hashes(storage, all_paths)
+        for position, data, path in zip(positions, leaves, paths, strict=True):
+            if data is None:
                 raise NotFound(f"the log has no entry {position}", fix="run: audit verify")
-            leaf = parse_stored(position, row.leaf)
-            yield self._view(leaf, path, row)
+            yield self._view(parse_stored(position, data), data, path, topics[position])
 
-    def _view(self, leaf: Leaf, path: tuple[bytes, ...], row: Any) -> LogEntryView:
+    def _view(self, leaf: Leaf, data: bytes, path: tuple[bytes, ...], row: Any) -> LogEntryView:
         return LogEntryView(
             position=leaf.position,
             time=leaf.time,
@@ -190,8 +190,8 @@ class EntryReader:
             plan=row.plan,
             release=row.release,
             payload=self._payload(leaf),
-            leaf=row.leaf,
-            leaf_hash=hash_leaf(row.leaf).hex(),
+            leaf=data,
+            leaf_hash=hash_leaf(data).hex(),
             path=path,
         )
 

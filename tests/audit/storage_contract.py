@@ -16,7 +16,7 @@ from audit.keys import SigningKey
 from audit.log import AuditLog, LogStorage
 from audit.merkle import verify_consistency
 from audit.proof import verify_proof
-from audit.storage import LogStore, LogUnavailable, prove_entry
+from audit.storage import Append, LogStore, LogUnavailable, prove_entry
 from audit.verifier import verify_log
 from tests.audit.logs import ORIGIN, Clock, entries, entry
 
@@ -56,6 +56,22 @@ class LogStorageContract:
         assert storage.read_leaf(0) == b"first"
         assert storage.read_leaf(1) == b"\x00\xff"
         assert storage.read_leaf(2) is None
+        assert storage.read_leaves([2, 1, 0]) == [None, b"\x00\xff", b"first"]
+        assert storage.read_leaves([]) == []
+
+    @pytest.mark.parametrize("superseded", [1, None])
+    def test_an_append_in_one_go(self, storage: LogStorage, superseded: int | None) -> None:
+        storage.write_checkpoint(1, "old")
+        nodes = [(0, 0, b"a" * 32), (0, 1, b"b" * 32), (1, 0, b"c" * 32)]
+        storage.write_append(Append(0, [b"first", b"second"], nodes, 2, "new", superseded))
+        assert storage.read_leaves([0, 1, 2]) == [b"first", b"second", None]
+        assert storage.read_hashes([(1, 0), (0, 1)]) == [b"c" * 32, b"b" * 32]
+        assert storage.head() == ("new", 2)
+        storage.delete_checkpoint(2)
+        assert storage.head()[0] == (None if superseded else "old")
+        with _refused():
+            storage.write_append(Append(1, [b"other"], [(0, 2, b"d" * 32)], 2, "newer", None))
+            storage.size()  # a store may wait for no answer before
 
     def test_more_than_fits_into_one_statement(
         self, storage: LogStorage, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,9 @@ class FaultyStorage:
     def read_leaf(self, position: int) -> bytes | None:
         return self._storage.read_leaf(position)
 
+    def read_leaves(self, positions: Sequence[int]) -> list[bytes | None]:
+        return self._storage.read_leaves(positions)
+
     def write_leaves(self, first: int, leaves: Sequence[bytes]) -> None:
         self._storage.write_leaves(first, leaves)
 

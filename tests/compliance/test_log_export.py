@@ -10,7 +10,7 @@ import json
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +181,9 @@ class CountingStorage(FaultyStorage):
         super().__init__(storage, service.faults)
         self._read = read
 
-    def read_leaf(self, position: int) -> bytes | None:
-        self._read.append(position)
-        return super().read_leaf(position)
+    def read_leaves(self, positions: Sequence[int]) -> list[bytes | None]:
+        self._read.extend(positions)
+        return super().read_leaves(positions)
 
 
 def test_it_is_read_as_it_is_sent(history: RunningService) -> None:
