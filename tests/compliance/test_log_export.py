@@ -282,11 +282,12 @@ def test_a_connection_that_breaks_leaves_no_file(
     _append(history.registry, 2000)
     size = len(history.entries())
 
-    def broken(storage: FaultyStorage, position: int) -> bytes | None:
-        return None if position == size - 5 else storage_read(storage, position)
+    def broken(storage: FaultyStorage, positions: Sequence[int]) -> list[bytes | None]:
+        leaves = zip(positions, storage_read(storage, positions), strict=True)
+        return [None if position == size - 5 else leaf for position, leaf in leaves]
 
-    storage_read = FaultyStorage.read_leaf
-    monkeypatch.setattr(FaultyStorage, "read_leaf", broken)
+    storage_read = FaultyStorage.read_leaves
+    monkeypatch.setattr(FaultyStorage, "read_leaves", broken)
     for format_ in ("jsonl", "csv"):
         with pytest.raises(Unreachable):
             history.as_("officer").export_log(

@@ -6,8 +6,8 @@ from typing import Final
 
 from alembic import op
 
-revision: Final = "0012"
-down_revision: Final = "0011"
+revision: Final = "0013"
+down_revision: Final = "0012"
 
 _CASES: Final = "subject_cases"
 _BY_DEADLINE: Final = "subject_cases_by_deadline"
