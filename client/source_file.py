@@ -143,7 +143,7 @@ def read_source(source: Source | Path, columns: Columns, intake: Intake) -> Sour
         MalformedInput: When cleaning does not fit the content, or the labels cannot be classes, or
             the groups no groups, or a row's own terms cannot be read.
     """
-    intake.cleaning.check(columns.content)
+    intake.cleaning.check(columns.content, columns.cells)
     if columns.content == "image" and not intake.accept_unsearched_pixels:
         raise UnsearchedPixels(
             "nobody searches pixels for burned-in names, or for faces",

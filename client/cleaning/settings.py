@@ -21,6 +21,11 @@ max_records_per_class = 10
 "Cardio" = "cardiology"
 "n/a" = ""
 
+# Columns of a table of which less is stored: "zip" three digits, "age" up to 89 and 90 above,
+# "year" of a date.
+[coarser]
+zip = "zip"
+
 # Rows of a table with a number outside are left out.
 [ranges]
 age = [0, 120]
@@ -36,6 +41,7 @@ age = [0, 120]
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -43,6 +49,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from audit.canonical import digest
 from audit.errors import MalformedInput
+from client.cleaning.coarser import Coarser
 from client.vault.contents import Content
 from compliance.statements import Document, first_problem
 
@@ -65,6 +72,7 @@ class Cleaning(Document):
     near_duplicates: Annotated[float, Field(ge=LEAST_SIMILARITY, le=1)] | None = None
     max_records_per_class: Annotated[int, Field(ge=1)] | None = None
     labels: dict[str, str] = Field(default_factory=dict)
+    coarser: dict[str, Coarser] = Field(default_factory=dict)
     ranges: dict[str, tuple[Number, Number]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -86,8 +94,12 @@ class Cleaning(Document):
         """What differs from no cleaning, as JSON; empty when nothing does."""
         return "" if self == NO_CLEANING else self.model_dump_json(exclude_defaults=True)
 
-    def check(self, content: Content) -> None:
+    def check(self, content: Content, cells: Sequence[str] = ()) -> None:
         """Look whether the steps fit what the records are.
+
+        Args:
+            content: What the records are.
+            cells: Columns of a table.
 
         Raises:
             MalformedInput: When one of them would do nothing, or harm.
@@ -100,6 +112,7 @@ class Cleaning(Document):
             (self.min_characters or self.max_characters, words, "min_characters and max_characters",
              "there is no text"),
             (self.ranges, content == "table", "ranges", "there is no table"),
+            (self.coarser, content == "table", "coarser", "there is no table"),
             (self.max_records_per_class is not None, content in ("text", "table", "image"),
              "max_records_per_class", "records have no class of their own"),
         ):  # fmt: skip
@@ -107,6 +120,11 @@ class Cleaning(Document):
                 raise MalformedInput(
                     f"cleaning of {content} cannot have {name}: {why}", fix="leave the key out"
                 )
+        if missing := sorted({*self.ranges, *self.coarser} - {*cells}):
+            raise MalformedInput(
+                f"cleaning names the column {missing[0]!r}, which is none of the table's",
+                fix="name it with --features or --categories, or correct its name",
+            )
 
 
 NO_CLEANING: Final = Cleaning()

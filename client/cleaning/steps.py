@@ -1,7 +1,7 @@
 """The steps of cleaning, in their order, each a pure function that counts what it did.
 
-Encoding, labels, length and ranges look at one record; near duplicates and records per class look
-at one subject's records. Each is counted by the records that it changed or left out.
+Encoding, labels, length, ranges and coarser columns look at one record; near duplicates and records
+per class look at one subject's records. Each is counted by the records that it changed or left out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 
+from client.cleaning.coarser import coarser
 from client.cleaning.encoding import repaired
 from client.cleaning.near_duplicates import near_duplicates
 from client.cleaning.settings import Cleaning
 from client.intake import LabelledRecord
+from client.table_rows import stored_row
 
 
 class Step(StrEnum):
@@ -27,6 +29,7 @@ class Step(StrEnum):
     TOO_SHORT = "too-short"
     TOO_LONG = "too-long"
     OUT_OF_RANGE = "out-of-range"
+    MADE_COARSER = "made-coarser"
     NEAR_DUPLICATE = "near-duplicate"
     TOO_MANY_OF_CLASS = "too-many-of-class"
 
@@ -64,6 +67,9 @@ def clean_record(
         return None, [*steps, Step.TOO_LONG]
     if cleaning.ranges and _out_of_range(cleaning, text):
         return None, [*steps, Step.OUT_OF_RANGE]
+    if cleaning.coarser and (less := _coarser(cleaning, text)) != text:
+        record = replace(record, source=replace(record.source, text=less))
+        steps.append(Step.MADE_COARSER)
     return record, steps
 
 
@@ -92,6 +98,14 @@ def clean_subject(
         counts[Step.TOO_MANY_OF_CLASS.value] += len(kept) - len(few)
         kept = few
     return kept, +counts
+
+
+def _coarser(cleaning: Cleaning, row: str) -> str:
+    cells: dict[str, str] = json.loads(row)
+    less = {
+        name: coarser(how, cells[name]) for name, how in cleaning.coarser.items() if name in cells
+    }
+    return stored_row({**cells, **less})
 
 
 def _out_of_range(cleaning: Cleaning, row: str) -> bool:

@@ -150,9 +150,13 @@ def generalised(kind: str, original: str, this_year: int) -> str:
     if kind == DATE_TIME and (year := _YEAR.search(original)):
         told = int(year.group()) >= this_year - OLDEST_AGE
         return year.group() if told else redacted(kind)
-    if kind in (ADDRESS, LOCATION) and (codes := _ZIP.findall(original)):
-        prefix = codes[-1][:3]
-        return f"{'000' if prefix in RESTRICTED_ZIP_PREFIXES else prefix}**"
+    if kind in (ADDRESS, LOCATION):
+        # A number that begins an address is a house's.
+        whole = original.strip()
+        codes = [m[1] for m in _ZIP.finditer(whole) if m.start() > 0 or m.end() == len(whole)]
+        if codes:
+            prefix = codes[-1][:3]
+            return f"{'000' if prefix in RESTRICTED_ZIP_PREFIXES else prefix}**"
     return redacted(kind)
 
 

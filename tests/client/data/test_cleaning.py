@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import ExitCode, MalformedInput
+from client.cleaning.coarser import Coarser, coarser
 from client.cleaning.encoding import repaired
 from client.cleaning.near_duplicates import near_duplicates
 from client.cleaning.settings import NO_CLEANING, Cleaning, read_cleaning
@@ -19,6 +20,7 @@ from client.deidentification.pipeline import SourceRecord
 from client.intake import LabelledRecord
 from client.labelled_spans import LabelledSpan
 from client.site import Site
+from client.table_rows import stored_row
 from client.vault import Vault
 from tests.client.data.records import source_file
 
@@ -106,6 +108,30 @@ class TestSteps:
         fit, steps = clean_record(settings, record(json.dumps({"age": age})))
         assert (fit is not None, steps) == (stays, [] if stays else [Step.OUT_OF_RANGE])
 
+    def test_columns_made_coarser(self) -> None:
+        settings = Cleaning.model_validate(
+            {"coarser": {"zip": "zip", "age": "age", "seen": "year"}}
+        )
+        row = {"zip": "03601", "age": "97", "seen": "3 May 2024", "sex": "f"}
+        fit, steps = clean_record(settings, record(json.dumps(row)))
+        assert fit is not None
+        less = {"zip": "000", "age": "90", "seen": "2024", "sex": "f"}
+        assert (json.loads(fit.source.text), steps) == (less, [Step.MADE_COARSER])
+        kept = record(stored_row({"age": "60"}))
+        assert clean_record(settings, kept) == (kept, [])
+
+    @pytest.mark.parametrize(
+        ("how", "cell", "less"),
+        [
+            ("zip", "94110", "941"), ("zip", "941101234", "941"), ("zip", "94110-1234", "941"),
+            ("zip", "20301", "000"), ("zip", "9411", ""), ("zip", "SW1A", ""),
+            ("age", "0.5", "0.5"), ("age", "89.9", "89.9"), ("age", "90", "90"), ("age", "101", "90"), ("age", "-1", ""),
+            ("year", "1999/12/31", "1999"), ("year", "31.12.99", ""), ("year", "", ""),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_read_is_emptied(self, how: Coarser, cell: str, less: str) -> None:
+        assert coarser(how, cell) == less
+
     def test_labels_of_spans_are_mapped_or_dropped_alone(self) -> None:
         spans = (LabelledSpan(0, 1, "A"), LabelledSpan(2, 3, "B"))
         fit, steps = clean_record(
@@ -156,6 +182,8 @@ class TestSettings:
             Cleaning(ranges={"age": (0, 1)}).check("text")
         with pytest.raises(MalformedInput, match="no text"):
             Cleaning(near_duplicates=0.9).check("image")
+        with pytest.raises(MalformedInput, match="column 'zpi'"):
+            Cleaning.model_validate({"coarser": {"zpi": "zip"}}).check("table", ("zip",))
         for content in ("text", "spans", "language", "table", "image"):
             NO_CLEANING.check(content)
 

@@ -66,6 +66,7 @@ class TestReplacing:
         for prefix in RESTRICTED_ZIP_PREFIXES:
             assert generalised("ADDRESS", f"1 Elm St, {prefix}77-1234", 2026) == "000**"
         assert generalised("ADDRESS", "10017 Elm St, NY 10025", 2026) == "100**"
+        assert generalised("ADDRESS", "10017 Elm St, Reno", 2026) == "[ADDRESS]"
         assert generalised("ADDRESS", "phone 415-555-26711", 2026) == "[ADDRESS]"
 
     @pytest.mark.parametrize(
