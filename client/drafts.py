@@ -49,11 +49,19 @@ class _Privacy(BaseModel):
     noise_sites: Annotated[int, Field(ge=2, le=1000)] | None = None
 
 
+class _Start(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    plan: str
+    rounds: int
+
+
 class _Draft(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     plan: _Plan
     privacy: _Privacy
+    starts_from: _Start | None = None
 
 
 class _PlanRounds(_Plan):
@@ -71,6 +79,7 @@ class _Costed(BaseModel):
     plan: _PlanRounds
     privacy: Privacy
     phases: Annotated[tuple[dict[str, Any], ...], Field(max_length=8)] = ()
+    starts_from: _Start | None = None
 
 
 def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
@@ -84,6 +93,7 @@ def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
         MalformedInput: When it is not a plan's file.
     """
     draft = _read(path, _Draft)
+    start = draft.starts_from
     return Proposal(
         purpose=draft.plan.purpose,
         task=draft.plan.task,
@@ -94,6 +104,10 @@ def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
         delta=draft.privacy.delta,
         secure_aggregation=draft.plan.secure_aggregation,
         noise_sites=draft.privacy.noise_sites,
+        starts_from=""
+        if start is None
+        else f"what plan {start.plan} had after {start.rounds} rounds: its release tells of those "
+        "rounds too",
     )
 
 
@@ -142,6 +156,12 @@ def _costed(path: Path) -> tuple[_Costed, tuple[Phase, ...]]:
     if draft.phases:
         stated = _phases(path, draft.phases)
         return draft, solve_noise_multipliers(stated, privacy.epsilon, privacy.delta)
+    if draft.starts_from is not None:
+        raise MalformedInput(
+            f"{path.name} trains what was left of plan {draft.starts_from.plan}, which a draft "
+            "does not say",
+            fix="ask for a plan.toml that states its phases, or for the plan once it is submitted",
+        )
     return draft, recommended_for(
         plan.task,
         privacy.epsilon,

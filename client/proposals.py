@@ -16,7 +16,7 @@ from client.findings import Finding
 from client.learning.base_model import TABULAR_PREFIX
 from client.policy import ANY_EMBEDDED, EMBEDDED_PREFIX, Policy
 from client.training_hours import ALL_DAY
-from compliance.statements import TrainingPlan
+from compliance.statements import StartsFrom, TrainingPlan
 
 TRAINING_HOURS: Final = "training-hours"
 """Rule, and code of the refusal of a single round."""
@@ -36,6 +36,7 @@ class Proposal:
         delta: The plan's delta.
         secure_aggregation: Whether the coordinator learns only sums over sites.
         noise_sites: Over how many honest sites noise is distributed; None: each site adds all.
+        starts_from: In words, the model that training starts from; empty for the base model.
     """
 
     purpose: str
@@ -47,6 +48,7 @@ class Proposal:
     delta: Decimal
     secure_aggregation: bool = False
     noise_sites: int | None = None
+    starts_from: str = ""
 
     @classmethod
     def of(cls, plan: TrainingPlan) -> Proposal:
@@ -61,6 +63,7 @@ class Proposal:
             delta=plan.privacy.delta,
             secure_aggregation=plan.secure_aggregation,
             noise_sites=plan.privacy.noise_sites,
+            starts_from="" if plan.starts_from is None else told_start(plan.starts_from),
         )
 
 
@@ -75,6 +78,7 @@ def check_proposal(policy: Policy, proposal: Proposal) -> tuple[Finding, ...]:
             "if you agree to it, add the task to tasks in policy.toml",
         ),
         _base_model(policy, proposal),
+        Finding("start", True, f"training starts from {proposal.starts_from or 'the base model'}"),
         Finding(
             "privacy-unit",
             proposal.unit in policy.privacy_units,
@@ -96,6 +100,14 @@ def check_proposal(policy: Policy, proposal: Proposal) -> tuple[Finding, ...]:
         _secure_aggregation(policy, proposal),
         _distributed_noise(policy, proposal),
         Finding(TRAINING_HOURS, True, _told_hours(policy)),
+    )
+
+
+def told_start(start: StartsFrom) -> str:
+    """What a plan starts from, in words; the compliance service verified that it was reported."""
+    return (
+        f"what plan {start.plan[:19]}… had after {start.rounds} rounds, {start.model[:19]}…: its "
+        "release tells of those rounds too; a first round from another model is refused"
     )
 
 

@@ -2,7 +2,8 @@
 
 One `train` task, in order; a crash between any two steps leaves the ledger right:
 
-1. The guard decides (`client.review`), and the task's arrays are read as the plan says. Outside of
+1. The guard decides (`client.review`), and the task's arrays are read as the plan says; where it
+   starts from a model, the first round must bring that very model (`start-mismatch`). Outside of
    the policy's training hours the round is declined, not the plan. Where the plan asks for it, the
    site's own trainer is audited (`client.plan_audit`), once a plan. A no is a `Declined`.
 2. The plan's whole budget is reserved. The model and the examples are loaded and the coordinator's
@@ -62,8 +63,26 @@ PLAN_ID = re.compile(r"sha256:[0-9a-f]{64}")
 NOTED = "round-noted"
 """Journal entries of what the operator should look at; nothing of them leaves the site."""
 
+START_MISMATCH = "start-mismatch"
+"""Code of the refusal of a first round that starts from another model than its plan says."""
+
 _ERASURES_AT_ONCE = 20
 """How often examples are read again because a subject was erased before it was journalled."""
+
+
+def _require_start(plan: TrainingPlan, round_index: int, state_digest: str) -> None:
+    """Train the first round of a plan that starts from a model from that very model only.
+
+    Raises:
+        Declined: When the coordinator sent another.
+    """
+    start = plan.starts_from
+    if start is not None and round_index == 0 and state_digest != start.model:
+        raise Declined(
+            START_MISMATCH,
+            "the model that was sent for the first round is not the one that the plan starts from",
+            "tell the compliance officer: the plan was approved for another model",
+        )
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,7 @@ class Rounds:
         allowed = self._allowed(task)
         arrays = self._opened(task, allowed, "train")
         asked = Asked(task.plan_id, task.round, arrays_digest(arrays))
+        _require_start(allowed.plan, task.round, asked.state_digest)
         known = self._kept.find(asked)
         if known is not None:
             self._reporter.say(

@@ -68,6 +68,9 @@ def _facts(release: ReleaseView, plan: PlanView, gates: GatesView) -> dict[str, 
         "perplexity": "" if metrics.perplexity is None else f"{metrics.perplexity}",
         "held-out examples": f"{metrics.examples}",
         "ε by site": ", ".join(f"{site} {value}" for site, value in spent),
+        "ε with start": ", ".join(
+            f"{site} {value}" for site, value in sorted(manifest.epsilon_with_start.items())
+        ),
         "δ": f"{manifest.delta}",
         "sites": ", ".join(plan.plan.sites),
         "base model": f"{manifest.base_model.name} {manifest.base_model.digest}",

@@ -36,11 +36,7 @@ def print_cases(cases: Sequence[ErasureCaseView]) -> None:
 def print_case(case: ErasureCaseView) -> None:
     """One case, with all that an officer decides on."""
     debt, decided = case.debt, case.decided
-    start = (
-        "the base model"
-        if debt.first_round == 0
-        else (f"a model from before round {debt.first_round}: where none was kept, the base model")
-    )
+    start = case.start_from
     print_fields(
         {
             "case": case.case_id,
@@ -51,7 +47,10 @@ def print_case(case: ErasureCaseView) -> None:
             "erased": f"{debt.subjects} subjects, by {', '.join(case.erasures)}",
             "debt": f"ε {debt.epsilon} at δ {debt.delta} for any one site's erased subjects, "
             f"ε {debt.epsilon_together} for all of them together",
-            "retraining starts": f"from {start}",
+            "retraining starts": "from the base model"
+            if start is None
+            else f"from at most {start.rounds} rounds of {start.plan_name} {start.plan_id} (model "
+            f"{start.model or 'not reported'}), whatever of them is kept, or from the base model",
             "decision": ""
             if decided is None
             else f"{decided.choice} by {decided.decided_by} at {decided.decided_at}: "

@@ -61,8 +61,8 @@ class DebtView(Answer):
 
     Attributes:
         subjects: Erased subjects in all.
-        first_round: The first round in which any of them may have been sampled: retraining starts
-            before it.
+        first_round: The first round of the release's plan whose model may hold any of them; 0 also
+            where what the plan starts from does.
         delta: The plan's δ.
         epsilon: The largest of any one site's erased subjects.
         epsilon_together: Of all erased subjects of all sites as one group.
@@ -98,6 +98,22 @@ class DebtView(Answer):
         )
 
 
+class LatestStartView(Answer):
+    """The latest model that a retraining may start from.
+
+    Attributes:
+        plan_id: The plan that had it.
+        plan_name: Its name.
+        rounds: After so many rounds; after fewer will do as well.
+        model: Its digest; None where no report names it.
+    """
+
+    plan_id: Digest
+    plan_name: Name
+    rounds: Count
+    model: Digest | None
+
+
 class ErasureCaseView(Answer):
     """What is to become of one release.
 
@@ -112,6 +128,7 @@ class ErasureCaseView(Answer):
         position: The log's entry of that.
         erasures: The erasures that it is about: digests of sites' statements.
         debt: What is owed.
+        start_from: The latest model that a retraining may start from; None for the base model.
         choice: What was decided; None while nothing is.
         decision: The signed decision.
         retraining_plan: The plan whose model takes its place.
@@ -129,6 +146,7 @@ class ErasureCaseView(Answer):
     position: int
     erasures: tuple[Digest, ...]
     debt: DebtView
+    start_from: LatestStartView | None
     choice: CaseChoice | None
     decision: Envelope | None
     retraining_plan: Digest | None

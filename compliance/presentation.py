@@ -129,6 +129,10 @@ def print_plan(view: PlanView) -> None:
             "purpose": f"{plan.purpose} ({plan.legal_basis}), kept {plan.retention_days} days",
             "task": f"{plan.task}: {', '.join(plan.labels)}",
             "base model": f"{plan.base_model.name} {plan.base_model.digest}",
+            "starts from": ""
+            if plan.starts_from is None
+            else f"{plan.starts_from.rounds} rounds of plan {plan.starts_from.plan}; its release "
+            "tells of those rounds too",
             "adapter": f"{plan.adapter.kind} rank {plan.adapter.rank}",
             "privacy": f"ε {privacy.epsilon}, δ {privacy.delta} for one {privacy.unit},"
             f" {privacy.adjacency}",
@@ -147,7 +151,7 @@ def print_releases(releases: Sequence[ReleaseView]) -> None:
     rows = []
     for view in releases:
         manifest = view.manifest
-        highest = max(manifest.epsilon_by_site.values())
+        highest = max(manifest.epsilon_told.values())
         rows.append(
             (
                 short(view.release_id),
@@ -168,6 +172,7 @@ def print_release(view: ReleaseView) -> None:
     """One release, with all that an officer decides on."""
     manifest = view.manifest
     spent = ", ".join(f"{site} {value}" for site, value in manifest.epsilon_by_site.items())
+    with_start = ", ".join(f"{site} {it}" for site, it in manifest.epsilon_with_start.items())
     metrics = manifest.metrics
     print_fields(
         {
@@ -179,6 +184,7 @@ def print_release(view: ReleaseView) -> None:
             "files": ", ".join(manifest.files),
             "content": f"{manifest.ciphertext_bytes} bytes, {manifest.ciphertext_digest}",
             "ε by site": f"{spent} (δ {manifest.delta})",
+            "ε with start": with_start,
             "metrics": f"{metrics.in_words()}, {metrics.examples} held-out examples",
             "submitted": f"by {view.submitted_by} at {view.submitted_at}",
             "decision": _decision(view.approval or view.rejection),

@@ -54,6 +54,7 @@ back is private already.
 - `server admit st-elm`, once the site has joined
 - `server simulate plan.toml --synthetic` tries a plan on simulated sites
 - `server submit plan.toml`, then an officer: `compliance approve plan ID`
+- `server checkpoints` lists models that a later plan may start from
 - `server status` shows sites, rounds and what each site has spent; `server health` is for container
   engines
 
@@ -345,6 +346,10 @@ def submit(
     # rank = 8
     # layers = 2                       # only the upper two have LoRA
 
+    # [starts_from]                    # a kept model instead of the base model, and, without
+    # plan = "message-routing-3"       # [[phases]], what was left of its plan
+    # rounds = 20                      # see `server checkpoints`
+
     # [[features]]                     # columns of a table, with their public ranges
     # name = "age"
     # kind = "number"                  # or "category" with values = ["a", "b"]
@@ -379,6 +384,35 @@ def submit(
     else:
         out().print(f"submitted as {proposal.plan_id}", highlight=False)
         out().print(f"next, by an officer: compliance approve plan {proposal.plan_id}")
+
+
+@app.command()
+def checkpoints(
+    plan: Annotated[
+        str | None,
+        typer.Argument(metavar="[PLAN]", help="Only of this plan: name or id."),
+    ] = None,
+    *,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """List the models that were kept after rounds of plans, for a later plan to start from.
+
+    `kept_checkpoints` in federation.toml says of how many rounds of each plan; they are encrypted,
+    and removed when the plan's retention is over. In a plan file:
+
+    ```toml
+    [starts_from]
+    plan = "message-routing-3"
+    rounds = 20
+    ```
+
+    A retraining without somebody who was erased starts from at most as many rounds as
+    `compliance erasures show` says.
+
+    Example: `server checkpoints message-routing-3`
+    """
+    screens.show_checkpoints(_open(folder), plan, as_json=json)
 
 
 @app.command()

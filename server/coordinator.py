@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from audit.errors import FiduciaryError, Refused, Unreachable, VerificationFailed
@@ -19,11 +20,12 @@ from audit.keys import VerifyKey
 from audit.process_events import EventField
 from audit.statement import sign_statement, verify_statement
 from client.learning.base_model import resolve_base_model
-from client.learning.plan_model import PlanModel
+from client.learning.plan_model import PlanModel, State
 from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
 from compliance.resources import PlanView
 from compliance.statements import Decision, Refusal, TrainingPlan, utc_now
+from server.checkpoints import Keeper, kept_rounds
 from server.errors import PlanRefused
 from server.federation import Federation
 from server.progress import Reporter, RunView
@@ -31,11 +33,15 @@ from server.registrar import Registrar
 from server.releases import Release, build_release, publish
 from server.rounds import Stopped, plain
 from server.runs import RunFolder, RunState, all_runs
+from server.starts import start_state
 from server.superlink import SuperLink
 from server.training import Training
 
 MAX_BACKOFF_SECONDS = 15.0
 MAX_TROUBLES = 20
+
+TIDY_SECONDS = 3600.0
+"""How often kept models are looked through for those whose time is over."""
 
 
 def verify_plan(
@@ -95,6 +101,7 @@ class Coordinator:
         self._refused: set[str] = set()
         self._troubles: list[str] = []
         self._compliance_away = ""
+        self._tidied = float("-inf")
 
     def status(self) -> dict[str, Any]:
         """The live state, for `server status`."""
@@ -135,6 +142,7 @@ class Coordinator:
 
     def _work(self, compliance: ComplianceClient) -> None:
         """Finish what was begun, then take the oldest approved plan."""
+        self._tidy()
         for folder, state in all_runs(self._federation.runs):
             if state.stage == "running" or (state.outcome_recorded and _released(state)):
                 continue
@@ -148,6 +156,14 @@ class Coordinator:
         approved = [view for view in compliance.plans("approved") if self._is_new(view)]
         for view in sorted(approved, key=lambda view: view.approved_position or 0):
             self._train(compliance, view)
+
+    def _tidy(self) -> None:
+        """Remove kept models whose time is over, now and then."""
+        if time.monotonic() - self._tidied < TIDY_SECONDS:
+            return
+        self._tidied = time.monotonic()
+        keeping = self._federation.settings.kept_checkpoints > 0
+        self._federation.checkpoints.tidy(datetime.now(UTC), keeping=keeping)
 
     def _is_new(self, view: PlanView) -> bool:
         return view.plan_id not in self._refused
@@ -168,12 +184,13 @@ class Coordinator:
         training = self._training(compliance, view.plan_id, plan, folder)
         try:
             model = build_model(plan, resolve_base_model(plan.base_model.name))
+            initial = self._initial(plan, folder, model)
         except FiduciaryError as error:
             training().fail(plain(f"the coordinator cannot build the model: {error}"))
             return
         run_id, completed = self._link.open_run(), False
         try:
-            state = training(model).run(run_id)
+            state = training(model, initial).run(run_id)
             completed = state.stage == "completed"
         except (Stopped, Unreachable):
             raise
@@ -191,12 +208,19 @@ class Coordinator:
     def _training(
         self, compliance: ComplianceClient, plan_id: str, plan: TrainingPlan, folder: RunFolder
     ) -> Callable[..., Training]:
-        def make(model: PlanModel | None = None) -> Training:
+        keeper = Keeper(
+            self._federation.checkpoints,
+            plan_id,
+            plan,
+            kept_rounds(plan.rounds, self._federation.settings.kept_checkpoints),
+        )
+
+        def make(model: PlanModel | None = None, initial: State | None = None) -> Training:
             return Training(
                 plan_id,
                 plan,
                 folder,
-                {} if model is None else model.get_state(),
+                initial or ({} if model is None else model.get_state()),
                 signer=self._federation.identity,
                 wire=self._link,
                 sites=self._registrar,
@@ -204,9 +228,17 @@ class Coordinator:
                 reporter=self._reporter,
                 stop=self._stop,
                 stretch=1.0 if model is None else model.stretch(),
+                keeper=keeper,
             )
 
         return make
+
+    def _initial(self, plan: TrainingPlan, folder: RunFolder, model: PlanModel) -> State:
+        """The model before the first round; a run that has finished one does not ask for it."""
+        state, like = folder.load(), model.get_state()
+        if plan.starts_from is None or (state is not None and state.rounds_done):
+            return like
+        return start_state(self._federation.checkpoints, plan.starts_from, like)
 
     def _wind_up(self, compliance: ComplianceClient, folder: RunFolder, state: RunState) -> None:
         """Record the outcome if that was interrupted, and release what was completed."""

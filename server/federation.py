@@ -13,7 +13,8 @@ federation/                    (0700)
 ├── secrets/control.token      bearer token of the control port                           (0600)
 ├── secrets/compliance.token   this coordinator's token at the compliance service         (0600)
 ├── sites/SITE.json            what was admitted: a site's keys, as we certified them
-├── runs/PLAN/                 checkpoints of each run (`server.runs`)
+├── runs/PLAN/                 where each run stands, and its model (`server.runs`)
+├── checkpoints/               models that later plans may start from (`server.checkpoints`)
 ├── releases/RELEASE/          what was released, before encryption
 └── events.jsonl               calls to the two ports (`server.events`)
 ```
@@ -51,6 +52,7 @@ from compliance.api import ComplianceClient
 from compliance.statements import Document, Name, Time, first_problem, format_time
 from compliance.trust import Trust
 from server import authority
+from server.checkpoints import Checkpoints
 from server.errors import MalformedFederation
 
 FEDERATION_ENVIRONMENT = "FIDUCIARY_FEDERATION"
@@ -90,6 +92,8 @@ class Settings(Document):
         fleet_port: The partner port.
         control_port: The control port; it listens on loopback only.
         poll_seconds: How often the compliance service is asked for plans and sites.
+        kept_checkpoints: Of how many rounds of each plan the model is kept, sealed, so that a later
+            plan may start from it; 0: of none.
     """
 
     format: Literal["fiduciary.federation/1"] = "fiduciary.federation/1"
@@ -100,6 +104,7 @@ class Settings(Document):
     fleet_port: Port = DEFAULT_FLEET_PORT
     control_port: Port = DEFAULT_CONTROL_PORT
     poll_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 1.0
+    kept_checkpoints: Annotated[int, Field(ge=0, le=1000)] = 8
 
     def to_toml(self) -> str:
         """The file's text. No value needs escaping: patterns and addresses only."""
@@ -116,7 +121,10 @@ class Settings(Document):
             f"# The control port listens on {CONTROL_HOST} only.\n"
             f"control_port = {self.control_port}\n\n"
             "# How often the compliance service is asked for plans and sites.\n"
-            f"poll_seconds = {self.poll_seconds}\n"
+            f"poll_seconds = {self.poll_seconds}\n\n"
+            "# Of how many rounds of each plan the model is kept, encrypted, for as long as the\n"
+            "# plan may be: a retraining can start there. 0 keeps none and removes what there is.\n"
+            f"kept_checkpoints = {self.kept_checkpoints}\n"
         )
 
 
@@ -223,6 +231,11 @@ class Federation:
     def runs(self) -> Path:
         """Folder of the runs."""
         return self.root / "runs"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Models that later plans may start from."""
+        return Checkpoints(self.root / "checkpoints")
 
     @property
     def releases(self) -> Path:

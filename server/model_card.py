@@ -19,6 +19,7 @@ from client.learning.entity_evaluation import EntityReport
 from client.learning.evaluation import MINIMUM_SLICE_SUBJECTS, groups_to_tell
 from client.learning.language_evaluation import LanguageSummary
 from client.learning.metrics import EvaluationReport, Summary, report_in_words
+from compliance.rules.starts import Part
 from compliance.statements import TrainingPlan
 from server.card_sections import (
     data_section,
@@ -28,6 +29,7 @@ from server.card_sections import (
 )
 from server.datasets_told import DatasetTold
 from server.runs import RunState
+from server.starts import epsilon_with_start, unit_of_line
 
 LIBRARY_OF_TASK = {"tabular-classification": "safetensors"}
 """What reads a release of all weights; transformers unless said here."""
@@ -116,6 +118,7 @@ def model_card(
     epsilon_by_site: Mapping[str, Any],
     audited_by_site: Mapping[str, Any] | None = None,
     datasets: Sequence[DatasetTold] = (),
+    line: Sequence[Part] = (),
 ) -> bytes:
     """`README.md`, with the front matter that model hubs read."""
     lines = [
@@ -131,6 +134,7 @@ def model_card(
         f"- **Purpose:** {plan.purpose} (legal basis: {plan.legal_basis}), and nothing else.",
         f"- **Keep it** at most {plan.retention_days} days after {state.updated_at[:10]}.",
         f"- **Base model:** {plan.base_model.name}, `{plan.base_model.digest}`",
+        *_started(line),
         f"- **Trained:** {_trained(plan)}.",
         f"- **Rounds:** {state.rounds_done} of {plan.rounds}{_missed(state)}.",
         f"- **Measured:** {_measured(state)}",
@@ -146,6 +150,7 @@ def model_card(
         "",
         *_epsilons(epsilon_by_site, audited_by_site or {}),
         "",
+        *_with_start(line),
         *data_section(datasets),
         *limitations_section(plan),
         *_labels(plan),
@@ -165,6 +170,26 @@ def model_card(
         "",
     ]
     return "\n".join(lines).encode("utf-8")
+
+
+def _started(line: Sequence[Part]) -> list[str]:
+    """A line for each plan whose rounds are in the model already."""
+    return [
+        f"- **Starts from** {part.rounds} rounds of `{part.plan_id}` ({part.plan.name})."
+        for part in line[:-1]
+    ]
+
+
+def _with_start(line: Sequence[Part]) -> list[str]:
+    if len(line) < 2:
+        return []
+    told = ", ".join(f"{site} {value}" for site, value in epsilon_with_start(line).items())
+    return [
+        "The model also holds the rounds that it starts from. Of one "
+        f"{unit_of_line(line)}, those and its own tell together at most, by site: ε {told}, at "
+        f"δ = {line[-1].plan.privacy.delta}.",
+        "",
+    ]
 
 
 def _front_matter(plan: TrainingPlan, state: RunState) -> str:

@@ -24,6 +24,10 @@ nominal_subjects = 1000              # public; the divisor of every sum
 
 [adapter]                            # optional: rank, alpha, target_modules, layers
 
+[starts_from]                        # optional: a kept model (`server checkpoints`) instead of the
+plan = "message-routing-3"           # base model: a plan's id or name, and how many of its rounds;
+rounds = 20                          # without [[phases]] what was left of that plan is trained
+
 [aggregation]                        # optional: rule ("mean"; "trimmed-mean", "median", "krum" with
                                      # tolerated), server ("average"; "momentum", "adam"),
                                      # learning_rate, momentum, second_momentum, adaptivity
@@ -93,6 +97,7 @@ from compliance.statements import (
     utc_now,
 )
 from server.errors import MalformedPlanFile
+from server.starts import Start
 
 MAX_PLAN_FILE_BYTES = 4 * 1024 * 1024
 DEFAULT_AUTHOR = "coordinator"
@@ -160,10 +165,18 @@ class PhaseSection(Document):
     proximal: Annotated[Fraction, Field(ge=0, le=1000)] = Decimal(0)
 
 
+class StartSection(Document):
+    """`[starts_from]`."""
+
+    plan: Annotated[str, Field(min_length=1, max_length=100)]
+    rounds: Annotated[int, Field(ge=1, le=80_000)]
+
+
 class PlanFile(Document):
     """The whole file."""
 
     plan: PlanSection
+    starts_from: StartSection | None = None
     privacy: PrivacySection
     adapter: Adapter = Adapter()
     aggregation: Aggregation = Aggregation()
@@ -197,7 +210,12 @@ def read_plan_file(path: Path) -> PlanFile:
 
 
 def make_plan(
-    file: PlanFile, *, path: Path, federation: str, admitted_sites: Collection[str]
+    file: PlanFile,
+    *,
+    path: Path,
+    federation: str,
+    admitted_sites: Collection[str],
+    start: Start | None = None,
 ) -> TrainingPlan:
     """The training plan that a file asks for: digest filled in, noise solved.
 
@@ -206,6 +224,7 @@ def make_plan(
         path: Where it came from, for messages.
         federation: The federation's name.
         admitted_sites: Sites that may be asked.
+        start: The kept model that the file's `[starts_from]` names.
 
     Raises:
         MalformedPlanFile: When a value is out of range, or a site is not admitted.
@@ -224,10 +243,17 @@ def make_plan(
             f"{path}: plan.rounds: each phase states its own rounds",
             fix="remove plan.rounds and plan.adapter_rounds, or the phases",
         )
-    draft = _draft(file, path, federation)
+    if file.starts_from is not None and start is None:
+        raise MalformedPlanFile(
+            f"{path}: starts_from: only `server submit` knows the kept models",
+            fix=f"remove starts_from from {path.name}, or submit it",
+        )
+    if start is not None and not file.phases:
+        _check_rest(path, section, start)
+    draft = _draft(file, path, federation, start)
     phases = (
         solve_noise_multipliers(draft.phases, draft.privacy.epsilon, draft.privacy.delta)
-        if file.phases
+        if file.phases or start is not None
         else recommended_for(
             draft.task,
             draft.privacy.epsilon,
@@ -255,7 +281,21 @@ def make_plan(
     )
 
 
-def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
+def _check_rest(path: Path, section: PlanSection, start: Start) -> None:
+    """Without phases of its own, the file asks for what was left of the earlier plan."""
+    if (section.rounds, section.adapter_rounds) != (None, None):
+        raise MalformedPlanFile(
+            f"{path}: plan.rounds: recommended phases are for the base model",
+            fix="state the phases, or leave plan.rounds out to train what was left",
+        )
+    if not start.phases_left:
+        raise MalformedPlanFile(
+            f"{path}: starts_from: nothing was left of plan {start.earlier.name}",
+            fix=f"state the phases in {path.name}",
+        )
+
+
+def _draft(file: PlanFile, path: Path, federation: str, start: Start | None) -> TrainingPlan:
     """The plan with noise of relative scale, so that every other mistake is told first."""
     section = file.plan
     name = section.base_model or DEFAULT_MODELS.get(section.task)
@@ -280,6 +320,12 @@ def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
         )
         for kind in kinds_for(section.task, with_histogram=section.class_weights == "histogram")
     )
+    asked = [
+        {**phase.model_dump(exclude={"relative_noise"}), "noise_multiplier": phase.relative_noise}
+        for phase in file.phases or stand_ins
+    ]
+    if start is not None and not file.phases:
+        asked = [phase.model_dump() for phase in start.phases_left]
     fields: dict[str, Any] = {
         **section.model_dump(exclude={"base_model", "rounds", "adapter_rounds", "missed_rounds"}),
         "federation": federation,
@@ -292,11 +338,8 @@ def _draft(file: PlanFile, path: Path, federation: str) -> TrainingPlan:
         "features": [feature.model_dump() for feature in file.features],
         "quorum": len(section.sites) if section.quorum is None else section.quorum,
         "privacy": file.privacy.model_dump(),
-        "phases": [
-            {**phase.model_dump(exclude={"relative_noise"}), "noise_multiplier": noise}
-            for phase in file.phases or stand_ins
-            for noise in (phase.relative_noise,)
-        ],
+        "phases": asked,
+        "starts_from": None if start is None else start.statement.model_dump(),
     }
     draft = _checked(path, fields)
     reference = BaseModelReference(name=name, digest=base_model_digest(resolve_base_model(name)))
@@ -329,6 +372,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     sections: dict[str, type[BaseModel]] = {
         "plan": PlanSection,
         "privacy": PrivacySection,
+        "starts_from": StartSection,
         "adapter": Adapter,
         "aggregation": Aggregation,
         "transport": Transport,

@@ -6,15 +6,17 @@ a number without that is not a promise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from client.learning.accounting import epsilon_of_subject
 from client.learning.privacy_audit import CONFIDENCE
 from client.secure_aggregation import tolerated_collusion
+from compliance.rules.starts import Part
 from compliance.statements import Phase, TrainingPlan
 from server.software import version_of
+from server.starts import epsilon_with_start, unit_of_line
 
 NOT_COVERED = (
     "Held-out evaluation: sites send exact counts of right, wrong and how sure on their held-out "
@@ -22,7 +24,8 @@ NOT_COVERED = (
     "held-out subjects are never trained on. `evaluation.json` leaves out labels and bins with few "
     "records.",
     "The choice of labels, hyper-parameters and sites, if it was made by looking at private data.",
-    "Other plans on the same subjects: their epsilons compose, and each site's ledger keeps count.",
+    "Other plans on the same subjects, beside those in `start`: their epsilons compose, and each "
+    "site's ledger keeps count.",
     "Subjects whose records lie at more than one site: their sites' epsilons compose. One epsilon "
     "for each site assumes that a subject belongs to one site.",
     "De-identification: that names were removed before training is measured by each site, not "
@@ -36,6 +39,7 @@ def privacy_statement(
     plan_id: str,
     epsilon_by_site: Mapping[str, Decimal],
     audited_by_site: Mapping[str, Decimal],
+    line: Sequence[Part] = (),
 ) -> dict[str, Any]:
     """The statement.
 
@@ -45,6 +49,7 @@ def privacy_statement(
         epsilon_by_site: What each site spent.
         audited_by_site: Lower bound on ε that each site's own audit found; empty where the plan
             asked for none.
+        line: The plan's line (`compliance.rules.starts`), where it starts from another's model.
     """
     unit, of_subject = plan.privacy.unit, epsilon_of_subject(plan)
     # What a record displaces is not in this promise: `_OF_RECORDS` says so.
@@ -52,15 +57,16 @@ def privacy_statement(
         "all records of one data subject" if unit == "subject" else "one record of those that train"
     )
     return {
-        "format": "fiduciary.dp-statement/2",
+        "format": "fiduciary.dp-statement/3",
         "plan_id": plan_id,
         "unit": unit,
         "adjacency": plan.privacy.adjacency,
         "meaning": (
             f"For each site: adding or removing {whose} changes the probability of anything that "
             f"{_what_is_revealed(plan)} reveal by a factor of at most exp(epsilon), except with "
-            "probability delta. The released model is computed from these updates alone."
+            f"probability delta. {_what_it_is_computed_from(line)}"
         ),
+        "start": _start(line),
         "noise_sites": plan.privacy.noise_sites,
         "secure_aggregation": plan.secure_aggregation,
         "delta": str(plan.privacy.delta),
@@ -89,6 +95,39 @@ def privacy_statement(
         },
         "trusts": _trusts(plan),
         "does_not_cover": [*NOT_COVERED, *(_OF_RECORDS if unit == "record" else ())],
+    }
+
+
+def _what_it_is_computed_from(line: Sequence[Part]) -> str:
+    if len(line) < 2:
+        return "The released model is computed from these updates alone."
+    return (
+        "The released model is computed from these updates and from the model that the plan "
+        "starts from, which reveals the rounds before it: `start` says what all of them reveal."
+    )
+
+
+def _start(line: Sequence[Part]) -> dict[str, Any] | None:
+    """What all rounds tell that the model holds; None where the plan starts from the base model."""
+    if len(line) < 2:
+        return None
+    unit = unit_of_line(line)
+    return {
+        "holds": [
+            {"plan_id": part.plan_id, "name": part.plan.name, "rounds": part.rounds}
+            for part in line[:-1]
+        ],
+        "unit": unit,
+        "delta": str(line[-1].plan.privacy.delta),
+        "epsilon_by_site": {site: f"{value:f}" for site, value in epsilon_with_start(line).items()},
+        "meaning": (
+            "For each site: what this plan's rounds and those that it starts from reveal together "
+            f"of one {unit}, composed exactly by the same accountant, as if the site had taken "
+            "part in every round of each of these plans that names it. It is this that holds for "
+            "the released model. The mechanisms are composed as if all had been fixed before the "
+            "first round; each site's own ledger bounds plans that are chosen one after another "
+            "by a privacy filter."
+        ),
     }
 
 

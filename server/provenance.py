@@ -18,6 +18,7 @@ from audit.canonical import canonical_bytes
 from audit.keys import SigningKey
 from audit.statement import pre_authentication_encoding
 from compliance.resources import PlanEvidence, PlanView
+from compliance.rules.starts import Part
 from compliance.statements import TrainingPlan
 from server.datasets_told import DatasetTold
 from server.model_signature import IN_TOTO_PAYLOAD, IN_TOTO_STATEMENT
@@ -38,8 +39,9 @@ def provenance(
     files: Mapping[str, str],
     epsilon_by_site: Mapping[str, Decimal],
     datasets: Sequence[DatasetTold],
+    line: Sequence[Part] = (),
 ) -> dict[str, Any]:
-    """The statement about the other files."""
+    """The statement about the other files; `line` says what the plan starts from, oldest first."""
     return {
         "_type": IN_TOTO_STATEMENT,
         "subject": [
@@ -56,6 +58,10 @@ def provenance(
                 "approved": view.approved_position,
             },
             "base_model": plan.base_model.model_dump(mode="json"),
+            "starts_from": [
+                {"plan_id": part.plan_id, "plan": part.plan.body(), "rounds": part.rounds}
+                for part in line[:-1]
+            ],
             "datasets": [
                 {
                     "site": each.site,

@@ -31,6 +31,7 @@ from client.learning.metrics import EvaluationReport
 from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
 from compliance.resources import PlanEvidence, PlanView
+from compliance.rules.starts import Part
 from compliance.sealing import DATA_KEY_BYTES, SERVICE, seal_data_key
 from compliance.statements import (
     GroupEvaluation,
@@ -50,6 +51,7 @@ from server.model_signature import SIGNATURE_FILE, public_pem, sign_model
 from server.privacy_statement import privacy_statement
 from server.provenance import ATTESTATION_FILE, PROVENANCE_FILE, attestation, provenance
 from server.runs import RunFolder, RunState
+from server.starts import epsilon_with_start, read_line
 
 _FOLDER_DIGITS = 16
 
@@ -101,11 +103,14 @@ def build_release(
         )
     evidence = compliance.plan_evidence(view.plan_id)
     epsilon_by_site = spent_by_site(evidence, state)
+    line = read_line(compliance, federation.identity.public, view.plan_id, plan)
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     (building / "files").mkdir(parents=True, mode=0o700)
     _write_model(building / "files", plan, iterate)
-    _write_documents(federation, building / "files", plan, view, evidence, state, epsilon_by_site)
+    _write_documents(
+        federation, building / "files", plan, view, evidence, state, epsilon_by_site, line
+    )
     files = _digests(building / "files")
     data_key = secrets.token_bytes(DATA_KEY_BYTES)
     archive = building / "content.tar"
@@ -125,6 +130,7 @@ def build_release(
         created_at=utc_now(),
         evaluation=told_evaluation(state.evaluation),
         model_signing_key=public_pem(federation.model_signing_key.public_key()),
+        epsilon_with_start=epsilon_with_start(line),
     )
     statement = sign_statement(manifest.body(), federation.identity)
     sealed = seal_data_key(
@@ -213,6 +219,7 @@ def _write_documents(
     evidence: PlanEvidence,
     state: RunState,
     epsilon_by_site: dict[str, Decimal],
+    line: tuple[Part, ...],
 ) -> None:
     """Each names those before it; the signature names them all. The same run, the same octets."""
     audited, datasets = audited_by_site(evidence), datasets_told(evidence)
@@ -225,8 +232,12 @@ def _write_documents(
         datasets=datasets,
     )
     documents = {
-        "README.md": model_card(plan, view.plan_id, state, epsilon_by_site, audited, datasets),
-        "dp_statement.json": _json(privacy_statement(plan, view.plan_id, epsilon_by_site, audited)),
+        "README.md": model_card(
+            plan, view.plan_id, state, epsilon_by_site, audited, datasets, line
+        ),
+        "dp_statement.json": _json(
+            privacy_statement(plan, view.plan_id, epsilon_by_site, audited, line)
+        ),
         BOM_FILE: _json(bill),
     }
     if plan.labels:
@@ -244,6 +255,7 @@ def _write_documents(
             files=_digests(folder),
             epsilon_by_site=epsilon_by_site,
             datasets=datasets,
+            line=line,
         )
     )
     (folder / PROVENANCE_FILE).write_bytes(statement)

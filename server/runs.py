@@ -11,6 +11,8 @@ runs/<first 16 digits of the plan's id>/
   signed report, then the compliance service records the report, and only then `rounds_done` grows.
   After a crash between them the same aggregate is measured and the same report is sent again, which
   the service records once.
+* The checkpoint of a run is in clear: it is read and replaced every round, by whoever holds the key
+  to it all the same. Models that are kept for later plans are sealed (`server.checkpoints`).
 * Nothing of a single site is kept: a checkpoint holds the aggregate, a report digests and norms.
 * A round that was interrupted before its aggregate is asked again. Sites that answered it give the
   same answer again; one that had begun and has no answer has spent the round and says no.
@@ -212,6 +214,14 @@ class RunFolder:
             MalformedInput: When the checkpoint is missing or was changed.
         """
         return self._read(aggregated.round + 1, aggregated.checkpoint, aggregated.checkpoint_digest)
+
+    def pending_model(self, pending: PendingRound) -> Iterate:
+        """The global model after a round that is being finished.
+
+        Raises:
+            MalformedInput: When the checkpoint is missing or was changed.
+        """
+        return self._read(pending.summary.round + 1, pending.checkpoint, pending.checkpoint_digest)
 
     def _read(self, rounds_done: int, name: str, digest: str) -> Iterate:
         from client.learning.aggregation import Iterate  # loads torch; status pages need not

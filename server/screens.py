@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -98,11 +99,50 @@ def show_proposal(proposal: Proposal) -> None:
         f"{plan.privacy.unit} of a site; each site needs {plan.minimum_subjects} subjects",
         highlight=False,
     )
+    _show_start(proposal)
     _show_terms(proposal)
     gradients = sum(phase.subject_gradients for phase in proposal.phases)
     console.print(
         f"cost at a site of {plan.privacy.nominal_subjects} subjects: {gradients} subject "
         f"gradients, {proposal.megabytes_a_site:.1f} MB to and fro ({proposal.weights} weights)",
+        highlight=False,
+    )
+
+
+def show_checkpoints(federation: Federation, plan: str | None, *, as_json: bool) -> None:
+    """Print what later plans may start from."""
+    found = [
+        each
+        for each in federation.checkpoints.kept(datetime.now(UTC))
+        if plan is None
+        or plan == each.plan_name
+        or each.plan_id.removeprefix("sha256:").startswith(plan.removeprefix("sha256:"))
+    ]
+    if as_json:
+        print_json([each.model_dump(mode="json", exclude={"key", "format"}) for each in found])
+        return
+    table = _table("plan", "id", "rounds", "model", "kept", "removed after")
+    for each in found:
+        table.add_row(
+            each.plan_name,
+            each.plan_id,
+            str(each.rounds),
+            each.model[:19] + "…",
+            each.kept_at[:10],
+            each.remove_after[:10],
+        )
+    out().print(table)
+
+
+def _show_start(proposal: Proposal) -> None:
+    """What a release will tell beyond the plan's own promise."""
+    start = proposal.plan.starts_from
+    if start is None:
+        return
+    told = ", ".join(f"{site} {value}" for site, value in proposal.epsilon_with_start.items())
+    out().print(
+        f"it starts from {start.rounds} rounds of plan {start.plan}\n"
+        f"what its release tells with those rounds, at the same δ: ε {told}",
         highlight=False,
     )
 

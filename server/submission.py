@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from audit.statement import SignedStatement, sign_statement
+from audit.statement import SignedStatement, sign_statement, verify_statement
 from client.learning.accounting import epsilon_of_subject, events_of, reported_epsilon
 from client.learning.base_model import resolve_base_model
+from client.learning.plan_model import PlanModel
 from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
-from compliance.statements import TrainingPlan
+from compliance.rules.ruling import Refused
+from compliance.rules.starts import Part, may_start
+from compliance.statements import StartsFrom, TrainingPlan
+from server.errors import MalformedPlanFile
 from server.federation import Federation
-from server.plan_file import make_plan, read_plan_file
+from server.plan_file import StartSection, make_plan, read_plan_file
+from server.starts import (
+    Start,
+    epsilon_with_start,
+    read_line,
+    reported_model,
+    start_state,
+)
 
 BYTES_A_WEIGHT = 4
 
@@ -49,6 +62,8 @@ class Proposal:
     Attributes:
         epsilon_of_subject: ε of the whole plan for a data subject; None where none is finite, as
             may be of a plan that protects single records.
+        epsilon_with_start: By site, ε of the plan and all rounds that it starts from, which its
+            release will tell together; empty where it starts from the base model.
         weights: Trained weights.
         megabytes_a_site: What one site sends and receives in the whole run.
     """
@@ -59,6 +74,7 @@ class Proposal:
     epsilon_of_subject: Decimal | None
     weights: int
     megabytes_a_site: float
+    epsilon_with_start: Mapping[str, Decimal] = field(default_factory=dict)
 
     @property
     def plan_id(self) -> str:
@@ -81,6 +97,9 @@ class Proposal:
             "epsilon_of_subject": None
             if self.epsilon_of_subject is None
             else str(self.epsilon_of_subject),
+            "epsilon_with_start": {
+                site: str(value) for site, value in self.epsilon_with_start.items()
+            },
             "weights": self.weights,
             "megabytes_a_site": round(self.megabytes_a_site, 3),
         }
@@ -97,13 +116,72 @@ def propose(federation: Federation, compliance: ComplianceClient, path: Path) ->
     """
     file = read_plan_file(path)
     admitted = [view.name for view in compliance.sites() if view.state == "approved"]
-    plan = make_plan(file, path=path, federation=federation.settings.name, admitted_sites=admitted)
+    start: Start | None = None
+    before: tuple[Part, ...] = ()
+    if file.starts_from is not None:
+        start, before = _start(federation, compliance, file.starts_from)
+    plan = make_plan(
+        file,
+        path=path,
+        federation=federation.settings.name,
+        admitted_sites=admitted,
+        start=start,
+    )
     model = build_model(plan, resolve_base_model(plan.base_model.name))
+    if start is not None:
+        _check_start(federation, compliance, path, plan, start, before, model)
+    line = (*before, Part("", plan, plan.rounds))
     weights = sum(array.size for array in model.get_state().values())
     # A round sends the state to train, the update back, and the state to evaluate.
     megabytes = 3 * plan.rounds * weights * BYTES_A_WEIGHT / 1e6
     statement = sign_statement(plan.body(), federation.identity)
-    return Proposal(plan, statement, _costs(plan), epsilon_of_subject(plan), weights, megabytes)
+    return Proposal(
+        plan,
+        statement,
+        _costs(plan),
+        epsilon_of_subject(plan),
+        weights,
+        megabytes,
+        epsilon_with_start(line),
+    )
+
+
+def _start(
+    federation: Federation, compliance: ComplianceClient, asked: StartSection
+) -> tuple[Start, tuple[Part, ...]]:
+    """The kept model that a file names, and the line of the plan that had it up to there."""
+    kept = federation.checkpoints.find(asked.plan, asked.rounds, datetime.now(UTC))
+    coordinator = federation.identity.public
+    statement = compliance.plan(kept.plan_id).statement
+    earlier = TrainingPlan.from_body(verify_statement(statement, coordinator))
+    *older, last = read_line(compliance, coordinator, kept.plan_id, earlier)
+    line = (*older, replace(last, rounds=kept.rounds))
+    named = StartsFrom.after(kept.plan_id, earlier, kept.rounds, kept.model)
+    return Start(named, earlier), line
+
+
+def _check_start(
+    federation: Federation,
+    compliance: ComplianceClient,
+    path: Path,
+    plan: TrainingPlan,
+    start: Start,
+    before: tuple[Part, ...],
+    model: PlanModel,
+) -> None:
+    """Refuse a start that the service or the sites would refuse, before anybody is asked.
+
+    Raises:
+        MalformedPlanFile: With the reason.
+        FiduciaryError: When the kept model does not open.
+    """
+    evidence = compliance.plan_evidence(start.statement.plan)
+    ruling = may_start(plan, before, reported_model(evidence, start.statement.rounds))
+    if isinstance(ruling, Refused):
+        raise MalformedPlanFile(f"{path}: starts_from: {ruling.reason}", fix=ruling.fix)
+    model.set_state(start_state(federation.checkpoints, start.statement, model.get_state()))
+    for phase in plan.phases:
+        model.set_trainable(phase.kind)
 
 
 def _costs(plan: TrainingPlan) -> tuple[PhaseCost, ...]:

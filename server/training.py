@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -53,7 +54,7 @@ from server.replies import (
     norm_of,
 )
 from server.rounds import Exchange, Stopped, Task, Wire
-from server.runs import AggregatedRound, RoundSummary, RunFolder, RunState
+from server.runs import AggregatedRound, PendingRound, RoundSummary, RunFolder, RunState
 from server.telling import tell_end, tell_exchange, tell_round
 
 START_GRACE_SECONDS = 30.0
@@ -78,6 +79,17 @@ class Recorder(Protocol):
         """Record how the run ended, likewise."""
 
 
+class Keeper(Protocol):
+    """Keeps models that later plans may start from (`server.checkpoints`)."""
+
+    @property
+    def rounds(self) -> frozenset[int]:
+        """After how many rounds."""
+
+    def keep(self, rounds: int, model: State, now: datetime) -> None:
+        """Keep the model after some rounds; again after a crash, without harm."""
+
+
 class Training:
     """The run of one approved plan.
 
@@ -93,6 +105,7 @@ class Training:
         reporter: Where news goes.
         stop: Set when the coordinator is asked to stop.
         stretch: `PlanModel.stretch` of the plan's model.
+        keeper: Keeps models that later plans may start from.
         clock: Monotonic seconds, by which deadlines are kept.
     """
 
@@ -110,6 +123,7 @@ class Training:
         reporter: Reporter,
         stop: threading.Event,
         stretch: float = 1.0,
+        keeper: Keeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan_id = plan_id
@@ -123,6 +137,7 @@ class Training:
         self._reporter = reporter
         self._stop = stop
         self._stretch = stretch
+        self._keeper = keeper
         self._clock = clock
         self._view = RunView(
             plan_id=plan_id,
@@ -249,6 +264,7 @@ class Training:
             absent=aggregated.absent,
             update_norm=aggregated.update_norm,
             state_digest=arrays_digest(advanced.to_arrays()),
+            model_digest=arrays_digest(advanced.average),
             epsilon_by_site=epsilon,
             metrics=metrics,
             finished_at=utc_now(),
@@ -331,7 +347,17 @@ class Training:
             return state
         statement = SignedStatement.from_json(state.pending.statement)
         self._until_recorded(lambda: self._compliance.report_round(self._plan_id, statement))
+        self._keep(state, state.pending)
         return self._folder.finish_round(state)
+
+    def _keep(self, state: RunState, pending: PendingRound) -> None:
+        """Keep the model of a recorded round, before it counts: after a crash it is kept again."""
+        rounds, keeper = pending.summary.round + 1, self._keeper
+        if keeper is None or rounds not in keeper.rounds:
+            return
+        if all(summary.missed for summary in (*state.history, pending.summary)):
+            return  # it is still what the run started from
+        keeper.keep(rounds, self._folder.pending_model(pending).average, datetime.now(UTC))
 
     def _evaluate(
         self, gathering: Gathering, number: int, advanced: Iterate, returning: frozenset[str]

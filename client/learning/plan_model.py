@@ -134,10 +134,11 @@ class PlanModel(ABC):
         Raises:
             MalformedInput: When a probe is to be trained on a base model that is adapted already.
         """
-        if kind == "probe" and self.is_adapted and self.plan_trains("full"):
+        started = self.plan.starts_from is not None
+        if kind == "probe" and (started or self.plan_trains("full")) and self.is_adapted:
             raise MalformedInput(
                 "a probe is trained on the base model, and this state has another",
-                fix="start the plan anew",
+                fix="leave the probe out" if started else "start the plan anew",
             )
         for part in (self.network, self.histogram):
             for parameter in part.parameters():
@@ -262,6 +263,11 @@ class PlanModel(ABC):
         """The cheapest phase whose `trained_module` computes what the present state says."""
         above = "full" if self.plan_trains("full") else "adapter"
         return above if self.is_adapted or not self.plan_trains("probe") else "probe"
+
+
+def seed_of(plan: TrainingPlan) -> bytes:
+    """The seed of what is drawn for a plan's model and is the same for every party."""
+    return bytes.fromhex(plan.seed.removeprefix("sha256:"))
 
 
 def trained_names(kind: str, names: Iterable[str]) -> frozenset[str]:

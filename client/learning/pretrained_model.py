@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +20,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from audit.canonical import canonical_bytes
 from audit.errors import MalformedInput
 from client.learning.base_model import EMBEDDED_MODEL, HUB_NAME_OF_EMBEDDED
 from client.learning.layers import SplitLayers, padded
@@ -38,6 +36,7 @@ from client.learning.plan_model import (
     check_base_model,
     copies,
     quiet_transformers,
+    seed_of,
 )
 from compliance.statements import TrainingPlan
 
@@ -126,7 +125,7 @@ class PretrainedModel(PlanModel):
                 outer = with_lora(plan, outer, cls.peft_task)
             model = cls(plan, outer)
             model.read_from(base_path)
-        drawn = _adapter_seed(plan) if seed is None else str(seed).encode()
+        drawn = seed_of(plan) if seed is None else str(seed).encode()
         draw_fixed_matrices(model._transformer, drawn)
         model.start_head()
         return model
@@ -316,7 +315,3 @@ def _check_length(plan: TrainingPlan, settings: Any) -> None:
             f"max_tokens: base model {plan.base_model.name!r} reads at most {longest} tokens",
             fix="ask for at most as many",
         )
-
-
-def _adapter_seed(plan: TrainingPlan) -> bytes:
-    return hashlib.sha256(canonical_bytes(plan.body())).digest()

@@ -3,6 +3,8 @@
 * Every party can build the plan's model as it is before the first round
   (`client.learning.tasks.build_model`), and a phase moves nothing but `trained_names`. So a task
   holds what an earlier round may have moved, and an answer what its own round may have.
+* A plan that starts from another's model (`starts_from`) has moved everything before its first
+  round: sites need not know that model, and one that comes later neither, so all of it travels.
 * Plan, activity and round decide, and nothing else: both sides know the names beforehand, and
   refuse any others.
 * The receiver of a task takes what is missing from the model as built; the receiver of an answer
@@ -39,6 +41,8 @@ def names_in_task(
         MalformedInput: When the plan has no such round.
     """
     plan.phase_of(round_index)
+    if plan.starts_from is not None:
+        return frozenset(names)
     all_names, moved, first = frozenset(names), frozenset[str](), 0
     done = round_index + (activity == "evaluate")
     for phase in plan.phases:

@@ -76,7 +76,7 @@ def _rows(
             event.actor,
             f"model {release.manifest.name}",
             event.said("purpose"),
-            max(release.manifest.epsilon_by_site.values(), default=""),
+            max(release.manifest.epsilon_told.values(), default=""),
         )
         yield cells, link((release.announced.position, event.position))
 

@@ -16,7 +16,8 @@
   A number alone is a promise (EDPB Opinion 28/2024: whether a model is anonymous is shown case by
   case, by the likelihood of extraction).
 * `retrain` needs a plan for the same model and task at the same sites that was submitted after the
-  last erasure was recorded: no round of it can sample who was erased before.
+  last erasure was recorded: no round of it can sample who was erased before. It starts from the
+  base model, or from a model that was made without whoever was erased.
 * While a case is not closed, nobody gets a new grant of the release.
 """
 
@@ -128,6 +129,7 @@ def may_retrain(
     submitted_position: int,
     last_erasure_position: int,
     approved_sites: Collection[str],
+    starts_without_them: Ruling = ALLOWED,
 ) -> Ruling:
     """Whether a plan is a retraining of another without those who were erased.
 
@@ -138,6 +140,8 @@ def may_retrain(
         submitted_position: The log's entry of its submission.
         last_erasure_position: The log's entry of the last erasure of the case.
         approved_sites: Sites that take part at present.
+        starts_without_them: Whether what the new plan starts from was made without whoever was
+            erased (`compliance.rules.starts.may_start_without`).
     """
     if state not in ("approved", "completed"):
         return Refused(
@@ -172,7 +176,7 @@ def may_retrain(
             "it is no retraining: it trains at other sites",
             f"name exactly {', '.join(sorted(needed))}",
         )
-    return ALLOWED
+    return starts_without_them
 
 
 def may_conclude(

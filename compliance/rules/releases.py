@@ -68,6 +68,19 @@ def may_release(
             f"epsilon_by_site states less than the sites reported: {sites}",
             "state for each site at least the epsilon_spent of its last report",
         )
+    whole = manifest.epsilon_with_start
+    if (plan.starts_from is None) != (not whole):
+        return contradiction(
+            "epsilon-understated",
+            "epsilon_with_start goes with a plan that starts from another's rounds",
+            "state what those rounds and the plan's own tell together",
+        )
+    low = sorted(site for site in stated if whole and whole.get(site, Decimal(-1)) < stated[site])
+    if low:
+        return contradiction(
+            "epsilon-understated",
+            f"epsilon_with_start states less than the plan's own rounds: {', '.join(low)}",
+        )
     unsafe = sorted(name for name in manifest.files if name.lower().endswith(UNSAFE_SUFFIXES))
     if unsafe:
         return Refused(

@@ -22,6 +22,8 @@ service has no accountant:
   a uniform subset of the others, whichever of the k were sampled. So each of them moves the sum by
   at most two clipping norms against the very draw that the others would have had: half the noise.
 * A plan that protects single records: k subjects are at most k·m records, m of each.
+* A model that starts from another plan's rounds holds those too: mechanisms on the same subjects
+  compose, so Rényi divergences of one order add up; by the lemma, ε and δ of the group do.
 * Sites whose subjects are disjoint run mechanisms of their own: what all of them give out together
   composes, so Rényi divergences of one order add up. Where the sites share one noise
   (`noise_sites`), the erased of all sites are one group of that one mechanism.
@@ -85,6 +87,21 @@ class ErasedAt:
 
 
 @dataclass(frozen=True)
+class Held:
+    """The rounds of an earlier plan that a model holds, and who of them was erased.
+
+    Attributes:
+        plan: The earlier plan.
+        rounds: How many of its rounds.
+        erased: By site; their ε is the plan's promise, of which so many rounds are at most all.
+    """
+
+    plan: TrainingPlan
+    rounds: int
+    erased: Mapping[str, ErasedAt]
+
+
+@dataclass(frozen=True)
 class SiteDebt:
     """What a release owes the erased subjects of one site, at the plan's δ and by the lemma."""
 
@@ -143,37 +160,49 @@ def group_by_mechanism(plan: TrainingPlan, subjects: int, first_round: int = 0) 
         subjects: How many.
         first_round: Rounds before it had none of them.
     """
-    return _at_delta(_divergences(plan, subjects, first_round), float(plan.privacy.delta))
+    group = ErasedAt(subjects, first_round, plan.privacy.epsilon)
+    divergences = _divergences(Held(plan, plan.rounds, {}), group)
+    return _at_delta(divergences, float(plan.privacy.delta))
 
 
-def unlearning_debt(plan: TrainingPlan, erased: Mapping[str, ErasedAt]) -> Debt:
+def unlearning_debt(
+    plan: TrainingPlan,
+    erased: Mapping[str, ErasedAt],
+    before: Sequence[Held] = (),
+    subjects: Mapping[str, int] | None = None,
+) -> Debt:
     """The debt of a release of a plan.
 
     Args:
         plan: The plan.
-        erased: By site; sites without erased subjects are left out.
+        erased: Of its own rounds, by site; sites without erased subjects are left out.
+        before: What it starts from.
+        subjects: Different erased subjects of each site, over all of these; needed where the plan
+            starts from another.
     """
     delta = float(plan.privacy.delta)
-    whole = [0.0] * len(ORDERS)
+    parts = (*before, Held(plan, plan.rounds, erased))
     sites: dict[str, SiteDebt] = {}
-    for name, group in sorted(erased.items()):
-        divergences = _divergences(plan, group.subjects, group.first_round)
-        whole = [a + b for a, b in zip(whole, divergences, strict=True)]
-        lemma = _by_promise(plan, group)
+    for name in sorted({name for part in parts for name in part.erased}):
+        theirs = [(part, part.erased[name]) for part in parts if name in part.erased]
+        divergences = _sum(_divergences(part, group) for part, group in theirs)
+        lemma = _composed(_by_promise(part.plan, group) for part, group in theirs)
         bound = _at_delta(divergences, delta)
         if lemma.delta <= delta and lemma.epsilon < bound.epsilon:
             bound = lemma
-        sites[name] = SiteDebt(group.subjects, group.first_round, bound, lemma)
+        of_own = theirs[-1][1] if theirs[-1][0] is parts[-1] and len(theirs) == 1 else None
+        sites[name] = SiteDebt(
+            theirs[-1][1].subjects if subjects is None else subjects[name],
+            0 if of_own is None else of_own.first_round,
+            bound,
+            lemma,
+        )
     if not sites:
         return Debt({}, Bound(0.0, 0.0), Bound(0.0, 0.0))
     largest = max((site.bound for site in sites.values()), key=lambda bound: bound.epsilon)
-    if plan.privacy.noise_sites is not None:
-        whole = _divergences(
-            plan,
-            sum(group.subjects for group in erased.values()),
-            min(group.first_round for group in erased.values()),
-        )
-    together = largest if len(sites) == 1 else _at_delta(whole, delta)
+    together = largest
+    if len(sites) > 1:
+        together = _at_delta(_sum(_of_all_sites(part) for part in parts), delta)
     return Debt(sites, largest, together)
 
 
@@ -201,15 +230,43 @@ def _by_promise(plan: TrainingPlan, group: ErasedAt) -> Bound:
     return group_by_lemma(float(group.epsilon), float(plan.privacy.delta), units)
 
 
-def _divergences(plan: TrainingPlan, subjects: int, first_round: int) -> list[float]:
-    """Rényi divergence at each order of all rounds from `first_round` on, for a group."""
+def _composed(bounds: Iterable[Bound]) -> Bound:
+    """Basic composition."""
+    listed = list(bounds)
+    return Bound(
+        math.fsum(bound.epsilon for bound in listed),
+        min(1.0, math.fsum(bound.delta for bound in listed)),
+    )
+
+
+def _sum(parts: Iterable[Sequence[float]]) -> list[float]:
+    """Rényi divergences of what composes, at each order."""
+    return [math.fsum(values) for values in zip(*parts, strict=True)]
+
+
+def _of_all_sites(part: Held) -> list[float]:
+    """Rényi divergences of a part for the erased of all sites; nothing where nobody was."""
+    groups = list(part.erased.values())
+    if part.plan.privacy.noise_sites is None or not groups:
+        return _sum([[0.0] * len(ORDERS), *(_divergences(part, group) for group in groups)])
+    one = ErasedAt(
+        subjects=sum(group.subjects for group in groups),
+        first_round=min(group.first_round for group in groups),
+        epsilon=part.plan.privacy.epsilon,
+    )
+    return _divergences(part, one)
+
+
+def _divergences(part: Held, group: ErasedAt) -> list[float]:
+    """Rényi divergence at each order of a part's rounds from the group's first on."""
+    plan, subjects = part.plan, group.subjects
     if subjects == 0:
         return [0.0] * len(ORDERS)
     units = subjects
     if plan.privacy.unit == "record":
         units *= plan.privacy.max_records_per_subject
     total = [0.0] * len(ORDERS)
-    for phase, rounds in _rounds_from(plan.phases, first_round):
+    for phase, rounds in _rounds_of(plan.phases, group.first_round, part.rounds):
         steps = rounds * phase.steps_per_round
         noise = float(phase.noise_multiplier) / (1 if phase.batch_limit is None else 2)
         step = group_divergences(noise, float(phase.sampling_rate), units)
@@ -218,12 +275,12 @@ def _divergences(plan: TrainingPlan, subjects: int, first_round: int) -> list[fl
     return total
 
 
-def _rounds_from(phases: Sequence[Phase], first_round: int) -> Iterable[tuple[Phase, int]]:
-    """Each phase with how many of its rounds come at or after `first_round`."""
-    end = 0
+def _rounds_of(phases: Sequence[Phase], first: int, end: int) -> Iterable[tuple[Phase, int]]:
+    """Each phase with how many of its rounds are from `first` on and before `end`."""
+    begin = 0
     for phase in phases:
-        end += phase.rounds
-        left = min(phase.rounds, end - first_round)
+        left = min(begin + phase.rounds, end) - max(begin, first)
+        begin += phase.rounds
         if left > 0:
             yield phase, left
 

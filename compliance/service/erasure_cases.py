@@ -5,8 +5,9 @@
   notices to who holds the release (GDPR Art. 19) and the follow-ups to the subjects.
 * A plan counts only where it names the site that states the erasure.
 * A release that is announced after the erasure of somebody whom its plan may have sampled gets its
-  case then. No plan of today's formats starts from another's model, so a plan's own releases are
-  all that its subjects reach.
+  case then.
+* A plan that starts from another's model holds its rounds (`compliance.rules.starts`): whoever they
+  may have sampled is concerned by its releases too, however long the line is.
 * What is owed is computed when it changes, kept with the case, and written into the log.
 """
 
@@ -16,6 +17,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from sqlalchemy import select
@@ -25,10 +27,11 @@ from audit.canonical import canonical_bytes
 from audit.errors import NotFound
 from audit.receipt import Receipt
 from audit.statement import sign_statement
-from compliance.erasure_views import DebtView, ErasureCaseView
+from compliance.erasure_views import DebtView, ErasureCaseView, LatestStartView
 from compliance.rules.access import EVERYWHERE, Scope
 from compliance.rules.erasure_cases import REACHABLE, CaseState
-from compliance.rules.unlearning import Debt, ErasedAt, unlearning_debt
+from compliance.rules.starts import Part, latest_start
+from compliance.rules.unlearning import Debt, ErasedAt, Held, unlearning_debt
 from compliance.service.erasure_tables import (
     CaseErasureRow,
     ErasedPlanRow,
@@ -36,6 +39,13 @@ from compliance.service.erasure_tables import (
     FollowUpRow,
 )
 from compliance.service.filing import file_statement, load_rows, parse_envelope
+from compliance.service.plan_lines import (
+    erased_of,
+    first_rounds,
+    plan_line,
+    plans_holding,
+    reported_model,
+)
 from compliance.service.registry import Registry, Transaction
 from compliance.service.release_views import state_of
 from compliance.service.tables import PlanSiteRow, ReleaseRow, StatementRow
@@ -78,9 +88,15 @@ def reach_releases(transaction: Transaction, digest: str, erasure: ErasureReceip
         for plan_id in named
     )
     session.flush()
-    found = session.scalars(
-        select(ReleaseRow).where(ReleaseRow.plan_id.in_(named)).order_by(ReleaseRow.position)
-    ).all()
+    reached = set(named)
+    for plan_id in named:
+        reached |= plans_holding(session, plan_id, erasure.first_rounds.get(plan_id, 0))
+    query = select(ReleaseRow).where(ReleaseRow.plan_id.in_(sorted(reached)))
+    found = [
+        release
+        for release in session.scalars(query.order_by(ReleaseRow.position))
+        if digest in {row.erasure for row in _erased_of_release(session, release)}
+    ]
     for release in found:
         if state_of(release) in REACHABLE:
             open_case(transaction, release, [digest])
@@ -92,9 +108,7 @@ def reach_release(transaction: Transaction, release: ReleaseRow) -> None:
     """Open the case of a release that is announced after subjects of its plan were erased."""
     session = transaction.session
     session.flush()
-    erasures = session.scalars(
-        select(ErasedPlanRow.erasure).where(ErasedPlanRow.plan_id == release.plan_id)
-    ).all()
+    erasures = sorted({row.erasure for row in _erased_of_release(session, release)})
     if erasures:
         open_case(transaction, release, erasures)
         follow_up(transaction, erasures, "found", [release])
@@ -115,11 +129,7 @@ def open_case(transaction: Transaction, release: ReleaseRow, erasures: Sequence[
         "voided": row.decision if row is not None and joins else None,
     }
     if row is None or not joins:
-        about = set(
-            session.scalars(
-                select(ErasedPlanRow.erasure).where(ErasedPlanRow.plan_id == release.plan_id)
-            )
-        )
+        about = {row.erasure for row in _erased_of_release(session, release)}
         first = f"{release.release_id} {erasures[0]}".encode("ascii")
         case_id = hashlib.sha256(first).hexdigest()[:_CASE_DIGITS]
         position = transaction.record(
@@ -163,26 +173,68 @@ def debt_of(session: Session, release: ReleaseRow) -> Debt:
     A subject counts once, however often the site stated the erasure, and also when an earlier case
     was closed: what a model may tell of them is still owed.
     """
-    rows = load_rows(session, [release.plan_id, release.release_id])
-    plan = TrainingPlan.from_body(parse_envelope(rows[release.plan_id]).body)
+    rows = load_rows(session, [release.release_id])
     manifest = ReleaseManifest.from_body(parse_envelope(rows[release.release_id]).body)
-    rounds: dict[str, dict[str, int]] = defaultdict(dict)
-    for erased in session.scalars(
-        select(ErasedPlanRow).where(ErasedPlanRow.plan_id == release.plan_id)
-    ):
-        known = rounds[erased.site].get(erased.subject, erased.first_round)
-        rounds[erased.site][erased.subject] = min(known, erased.first_round)
-    return unlearning_debt(
-        plan,
-        {
-            site: ErasedAt(
-                subjects=len(first),
-                first_round=min(first.values()),
-                epsilon=manifest.epsilon_by_site.get(site, plan.privacy.epsilon),
-            )
-            for site, first in rounds.items()
-        },
+    line = _line_of_release(session, release)
+    erased = erased_of(session, line)
+    *before, own = (
+        Held(
+            part.plan,
+            part.rounds,
+            _by_site([row for row in erased if row.plan_id == part.plan_id], part.plan),
+        )
+        for part in line
     )
+    spent = {
+        site: replace(group, epsilon=manifest.epsilon_by_site.get(site, own.plan.privacy.epsilon))
+        for site, group in own.erased.items()
+    }
+    subjects = defaultdict(set)
+    for row in erased:
+        subjects[row.site].add(row.subject)
+    counts = {site: len(different) for site, different in subjects.items()}
+    return unlearning_debt(own.plan, spent, before, counts)
+
+
+def start_without_them(session: Session, release: ReleaseRow) -> LatestStartView | None:
+    """The latest reported model of a release's line that holds nobody who was erased.
+
+    None for the base model.
+    """
+    line = _line_of_release(session, release)
+    found = latest_start(line, first_rounds(erased_of(session, line)))
+    if found is None:
+        return None
+    part, rounds = found
+    return LatestStartView(
+        plan_id=part.plan_id,
+        plan_name=part.plan.name,
+        rounds=rounds,
+        model=reported_model(session, part.plan_id, rounds),
+    )
+
+
+def _line_of_release(session: Session, release: ReleaseRow) -> tuple[Part, ...]:
+    line = plan_line(session, release.plan_id)
+    if line is None:
+        raise NotFound(f"there is no plan of release {release.release_id}")
+    return line
+
+
+def _erased_of_release(session: Session, release: ReleaseRow) -> list[ErasedPlanRow]:
+    return erased_of(session, _line_of_release(session, release))
+
+
+def _by_site(rows: Sequence[ErasedPlanRow], plan: TrainingPlan) -> dict[str, ErasedAt]:
+    """The erased of one plan; each subject from the earliest round that is stated of them."""
+    rounds: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        known = rounds[row.site].get(row.subject, row.first_round)
+        rounds[row.site][row.subject] = min(known, row.first_round)
+    return {
+        site: ErasedAt(len(first), min(first.values()), plan.privacy.epsilon)
+        for site, first in rounds.items()
+    }
 
 
 def erasures_of(session: Session, case_id: str) -> list[StatementRow]:
@@ -211,7 +263,7 @@ def follow_up(
             subject=erasure.subject,
             stage=stage,
             releases=tuple(
-                _affected(row, cases[row.release_id], erasure.first_rounds.get(row.plan_id, 0))
+                _affected(row, cases[row.release_id], _first_round(session, digest, row))
                 for row in releases
             ),
             stated_at=transaction.time,
@@ -222,6 +274,14 @@ def follow_up(
         )
         session.add(FollowUpRow(position=position, statement=signed.digest, erasure=digest))
     session.flush()
+
+
+def _first_round(session: Session, erasure: str, release: ReleaseRow) -> int:
+    """The first round of a release's plan whose model may hold the subject of an erasure."""
+    first = first_rounds(
+        row for row in _erased_of_release(session, release) if row.erasure == erasure
+    )
+    return first.get(release.plan_id, 0) if set(first) == {release.plan_id} else 0
 
 
 def _affected(release: ReleaseRow, case: ErasureCaseRow | None, first: int) -> AffectedRelease:
@@ -313,6 +373,7 @@ def _view(
         debt=debt.model_copy(
             update={"sites": {s: owed for s, owed in debt.sites.items() if scope.includes(s)}}
         ),
+        start_from=start_without_them(session, release),
         choice=cast("CaseChoice | None", case.choice),
         decision=None if case.decision is None else parse_envelope(rows[case.decision]),
         retraining_plan=case.retraining_plan,

@@ -39,6 +39,28 @@ class ErasedPlanRow(Base):
     __table_args__ = (Index("erased_plans_by_plan", "plan_id"),)
 
 
+class PlanStartRow(Base):
+    """That a plan starts from another's model after some of its rounds, which it then holds."""
+
+    __tablename__ = "plan_starts"
+
+    plan_id: Mapped[str] = mapped_column(ForeignKey("plans.plan_id"), primary_key=True)
+    starts_from: Mapped[str] = mapped_column(ForeignKey("plans.plan_id"))
+    rounds: Mapped[int] = mapped_column(Integer)
+
+    __table_args__ = (Index("plan_starts_by_start", "starts_from"),)
+
+
+class ReportedModelRow(Base):
+    """What the last report of a plan's round says of the model after so many rounds."""
+
+    __tablename__ = "reported_models"
+
+    plan_id: Mapped[str] = mapped_column(ForeignKey("plans.plan_id"), primary_key=True)
+    rounds: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    model: Mapped[str] = mapped_column(_DIGEST)
+
+
 class ErasureCaseRow(Base):
     """What is to become of one release.
 

@@ -34,6 +34,7 @@ from compliance.retention import (
 from compliance.rules.months import Month
 from compliance.rules.retention import ActionKey
 from compliance.service.background import beside
+from compliance.service.erasure_tables import PlanStartRow
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.filing import parse_envelope
 from compliance.service.process_log import event, logger
@@ -231,6 +232,10 @@ class _Ends:
                 yield self._filed_at(row.outcome)
             case _:
                 yield _NOT_ENDED
+        # A model that holds this plan's rounds rests on its evidence.
+        later = select(PlanStartRow.plan_id).where(PlanStartRow.starts_from == plan_id)
+        for other in self._session.scalars(later).all():
+            yield from self._plan(other)
         releases = select(ReleaseRow.release_id).where(ReleaseRow.plan_id == plan_id)
         for release_id in self._session.scalars(releases).all():
             yield from self._release(release_id)

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from audit.canonical import canonical_bytes, digest
 from audit.errors import MalformedInput
 from compliance.statements.deidentification import DeidentificationDemand
 from compliance.statements.documents import (
@@ -231,6 +232,35 @@ class Privacy(Document):
     noise_sites: Annotated[int, Field(ge=2, le=1000)] | None = None
 
 
+class StartsFrom(Document):
+    """The model that a plan goes on from instead of the base model.
+
+    It is the model of another plan of the federation after its first `rounds` rounds, as its report
+    of the last of them states it (`RoundReport.model_digest`): what that plan would have released.
+    It holds whatever those rounds, and whatever they started from, were trained on.
+    """
+
+    plan: Digest
+    rounds: Annotated[int, Field(ge=1, le=80_000)]
+    model: Digest
+    """Of the whole state, as sites are sent it in round 0 (`client.arrays`)."""
+    seed: Digest
+    """Of the body of the line's first plan, which started from the base model: what is drawn once
+    and never trained, such as LoRA's `A`, is drawn from this in every plan of the line."""
+
+    @classmethod
+    def after(cls, plan_id: str, plan: TrainingPlan, rounds: int, model: str) -> StartsFrom:
+        """The start at what a plan had after some rounds.
+
+        Args:
+            plan_id: The plan's digest.
+            plan: The plan.
+            rounds: How many of its rounds.
+            model: Digest of the model after them.
+        """
+        return cls(plan=plan_id, rounds=rounds, model=model, seed=plan.seed)
+
+
 class TrainingPlan(Statement):
     """One federated fine-tuning run, as the coordinator proposes it (DESIGN: declarative only)."""
 
@@ -247,6 +277,7 @@ class TrainingPlan(Statement):
         "transport": 3,
         "missed_rounds": 3,
         "deidentification": 4,
+        "starts_from": 4,
     }
 
     format: Literal[
@@ -279,6 +310,8 @@ class TrainingPlan(Statement):
     transport: Transport = Transport()
     missed_rounds: Annotated[int, Field(ge=0, le=10_000)] = 0
     """How many rounds may be without a quorum before the run has failed."""
+    starts_from: StartsFrom | None = None
+    """The model before the first round; None: the base model."""
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=8)]
     privacy: Privacy
     held_out_share: Annotated[Fraction, Field(gt=0, lt=1)] = Decimal("0.2")
@@ -388,8 +421,18 @@ class TrainingPlan(Statement):
             raise ValueError("phases: a histogram alone trains nothing")
         if self.privacy.unit == "record" and any(phase.batch_limit for phase in self.phases):
             raise ValueError("phases: a plan that protects single records has no batch_limit")
-        if ("histogram" in kinds) != (self.class_weights == "histogram"):
+        if self.starts_from is not None:
+            if "histogram" in kinds:
+                raise ValueError("phases: a plan that starts from a model has its histogram")
+        elif ("histogram" in kinds) != (self.class_weights == "histogram"):
             raise ValueError("class_weights: a histogram phase and class_weights go together")
+
+    @property
+    def seed(self) -> str:
+        """Digest of which everything is drawn that is public and the same for every party."""
+        if self.starts_from is not None:
+            return self.starts_from.seed
+        return digest(canonical_bytes(self.body()))
 
     @property
     def rounds(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -62,9 +63,11 @@ class RoundReport(_Measured):
 
     kind: ClassVar[str] = "round-report"
 
-    format: Literal["fiduciary.round-report/1", "fiduciary.round-report/2"] = (
-        "fiduciary.round-report/2"
-    )
+    later: ClassVar[Mapping[str, int]] = {"model_digest": 3}
+
+    format: Literal[
+        "fiduciary.round-report/1", "fiduciary.round-report/2", "fiduciary.round-report/3"
+    ] = "fiduciary.round-report/3"
     plan_id: Digest
     round: Count
     phase: PhaseKind
@@ -73,9 +76,12 @@ class RoundReport(_Measured):
     """Each site of the plan that did not take part, with the reason."""
     update_norm: Annotated[Fraction, Field(ge=0)]
     state_digest: Digest
+    """Of all that the coordinator goes on from."""
     epsilon_by_site: dict[Name, Fraction]
     metrics: Metrics | None = None
     finished_at: Time
+    model_digest: Digest | None = None
+    """Of the model after this round, which is what is measured, released, and started from."""
 
     @model_validator(mode="after")
     def _phase_of_its_format(self) -> Self:
@@ -124,11 +130,15 @@ class ReleaseManifest(_Measured):
 
     kind: ClassVar[str] = "release"
 
-    later: ClassVar[Mapping[str, int]] = {"evaluation": 3, "model_signing_key": 3}
+    later: ClassVar[Mapping[str, int]] = {
+        "evaluation": 3,
+        "model_signing_key": 3,
+        "epsilon_with_start": 4,
+    }
 
-    format: Literal["fiduciary.release/1", "fiduciary.release/2", "fiduciary.release/3"] = (
-        "fiduciary.release/3"
-    )
+    format: Literal[
+        "fiduciary.release/1", "fiduciary.release/2", "fiduciary.release/3", "fiduciary.release/4"
+    ] = "fiduciary.release/4"
     name: Name
     plan_id: Digest
     base_model: BaseModelReference
@@ -142,3 +152,11 @@ class ReleaseManifest(_Measured):
     evaluation: ReleaseEvaluation | None = None
     model_signing_key: Annotated[str, Field(max_length=1000)] | None = None
     """The P-384 public key, PEM, that verifies the release's `model.sig`."""
+    epsilon_with_start: dict[Name, Fraction] = Field(default_factory=dict)
+    """Where the plan starts from another's rounds: what those and its own tell together of one unit
+    of each site, at `delta`; none where the plan starts from the base model."""
+
+    @property
+    def epsilon_told(self) -> dict[str, Decimal]:
+        """By site, what the released model tells of one unit, with the rounds it starts from."""
+        return self.epsilon_with_start or self.epsilon_by_site

@@ -43,21 +43,22 @@ class Ground:
         self.coordinator.run(plan_id, self.north)
         return plan_id
 
-    def candidate(self, plan_id: str, name: str | None = None) -> Release:
+    def candidate(self, plan_id: str, name: str | None = None, **changes: Any) -> Release:
         """An uploaded release of a plan."""
         release = self.coordinator.release(
             plan_id,
             name=name or f"model-{next(_NUMBERS)}",
             files=FILES,
             epsilon_by_site={self.north.name: "1.5"},
+            **changes,
         )
         self.coordinator.api.submit_release(release.manifest, sealed_key=release.sealed_key)
         self.coordinator.api.upload_release(release.release_id, release.file(self.folder))
         return release
 
-    def release(self, plan_id: str, name: str | None = None) -> Release:
+    def release(self, plan_id: str, name: str | None = None, **changes: Any) -> Release:
         """An approved release of a plan."""
-        release = self.candidate(plan_id, name)
+        release = self.candidate(plan_id, name, **changes)
         self.officer.approve_release(release.release_id)
         return release
 

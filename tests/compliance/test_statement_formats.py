@@ -48,7 +48,12 @@ READERS: dict[str, type[Statement]] = {
         ErasureReceipt,
     )
 }
-NEWEST: dict[type[Statement], int] = {TrainingPlan: 4, ReleaseManifest: 3, SiteReport: 3}
+NEWEST: dict[type[Statement], int] = {
+    TrainingPlan: 4,
+    ReleaseManifest: 4,
+    RoundReport: 3,
+    SiteReport: 3,
+}
 LATEST: dict[str, str] = {
     name: f"fiduciary.{kind.kind}/{NEWEST.get(kind, 2)}" for name, kind in READERS.items()
 }

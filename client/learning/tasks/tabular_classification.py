@@ -7,7 +7,6 @@ and its columns, and a `full` phase trains all weights. A release is `model.safe
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audit.canonical import canonical_bytes
 from client.learning.data import Example, StoredRecord
-from client.learning.plan_model import EncodedRecord, check_base_model, copies
+from client.learning.plan_model import EncodedRecord, check_base_model, copies, seed_of
 from client.learning.single_label import SingleLabel, read_labelled
 from client.learning.table_inputs import TableInputs
 from client.learning.table_networks import (
@@ -164,9 +162,7 @@ class TabularClassifier(SingleLabel):
             MalformedInput: When the folder describes no architecture for tables.
         """
         check_base_model(plan, base_path)
-        drawn = hashlib.sha256(canonical_bytes(plan.body())).digest()
-        if seed is not None:
-            drawn = str(seed).encode()
+        drawn = seed_of(plan) if seed is None else str(seed).encode()
         architecture = read_architecture(base_path)
         with torch.random.fork_rng(devices=[]):  # layers draw weights that are replaced
             return cls(plan, architecture, TableInputs(plan.features), drawn)

@@ -28,6 +28,7 @@ from compliance.rules.erasure_cases import (
     may_retrain,
 )
 from compliance.rules.ruling import contradiction
+from compliance.rules.starts import may_start_without
 from compliance.rules.unlearning import Debt
 from compliance.service.erasure_cases import (
     Stage,
@@ -44,6 +45,7 @@ from compliance.service.erasure_tables import ErasureCaseRow
 from compliance.service.errors import enforce
 from compliance.service.filing import file_statement, load_rows, parse_envelope, sign_decision
 from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.plan_lines import erased_of, first_rounds, plan_line
 from compliance.service.recalls import notify_grantees, recall_release
 from compliance.service.registry import Transaction
 from compliance.service.release_views import release_row, state_of
@@ -215,6 +217,7 @@ def _check_choice(
         enforce(may_rely(body.evidence, files=manifest.files, audited=audited, debt=debt))
     if body.retraining_plan is not None:
         new = plan_row(session, body.retraining_plan)
+        line = plan_line(session, new.plan_id) or ()
         enforce(
             may_retrain(
                 read_plan(session, new.plan_id),
@@ -224,6 +227,9 @@ def _check_choice(
                 last_erasure_position=erasures_of(session, case.case_id)[-1].position,
                 approved_sites=frozenset(
                     session.scalars(select(SiteRow.name).where(SiteRow.state == "approved"))
+                ),
+                starts_without_them=may_start_without(
+                    line, first_rounds(erased_of(session, line[:-1]))
                 ),
             )
         )

@@ -24,6 +24,8 @@ from compliance.resources import (
     StatementBody,
     SubmittedPlan,
 )
+from compliance.rules.starts import may_start
+from compliance.service.erasure_tables import PlanStartRow
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import (
     coordinator_key,
@@ -37,6 +39,7 @@ from compliance.service.filing import (
 )
 from compliance.service.gate import Caller, GatedRoute, Office, requires
 from compliance.service.log_index import topics_of_clear_fields
+from compliance.service.plan_lines import note_model, plan_line, reported_model
 from compliance.service.registry import Registry, Transaction
 from compliance.service.tables import MissedRoundRow, PlanRow, PlanSiteRow, SiteRow, StatementRow
 from compliance.statements import (
@@ -67,10 +70,16 @@ def submit_plan(body: StatementBody, office: Office, caller: Caller) -> Submitte
         plan = read_statement(TrainingPlan, body.statement, coordinator_key(session))
         approved = session.scalars(select(SiteRow.name).where(SiteRow.state == "approved"))
         enforce(rules.may_submit_plan(plan, frozenset(approved)))
+        start = plan.starts_from
+        if start is not None:
+            reported = reported_model(session, start.plan, start.rounds)
+            enforce(may_start(plan, plan_line(session, start.plan), reported))
         position = file_statement(transaction, body.statement, "plan.submitted", plan_id=plan_id)
         session.add(PlanRow(plan_id=plan_id, state="submitted", position=position))
         session.flush()
         session.add_all(PlanSiteRow(plan_id=plan_id, site=site) for site in plan.sites)
+        if start is not None:
+            session.add(PlanStartRow(plan_id=plan_id, starts_from=start.plan, rounds=start.rounds))
         return SubmittedPlan(plan_id=plan_id, position=position)
 
 
@@ -138,6 +147,7 @@ def report_round(plan_id: str, body: StatementBody, office: Office, caller: Call
         enforce(rules.may_report_round(report, plan, plan_id, _state(row)))
         row.rounds_reported = max(row.rounds_reported, report.round + 1)
         _note_missed(transaction.session, plan_id, report)
+        note_model(transaction.session, report)
 
     return _file_about(plan_id, body.statement, office, caller, "round.reported", check)
 

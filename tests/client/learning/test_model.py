@@ -18,7 +18,7 @@ from client.learning.metrics import accuracy
 from client.learning.plan_model import State
 from client.learning.private_sgd import SiteTrainer
 from client.learning.tasks.text_classification import TextClassifier
-from compliance.statements import Adapter, BaseModelReference
+from compliance.statements import Adapter, BaseModelReference, StartsFrom
 from tests.client.learning.conftest import (
     LABELS,
     TEXTS,
@@ -147,6 +147,35 @@ def test_the_state_is_sorted_float32_and_independent_of_the_model(model: TextCla
     model.set_state({name: array + 1 for name, array in state.items()})
     assert np.array_equal(state["head.weight"], kept)
     assert not np.array_equal(model.get_state()["head.weight"], kept)
+
+
+def test_a_plan_that_starts_from_a_model_computes_what_that_model_did(
+    make_plan: MakePlan, tiny_base: Path
+) -> None:
+    """LoRA's fixed `A` is no part of a state: it is drawn from the first plan of the line."""
+    plan = make_plan(phase("adapter", learning_rate="3", steps_per_round=2, rounds=2))
+    model = TextClassifier.build(plan, tiny_base)
+    state = trained(model, make_plan)
+    model.set_state(state)
+    first = StartsFrom.after(f"sha256:{'1' * 64}", plan, 1, f"sha256:{'2' * 64}")
+    second = make_plan(*plan.phases, name="second", starts_from=first)
+    third = make_plan(
+        *plan.phases,
+        name="third",
+        starts_from=StartsFrom.after(f"sha256:{'3' * 64}", second, 1, f"sha256:{'4' * 64}"),
+    )
+    for later in (second, third):
+        other = TextClassifier.build(later, tiny_base)
+        other.set_state(state)
+        np.testing.assert_array_equal(logits_of(other, TEXTS), logits_of(model, TEXTS))
+    unrelated = TextClassifier.build(make_plan(*plan.phases, name="unrelated"), tiny_base)
+    unrelated.set_state(state)
+    assert not np.array_equal(logits_of(unrelated, TEXTS), logits_of(model, TEXTS))
+    probing = make_plan(phase("probe"), phase("adapter"), name="probing", starts_from=first)
+    adapted = TextClassifier.build(probing, tiny_base)
+    adapted.set_state(state)
+    with pytest.raises(MalformedInput, match="probe is trained on the base model"):
+        adapted.set_trainable("probe")
 
 
 def test_a_state_survives_being_set(model: TextClassifier, make_plan: MakePlan) -> None:

@@ -20,7 +20,7 @@ from client.learning.travelling import (
     names_in_task,
     names_in_update,
 )
-from compliance.statements import TrainingPlan
+from compliance.statements import StartsFrom, TrainingPlan
 from tests.client.learning.conftest import MakePlan, phase
 from tests.client.learning.tasks_records.plans import people as people_of
 from tests.client.learning.tasks_records.plans import row, table_plan
@@ -45,6 +45,18 @@ def test_a_task_holds_what_rounds_before_it_may_have_moved(plan: TrainingPlan) -
     assert trained == [frozenset(), counted, counted | HEAD, counted | HEAD, NAMES]
     measured = [names_in_task(plan, "evaluate", number, NAMES) for number in range(5)]
     assert measured == [counted, counted | HEAD, counted | HEAD, NAMES, NAMES]
+
+
+def test_of_a_plan_that_starts_from_a_model_everything_travels(plan: TrainingPlan) -> None:
+    """A site that comes in any round has the base model alone."""
+    start = StartsFrom.after(f"sha256:{'1' * 64}", plan, 3, f"sha256:{'2' * 64}")
+    later = TrainingPlan.model_validate(
+        {**plan.model_dump(), "starts_from": start, "phases": plan.phases[1:]}
+    )
+    for number in range(later.rounds):
+        assert names_in_task(later, "train", number, NAMES) == NAMES
+        assert names_in_task(later, "evaluate", number, NAMES) == NAMES
+    assert names_in_update(later, 0, NAMES) == HEAD
 
 
 def test_an_update_holds_what_its_phase_trains(plan: TrainingPlan) -> None:

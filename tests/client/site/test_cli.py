@@ -238,7 +238,7 @@ def test_policy_check_of_a_submitted_plan(run: Run, world: World) -> None:
     by_id = run("policy", "check", world.plan_id, "--dir", folder, "--json")
     assert by_id.code == 0
     assert by_id.json["allowed"] is True
-    assert len(by_id.json["findings"]) == 23
+    assert len(by_id.json["findings"]) == 25
     assert run("policy", "check", world.plan_id[7:15], "--dir", folder).code == 0
     assert run("policy", "check", "triage-2026", "--dir", folder).code == 0
     assert run("policy", "check", "no-such-plan", "--dir", folder).code == 4

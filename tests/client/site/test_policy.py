@@ -49,7 +49,7 @@ def test_the_default_explains_every_key() -> None:
 def test_a_plan_within_the_policy_passes_every_rule() -> None:
     found = check_proposal(make_policy(), Proposal.of(make_plan()))
     assert all(verdicts(found).values())
-    assert len(found) == 9
+    assert len(found) == 10
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,17 @@ from audit.journal import Journal
 from audit.statement import verify_statement
 from audit.storage import LogUnavailable
 from client import lessons, worker
-from client.arrays import pack_arrays
+from client.arrays import arrays_digest, pack_arrays
 from client.deflated import deflate
 from client.erasure import erase_subject
 from client.learning.data import Example, split_by_subject
+from client.learning.plan_model import State
 from client.learning.private_sgd import RoundResult, SiteTrainer
 from client.outbox import Outbox
 from client.transport import decode
 from client.vault import Vault
 from client.worker import Ending
+from compliance.statements import StartsFrom
 from tests.client.site.documents import (
     ZERO_DIGEST,
     add_dataset,
@@ -263,6 +265,44 @@ def test_a_state_that_the_site_can_build_itself_is_refused(world: World) -> None
     assert world.codes() == ["malformed-input"]
     assert "not needed" in world.fleet.replies[0].reason
     assert world.started() == 0
+
+
+def moved(state: State) -> State:
+    """A state whose head was trained before."""
+    head = {name: array + np.float32(0.5) for name, array in state.items() if "head" in name}
+    return {**state, **head}
+
+
+def test_the_first_round_of_a_plan_starts_from_the_very_model_that_it_names(world: World) -> None:
+    """Any other is refused by a code of its own, and costs nothing; all of the model travels."""
+    model = moved(world.state)
+    start = StartsFrom.after(world.plan_id, world.plan, 2, arrays_digest(model))
+    plan_id = world.approve(
+        format="fiduciary.plan/4", name="onward", starts_from=start.model_dump(mode="json")
+    )
+    nearly = {**model, "head.bias": model["head.bias"] + np.float32(1e-6)}
+    part = {"head.bias": model["head.bias"]}
+    for sent in (world.state, nearly, part, model, model):
+        world.train(0, plan_id=plan_id, state=sent)
+    world.fleet.tasks.append(make_task("evaluate", plan_id, 0, nearly))  # it moved meanwhile
+    world.run()
+    assert world.codes() == ["start-mismatch", "start-mismatch", "malformed-input"]
+    assert len(world.fleet.replies) == 6
+    assert report_of(world.fleet.replies[3]) == report_of(world.fleet.replies[4])
+    assert world.started(plan_id) == 1
+    refusals = [refusal.body["code"] for refusal in world.compliance.refusals]
+    assert refusals.count("start-mismatch") == 1
+
+
+def test_a_site_that_joins_a_started_plan_later_builds_on_what_it_is_sent(world: World) -> None:
+    start = StartsFrom.after(world.plan_id, world.plan, 2, f"sha256:{'3' * 64}")
+    plan_id = world.approve(
+        format="fiduciary.plan/4", name="onward", starts_from=start.model_dump(mode="json")
+    )
+    world.train(1, plan_id=plan_id, state=moved(world.state))
+    world.run()
+    assert world.codes() == []
+    assert report_of(world.fleet.replies[0]).round == 1
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
