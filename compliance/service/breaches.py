@@ -9,11 +9,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from threading import Event
 from typing import Any, Final, cast
 
 from sqlalchemy import Select, delete, select
@@ -21,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes, digest, parse_canonical_object
 from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
-from audit.errors import FiduciaryError, NotFound
+from audit.errors import NotFound
 from audit.keyring import Keyring
 from compliance.breach_views import BreachClockView, BreachContent, BreachView
 from compliance.rules.access import Scope
@@ -34,7 +33,7 @@ from compliance.rules.breaches import (
     breach_clock,
 )
 from compliance.rules.registers import LawBook, default_law
-from compliance.service.background import beside
+from compliance.service.background import Recurring
 from compliance.service.filing import site_row
 from compliance.service.process_log import event, logger
 from compliance.service.register_tables import BreachRow, BreachSiteRow
@@ -248,51 +247,35 @@ def raise_alarms(office: Registry) -> int:
     return len(overdue)
 
 
-class BreachWatch:
-    """Looks at the clocks every minute, until stopped.
+def watching(look: Callable[[], int], wait: Callable[[float], bool] | None = None) -> Recurring:
+    """Looks at the clocks now, then every minute; says so when more have run out than before.
 
     Args:
-        look: One look.
-        wait: Waits so many seconds; True when there is to be no further look.
+        look: One look: how many clocks have run out.
+        wait: As in `Recurring`.
     """
+    told = 0
 
-    def __init__(
-        self, look: Callable[[], int], wait: Callable[[float], bool] | None = None
-    ) -> None:
-        self._look = look
-        self._stopped = Event()
-        self._wait = wait or self._stopped.wait
-        self._told = 0
+    def work() -> None:
+        nonlocal told
+        overdue = look()
+        if overdue > told:
+            extra = event("breach-overdue", breaches=overdue)
+            logger.error("%s breaches are past their deadline", overdue, extra=extra)
+        told = overdue
 
-    def serve(self) -> None:
-        """Look now, then every minute. No failure ends it."""
-        while True:
-            try:
-                overdue = self._look()
-                if overdue > self._told:
-                    told = event("breach-overdue", breaches=overdue)
-                    logger.error("%s breaches are past their deadline", overdue, extra=told)
-                self._told = overdue
-            except FiduciaryError as error:
-                failed = event("breach-watch-failed", code=error.code)
-                logger.error("breaches were not looked at: %s. %s", error, error.fix, extra=failed)
-            except Exception as error:  # noqa: BLE001  its text may quote what was sealed
-                failed = event("breach-watch-failed", code=FiduciaryError.code)
-                logger.error("breaches were not looked at: %s", type(error).__name__, extra=failed)
-            if self._wait(WATCH_SECONDS):
-                return
-
-    def stop(self) -> None:
-        """Let it end after the present look."""
-        self._stopped.set()
+    return Recurring(
+        work,
+        failed="breach-watch-failed",
+        undone="breaches were not looked at",
+        seconds=WATCH_SECONDS,
+        wait=wait,
+    )
 
 
-@contextmanager
-def breach_watch(office: Registry) -> Iterator[None]:
+def breach_watch(office: Registry) -> AbstractContextManager[None]:
     """The clocks are looked at inside the block."""
-    watch = BreachWatch(lambda: raise_alarms(office))
-    with beside("breaches", watch.serve, watch.stop, STOP_SECONDS):
-        yield
+    return watching(lambda: raise_alarms(office)).beside("breaches", STOP_SECONDS)
 
 
 def _out(clock: BreachClock) -> bool:

@@ -11,15 +11,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from audit.errors import FiduciaryError, MalformedInput, Refused
+from audit.errors import MalformedInput, Refused
 from audit.log import action_key_name
 from audit.storage import read_leaf
 from compliance import rules
@@ -33,7 +32,7 @@ from compliance.retention import (
 )
 from compliance.rules.months import Month
 from compliance.rules.retention import ActionKey
-from compliance.service.background import beside
+from compliance.service.background import Recurring
 from compliance.service.erasure_tables import PlanStartRow
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.filing import parse_envelope
@@ -259,63 +258,45 @@ class _Ends:
         return _NOT_ENDED if row is None else row.filed_at
 
 
-class RetentionTimer:
-    """Ends retention daily, until stopped.
+def sweeping(
+    run: Callable[[], object],
+    wait: Callable[[float], bool] | None = None,
+    told: Callable[[int | None], None] | None = None,
+) -> Recurring:
+    """Ends retention soon, and then daily.
 
     Args:
         run: One run.
-        wait: Waits so many seconds; True when there is to be no further run. The default waits for
-            `stop`.
+        wait: As in `Recurring`.
         told: Told how many keys a run destroyed, or None when it failed.
     """
+    tell = told or (lambda _: None)
 
-    def __init__(
-        self,
-        run: Callable[[], object],
-        wait: Callable[[float], bool] | None = None,
-        told: Callable[[int | None], None] | None = None,
-    ) -> None:
-        self._run = run
-        self._told = told
-        self._stopped = threading.Event()
-        self._wait = wait or self._stopped.wait
+    def work() -> None:
+        keys = _keys_of(run())
+        logger.info("retention ran", extra=event("retention-swept", keys=keys))
+        tell(keys)
 
-    def serve(self) -> None:
-        """Run soon, then daily. No failure ends it."""
-        pause = FIRST_CHECK_SECONDS
-        while not self._wait(pause):
-            pause = CHECK_SECONDS
-            keys: int | None = None
-            try:
-                outcome = self._run()
-                keys = _keys_of(outcome)
-                logger.info("retention ran", extra=event("retention-swept", keys=keys))
-            except FiduciaryError as error:
-                # One line for an operator; a stack is for what nobody expects.
-                failed = event("retention-failed", code=error.code)
-                logger.error("retention did not run: %s. %s", error, error.fix, extra=failed)
-            except Exception as error:  # noqa: BLE001  its text may quote what was sealed
-                failed = event("retention-failed", code=FiduciaryError.code)
-                logger.error("retention did not run: %s", type(error).__name__, extra=failed)
-            if self._told is not None:
-                self._told(keys)
+    return Recurring(
+        work,
+        failed="retention-failed",
+        undone="retention did not run",
+        seconds=CHECK_SECONDS,
+        first_seconds=FIRST_CHECK_SECONDS,
+        on_failure=lambda: tell(None),
+        wait=wait,
+    )
 
-    def stop(self) -> None:
-        """Let it end after the run that has begun, if one has."""
-        self._stopped.set()
+
+def retention_timer(
+    registry: Registry, told: Callable[[int | None], None] | None = None
+) -> AbstractContextManager[None]:
+    """Retention runs by itself inside the block; `told` as in `sweeping`."""
+    timer = sweeping(service_retention(registry, None).run, told=told)
+    return timer.beside("retention", STOP_SECONDS)
 
 
 def _keys_of(outcome: object) -> int:
     if not isinstance(outcome, Outcome):
         return 0
     return len(outcome.shredded) + len(outcome.finished)
-
-
-@contextmanager
-def retention_timer(
-    registry: Registry, told: Callable[[int | None], None] | None = None
-) -> Iterator[None]:
-    """Retention runs by itself inside the block; `told` as in `RetentionTimer`."""
-    timer = RetentionTimer(service_retention(registry, None).run, told=told)
-    with beside("retention", timer.serve, timer.stop, STOP_SECONDS):
-        yield

@@ -10,19 +10,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import select
 
-from audit.errors import FiduciaryError, Unreachable
+from audit.errors import Unreachable
 from compliance.rules import subject_requests as machine
 from compliance.rules.subject_requests import WAITING, WITHOUT_IDENTITY
-from compliance.service.background import beside
+from compliance.service.background import Recurring
 from compliance.service.mailer import Mailer, make_mailer
 from compliance.service.process_log import event, logger
 from compliance.service.registry import Registry
@@ -200,38 +198,13 @@ def _forget(registry: Registry, done: Chased) -> None:
             done.forgotten += 1
 
 
-class ChaseTimer:
-    """Runs `chase` every minute until stopped. No failure ends it."""
+def chase_timer(registry: Registry, seconds: float = CHECK_SECONDS) -> AbstractContextManager[None]:
+    """Requests are chased by themselves inside the block, at once and then every minute."""
 
-    def __init__(self, registry: Registry, seconds: float = CHECK_SECONDS) -> None:
-        self._registry = registry
-        self._seconds = seconds
-        self._stopped = threading.Event()
+    def work() -> None:
+        chase(registry)
 
-    def serve(self) -> None:
-        """Run at once, for what fell due while nothing served, and then until stopped."""
-        while not self._stopped.is_set():
-            self._chase()
-            self._stopped.wait(self._seconds)
-
-    def _chase(self) -> None:
-        try:
-            chase(self._registry)
-        except FiduciaryError as error:
-            failed = event("requests-failed", code=error.code)
-            logger.error("subject requests were not chased: %s. %s", error, error.fix, extra=failed)
-        except Exception as error:  # noqa: BLE001  its text may quote what was sealed
-            failed = event("requests-failed", code=FiduciaryError.code)
-            logger.error("subject requests were not chased: %s", type(error).__name__, extra=failed)
-
-    def stop(self) -> None:
-        """Let it end after the run that has begun, if one has."""
-        self._stopped.set()
-
-
-@contextmanager
-def chase_timer(registry: Registry, seconds: float = CHECK_SECONDS) -> Iterator[None]:
-    """Requests are chased by themselves inside the block."""
-    timer = ChaseTimer(registry, seconds)
-    with beside("subject-requests", timer.serve, timer.stop, STOP_SECONDS):
-        yield
+    timer = Recurring(
+        work, failed="requests-failed", undone="subject requests were not chased", seconds=seconds
+    )
+    return timer.beside("subject-requests", STOP_SECONDS)

@@ -31,7 +31,7 @@ from compliance.rules import ALLOWED
 from compliance.rules import Refused as No
 from compliance.rules.breaches import Breach, breach_clock, may_close_breach, may_notify
 from compliance.rules.registers import LawBook, default_law, parse_law
-from compliance.service.breaches import BreachWatch, Written, find_breach, raise_alarms
+from compliance.service.breaches import Written, find_breach, raise_alarms, watching
 from compliance.service.metrics import ServiceMetrics
 from compliance.statements import format_time
 from tests.compliance.running import RunningService
@@ -334,7 +334,7 @@ def test_the_watch_tells_once_more_when_more_are_overdue_and_no_failure_ends_it(
         return result
 
     with caplog.at_level(logging.INFO, "compliance.service"):
-        BreachWatch(look, lambda _: not looks).serve()
+        watching(look, lambda _: not looks).serve()
     told = [getattr(record, "fiduciary_event", "") for record in caplog.records]
     assert told == [
         "breach-overdue", "breach-watch-failed", "breach-watch-failed", "breach-overdue",

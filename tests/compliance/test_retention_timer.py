@@ -18,9 +18,9 @@ from compliance import cli
 from compliance.retention import CHECK_SECONDS
 from compliance.service.retention import (
     FIRST_CHECK_SECONDS,
-    RetentionTimer,
     retention_timer,
     service_retention,
+    sweeping,
 )
 from tests.compliance.retaining import (
     MONTH,
@@ -55,7 +55,7 @@ def test_the_timer_shreds_soon_and_then_daily(service: RunningService) -> None:
     configure(service, "gdpr")
     write_entries(service, *SECURITY)
     waits = Waits(3, lambda: service.clock.advance(days=200))
-    RetentionTimer(service_retention(service.registry, None).run, waits).serve()
+    sweeping(service_retention(service.registry, None).run, waits).serve()
     assert waits.seconds == [FIRST_CHECK_SECONDS, CHECK_SECONDS, CHECK_SECONDS, CHECK_SECONDS]
     assert {actor for actor, _, _ in retention_events(service)} == {"compliance"}
     check_order(service, [f"action:{action}:{MONTH}" for action in SECURITY], complete=True)
@@ -75,7 +75,7 @@ def test_a_failing_run_is_logged_and_the_next_one_comes(
             raise failure
 
     with caplog.at_level(logging.ERROR, "compliance.service"):
-        RetentionTimer(run, Waits(2)).serve()
+        sweeping(run, Waits(2)).serve()
     assert len(runs) == 2
     (record,) = caplog.records
     assert "retention did not run" in record.getMessage()
