@@ -30,6 +30,8 @@ from audit.errors import (
     Unreachable,
     VerificationFailed,
 )
+from audit.statement import SignedStatement
+from compliance.resources import DecisionBody, Recorded, StatementBody
 from compliance.statements import first_problem
 from compliance.trust import Trust
 
@@ -290,3 +292,17 @@ def path_segment(name: str) -> str:
     if not name or "/" in name or name in (".", "..") or not name.isascii() or "?" in name:
         raise MalformedInput("an identifier holds a character that none may have")
     return name
+
+
+class SessionCalls:
+    """Calls of one topic over a session; `ComplianceClient` is made of them."""
+
+    trust: Trust
+    _session: ComplianceSession
+
+    def _decide(self, path: str, reason: str, answer: type[Model]) -> Model:
+        return self._session.send("POST", path, make_body(DecisionBody, reason=reason), answer)
+
+    def _state(self, path: str, statement: SignedStatement) -> Recorded:
+        body = StatementBody(statement=statement)
+        return self._session.send("POST", path, body, Recorded, names_itself=True)
