@@ -27,10 +27,8 @@ from audit.canonical import canonical_bytes
 from audit.errors import MalformedInput, NotFound, VerificationFailed
 from audit.log import Entry
 from client.deidentification.pipeline import Original
-from client.subject_trail import JournalWriter
+from client.subject_trail import REVEALED, JournalWriter
 from client.vault import Vault
-
-REVEALED: Final = "originals-revealed"
 
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 

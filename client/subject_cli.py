@@ -86,7 +86,7 @@ def _print_forgetting(forgetting: Forgetting) -> None:
 
 
 def _lines(event: Event) -> list[str]:
-    from client.subject_trail import INGESTED, READMITTED, Use
+    from client.subject_trail import INGESTED, READMITTED, REVEALED, Use
 
     details = event.details
     what, more = escape(event.action), []
@@ -96,6 +96,10 @@ def _lines(event: Event) -> list[str]:
         more = [f"for {_joined(details['purposes'])}, on {details['legal_basis'] or 'no basis'}"]
     elif event.action == READMITTED:
         what, more = "readmitted", [f"because: {escape(str(details['reason']))}"]
+    elif event.action == REVEALED:
+        of = _version(details["dataset"], details["version"])
+        what = f"originals were put back into {_records(details['records'])} of {of} and shown"
+        more = [f"because: {escape(str(details['reason']))}"]
     elif event.action in tuple(Use):
         use = "train on" if event.action == Use.TRAINED else "be evaluated with"
         what = f"from now on, plan {escape(details['plan_name'])} could {use} them"

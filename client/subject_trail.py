@@ -38,6 +38,9 @@ from client.vault.contents import Dataset, HeldSubject
 
 INGESTED = "subject.ingested"
 
+REVEALED = "originals-revealed"
+"""Somebody put originals back into the subject's records (`client.originals`)."""
+
 READMITTED = "subject-readmitted"
 """Action of the entry that lets an erased subject come back; it outlives the next erasure."""
 

@@ -22,6 +22,7 @@ from client.deidentification.policy import (
 )
 from client.originals import open_originals, reveal, seal_originals
 from client.site import Site
+from client.subject_cli import _lines
 from client.subject_story import tell_story
 from client.vault import Vault
 from tests.client.data.records import KEY
@@ -184,6 +185,9 @@ class TestOriginals:
             assert "900123" not in found.text, "only the kinds that were named"
             (event,) = tell_story(site, vault, "P-1").of("originals-revealed")
             assert event.details["reason"] == "found"
+            head, because = _lines(event)
+            assert "put back into 1 record of default (version 1)" in head
+            assert because == "  because: found"
             vault.erase("P-1")
             with pytest.raises(NotFound):
                 put_back()
