@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ with warnings.catch_warnings():
 
 from audit.errors import FiduciaryError
 from compliance.api import ComplianceClient
+from compliance.service.folder import NewService, create_folder
 from compliance.statements import (
     BaseModelReference,
     Phase,
@@ -131,12 +133,8 @@ def _service(parent: Path) -> Iterator[Service]:
     parent.mkdir()
     (port,) = free_ports(1)
     folder = parent / "compliance"
-    subprocess.run(
-        command("compliance", "init", str(folder), "--port", str(port)),
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    new = NewService("127.0.0.1", port, "127.0.0.1", "fiduciary.test/log")
+    create_folder(folder, new, lambda: datetime.now(UTC))
     made = Service(folder, port, _start_service(folder))
     try:
         _await_service(made)
