@@ -184,12 +184,18 @@ class Review:
             return frozenset(one.pseudonym for one in self._vault.subjects_of(dataset.id))
         key = (dataset.digest, plan.purpose, plan.legal_basis)
         if key not in self._eligible:
-            self._eligible[key] = frozenset(
-                record.subject
-                for record in self._vault.each_example(dataset.name)
-                if record.terms.allow(plan.purpose, plan.legal_basis, dataset.datasheet.legal_basis)
-            )
+            self._eligible[key] = eligible_subjects(self._vault, plan, dataset)
         return self._eligible[key]
+
+
+def eligible_subjects(vault: Vault, plan: TrainingPlan, dataset: Dataset) -> frozenset[str]:
+    """Who has a record in a dataset for the plan's purpose that the plan may use."""
+    basis = dataset.datasheet.legal_basis
+    return frozenset(
+        record.subject
+        for record in vault.each_example(dataset.name)
+        if record.terms.allow(plan.purpose, plan.legal_basis, basis)
+    )
 
 
 def notes_on(plan: TrainingPlan, subjects: int) -> tuple[str, ...]:

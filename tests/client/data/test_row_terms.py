@@ -11,6 +11,7 @@ import pytest
 from client.example_split import read_split
 from client.ingest import Recorder, ingest
 from client.intake import Columns, Intake
+from client.review import eligible_subjects
 from client.row_terms import LeftOut, MalformedTerms, terms_of
 from client.site import Site
 from client.source_file import UnfitRows, read_source
@@ -101,6 +102,8 @@ class TestUse:
             )
             split = read_split(vault, plan, ("notes",))
             assert {e.text for e in (*split.training, *split.held_out)} == texts
+            counted = eligible_subjects(vault, plan, vault.dataset("notes"))
+            assert counted == {e.subject for e in (*split.training, *split.held_out)}
 
     def test_a_source_of_which_nothing_may_be_used_says_why(self, tmp_path: Path) -> None:
         path = tmp_path / "notes.csv"

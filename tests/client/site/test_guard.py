@@ -73,6 +73,15 @@ def test_a_site_that_agrees_allows_every_rule() -> None:
     assert failures(judge(make_facts())) == []
 
 
+def test_rows_on_the_plans_basis_are_enough_for_a_dataset_on_another() -> None:
+    def legal(**changes: Any) -> bool:
+        facts = make_facts(datasets=(dataset(**changes),))
+        return "dataset-legal-basis" not in failures(judge(facts, legal_basis="public-task"))
+
+    assert legal(legal_basis="consent", row_bases=frozenset({"public-task"}))
+    assert not legal(legal_basis="consent", row_bases=frozenset({"contract"}))
+
+
 def limited_to(max_population: int) -> dict[str, Any]:
     return {"batch_limit": {"subjects": 5, "max_population": max_population}}
 
