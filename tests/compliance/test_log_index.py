@@ -86,11 +86,12 @@ ABOUT: dict[str, set[str]] = {
 
 ELSEWHERE = {
     *("principal.confirmed", "principal.rotated", "session.opened", "session.ended"),
-    *("site.key-published", "subject-request.filed", "subject-request.confirmed"),
+    *("site.key-published", "site.renewal-requested", "site.renewed"),
+    *("subject-request.filed", "subject-request.confirmed"),
     *("subject-request.code-refused", "subject-request.contact-forgotten"),
     *("subject-request.notified", "subject-request.package-fetched", "subject-request.reminded"),
 }
-"""Recorded by the tests of keys, logins and subjects' requests; nothing here looks at them."""
+"""Recorded by the tests of keys, certificates, logins and subjects' requests; nothing here looks at them."""
 
 
 def recorded_actions() -> Iterator[str]:
