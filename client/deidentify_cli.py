@@ -11,6 +11,7 @@ import typer
 from audit.errors import MalformedInput, Refused
 from audit.terminal import err, out, print_json
 from client.dataset_views import progress
+from client.kinds_cli import kinds
 from client.policy_cli import FolderOption, Json
 from client.recall_views import print_evaluation
 from client.reveal_cli import reveal, reveal_key
@@ -38,6 +39,7 @@ and your policy can ask for a minimum, and only shares and their limits leave th
 
 app.command("reveal-key")(reveal_key)
 app.command()(reveal)
+app.command()(kinds)
 
 
 @app.command()

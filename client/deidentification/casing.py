@@ -69,16 +69,19 @@ class Casing:
     Attributes:
         truecased: The text, with capitals where names may be; of the same length.
         careless: Whether the writer does without capitals, so that their absence says nothing.
+        changed: Where sentences are that got capitals: starts and ends, neighbours together.
     """
 
     truecased: str
     careless: bool
+    changed: tuple[tuple[int, int], ...] = ()
 
 
 def read_casing(text: str, lexicon: Lexicon) -> Casing:
     """Judge the writer's use of capitals and make the second reading."""
     careless = _is_careless(text)
     pieces: list[str] = []
+    changed: list[tuple[int, int]] = []
     for match in _SENTENCE.finditer(text):
         sentence = match.group()
         words = WORD.findall(sentence)
@@ -88,7 +91,11 @@ def read_casing(text: str, lexicon: Lexicon) -> Casing:
             pieces.append(_capitalised(sentence, lexicon, careless=careless))
         else:
             pieces.append(sentence)
-    return Casing("".join(pieces), careless)
+        if pieces[-1] != sentence:
+            joins = bool(changed) and changed[-1][1] == match.start()
+            start = changed.pop()[0] if joins else match.start()
+            changed.append((start, match.end()))
+    return Casing("".join(pieces), careless, tuple(changed))
 
 
 def _is_careless(text: str) -> bool:

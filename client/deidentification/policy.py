@@ -23,6 +23,8 @@ kinds = ["PERSON", "IDENTIFIER"]
 | `redact` | the kind in brackets: `[US_SSN]` |
 | `generalise` | what is true of many: see below; where nothing is, as `redact` |
 
+`[detect]` and its keys are in `client.deidentification.settings`.
+
 Generalised, an age is itself up to 89 and `90+` above; a date is its year, unless who was born in
 it is older than 89; an address or place is the first three digits of its ZIP code.
 
@@ -44,6 +46,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from audit.errors import MalformedInput
 from client.deidentification.findings import ADDRESS, AGE, DATE_TIME, LOCATION
+from client.deidentification.settings import DEFAULTS, Detection
 from compliance.statements import Document, first_problem
 
 Action = Literal["stand-in", "redact", "generalise"]
@@ -112,6 +115,7 @@ class ReplacementPolicy(Document):
     format: Literal["fiduciary.deidentify/1"] = "fiduciary.deidentify/1"
     replace: Replace = Replace()
     reveal: Reveal | None = None
+    detect: Detection = DEFAULTS
 
     @model_validator(mode="before")
     @classmethod
