@@ -6,8 +6,8 @@ Without files it reads `deid/generated_small.json` and `deid/generated_large.jso
 `FIDUCIARY_DATA`; with `--generated` also texts of both families of `bench.deidentify_texts`, which
 needs Faker. Each is also read in small letters, in capitals and with noise. Plain Presidio is
 `AnalyzerEngine` and `AnonymizerEngine` as their quick start has them, one text after the other;
-ours is a site's whole pipeline over all cores, each text a subject of its own. The last line is one JSON
-document:
+ours is a site's whole pipeline over all cores, each text a subject of its own. The last line is one
+JSON document:
 
 * `character_recall`, `character_precision`, `documents_with_leak`: of all files' texts as written,
   and of each form of each file;
@@ -185,7 +185,7 @@ class _Plain:
         self._analyzer = AnalyzerEngine(
             nlp_engine=provider.create_engine(), supported_languages=["en"]
         )
-        self._anonymizer = AnonymizerEngine()
+        self._anonymizer: Any = AnonymizerEngine()  # type: ignore[no-untyped-call]
 
     def detect(self, texts: Sequence[str]) -> list[list[Finding]]:
         return [

@@ -282,11 +282,13 @@ def _taken_out(registry: RecognizerRegistry, name: str) -> EntityRecognizer:
     Raises:
         NotFound: When there is none of that name.
     """
-    for recognizer in registry.recognizers:
-        if recognizer.name == name:
-            registry.recognizers.remove(recognizer)
+    known = {str(recognizer.id): recognizer for recognizer in registry.recognizers}
+    names = {key: str(vars(recognizer)["name"]) for key, recognizer in known.items()}
+    for key, recognizer in known.items():
+        if names[key] == name:
+            registry.recognizers = [other for other in known.values() if other is not recognizer]
             return recognizer
-    listed = ", ".join(sorted(recognizer.name for recognizer in registry.recognizers))
+    listed = ", ".join(sorted(names.values()))
     raise NotFound(
         f"there is no recogniser {name}", fix=f"recognizers_off of deidentify.toml: {listed}"
     )

@@ -67,13 +67,13 @@ def test_patterns_kept_kinds_and_recognizers_off(tmp_path: Path) -> None:
     recognizers_off = ["UsItinRecognizer"]
     [[detect.pattern]]
     kind = "IDENTIFIER"
-    regex = 'bay (?P<value>[a-z]+)'
+    regex = 'colour is (?P<value>[a-z]+)'
     """
-    text = "a 42 year old in bay upstairs"
+    text = "a 42 year old whose colour is teal"
     (plain,) = Detector().detect([text])
     (set_up,) = Detector(read(tmp_path / "d.toml", written)).detect([text])
     assert [text[f.start : f.end] for f in plain] == ["42"]
-    assert [(f.kind, text[f.start : f.end]) for f in set_up] == [(IDENTIFIER, "upstairs")]
+    assert [(f.kind, text[f.start : f.end]) for f in set_up] == [(IDENTIFIER, "teal")]
 
 
 def test_another_model_is_loaded_by_folder_and_digest(tmp_path: Path) -> None:
