@@ -27,6 +27,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, Final
 
 import h11
@@ -54,6 +55,7 @@ MAX_CALLS_OF_ADDRESS: Final = 20
 """Half of the threads that run calls (Starlette's pool has 40)."""
 
 
+@lru_cache(maxsize=4096)
 def caller_address(address: str) -> str:
     """Whom an address stands for.
 
