@@ -5,8 +5,9 @@
 * `medical_abstracts` of `FIDUCIARY_DATA` names no patient. Each abstract becomes a note about one
   invented person: `FORMS` says in which words that person's identifiers are planted, seeded. They
   were written down without looking at what the recognisers know, and are not tuned on.
-* A planted identifier counts as left when it can be read in what an ingest would store, whatever
-  stands between its characters (`client.leaks`); a text leaks when one character of one is left.
+* Where every planted character stands is known, and where a stand-in took its place: so what would
+  be stored is counted exactly. An identifier is left whole when no character of it was replaced,
+  in part when some were; a text leaks when one character of one is left.
 * `--accuracy`: what de-identification costs a model. The same classifier is trained and tested on
   the abstracts as they are and as they come out, nothing planted, by the product's own trainer:
   a linear head on the frozen encoder, without privacy and at ε = 8. `--training` trains on fewer.
@@ -31,14 +32,13 @@ from typing import Any, Final
 
 from bench.accuracy.datasets import Dataset, read_medical_abstracts
 from bench.accuracy.product import DELTA, EVERYTHING, Run, plain_run, scores_of
+from client.deidentification.findings import covered
 from client.deidentification.measurement import LabelledSpan, LabelledText
-from client.deidentification.pipeline import Deidentified, Deidentifier, SourceRecord
-from client.leaks import Planted, PlantedIdentifier, count_leaks
+from client.deidentification.pipeline import Deidentified, Deidentifier, Outcome, SourceRecord
 from client.learning.data import StoredRecord
 from client.learning.intervals import wilson_interval
 from client.learning.task_recipes import recommended_for
-from client.recall.evaluation import evaluate
-from client.vault import Record
+from client.recall.evaluation import evaluate, replaced_in
 
 SECRET: Final = bytes(range(32))
 FORMS_A_NOTE: Final = 6
@@ -200,74 +200,81 @@ def main() -> None:
 # --- what is left ---------------------------------------------------------------------------------
 
 
-def planted_note(text: str, person: Person) -> tuple[LabelledText, list[PlantedIdentifier]]:
+def planted_note(text: str, person: Person) -> LabelledText:
     """An abstract with `FORMS_A_NOTE` sentences about a person between its own."""
-    forms = person.draw.sample(FORMS, FORMS_A_NOTE)
-    pieces: list[tuple[str, str, str]] = [
-        (sentence.strip() + ". ", "", "") for sentence in text.split(". ") if sentence.strip()
-    ]
-    for kind, words, make in forms:
+    sentences = [[(f"{part.strip()}. ", "")] for part in text.split(". ") if part.strip()]
+    for kind, words, make in person.draw.sample(FORMS, FORMS_A_NOTE):
         before, _, after = words.partition("{}")
-        at = person.draw.randrange(len(pieces) + 1)
-        pieces[at:at] = [
-            (before, "", ""),
-            (make(person), kind, person.family),
-            (after + " ", "", ""),
-        ]
-    note, spans, planted = "", [], []
-    for piece, kind, family in pieces:
+        at = person.draw.randrange(len(sentences) + 1)
+        sentences.insert(at, [(before, ""), (make(person), kind), (f"{after} ", "")])
+    note, spans = "", []
+    for piece, kind in (one for sentence in sentences for one in sentence):
         if kind:
-            spans.append(
-                LabelledSpan(
-                    entity_type=kind, start_position=len(note), end_position=len(note) + len(piece)
-                )
-            )
-            own = family if kind == "name" else ""
-            planted.append(PlantedIdentifier(kind=kind, value=piece, family_name=own))
+            end = len(note) + len(piece)
+            spans.append(LabelledSpan(entity_type=kind, start_position=len(note), end_position=end))
         note += piece
-    return LabelledText(full_text=note, spans=tuple(spans)), planted
+    return LabelledText(full_text=note, spans=tuple(spans))
 
 
-def notes(
-    dataset: Dataset, count: int, seed: int
-) -> tuple[list[LabelledText], list[list[PlantedIdentifier]]]:
+def notes(dataset: Dataset, count: int, seed: int) -> list[LabelledText]:
     """Planted notes; the same for the same seed."""
     draw = random.Random(seed)  # noqa: S311 - a seed gives the same notes again
-    everything = [record.text for records in dataset.sites.values() for record in records]
-    chosen = draw.sample(sorted(set(everything)), min(count, len(set(everything))))
-    made = [
-        planted_note(text, Person(draw.choice(GIVEN), draw.choice(FAMILY), draw)) for text in chosen
+    texts = sorted({record.text for records in dataset.sites.values() for record in records})
+    return [
+        planted_note(text, Person(draw.choice(GIVEN), draw.choice(FAMILY), draw))
+        for text in draw.sample(texts, min(count, len(texts)))
     ]
-    return [note for note, _ in made], [planted for _, planted in made]
 
 
 def leaks(dataset: Dataset, deidentifier: Deidentifier, count: int, seed: int) -> dict[str, Any]:
-    """Plant, de-identify, and count what is left."""
-    texts, planted = notes(dataset, count, seed)
-    measured = evaluate(texts, deidentifier.deidentify)
-    stored = stored_texts(deidentifier, [text.full_text for text in texts])
-    names = [f"{at}" for at in range(len(texts))]
-    found = count_leaks(
-        Planted(subjects=dict(zip(names, map(tuple, planted), strict=True))),
-        [Record(name, text, "") for name, text in zip(names, stored, strict=True)],
-        dict(zip(names, names, strict=True)),
-    )
-    print(f"{found.planted} identifiers in {len(texts)} notes, {found.left} left")
-    for kind, many in found.planted_by_kind.items():
-        print(f"  {kind:<14} {found.left_by_kind.get(kind, 0):>4} of {many}")
-    print(f"  notes with one left: {found.subjects_with_leak} of {len(texts)}")
+    """Plant, de-identify, and count what is left: whole, or in part."""
+    texts = notes(dataset, count, seed)
+    outcomes: list[Outcome] = []
+
+    def deidentify(records: Sequence[SourceRecord]) -> list[Outcome]:
+        made = deidentifier.deidentify(records)
+        outcomes.extend(made)
+        return made
+
+    measured = evaluate(texts, deidentify)
+    planted: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    partly: Counter[str] = Counter()
+    for text, outcome in zip(texts, outcomes, strict=True):
+        for span, left in zip(text.spans, left_of(text, outcome), strict=True):
+            planted[span.entity_type] += 1
+            whole[span.entity_type] += left == 1
+            partly[span.entity_type] += 0 < left < 1
+    total = planted.total()
+    print(f"{total} identifiers in {len(texts)} notes: {whole.total()} left whole, ", end="")
+    print(f"{partly.total()} in part")
+    for kind, many in sorted(planted.items()):
+        print(f"  {kind:<14} {whole[kind]:>4} whole {partly[kind]:>4} in part, of {many}")
     return {
         "notes": len(texts),
-        "kept_out": stored.count(""),
-        "identifiers": found.planted,
-        "left": found.left,
-        "left_by_kind": {
-            kind: [found.left_by_kind.get(kind, 0), many]
-            for kind, many in found.planted_by_kind.items()
+        "kept_out": measured.kept_out,
+        "identifiers": total,
+        "left_whole": whole.total(),
+        "left_in_part": partly.total(),
+        "by_kind": {
+            kind: {"planted": many, "left_whole": whole[kind], "left_in_part": partly[kind]}
+            for kind, many in sorted(planted.items())
         },
-        "notes_with_one_left": found.subjects_with_leak,
         "measured": measured.to_json(),
     }
+
+
+def left_of(text: LabelledText, outcome: Outcome) -> list[float]:
+    """Of each planted identifier, what share of its characters would be stored."""
+    if not isinstance(outcome, Deidentified):
+        return [0.0 for _ in text.spans]
+    replaced = covered(text.full_text, replaced_in(outcome))
+    shares = []
+    for span in text.spans:
+        inside = range(span.start_position, span.end_position)
+        counted = [at for at in inside if not text.full_text[at].isspace()]
+        shares.append(sum(not replaced[at] for at in counted) / len(counted))
+    return shares
 
 
 def stored_texts(deidentifier: Deidentifier, texts: Sequence[str]) -> list[str]:
