@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from audit.canonical import canonical_bytes, parse_canonical, parse_canonical_object
 from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
@@ -102,8 +102,10 @@ def open_progress(key: bytes, dataset_id: str, sealed: bytes) -> tuple[str, Done
         VerificationFailed: When it was altered, or belongs to another dataset.
     """
     said = parse_canonical_object(_opened(key, sealed, _progress_data(dataset_id)))
-    work = str(said.pop("work"))
-    return work, TypeAdapter(Done).validate_python(said)
+    try:
+        return str(said.pop("work")), TypeAdapter(Done).validate_python(said)
+    except (KeyError, ValidationError) as error:
+        raise VerificationFailed("how far an ingest came cannot be read") from error
 
 
 class DatasetDigest:

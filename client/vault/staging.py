@@ -21,7 +21,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from audit.errors import Conflict, Refused
+from audit.errors import Conflict, MalformedInput, Refused, VerificationFailed
 from client.vault import quarantine, sealing
 from client.vault.contents import (
     SEARCH_OF_CONTENT,
@@ -265,7 +265,10 @@ class Staging:
             (self.name, self._version),
         ).fetchall()
         for (dataset_id,) in left if self._work else ():
-            progress = self._vault.progress_of(dataset_id)
+            try:
+                progress = self._vault.progress_of(dataset_id)
+            except (VerificationFailed, MalformedInput):
+                continue  # altered, or written by another version: nothing to go on from
             if progress is None or progress[0] != self._work:
                 continue
             self._id, self.done = dataset_id, progress[1]

@@ -102,6 +102,13 @@ class TestGoingOn:
         assert (result.resumed, result.interrupted_ingests_removed) == (False, 1)
         assert result.dataset.records == 9
 
+    def test_what_was_altered_is_not_gone_on_from(self, vault: Vault, stopped: Recorder) -> None:
+        with vault.transaction() as connection:
+            connection.execute("UPDATE ingest_progress SET sealed = zeroblob(60)")
+        result = ingest(source_file(*ROWS), Intake(dataset="notes"), vault, WordForWord(), stopped)
+        assert (result.resumed, result.interrupted_ingests_removed) == (False, 1)
+        assert sorted(r.text for r in vault.examples("notes")) == sorted(t for _, t, _ in ROWS)
+
     def test_who_is_erased_meanwhile_does_not_come_back(
         self, vault: Vault, stopped: Recorder
     ) -> None:
