@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from typer.testing import CliRunner
 
+from audit.canonical import digest
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, Unauthorised, Unreachable
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement, verify_statement
+from compliance.cli import app
 from compliance.service.filing import load_statement
 from compliance.service.subject_chasing import chase, chase_timer
 from compliance.statements import RequestDecision, format_time
@@ -374,11 +378,17 @@ def test_a_site_speaks_for_itself_and_about_its_own_parts(
 
 
 def test_a_revoked_sites_part_is_waived_with_reason_and_evidence(
-    service: RunningService, desk: Desk, south: Desk
+    service: RunningService, desk: Desk, south: Desk, tmp_path: Path
 ) -> None:
+    letter, trust = tmp_path / "letter.pdf", tmp_path / "trust.json"
+    letter.write_bytes(b"the hospital closed")
+    service.trust.save(trust)
     officer = service.as_("officer").subject_requests
     both = filed_by_officer(service, "north", "south").request_id
-    waive = partial(officer.waive, both, "south", reason="closed", evidence="sha256:" + "a" * 64)
+    waive = partial(officer.waive, both, "south", reason="closed", evidence=digest(b"a letter"))
+    command = ["requests", "waive", both, "--site", "south", "--reason", "closed"]
+    command += ["--evidence", str(letter), "--trust", str(trust), "--json"]
+    command += ["--token-file", str(service.folder.token("officer"))]
     service.as_("officer").revoke_site("south")
     with pytest.raises(Conflict, match="part is held"):
         waive()
@@ -389,7 +399,10 @@ def test_a_revoked_sites_part_is_waived_with_reason_and_evidence(
         officer.waive(both, "west", reason="unknown")
     desk.not_found(both)
     assert officer.show(both).stage == "at-sites"
-    view = waive()
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    view = officer.show(both)
+    assert json.loads(shown.stdout)["stage"] == view.stage
     entries = len(service.entries())
     assert waive() == view  # the same again
     assert len(service.entries()) == entries
@@ -400,7 +413,7 @@ def test_a_revoked_sites_part_is_waived_with_reason_and_evidence(
     signed = SignedStatement.from_json(payload["statement"])
     decision = RequestDecision.from_body(verify_statement(signed, service.registry.log.key))
     assert (decision.site, decision.reason) == ("south", "closed")
-    assert decision.evidence == "sha256:" + "a" * 64
+    assert decision.evidence == digest(b"the hospital closed")
     assert officer.close(both, reason="south no longer exists").stage == "completed"
 
 

@@ -42,10 +42,10 @@ from compliance.statements import ErasureReceipt
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["subjects"])
 
 
-@router.post("/requests", status_code=201)
+@router.post("/requests", status_code=201, deprecated=True)
 @requires("site", "officer", by_site=True)
 def file_request(body: SubjectRequestBody, office: Office, caller: Caller) -> SubjectRequestView:
-    """File a data subject's request for one site."""
+    """File a note of a request at one site. Superseded by `/v1/subject-requests`."""
     request_id = body.request_id or secrets.token_hex(16)
     with office.writing(caller) as transaction:
         session = transaction.session
@@ -89,12 +89,12 @@ def file_request(body: SubjectRequestBody, office: Office, caller: Caller) -> Su
         return _view(row)
 
 
-@router.get("/requests")
+@router.get("/requests", deprecated=True)
 @requires("site", "officer", "auditor", by_site=True)
 def list_requests(
     office: Office, caller: Caller, state: RequestState | None = None
 ) -> dict[str, list[SubjectRequestView]]:
-    """Requests, oldest first. A site, and a role that is limited to sites, sees their own."""
+    """Such notes, oldest first. A site, and a role that is limited to sites, sees their own."""
     with office.reading() as session:
         query = select(SubjectRequestRow).order_by(SubjectRequestRow.position)
         if state is not None:
