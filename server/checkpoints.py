@@ -137,6 +137,20 @@ class Checkpoints:
         """What may be started from, by plan and rounds; it is not opened."""
         return [label for _, label in self._labels() if not _is_over(label, now)]
 
+    def of(self, plan: str, now: datetime) -> list[KeptModel]:
+        """Those of one plan, by its name, its id, or the beginning of that.
+
+        Raises:
+            MalformedInput: When several plans fit.
+        """
+        wanted, kept = plan.removeprefix("sha256:"), self.kept(now)
+        fitting = [each for each in kept if each.plan_name == plan] or [
+            each for each in kept if each.plan_id.removeprefix("sha256:").startswith(wanted)
+        ]
+        if len({each.plan_id for each in fitting}) > 1:
+            raise MalformedInput(f"{plan} fits several plans", fix="give the plan's whole id")
+        return fitting
+
     def find(self, plan: str, rounds: int, now: datetime) -> KeptModel:
         """One by its plan's id, the beginning of it, or its name.
 
@@ -144,14 +158,7 @@ class Checkpoints:
             NotFound: When there is none; it says which there are.
             MalformedInput: When several plans fit.
         """
-        wanted = plan.removeprefix("sha256:")
-        fitting = [
-            each
-            for each in self.kept(now)
-            if each.plan_name == plan or each.plan_id.removeprefix("sha256:").startswith(wanted)
-        ]
-        if len({each.plan_id for each in fitting}) > 1:
-            raise MalformedInput(f"{plan} fits several plans", fix="give the plan's whole id")
+        fitting = self.of(plan, now)
         for each in fitting:
             if each.rounds == rounds:
                 return each
@@ -210,17 +217,37 @@ class Checkpoints:
             now: The present time.
             keeping: Whether this coordinator keeps models at all.
         """
-        over = [
-            (path, label) for path, label in self._labels() if not keeping or _is_over(label, now)
-        ]
-        if over:
+        return self._remove(
+            [(path, label) for path, label in self._labels() if not keeping or _is_over(label, now)]
+        )
+
+    def remove(self, plan: str, more_than: int, now: datetime) -> int:
+        """Remove a plan's models of more than so many rounds, which hold somebody; how many.
+
+        Raises:
+            NotFound: When none of the plan's is kept.
+            MalformedInput: When several plans fit.
+        """
+        plan_ids = {each.plan_id for each in self.of(plan, now)}
+        if not plan_ids:
+            raise NotFound(f"no model of {plan} is kept", fix="see `server checkpoints`")
+        return self._remove(
+            [
+                (path, label)
+                for path, label in self._labels()
+                if label.plan_id in plan_ids and label.rounds > more_than
+            ]
+        )
+
+    def _remove(self, found: list[tuple[Path, KeptModel]]) -> int:
+        if found:
             with self._keyring() as keyring:
-                for path, label in over:
+                for path, label in found:
                     # The key first: without it the file is noise, whatever the disk keeps of it.
                     keyring.destroy(label.key)
                     path.unlink(missing_ok=True)
                     sync_directory(path.parent)
-        return len(over)
+        return len(found)
 
     def _labels(self) -> list[tuple[Path, KeptModel]]:
         found = []

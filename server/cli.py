@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -393,6 +394,16 @@ def checkpoints(
         typer.Argument(metavar="[PLAN]", help="Only of this plan: name or id."),
     ] = None,
     *,
+    remove_after: Annotated[
+        int | None,
+        typer.Option(
+            "--remove-after",
+            metavar="ROUNDS",
+            min=0,
+            help="Remove the plan's models of more rounds than these for good, first.",
+            show_default=False,
+        ),
+    ] = None,
     folder: Folder = None,
     json: Json = False,
 ) -> None:
@@ -408,11 +419,19 @@ def checkpoints(
     ```
 
     A retraining without somebody who was erased starts from at most as many rounds as
-    `compliance erasures show` says.
+    `compliance erasures show` says. Models of more rounds hold them: `--remove-after` destroys
+    their keys, and nobody can start from them any more.
 
-    Example: `server checkpoints message-routing-3`
+    Exit codes: 4 none of the plan's is kept, 5 several plans fit.
+
+    Examples: `server checkpoints message-routing-3` · `server checkpoints 3fa2c1 --remove-after 20`
     """
-    screens.show_checkpoints(_open(folder), plan, as_json=json)
+    federation = _open(folder)
+    if remove_after is not None:
+        if plan is None:
+            raise typer.BadParameter("--remove-after needs a plan")
+        federation.checkpoints.remove(plan, remove_after, datetime.now(UTC))
+    screens.show_checkpoints(federation, plan, as_json=json)
 
 
 @app.command()

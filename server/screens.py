@@ -111,13 +111,8 @@ def show_proposal(proposal: Proposal) -> None:
 
 def show_checkpoints(federation: Federation, plan: str | None, *, as_json: bool) -> None:
     """Print what later plans may start from."""
-    found = [
-        each
-        for each in federation.checkpoints.kept(datetime.now(UTC))
-        if plan is None
-        or plan == each.plan_name
-        or each.plan_id.removeprefix("sha256:").startswith(plan.removeprefix("sha256:"))
-    ]
+    kept, now = federation.checkpoints, datetime.now(UTC)
+    found = kept.kept(now) if plan is None else kept.of(plan, now)
     if as_json:
         print_json([each.model_dump(mode="json", exclude={"key", "format"}) for each in found])
         return

@@ -117,6 +117,20 @@ def test_a_coordinator_that_keeps_none_removes_all(checkpoints: Checkpoints) -> 
     assert checkpoints.kept(NOW) == []
 
 
+def test_models_that_hold_somebody_are_removed_for_good(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    for plan_id, name, rounds in ((PLAN_ID, "a", 1), (PLAN_ID, "a", 3), (OTHER_ID, "b", 3)):
+        checkpoints.keep(plan_id, plan_of(name=name), rounds, MODEL, NOW)
+    assert checkpoints.remove("a", 1, NOW) == 2
+    assert [(each.plan_name, each.rounds) for each in checkpoints.kept(NOW)] == [("a", 1), ("b", 3)]
+    with Keyring.open(tmp_path / "checkpoints/keyring") as keyring:
+        assert len(list(keyring.names())) == 2
+    assert checkpoints.remove("a", 1, NOW) == 0
+    with pytest.raises(NotFound, match="no model of c"):
+        checkpoints.remove("c", 0, NOW)
+
+
 def test_one_is_found_by_name_or_id(checkpoints: Checkpoints) -> None:
     for name in ("a", PLAN_ID, "a" * 10):
         assert checkpoints.find(name, 2, NOW).plan_id == PLAN_ID

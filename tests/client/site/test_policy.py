@@ -12,7 +12,7 @@ import pytest
 
 from audit.errors import MalformedInput, NotFound
 from client.budget_period import Period
-from client.drafts import read_draft
+from client.drafts import draft_reservation, read_draft
 from client.findings import Finding
 from client.policy import (
     DEFAULT_POLICY,
@@ -22,6 +22,7 @@ from client.policy import (
     write_default_policy,
 )
 from client.proposals import Proposal, check_hours, check_proposal
+from compliance.statements import StartsFrom
 from tests.client.site.documents import ZERO_DIGEST, make_plan, make_policy, policy_toml
 
 
@@ -336,6 +337,29 @@ def test_a_draft_says_how_noise_and_updates_are_seen(tmp_path: Path) -> None:
     proposal = read_draft(path, lambda _name: ZERO_DIGEST)
     assert (proposal.secure_aggregation, proposal.noise_sites) == (True, 3)
     assert not verdicts(check_proposal(make_policy(), proposal))["distributed-noise"]
+
+
+def test_a_plan_and_a_draft_say_what_they_start_from(tmp_path: Path) -> None:
+    earlier = make_plan()
+    start = StartsFrom.after(ZERO_DIGEST, earlier, 20, ZERO_DIGEST).model_dump(mode="json")
+    told = {
+        finding.detail
+        for proposal in (
+            Proposal.of(earlier),
+            Proposal.of(make_plan(format="fiduciary.plan/4", starts_from=start)),
+        )
+        for finding in check_proposal(make_policy(), proposal)
+        if finding.rule == "start"
+    }
+    assert len(told) == 2
+    assert any("had after 20 rounds" in detail for detail in told)
+    assert "training starts from the base model" in told
+    path = tmp_path / "plan.toml"
+    section = '[starts_from]\nplan = "earlier"\nrounds = 20\n'
+    path.write_text(DRAFT.replace('"routine"]', '"routine"]\nsites = ["north"]') + section)
+    assert "what plan earlier had" in read_draft(path, lambda _name: ZERO_DIGEST).starts_from
+    with pytest.raises(MalformedInput, match="what was left of plan earlier"):
+        draft_reservation(path)
 
 
 def test_a_draft_of_a_model_that_is_not_here_is_not_allowed_by_name(tmp_path: Path) -> None:
