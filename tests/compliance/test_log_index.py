@@ -91,7 +91,7 @@ ELSEWHERE = {
     *("subject-request.code-refused", "subject-request.contact-forgotten"),
     *("subject-request.notified", "subject-request.package-fetched", "subject-request.reminded"),
 }
-"""Recorded by the tests of keys, certificates, logins and subjects' requests; nothing here looks at them."""
+"""Recorded by the tests of keys, certificates, logins and requests; nothing here looks at them."""
 
 
 def recorded_actions() -> Iterator[str]:
