@@ -45,8 +45,8 @@ class _Run:
 class LogTimes:
     """Where in the log a time lies. An index is only ever appended to, so what is known stays so.
 
-    The first question with a time, after a start, reads the times of the whole index once: half a
-    second for a million entries.
+    The first question with a time, after a start, reads the times of the whole index once: one
+    to two seconds for a million entries.
     """
 
     def __init__(self) -> None:
