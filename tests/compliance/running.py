@@ -130,22 +130,11 @@ class FaultyStorage:
 
 
 class PromptListener(Listener):
-    """Ends at once. The web server looks whether to end, and waits when it does, for tenths of
-    seconds: `test_process` waits for that, some hundred other tests need not."""
+    """Notices at once that it is to end; the web server looks ten times a second."""
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # noqa: ASYNC110  the web server asks so, too
             await asyncio.sleep(TICK_SECONDS)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listening in (*self.servers, *(sockets or ())):
-            listening.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        for _ in range(20):
-            await asyncio.sleep(TICK_SECONDS)
-            if not self.server_state.connections and not self.server_state.tasks:
-                return
 
 
 class RunningService:
