@@ -6,3 +6,7 @@ import os
 # from the Internet when it is first used: a site asks nobody, and what is found does not depend on
 # the day. The list that comes with the package is used. Read when tldextract is imported.
 os.environ["TLDEXTRACT_PUBLIC_SUFFIX_LIST_URLS"] = ""
+
+# The language model multiplies small matrices: threads within a process cost more than they bring,
+# and a process for each core reads faster. Read when NumPy is imported; whoever set it is heard.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

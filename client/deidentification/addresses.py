@@ -37,6 +37,11 @@ _LINE_ABOVE = re.compile(
     r"(?:^|[\n:;.]|\b(?:at|to|of|from|in)\b)[ \t>]*"
     r"(?P<street>(?=[^\n]*[^\W\d_]{2})\d{1,6}[^\n:;@]{3,60}),?\n[ \t>]*$"
 )
+_FIVE_DIGITS = re.compile(r"(?<!\d)\d{5}(?:-\d{4})?(?!\w)")
+_DIGITS = re.compile(r"\d+")
+_REACH = 60
+"""Characters of a street's name before or after its number."""
+
 _SMALL_IN_PLACES = word_set(
     "of the de la du des di da do dos del van der den upon le and en st nad am an"
 )
@@ -70,10 +75,11 @@ def find_addresses(text: str, lexicon: Lexicon) -> Iterator[Finding]:
 
 
 def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
-    for pattern in STREETS:
-        for match in pattern.finditer(text):
-            if _could_be_street(match.group("words"), lexicon):
-                yield match.span()
+    for start, end in _near_digits(text):
+        for pattern in STREETS:
+            for match in pattern.finditer(text, start, end):
+                if _could_be_street(match.group("words"), lexicon):
+                    yield match.span()
     for match in NAMED_STREET.finditer(text):
         start = match.end("words")
         for word in reversed(list(WORD.finditer(text, *match.span("words")))):
@@ -85,11 +91,28 @@ def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
     for pattern in (*POSTCODES, MILITARY):
         for match in pattern.finditer(text):
             yield match.span()
-    for match in TOWN_LINE.finditer(text):
-        yield _town_start(match, lexicon), match.end()
+    for code in _FIVE_DIGITS.finditer(text):
+        town = TOWN_LINE.search(text, max(0, code.start() - 2 * _REACH), code.end())
+        if town is not None:
+            yield _town_start(town, lexicon), town.end()
     for match in NUMBER_AND_NAMES.finditer(text):
         if _could_be_street(match.group("words"), lexicon) and _holds_name(match, lexicon):
             yield match.start("number"), match.end()
+
+
+def _near_digits(text: str) -> list[tuple[int, int]]:
+    """The parts of a text in which a street with its number can be; the patterns cost much."""
+    parts: list[tuple[int, int]] = []
+    for digits in _DIGITS.finditer(text):
+        start, end = max(0, digits.start() - _REACH), min(len(text), digits.end() + _REACH)
+        while start > 0 and not text[start - 1].isspace():
+            start -= 1
+        while end < len(text) and not text[end].isspace():
+            end += 1
+        if parts and start <= parts[-1][1]:
+            start = parts.pop()[0]
+        parts.append((start, end))
+    return parts
 
 
 def _town_start(match: re.Match[str], lexicon: Lexicon) -> int:

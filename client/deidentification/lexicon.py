@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019\-][^\W\d_]+)*")
@@ -67,6 +67,7 @@ def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
+@lru_cache(MAX_JUDGED_WORDS)
 def plain(word: str) -> str:
     r"""A word as the lists spell it: case-folded, straight apostrophes.
 
@@ -76,12 +77,15 @@ def plain(word: str) -> str:
     return word.casefold().replace("\u2019", "'")
 
 
+@lru_cache(MAX_JUDGED_WORDS)
 def unaccented(word: str) -> str:
     """The word without accents and other combining marks.
 
     >>> unaccented("bożena")
     'bozena'
     """
+    if word.isascii():
+        return word
     decomposed = unicodedata.normalize("NFKD", word)
     return "".join(char for char in decomposed if not unicodedata.combining(char)).replace("ł", "l")
 
@@ -118,6 +122,11 @@ class Lexicon:
     def place_words(self) -> frozenset[str]:
         """Places of a single word."""
         return frozenset(place for place in self.places if " " not in place)
+
+    @cached_property
+    def place_beginnings(self) -> frozenset[str]:
+        """First words of places of several words."""
+        return frozenset(place.split()[0] for place in self.places if " " in place)
 
     def is_function_word(self, word: str) -> bool:
         """Whether the word is grammar rather than content."""

@@ -258,6 +258,8 @@ def _places(text: str, lexicon: Lexicon) -> Iterator[Finding]:
     """Places of several words, whatever their case."""
     words = list(WORD.finditer(text))
     for at, first in enumerate(words):
+        if plain(first.group()) not in lexicon.place_beginnings:
+            continue
         for last in reversed(words[at + 1 : at + 4]):
             phrase = " ".join(plain(text[first.start() : last.end()]).split())
             if phrase in lexicon.places:
