@@ -83,7 +83,7 @@ def typed(
 
     The detector is loaded already.
     """
-    monkeypatch.setattr(pipeline, "Detector", lambda: detector)
+    monkeypatch.setattr(pipeline, "Detector", lambda *_: detector)
     monkeypatch.setenv("COLUMNS", "200")
     operator = Operator(site.paths.root, capsys)
     return lambda *words, **group: operator.types(*words, monkeypatch=monkeypatch, **group)
