@@ -2,8 +2,8 @@
 
 * Suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, base mode, as `compliance.sealing`.
 * The `info` names the request and the site: what was sealed for one opens for no other.
-* Identifiers are padded, so that their length says little. `requests/seal.js` of the intake page
-  does in a browser what `seal_identifiers` does here.
+* Identifiers are padded, so that their length says little. `hpke.js` of the pages for
+  subjects does in a browser what this does here.
 * Base mode authenticates nobody: whoever asks is checked by other means before a site is sent this.
 """
 

@@ -61,6 +61,10 @@ class Page:
         """What is shown at a place."""
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
 
+    def save_to(self, folder: Path) -> None:
+        """Where files go that the page offers."""
+        self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def picture(self, path: Path, width: int = 800, *, dark: bool = False) -> None:
         """Take a picture of the whole page."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

@@ -87,6 +87,8 @@ MATRIX: dict[str, set[str]] = {
     "POST /requests/status": set(),
     "GET /requests/style.css": set(),
     "GET /requests/seal.js": set(),
+    "GET /requests/open.js": set(),
+    "GET /requests/hpke.js": set(),
     "POST /v1/public/requests": set(),
     "POST /v1/public/requests/status": set(),
     "POST /v1/public/requests/identity": set(),

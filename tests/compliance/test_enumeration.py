@@ -40,6 +40,8 @@ WITHOUT_GUESSES: Final = {
     "GET /requests/status": "takes nothing",
     "GET /requests/style.css": "takes nothing",
     "GET /requests/seal.js": "takes nothing",
+    "GET /requests/open.js": "takes nothing",
+    "GET /requests/hpke.js": "takes nothing",
     "POST /v1/logins": "begins with a challenge of the caller's own",
     "POST /v1/sessions": "the provider, not the service, knows whose code it is",
 }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from compliance.service.routes.subject_pages import MAX_FORM_BYTES, PAGE_POLICY
 from compliance.service.subject_chasing import chase
+from compliance.subject_sealing import open_package, seal_package
 from tests.compliance.browser import CHROMIUM, Page, browser
 from tests.compliance.federation import Coordinator, Site
 from tests.compliance.running import RunningService
@@ -98,6 +102,94 @@ def test_a_subject_asks_in_a_browser_and_the_sites_alone_can_read_it(
     assert SUBJECT not in str(service.tables())
 
 
+COPY = """
+document.getElementById('right-access').click();
+document.getElementById('site-north').click();
+document.getElementById('subject').value = '%s';
+document.getElementById('identity-site').click();
+document.querySelector('#intake button').click();
+"""
+
+
+def saved(folder: Path, name: str) -> bytes:
+    """A file that the page let somebody save."""
+    deadline = time.monotonic() + 60
+    while not (folder / name).exists():
+        assert time.monotonic() < deadline, sorted(folder.iterdir())
+        time.sleep(0.05)
+    return (folder / name).read_bytes()
+
+
+def test_a_copy_is_opened_in_the_browser_with_the_key_that_it_made(
+    service: RunningService, desk: Desk, page: Page, tmp_path: Path
+) -> None:
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    page.save_to(downloads)
+    page.open(f"{service.trust.url}/requests")
+    page.run(COPY % SUBJECT)
+    page.wait("!document.getElementById('filed').hidden")
+    receipt, number, secret = page.text("#code"), page.text("#number"), page.text("#secret")
+    picture(page, "filed-copy")
+    page.run("document.getElementById('save').click()")
+    assert saved(downloads, f"key-{number[:8]}.txt") == f"{secret}\n".encode()
+    key = X25519PrivateKey.from_private_bytes(base64.b64decode(secret, validate=True))
+
+    desk.prove(number)
+    subject_key = desk.open(number).package_key
+    assert subject_key is not None
+    assert subject_key == key.public_key().public_bytes_raw()
+    copy = b'{"subject": "Zo\xc3\xab"}'
+    sealed = seal_package(copy, subject_key, request_id=number, site="north")
+    assert open_package(sealed, key, request_id=number, site="north") == copy
+    desk.hand_over(number, sealed)
+
+    page.open(f"{service.trust.url}/requests/status")
+    page.run(f"document.getElementById('receipt_code').value = '{receipt}'")
+    page.run("document.querySelector('form button').click()")
+    page.wait(
+        "document.querySelector('button[data-site=north]') && document.readyState === 'complete'"
+    )
+    for wrong, told in (("hello", "This is not a key."), ("A" * 43 + "=", "does not open")):
+        page.run(f"document.getElementById('secret').value = '{wrong}'")
+        page.run("document.querySelector('button[data-site=north]').click()")
+        page.wait(f"document.getElementById('copy-problem').innerText.includes('{told}')")
+        assert page.run("document.getElementById('copy-north').hidden")
+    page.run(f"document.getElementById('secret').value = ' {secret} '")
+    page.run("document.querySelector('button[data-site=north]').click()")
+    page.wait("!document.getElementById('copy-north').hidden")
+    assert page.run("document.getElementById('copy-problem').hidden")
+    picture(page, "copy")
+    page.run("document.getElementById('copy-north').click()")
+    assert saved(downloads, f"north-{number[:8]}.json") == copy
+    assert page.console == []
+    for table in service.tables().values():
+        assert secret not in str(table)
+
+
+def test_another_code_is_mailed_from_the_page(service: RunningService, desk: Desk) -> None:
+    filed = ask(service, "north", email=ADDRESS)
+    chase(service.registry)
+
+    def post(**fields: str) -> tuple[int, str]:
+        form = {"receipt_code": filed.receipt_code, **fields}
+        answer = service.http().post("/requests/status", data=form)
+        return answer.status_code, answer.text
+
+    assert 'name="again"' in post()[1]
+    for _ in range(2):
+        status, text = post(code="", again="yes")
+        assert (status, "A new code is on its way" in text) == (200, True)
+    chase(service.registry)
+    codes = [code_in(text) for _, _, text in mails(service.folder.path)]
+    assert len(codes) == 3
+    assert post(code=codes[0])[0] == 403
+    assert "The sites have it" in post(code=codes[2])[1]
+    status, text = post(again="yes")
+    assert status == 403
+    assert "A new code" not in text
+
+
 def test_everything_on_the_form_has_a_name_and_a_place(
     service: RunningService, desk: Desk, page: Page
 ) -> None:
@@ -112,7 +204,7 @@ def test_everything_on_the_form_has_a_name_and_a_place(
     assert page.run("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_pages_load_nothing_from_elsewhere_and_run_one_script(
+def test_pages_load_nothing_from_elsewhere_and_run_their_own_scripts(
     service: RunningService, desk: Desk
 ) -> None:
     http = service.http()
@@ -126,7 +218,11 @@ def test_pages_load_nothing_from_elsewhere_and_run_one_script(
         assert "<script>" not in answer.text
         assert not re.search(r'\son\w+="', answer.text)
         assert "style=" not in answer.text
-    assert "eval(" not in http.get("/requests/seal.js").text
+    for name in ("seal.js", "open.js", "hpke.js"):
+        script = http.get(f"/requests/{name}")
+        assert script.headers["content-type"].startswith("text/javascript")
+        assert "eval(" not in script.text
+        assert set(re.findall(r'from "([^"]*)"', script.text)) <= {"./hpke.js"}
     assert http.get("/requests/style.css").headers["content-type"].startswith("text/css")
 
 

@@ -134,16 +134,7 @@ def send_code(body: ReceiptBody, office: Office, request: Request) -> PublicStat
     """Send a new code to the same address."""
     if look_up(office, request, body.receipt_code) is None:
         return problem_response(unknown_code())
-    with office.writing(None) as transaction:
-        case = _found(find_case(transaction.session, body.receipt_code))
-        if case.row.identity != "email-challenge":
-            raise Denied(
-                rules.Refused(
-                    "no-code", "this request is not about a code by mail", status="conflict"
-                )
-            )
-        ask_identity(transaction, case)
-        return public_status(case)
+    return public_status(mail_code(office, body.receipt_code))
 
 
 @router.post("/requests/package", response_model=SealedPackage)
@@ -177,6 +168,24 @@ def look_up(office: Registry, request: Request, code: str) -> Case | None:
     with office.reading() as session:
         case = find_case(session, code)
         session.expunge_all()  # it is read only, and outlives the session
+        return case
+
+
+def mail_code(office: Registry, receipt: str) -> Case:
+    """Mail a new code to the address that a request names.
+
+    Raises:
+        Denied: When the request is not about a code by mail, or enough were mailed.
+    """
+    with office.writing(None) as transaction:
+        case = _found(find_case(transaction.session, receipt))
+        if case.row.identity != "email-challenge":
+            raise Denied(
+                rules.Refused(
+                    "no-code", "this request is not about a code by mail", status="conflict"
+                )
+            )
+        ask_identity(transaction, case)
         return case
 
 

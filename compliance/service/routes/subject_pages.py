@@ -1,7 +1,8 @@
 """Pages for data subjects: make a request, and see where it stands.
 
-* Identifiers are sealed in the browser (`pages/seal.js`); no form sends them here in clear.
-* Nothing is loaded from elsewhere, and no script but the one file runs.
+* Identifiers are sealed in the browser (`pages/hpke.js`); no form sends them here in clear.
+* Nothing is loaded from elsewhere, and no script but these pages' own files runs.
+* A copy of one's data is opened in the browser: neither its key nor what it holds comes here.
 * A receipt code is in no address: it is sent in a form's body.
 """
 
@@ -32,6 +33,7 @@ from compliance.service.gate import (
 from compliance.service.registry import Registry
 from compliance.service.routes.public_requests import (
     look_up,
+    mail_code,
     prove,
     show_offer,
     unknown_code,
@@ -46,7 +48,7 @@ PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""What a page may load and do: its own style, its own script, and asking this service."""
+"""What a page may load and do: its own style, its own scripts, and asking this service."""
 
 MAX_FORM_BYTES: Final = 4096
 
@@ -94,6 +96,7 @@ _FORM_BODY: Final = {
                 "properties": {
                     "receipt_code": {"type": "string"},
                     "code": {"type": "string"},
+                    "again": {"type": "string"},
                 },
             }
         }
@@ -154,10 +157,13 @@ def show_status_form(office: Office) -> HTMLResponse:
 )
 @public_form(MAX_FORM_BYTES)
 async def show_status(request: Request, office: Office) -> HTMLResponse:
-    """Where a request stands, for whoever has its receipt code; a mailed code is tried, too."""
+    """Where a request stands, for whoever has its receipt code.
+
+    A mailed code is tried; with `again`, another one is mailed instead.
+    """
     fields = _fields(await request.body())
     receipt, code = fields.get("receipt_code", ""), fields.get("code", "")
-    return await run_in_threadpool(_answer, office, request, receipt, code)
+    return await run_in_threadpool(_answer, office, request, receipt, code, "again" in fields)
 
 
 @router.get("/style.css", response_class=Response)
@@ -169,24 +175,43 @@ def style() -> Response:
 
 @router.get("/seal.js", response_class=Response)
 @public
-def script() -> Response:
-    """What seals identifiers in the browser."""
-    return Response(_file("seal.js"), media_type="text/javascript; charset=utf-8")
+def sealing() -> Response:
+    """What seals identifiers in the browser, and makes the key for a copy."""
+    return _script("seal.js")
 
 
-def _answer(office: Registry, request: Request, receipt: str, code: str) -> HTMLResponse:
+@router.get("/open.js", response_class=Response)
+@public
+def opening() -> Response:
+    """What opens a copy in the browser."""
+    return _script("open.js")
+
+
+@router.get("/hpke.js", response_class=Response)
+@public
+def hpke() -> Response:
+    """What both need: RFC 9180."""
+    return _script("hpke.js")
+
+
+def _answer(
+    office: Registry, request: Request, receipt: str, code: str, again: bool
+) -> HTMLResponse:
     case = look_up(office, request, receipt)
     if case is None:
         return _status_page(office, None, str(unknown_code()), HTTPStatus.NOT_FOUND)
-    problem, refused = "", False
-    if code.strip():
-        try:
+    problem, told = "", ""
+    status = HTTPStatus.OK
+    try:
+        if again:
+            case = mail_code(office, receipt)
+            told = "A new code is on its way to you."
+        elif code.strip():
             case = prove(office, receipt, code)
-        except Denied as denied:
-            problem = f"{denied}; {denied.fix}"
-            refused = True
-    status = HTTPStatus.FORBIDDEN if refused else HTTPStatus.OK
-    return _status_page(office, public_status(case), problem, status, receipt)
+    except Denied as denied:
+        problem = f"{denied}; {denied.fix}"
+        status = HTTPStatus.FORBIDDEN
+    return _status_page(office, public_status(case), problem, status, receipt, told)
 
 
 def _status_page(
@@ -195,6 +220,7 @@ def _status_page(
     problem: str = "",
     http_status: HTTPStatus = HTTPStatus.OK,
     receipt: str = "",
+    told: str = "",
 ) -> HTMLResponse:
     wants_code = (
         status is not None
@@ -208,10 +234,16 @@ def _status_page(
         status=status,
         stage_text="" if status is None else STAGE_TEXTS[status.stage],
         part_texts={} if status is None else {one.site: _told(one) for one in status.parts},
+        copies=[] if status is None else [one.site for one in status.parts if one.package],
         problem=problem,
+        told=told,
         receipt_code=receipt,
         wants_code=wants_code,
     )
+
+
+def _script(name: str) -> Response:
+    return Response(_file(name), media_type="text/javascript; charset=utf-8")
 
 
 def _told(part: PublicPart) -> str:
