@@ -282,7 +282,7 @@ def continuation(model: CausalLanguageModel, text: str) -> str:
 def test_the_attack_recognises_who_trained_an_overfitted_model(decoders: Decoders) -> None:
     base = decoders("gpt2")
     plan = language_plan(
-        base, phase("full", steps_per_round=60, learning_rate="3", max_grad_norm="1")
+        base, phase("full", steps_per_round=120, learning_rate="1", max_grad_norm="1")
     )
     model = CausalLanguageModel.build(plan, base)
     members, others = (
