@@ -113,6 +113,10 @@ def told_in(folder: str) -> Iterator[tuple[str, set[str]]]:
             called = node.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
             first = node.args[0]
+            if name == "Recurring":  # it tells the failure that it is given the name of
+                [failed] = [one.value for one in node.keywords if one.arg == "failed"]
+                assert isinstance(failed, ast.Constant)
+                yield str(failed.value), {"code"}
             if name == "event" and isinstance(first, ast.Constant):
                 yield str(first.value), {str(keyword.arg) for keyword in node.keywords}
 
