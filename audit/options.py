@@ -49,28 +49,38 @@ def witness_keys(texts: Sequence[str] | None) -> list[WitnessKey]:
     return keys
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """A file that a person named.
+def read_bytes(path: Path, limit: int, fix: str = "") -> bytes:
+    """A file that a person named; a pipe will do. Never more than `limit` bytes are in memory.
+
+    Args:
+        path: The file.
+        limit: Its most bytes.
+        fix: What to name instead, for whoever named something that cannot be read.
 
     Raises:
-        NotFound: When there is none.
+        NotFound: When there is none, or it cannot be read.
         MalformedInput: When it is larger than `limit` bytes.
     """
-    if not path.is_file():
-        raise NotFound(f"no file {path}")
-    if path.stat().st_size > limit:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise NotFound(f"no file {path}", fix=fix) from error
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}", fix=fix) from error
+    if len(data) > limit:
         raise MalformedInput(f"{path} is larger than {limit} bytes")
-    return path.read_bytes()
+    return data
 
 
-def read_text(path: Path, limit: int) -> str:
-    """A text file that a person named.
+def read_text(path: Path, limit: int, fix: str = "") -> str:
+    """A text file that a person named; see `read_bytes`.
 
     Raises:
-        NotFound: When there is none.
+        NotFound: When there is none, or it cannot be read.
         MalformedInput: When it is larger than `limit` bytes, or not UTF-8.
     """
     try:
-        return read_bytes(path, limit).decode("utf-8")
+        return read_bytes(path, limit, fix).decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedInput(f"{path} is not UTF-8 text") from error

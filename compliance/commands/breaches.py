@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final, cast
 
 import typer
 
-from audit.errors import MalformedInput, NotFound
+from audit.errors import MalformedInput
+from audit.options import read_text
 from audit.terminal import print_json
 from compliance.breach_presentation import print_breach, print_breaches
 from compliance.breach_views import BreachView
@@ -287,15 +288,4 @@ def _read(text: str) -> str:
     """A text, or what the file holds that `@FILE` names."""
     if not text.startswith("@"):
         return text
-    path = Path(text[1:])
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        raise NotFound(f"cannot read {path}", fix="name a file with the text after @") from error
-    if len(data) > _MAX_TEXT_BYTES:
-        raise MalformedInput(f"{path} has more than {_MAX_TEXT_BYTES} bytes")
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise MalformedInput(f"{path} is not UTF-8", fix="save it as UTF-8") from error
+    return read_text(Path(text[1:]), _MAX_TEXT_BYTES, "name a file with the text after @").strip()

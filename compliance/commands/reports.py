@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 
 from audit.durable import write_durably
-from audit.errors import MalformedInput, NotFound
+from audit.errors import MalformedInput
+from audit.options import read_bytes
 from audit.terminal import err, out, print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
@@ -128,7 +129,7 @@ def _make(client: ComplianceClient, name: str, output: Path | None, json: bool) 
 
 
 def _verify(client: ComplianceClient, name: str | None, path: Path, json: bool) -> None:
-    entry = client.reports.find(_read(path), name)
+    entry = client.reports.find(read_bytes(path, MAX_FILE_BYTES, "name the file of a report"), name)
     said = entry.payload or {}
     if json:
         print_json(
@@ -152,14 +153,3 @@ def _verify(client: ComplianceClient, name: str | None, path: Path, json: bool) 
             "about": f"the first {said.get('log_size', '?')} entries of the log",
         }
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise NotFound(f"cannot read {path}", fix="name the file of a report") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise MalformedInput(f"{path} is too large to be a report")
-    return data

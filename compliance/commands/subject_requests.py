@@ -18,6 +18,7 @@ from audit.canonical import digest
 from audit.durable import write_durably
 from audit.errors import ExitCode, MalformedInput, NotFound
 from audit.keys import VerifyKey
+from audit.options import read_bytes, read_text
 from audit.terminal import print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
@@ -40,6 +41,8 @@ from compliance.subject_sealing import Identifiers, open_package
 
 MAX_IDENTIFIER_BYTES = 16 * 1024
 MAX_SEALED_PACKAGE_BYTES = 16 * 1024 * 1024
+
+_OTHER_FILE = "give another file"
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -352,7 +355,11 @@ def waive(
 
     Example: `compliance requests waive 3fa2c1 --site south --reason "the hospital closed"`
     """
-    shown = None if evidence is None else digest(_read(evidence, MAX_SEALED_PACKAGE_BYTES))
+    shown = (
+        None
+        if evidence is None
+        else digest(read_bytes(evidence, MAX_SEALED_PACKAGE_BYTES, _OTHER_FILE))
+    )
     with service(trust, token_file, folder) as client:
         found = _find(client, request)
         view = client.subject_requests.waive(found.request_id, site, reason=reason, evidence=shown)
@@ -419,7 +426,7 @@ def open_sealed_package(
     Example: `compliance requests open-package north.sealed --key my.key --request ID --site north`
     """
     private = X25519PrivateKey.from_private_bytes(_key("\n".join(_lines(key)).strip()))
-    sealed = _sealed_copy(_read(file, MAX_SEALED_PACKAGE_BYTES))
+    sealed = _sealed_copy(read_bytes(file, MAX_SEALED_PACKAGE_BYTES, _OTHER_FILE))
     write_durably(output, open_package(sealed, private, request_id=request, site=site))
     say(f"written to {escape(os.fspath(output))}")
 
@@ -474,20 +481,7 @@ def _told(view: CaseView, json: bool) -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return _read(path, MAX_IDENTIFIER_BYTES).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise MalformedInput(f"malformed {path.name}: not UTF-8") from error
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise NotFound(f"{path} cannot be read", fix="give another file") from error
-    if len(data) > most:
-        raise MalformedInput(f"malformed {path.name}: more than {most} bytes")
-    return data
+    return read_text(path, MAX_IDENTIFIER_BYTES, _OTHER_FILE).splitlines()
 
 
 def _key(text: str) -> bytes:
