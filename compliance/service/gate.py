@@ -179,7 +179,7 @@ class GatedRoute(APIRoute):
             registry, turns, address = (
                 registry_of(request),
                 _turns_of(request),
-                _address_of(request),
+                address_of(request),
             )
             if not access.roles:
                 _limit(registry.rates.visited(address, request.method, registry.clock()))
@@ -300,7 +300,8 @@ def _turns_of(request: Request) -> Turns:
     return turns
 
 
-def _address_of(request: Request) -> str:
+def address_of(request: Request) -> str:
+    """Where a request comes from, as far as the connection tells."""
     return request.client.host if request.client else "unknown"
 
 
@@ -433,7 +434,7 @@ def _record_refusal(request: Request, status: HTTPStatus, reason: str, detail: s
     """
     registry = registry_of(request)
     bearer = getattr(request.state, "bearer", None)
-    address = _address_of(request)
+    address = address_of(request)
     if bearer is None or status is HTTPStatus.UNAUTHORIZED:
         verdict = registry.throttle.failed(address, registry.clock())
         if verdict is Verdict.LIMIT:

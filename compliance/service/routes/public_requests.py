@@ -17,7 +17,14 @@ from compliance import rules
 from compliance.rules import subject_requests as machine
 from compliance.rules.deadlines import deadline_book
 from compliance.service.errors import Denied, TooManyAttempts
-from compliance.service.gate import GatedRoute, Office, problem_response, public, public_counted
+from compliance.service.gate import (
+    GatedRoute,
+    Office,
+    address_of,
+    problem_response,
+    public,
+    public_counted,
+)
 from compliance.service.registry import Registry
 from compliance.service.routes.subject_requests import filed
 from compliance.service.subject_cases import (
@@ -83,7 +90,7 @@ def file_request(body: PublicRequestBody, office: Office, request: Request) -> F
     settings = subject_settings(office.folder)
     if not settings.public:
         raise _nothing_offered()
-    if not office.public_throttle.may_file(_address(request), office.clock()):
+    if not office.public_throttle.may_file(address_of(request), office.clock()):
         raise _too_many()
     if not settings.offers(body.jurisdiction, body.identity):
         raise Denied(
@@ -163,7 +170,7 @@ def look_up(office: Registry, request: Request, code: str) -> Case | None:
     Raises:
         TooManyAttempts: When the address asked too often, rightly or not.
     """
-    if not office.public_throttle.may_look(_address(request), office.clock()):
+    if not office.public_throttle.may_look(address_of(request), office.clock()):
         raise _too_many()
     with office.reading() as session:
         case = find_case(session, code)
@@ -219,10 +226,6 @@ def _found(case: Case | None) -> Case:
     if case is None:
         raise unknown_code()
     return case
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else "unknown"
 
 
 def _nothing_offered() -> NotFound:
