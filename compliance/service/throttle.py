@@ -17,6 +17,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
+from compliance.service.connections import caller_address
+
 MAX_FAILURES: Final = 30
 """Many more than a person mistypes, far fewer than a guess needs."""
 
@@ -49,13 +51,14 @@ class Throttle:
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
     def failed(self, address: str, now: datetime) -> Verdict:
-        """Count one failure of `address` and say how to treat it."""
+        """Count one failure of `address` and say how to treat it; of IPv6, of its /64."""
+        caller = caller_address(address)
         with self._lock:
-            failures = self._failures.get(address)
+            failures = self._failures.get(caller)
             if failures is None or now - failures.since >= self._window:
-                failures = self._failures[address] = _Failures(now, 0)
+                failures = self._failures[caller] = _Failures(now, 0)
             failures.count += 1
-            self._failures.move_to_end(address)
+            self._failures.move_to_end(caller)
             while len(self._failures) > MAX_ADDRESSES:
                 self._failures.popitem(last=False)
             if failures.count <= self._max_failures:

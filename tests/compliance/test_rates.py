@@ -84,6 +84,17 @@ def test_the_limits_as_they_are() -> None:
     assert Throttle().failed("x", START) is Verdict.ANSWER
 
 
+def test_one_subscriber_of_ipv6_is_one_address() -> None:
+    """Whoever has a /64 has 2**64 addresses, and may not try a code from each of them."""
+    throttle = Throttle(1, timedelta(minutes=1))
+    assert throttle.failed("2001:db8:1:2::3", START) is Verdict.ANSWER
+    assert throttle.failed("2001:db8:1:2:ffff::4", START) is Verdict.LIMIT_AND_LOG
+    assert throttle.failed("2001:db8:1:3::3", START) is Verdict.ANSWER
+    assert throttle.failed("192.0.2.1", START) is Verdict.ANSWER
+    assert throttle.failed("::ffff:192.0.2.1", START) is Verdict.LIMIT_AND_LOG
+    assert throttle.failed("192.0.2.2", START) is Verdict.ANSWER
+
+
 def test_every_answer_has_the_security_headers_errors_included(limited: RunningService) -> None:
     token = limited.token("auditor")
     nobody, auditor = limited.http(), limited.http(token)
