@@ -1,9 +1,8 @@
 """Originals of what was replaced, for the one who holds a key that the site does not have.
 
 * Only with `[reveal]` in `deidentify.toml`, and only of the kinds that it names.
-* Sealed with HPKE (RFC 9180, base mode; DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM) to
-  a public key. The site can seal and cannot open. The `info` names the subject: what was sealed of
-  one opens as nobody else's.
+* Sealed to a public key (`audit.hpke`): the site can seal and cannot open. The `info` names the
+  subject: what was sealed of one opens as nobody else's.
 * What is sealed lies inside the record, which is sealed under its subject's key. So both keys are
   needed, and an erasure ends it with the record, in backups too.
 * Revealing needs the private key, a reason, and an entry in the site's journal before anything is
@@ -17,20 +16,16 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from audit.canonical import canonical_bytes
 from audit.errors import MalformedInput, NotFound, VerificationFailed
+from audit.hpke import open_with, seal_to
 from audit.log import Entry
 from client.deidentification.pipeline import Original
 from client.subject_trail import REVEALED, JournalWriter
 from client.vault import Vault
-
-_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
 def seal_originals(originals: Sequence[Original], public_key: bytes, subject: str) -> str:
@@ -47,12 +42,8 @@ def seal_originals(originals: Sequence[Original], public_key: bytes, subject: st
     if not originals:
         return ""
     try:
-        sealed = _SUITE.encrypt(
-            json.dumps(originals).encode(),
-            X25519PublicKey.from_public_bytes(public_key),
-            info=_info(subject),
-        )
-    except ValueError as error:
+        sealed = seal_to(public_key, json.dumps(originals).encode(), _info(subject))
+    except MalformedInput as error:
         raise MalformedInput(
             "the key of [reveal] is no usable X25519 key", fix="see `client deidentify reveal-key`"
         ) from error
@@ -66,8 +57,8 @@ def open_originals(sealed: str, key: X25519PrivateKey, subject: str) -> list[Ori
         VerificationFailed: When it was sealed to another key or of another subject, or altered.
     """
     try:
-        opened = _SUITE.decrypt(base64.b64decode(sealed, validate=True), key, info=_info(subject))
-    except (InvalidTag, ValueError, binascii.Error) as error:
+        opened = open_with(key, base64.b64decode(sealed, validate=True), _info(subject))
+    except (VerificationFailed, binascii.Error) as error:
         raise VerificationFailed(
             "the originals do not open with this key",
             fix="use the key whose public half was in deidentify.toml when the dataset was added",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from audit.errors import Conflict, MalformedInput, NotFound
+from audit.encoding import encode_base64
 from audit.terminal import out, print_json
 from client.policy_cli import FolderOption, Json
 from client.site import Site
@@ -30,24 +29,9 @@ def reveal_key(
 
     Example: `client deidentify reveal-key officer-reveal.pem`
     """
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from audit.hpke import create_private_key
 
-    from audit.durable import write_durably
-
-    key = X25519PrivateKey.generate()
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    if not file.parent.is_dir():
-        raise NotFound(f"there is no folder {file.parent}", fix="make it first")
-    try:
-        write_durably(file, pem, replace=False)
-    except FileExistsError as error:
-        raise Conflict(f"{file} exists", fix="name another file") from error
-    public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
+    public = encode_base64(create_private_key(file).public_key().public_bytes_raw())
     if json:
         print_json({"private_key": str(file), "public_key": public})
     else:
@@ -94,20 +78,11 @@ def reveal(
     Example: `client deidentify reveal letters --subject P-00417 --key officer-reveal.pem --reason
     "incidental finding, decided by the ethics board on 3 May"`
     """
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
+    from audit.hpke import load_private_key
     from client.originals import reveal as put_back
     from client.vault import Vault
 
-    try:
-        private = load_pem_private_key(key.read_bytes(), password=None)
-    except OSError as error:
-        raise NotFound(f"{key} cannot be read", fix="check the path") from error
-    except (ValueError, TypeError) as error:
-        raise MalformedInput(f"{key.name} holds no private key", fix="name another") from error
-    if not isinstance(private, X25519PrivateKey):
-        raise MalformedInput(f"{key.name} holds another kind of key", fix="name another")
+    private = load_private_key(key, fix="name the file that `client deidentify reveal-key` made")
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         found = put_back(vault, dataset, subject, private, site.journal, site.principal, reason)
     if json:

@@ -1,6 +1,5 @@
-"""Release data keys, sealed to one recipient with HPKE (RFC 9180, base mode).
+"""Release data keys, sealed to one recipient (`audit.hpke`).
 
-* Suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM.
 * The `info` names the release and the recipient, so a sealed key opens for nothing else: a key
   sealed for one release cannot be replayed as another's, nor one principal's as another's.
 * The plaintext is exactly one AES-256 key.
@@ -10,12 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from audit.canonical import canonical_bytes
 from audit.errors import MalformedInput, VerificationFailed
+from audit.hpke import open_with, seal_to
 
 SERVICE: Final = "compliance"
 """The recipient's name when a data key is sealed to the service's release key."""
@@ -23,7 +21,6 @@ SERVICE: Final = "compliance"
 DATA_KEY_BYTES: Final = 32
 
 _FORMAT: Final = "fiduciary.sealed-key/1"
-_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
 def seal_data_key(data_key: bytes, public_key: bytes, *, release_id: str, recipient: str) -> bytes:
@@ -43,11 +40,7 @@ def seal_data_key(data_key: bytes, public_key: bytes, *, release_id: str, recipi
     """
     if len(data_key) != DATA_KEY_BYTES:
         raise MalformedInput(f"a data key has {DATA_KEY_BYTES} bytes, not {len(data_key)}")
-    try:
-        recipient_key = X25519PublicKey.from_public_bytes(public_key)
-        return _SUITE.encrypt(data_key, recipient_key, info=_info(release_id, recipient))
-    except ValueError as error:
-        raise MalformedInput("the public key is not a usable X25519 key of 32 bytes") from error
+    return seal_to(public_key, data_key, _info(release_id, recipient))
 
 
 def open_data_key(
@@ -59,8 +52,8 @@ def open_data_key(
         VerificationFailed: When it was sealed to another key, release or recipient, or altered.
     """
     try:
-        data_key = _SUITE.decrypt(sealed_key, private_key, info=_info(release_id, recipient))
-    except (InvalidTag, ValueError) as error:
+        data_key = open_with(private_key, sealed_key, _info(release_id, recipient))
+    except VerificationFailed as error:
         raise VerificationFailed(
             "the sealed data key does not open for this key, release and recipient",
             fix="use the private key whose public half was granted",

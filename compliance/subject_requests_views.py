@@ -10,8 +10,15 @@ from compliance.resources import Answer, RequestBody
 from compliance.rules.deadlines import Urgency
 from compliance.rules.subject_requests import PartState, RequestStage
 from compliance.statements import AnswerOutcome, Digest, Name, SubjectRight, Time
-from compliance.subject_sealing import MAX_SEALED_BYTES
-from compliance.wire import Envelope, Octets, PrincipalName, PublicKey, Reason, RequestId
+from compliance.wire import (
+    MAX_SEALED_BYTES,
+    Envelope,
+    Octets,
+    PrincipalName,
+    PublicKey,
+    Reason,
+    RequestId,
+)
 
 MAX_SITES = 100
 MAX_PACKAGE_BYTES = 4 * 1024 * 1024

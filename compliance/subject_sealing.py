@@ -1,6 +1,6 @@
-"""Who a data subject is, sealed to one site; and the copy of their data, sealed to them. RFC 9180.
+"""Who a data subject is, sealed to one site; and the copy of their data, sealed to them.
 
-* Suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, base mode, as `compliance.sealing`.
+* Sealed as `audit.hpke` says.
 * The `info` names the request and the site: what was sealed for one opens for no other.
 * Identifiers are padded, so that their length says little. `hpke.js` of the pages for
   subjects does in a browser what this does here.
@@ -12,13 +12,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Final, Literal
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import Field, ValidationError
 
 from audit.canonical import canonical_bytes
 from audit.errors import MalformedInput, VerificationFailed
+from audit.hpke import open_with, seal_to
 from compliance.statements import Document, first_problem
 from compliance.wire import PublicKey
 
@@ -27,11 +26,6 @@ PACKAGE_FORMAT: Final = "fiduciary.sealed-package/1"
 
 PADDED_BYTES: Final = 1024
 """Identifiers are as long as the next multiple of this."""
-
-MAX_SEALED_BYTES: Final = 12 * 1024
-"""The longest identifiers with their details, sealed."""
-
-_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 SubjectId = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -64,7 +58,7 @@ def seal_identifiers(
     """
     text = json.dumps(identifiers.model_dump(mode="json", exclude_none=True)).encode()
     padded = text.ljust(-(-len(text) // PADDED_BYTES) * PADDED_BYTES)
-    return _seal(padded, site_key, _info(IDENTIFIERS_FORMAT, request_id, site))
+    return seal_to(site_key, padded, _info(IDENTIFIERS_FORMAT, request_id, site))
 
 
 def open_identifiers(
@@ -89,7 +83,7 @@ def seal_package(package: bytes, subject_key: bytes, *, request_id: str, site: s
     Raises:
         MalformedInput: When the key is none.
     """
-    return _seal(package, subject_key, _info(PACKAGE_FORMAT, request_id, site))
+    return seal_to(subject_key, package, _info(PACKAGE_FORMAT, request_id, site))
 
 
 def open_package(sealed: bytes, key: X25519PrivateKey, *, request_id: str, site: str) -> bytes:
@@ -101,17 +95,10 @@ def open_package(sealed: bytes, key: X25519PrivateKey, *, request_id: str, site:
     return _open(sealed, key, _info(PACKAGE_FORMAT, request_id, site))
 
 
-def _seal(plaintext: bytes, public_key: bytes, info: bytes) -> bytes:
-    try:
-        return _SUITE.encrypt(plaintext, X25519PublicKey.from_public_bytes(public_key), info=info)
-    except ValueError as error:
-        raise MalformedInput("the public key is not a usable X25519 key of 32 bytes") from error
-
-
 def _open(sealed: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
     try:
-        return _SUITE.decrypt(sealed, key, info=info)
-    except (InvalidTag, ValueError) as error:
+        return open_with(key, sealed, info)
+    except VerificationFailed as error:
         raise VerificationFailed(
             "it does not open: it was sealed to another key, request or site, or was altered"
         ) from error

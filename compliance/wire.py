@@ -19,10 +19,11 @@ from pydantic import (
 )
 
 from audit.errors import MalformedInput
+from audit.hpke import PUBLIC_KEY_BYTES
 from audit.statement import MAX_SIGNATURES, PAYLOAD_TYPE, SignedStatement
 
 MAX_SEALED_BYTES: Final = 12 * 1024
-"""A page of identifiers is a tenth of it."""
+"""The longest identifiers with their details, sealed; a page of them is a tenth of it."""
 
 Role = Literal["coordinator", "site", "officer", "auditor", "consumer"]
 """What a principal may do; a principal holds one or more."""
@@ -58,8 +59,8 @@ def _short(value: bytes) -> bytes:
 
 
 def _x25519(value: bytes) -> bytes:
-    if len(value) != 32:
-        raise ValueError("expected an X25519 public key of 32 bytes")
+    if len(value) != PUBLIC_KEY_BYTES:
+        raise ValueError(f"expected an X25519 public key of {PUBLIC_KEY_BYTES} bytes")
     return value
 
 

@@ -19,15 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
-from audit.durable import write_durably
-from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
+from audit.errors import Conflict, NotFound, Refused, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import verify_statement
 from compliance.api import ComplianceClient
@@ -65,49 +58,6 @@ class Fetched:
             return str(resolve_base_model(self.manifest.base_model.name))
         except NotFound:
             return self.manifest.base_model.name
-
-
-def generate_release_key(path: Path) -> bytes:
-    """Make an X25519 key for receiving releases.
-
-    Args:
-        path: Where the private half goes, PEM, mode 0600; it must not exist.
-
-    Returns:
-        The raw public half, 32 bytes, which an officer needs for a grant.
-
-    Raises:
-        Conflict: When the file exists.
-    """
-    key = X25519PrivateKey.generate()
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
-        write_durably(path.absolute(), pem, replace=False)
-    except FileExistsError as error:
-        raise Conflict(f"{path} exists already", fix="choose another file") from error
-    return key.public_key().public_bytes_raw()
-
-
-def load_release_key(path: Path) -> X25519PrivateKey:
-    """Read `generate_release_key`'s file.
-
-    Raises:
-        NotFound: When there is none.
-        MalformedInput: When it is no X25519 key.
-    """
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"there is no key at {path}", fix="make one: server release keygen FILE"
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise MalformedInput(f"malformed key {path}: not PKCS #8 PEM") from error
-    if not isinstance(key, X25519PrivateKey):
-        raise MalformedInput(
-            f"malformed key {path}: not X25519", fix="make one: server release keygen FILE"
-        )
-    return key
 
 
 def fetch_release(

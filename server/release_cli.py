@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +9,16 @@ import typer
 from rich.markup import escape
 
 from audit.durable import write_durably
+from audit.encoding import encode_base64
 from audit.errors import MalformedInput, NotFound
+from audit.hpke import create_private_key, load_private_key
 from audit.keys import VerifyKey
 from audit.terminal import out, print_json
 from compliance.api import ComplianceClient
 from compliance.trust import Trust
 from server import screens
 from server.federation import Federation, default_folder, read_token
-from server.fetch import fetch_release, find_release, generate_release_key, load_release_key
+from server.fetch import fetch_release, find_release
 
 release_app = typer.Typer(
     help="""
@@ -53,7 +54,7 @@ def keygen(
     json: Json = False,
 ) -> None:
     """Make a key for receiving releases. Its public half goes to a compliance officer."""
-    public = base64.b64encode(generate_release_key(file)).decode("ascii")
+    public = encode_base64(create_private_key(file).public_key().public_bytes_raw())
     if json:
         print_json({"key": str(file), "public_key": public})
         return
@@ -109,7 +110,7 @@ def fetch(
             compliance,
             find_release(compliance, release),
             output,
-            key=load_release_key(key),
+            key=load_private_key(key, fix="make one: server release keygen FILE"),
             coordinator=expected,
         )
     if save_signing_key is not None:

@@ -151,8 +151,8 @@ def restore(
 
     Example: `compliance restore 2026-11-26.backup /srv/compliance --key-file backup-key.pem`
     """
+    from audit.hpke import load_private_key
     from compliance.service.backup_file import Passphrase, RecipientKey
-    from compliance.service.folder import load_release_key
     from compliance.service.restore import restore as make_again
 
     if not file.is_file():
@@ -160,7 +160,7 @@ def restore(
     lock = (
         Passphrase(_passphrase(passphrase_file, confirm=False))
         if key_file is None
-        else RecipientKey(load_release_key(key_file))
+        else RecipientKey(load_private_key(key_file))
     )
     known = None if checkpoint is None else checkpoint.read_text("utf-8")
     made = make_again(file, folder, lock, _clock, database_url=database_url, known=known)

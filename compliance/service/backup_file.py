@@ -7,8 +7,8 @@ chunk · chunk · … · last chunk                                   AES-256-GC
 ```
 
 * The stream's key is random and used for this file alone. The lock holds it, encrypted with a key
-  that scrypt (RFC 7914) makes of a passphrase, or sealed to a recipient's X25519 key with HPKE
-  (RFC 9180), so that a machine can make backups that it cannot read.
+  that scrypt (RFC 7914) makes of a passphrase, or sealed to a recipient's public key
+  (`audit.hpke`), so that a machine can make backups that it cannot read.
 * Chunks are numbered, and the last one says that it is the last (the STREAM construction of Hoang,
   Reyhanitabar, Rogaway and Vizár, 2015): changed, exchanged, left out or cut off, the file does not
   open. The header is the associated data of every chunk.
@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from audit.canonical import canonical_bytes, parse_canonical_object
 from audit.encoding import decode_base64, encode_base64
 from audit.envelope import KEY_BYTES, NONCE_BYTES, TAG_BYTES, Envelope, make_cipher, seal, unseal
 from audit.errors import MalformedInput, VerificationFailed
+from audit.hpke import open_with, seal_to
 
 FORMAT: Final = "fiduciary.backup/1"
 CHUNK_BYTES: Final = 1 << 20
@@ -44,7 +44,6 @@ _MAGIC: Final = f"{FORMAT}\n".encode("ascii")
 _MAX_HEADER_BYTES: Final = 4096
 _SCRYPT_LOG_N: Final = 17
 _SALT_BYTES: Final = 16
-_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _INFO: Final = canonical_bytes({"format": FORMAT})
 
 
@@ -113,15 +112,10 @@ class Recipient:
         Raises:
             MalformedInput: When the public key is none.
         """
-        try:
-            public = X25519PublicKey.from_public_bytes(self.public_key)
-            sealed = _SUITE.encrypt(key, public, info=_INFO)
-        except ValueError as error:
-            raise MalformedInput("the recipient's key is no X25519 key of 32 bytes") from error
         return {
             "kind": "recipient",
             "recipient": encode_base64(self.public_key),
-            "key": encode_base64(sealed),
+            "key": encode_base64(seal_to(self.public_key, key, _INFO)),
         }
 
 
@@ -140,8 +134,8 @@ class RecipientKey:
         """
         _check_kind(lock, "recipient", "--key-file")
         try:
-            return _SUITE.decrypt(_octets(lock, "key"), self.private_key, info=_INFO)
-        except (InvalidTag, ValueError) as error:
+            return open_with(self.private_key, _octets(lock, "key"), _INFO)
+        except VerificationFailed as error:
             raise VerificationFailed(
                 "the backup does not open with this key",
                 fix=f"it was made for the public key {lock.get('recipient')}",

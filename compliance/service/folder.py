@@ -35,13 +35,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy.exc import SQLAlchemyError
 
 from audit.durable import sync_directory, write_durably
@@ -53,6 +47,7 @@ from audit.errors import (
     Refused,
     VerificationFailed,
 )
+from audit.hpke import create_private_key, load_private_key
 from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.log import AuditLog
@@ -208,8 +203,7 @@ def _build(folder: Folder, new: NewService, clock: Callable[[], datetime]) -> No
         (folder.path / part).mkdir(mode=0o700)
     signer = SigningKey.generate(new.origin)
     signer.save(folder.log_key)
-    release_key = X25519PrivateKey.generate()
-    write_durably(folder.release_key, _pem(release_key))
+    release_key = create_private_key(folder.release_key)
     hosts = dict.fromkeys((new.public_host, "127.0.0.1", "localhost"))
     tls_key, certificate = self_signed(tuple(hosts), clock())
     tls_pem = tls_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -336,7 +330,7 @@ def load_registry(folder: Folder, clock: Callable[[], datetime]) -> Registry:
     _check_secret_files((folder.log_key, folder.tls_key, folder.release_key, *wrapping_keys))
     trust = Trust.load(folder.trust)
     signer = SigningKey.load(folder.log_key)
-    release_key = load_release_key(folder.release_key)
+    release_key = load_private_key(folder.release_key)
     if signer.public != trust.log_key or trust.origin != settings.origin:
         raise _foreign_key(folder.log_key)
     if release_key.public_key().public_bytes_raw() != trust.release_key:
@@ -374,21 +368,6 @@ def _check_secret_files(paths: Sequence[Path]) -> None:
             )
 
 
-def load_release_key(path: Path) -> X25519PrivateKey:
-    """An X25519 private key in a PEM file.
-
-    Raises:
-        MalformedInput: When it is none.
-    """
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError) as error:
-        raise MalformedInput(f"malformed release key {path}: not PKCS #8 PEM") from error
-    if not isinstance(key, X25519PrivateKey):
-        raise MalformedInput(f"malformed release key {path}: not X25519")
-    return key
-
-
 def _foreign_key(path: Path) -> VerificationFailed:
     return VerificationFailed(
         f"{path} does not belong to trust.json",
@@ -405,7 +384,3 @@ def _free_port(host: str) -> int:
 
 def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _pem(key: X25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

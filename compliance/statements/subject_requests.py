@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from audit.hpke import PUBLIC_KEY_BYTES
 from compliance.statements.documents import Count, Digest, Name, Statement, Time
 
 SubjectRight = Literal[
@@ -27,13 +28,11 @@ RequestKey = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 SealingSuite = Literal["DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM"]
 
-X25519_BYTES = 32
-
 
 def _x25519(value: str) -> str:
     try:
-        if len(base64.b64decode(value, validate=True)) != X25519_BYTES:
-            raise ValueError(f"expected an X25519 public key of {X25519_BYTES} bytes")
+        if len(base64.b64decode(value, validate=True)) != PUBLIC_KEY_BYTES:
+            raise ValueError(f"expected an X25519 public key of {PUBLIC_KEY_BYTES} bytes")
     except binascii.Error as error:
         raise ValueError("not base64") from error
     return value
