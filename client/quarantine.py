@@ -28,7 +28,7 @@ from client.sources.source import Source
 from client.subject_trail import JournalWriter, record_ingested
 from client.vault import Dataset, HeldSubject, Vault
 from client.vault.quarantine import KeptOut, row_digest
-from client.vault.store import no_such_row
+from client.vault.resolving import discard_row, no_such_row, release_row
 
 RELEASED: Final = "dataset-row-released"
 DISCARDED: Final = "dataset-row-discarded"
@@ -175,9 +175,7 @@ def release(
         record_ingested(journal, actor, changed, [held])
         journal.record(_entry(actor, RELEASED, changed, entry, {"digest": changed.digest}))
 
-    return vault.release_kept_out(
-        dataset.name, entry.number, stored.record, stored.replaced, announce
-    )
+    return release_row(vault, dataset.name, entry.number, stored.record, stored.replaced, announce)
 
 
 def discard(
@@ -191,7 +189,7 @@ def discard(
     if not why.strip():
         raise MalformedInput("no reason given", fix="say why with --reason")
     journal.record(_entry(actor, DISCARDED, dataset, entry, {"why": why.strip()}))
-    vault.discard_kept_out(dataset.name, entry.number)
+    discard_row(vault, dataset.name, entry.number)
 
 
 def _columns(said: Mapping[str, Any]) -> Columns:

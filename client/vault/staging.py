@@ -143,7 +143,7 @@ class Staging:
                     erased_rows += 1
                     continue
                 if subject not in keys:
-                    keys[subject] = self._vault.ensure_key(connection, subject)
+                    keys[subject] = self._vault.keys.ensure(subject)
                 sealed = sealing.seal_record(keys[subject], self._id, position, record)
                 connection.execute(
                     "INSERT INTO records VALUES (?, ?, ?, ?)",
@@ -157,12 +157,12 @@ class Staging:
                     "SELECT 1 FROM erased_subjects WHERE subject = ?", (entry.subject,)
                 ).fetchone()
                 if not erased:
-                    key = self._vault.ensure_key(connection, entry.subject)
+                    key = self._vault.keys.ensure(entry.subject)
                     quarantine.insert(connection, self._id, key, number, entry)
                     number += 1
             done = self.done.plus(replace(more or Done(), erased_rows=erased_rows))
             if self._work:
-                self._vault.store_progress(connection, self._id, self._work, done)
+                self._store_progress(connection, done)
         self._position, self.done = position, done
         return stored
 
@@ -216,7 +216,8 @@ class Staging:
                 digest=digest_of(connection, self._id),
             )
             dataset = Dataset(self.name, self._version, sheet.digest, sheet, self._id)
-            sealed = self._vault.sealed_datasheet(self._id, self.name, self._version, sheet)
+            key = self._vault.keys.of_datasheets()
+            sealed = sealing.seal_datasheet(key, self._id, self.name, self._version, sheet)
             announce(dataset)
             connection.execute(
                 "DELETE FROM datasets WHERE name = ? AND state = 'ready'", (self.name,)
@@ -266,7 +267,7 @@ class Staging:
         ).fetchall()
         for (dataset_id,) in left if self._work else ():
             try:
-                progress = self._vault.progress_of(dataset_id)
+                progress = self._progress_of(connection, dataset_id)
             except (VerificationFailed, MalformedInput):
                 continue  # altered, or written by another version: nothing to go on from
             if progress is None or progress[0] != self._work:
@@ -278,3 +279,19 @@ class Staging:
             self._position = 0 if last is None else int(last) + 1
             return True
         return False
+
+    def _progress_of(
+        self, connection: sqlite3.Connection, dataset_id: str
+    ) -> tuple[str, Done] | None:
+        """Which work makes a version that nobody sees yet, and how far it came, if it says so."""
+        row = connection.execute(
+            "SELECT sealed FROM ingest_progress WHERE dataset = ?", (dataset_id,)
+        ).fetchone()
+        return row and sealing.open_progress(self._vault.keys.of_datasheets(), dataset_id, row[0])
+
+    def _store_progress(self, connection: sqlite3.Connection, done: Done) -> None:
+        key = self._vault.keys.of_datasheets()
+        sealed = sealing.seal_progress(key, self._id, self._work, done)
+        connection.execute(
+            "INSERT OR REPLACE INTO ingest_progress VALUES (?, ?)", (self._id, sealed)
+        )

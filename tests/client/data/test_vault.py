@@ -108,7 +108,7 @@ class TestOlderVaults:
         """Written here as they were then, byte for byte."""
         dataset_id, subject = "5" * 32, vault.pseudonym("P-1")
         with vault.transaction() as connection:
-            key = vault.ensure_key(connection, subject)
+            key = vault.keys.ensure(subject)
             row = sealed(
                 key,
                 {"label": "urgent", "text": "an old text"},
