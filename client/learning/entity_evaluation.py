@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from client.learning.data import Span
 from client.learning.evaluation import EvaluationCounts
-from client.learning.intervals import Interval, rounded, rounded_interval, wilson_interval
+from client.learning.intervals import Interval, rounded_share, share_interval
 from client.learning.tally import MAX_EXAMPLES, Counts, malformed
 
 OUTSIDE = 0
@@ -165,13 +165,9 @@ def _metrics(label: str, counts: Counts) -> EntityMetrics:
         support=labelled,
         predicted=predicted,
         found=found,
-        precision=rounded(found / predicted) if predicted else None,
-        precision_interval=_interval(found, predicted),
-        recall=rounded(found / labelled) if labelled else None,
-        recall_interval=_interval(found, labelled),
-        f1=rounded(2 * found / (predicted + labelled)) if predicted + labelled else None,
+        precision=rounded_share(found, predicted),
+        precision_interval=share_interval(found, predicted),
+        recall=rounded_share(found, labelled),
+        recall_interval=share_interval(found, labelled),
+        f1=rounded_share(2 * found, predicted + labelled),
     )
-
-
-def _interval(part: int, whole: int) -> Interval | None:
-    return rounded_interval(wilson_interval(part, whole)) if whole else None

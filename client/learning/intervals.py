@@ -105,3 +105,17 @@ def rounded(value: float) -> float:
 def rounded_interval(interval: Interval) -> Interval:
     """As reports tell intervals."""
     return (rounded(interval[0]), rounded(interval[1]))
+
+
+def rounded_share(part: int, whole: int) -> float | None:
+    """As reports tell shares; None of nothing.
+
+    >>> rounded_share(2, 3), rounded_share(0, 0)
+    (0.666667, None)
+    """
+    return rounded(part / whole) if whole else None
+
+
+def share_interval(part: int, whole: int) -> Interval | None:
+    """As reports tell the interval of a share; None of nothing."""
+    return rounded_interval(wilson_interval(part, whole)) if whole else None

@@ -41,6 +41,8 @@ from client.learning.intervals import (
     auc_interval,
     rounded,
     rounded_interval,
+    rounded_share,
+    share_interval,
     wilson_interval,
 )
 from client.learning.language_evaluation import (
@@ -254,11 +256,11 @@ def label_metrics(counts: EvaluationCounts, labels: Sequence[str]) -> tuple[Labe
         LabelMetrics(
             label=label,
             support=true[place],
-            precision=_share(correct[place], predicted[place]),
-            precision_interval=_interval(correct[place], predicted[place]),
-            recall=_share(correct[place], true[place]),
-            recall_interval=_interval(correct[place], true[place]),
-            f1=_share(2 * correct[place], true[place] + predicted[place]),
+            precision=rounded_share(correct[place], predicted[place]),
+            precision_interval=share_interval(correct[place], predicted[place]),
+            recall=rounded_share(correct[place], true[place]),
+            recall_interval=share_interval(correct[place], true[place]),
+            f1=rounded_share(2 * correct[place], true[place] + predicted[place]),
             roc_auc=_rounded_auc(roc_auc(counts.scores[place])),
         )
         for place, label in enumerate(labels)
@@ -345,14 +347,6 @@ def report_in_words(report: EvaluationReport) -> str:
     if report.entities is None:
         return line
     return f"{entities_in_words(report.entities.everybody)}; of tokens: {line}"
-
-
-def _share(part: int, whole: int) -> float | None:
-    return rounded(part / whole) if whole else None
-
-
-def _interval(part: int, whole: int) -> Interval | None:
-    return rounded_interval(wilson_interval(part, whole)) if whole else None
 
 
 def _rounded_auc(area: RocAuc | None) -> RocAuc | None:
