@@ -1,10 +1,11 @@
 """Plants identifiers in real abstracts, de-identifies them, and counts exactly what is left.
 
-    python -m bench.planted [--abstracts 300] [--seed 0] [--accuracy] [--leave-planted]
+    python -m bench.planted [--abstracts 300] [--seed 0] [--forms aside] [--accuracy]
 
 * `medical_abstracts` of `FIDUCIARY_DATA` names no patient. Each abstract becomes a note about one
-  invented person: `FORMS` says in which words that person's identifiers are planted, seeded. They
-  were written down without looking at what the recognisers know, and are not tuned on.
+  invented person: `bench.planted_forms` says in which words that person's identifiers are planted,
+  seeded. What was left of the forms `seen` was read while rules were written; of those `aside`
+  nothing was but the counts.
 * Where every planted character stands is known, and where a stand-in took its place: so what would
   be stored is counted exactly. An identifier is left whole when no character of it was replaced,
   in part when some were; a text leaks when one character of one is left.
@@ -24,16 +25,18 @@ import os
 import random
 import resource
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from bench.accuracy.datasets import Dataset, read_medical_abstracts
 from bench.accuracy.product import DELTA, EVERYTHING, Run, plain_run, scores_of
+from bench.planted_forms import FAMILIES, Family, only_links
 from client.deidentification.findings import covered
-from client.deidentification.measurement import LabelledSpan, LabelledText
+from client.deidentification.measurement import LabelledText
 from client.deidentification.pipeline import Deidentified, Deidentifier, Outcome, SourceRecord
 from client.learning.data import StoredRecord
 from client.learning.intervals import wilson_interval
@@ -41,134 +44,7 @@ from client.learning.task_recipes import recommended_for
 from client.recall.evaluation import evaluate, replaced_in
 
 SECRET: Final = bytes(range(32))
-FORMS_A_NOTE: Final = 6
 BATCH: Final = 64
-
-GIVEN = [
-    "Ngozi",
-    "Thandiwe",
-    "Aurélien",
-    "Siobhán",
-    "Wojciech",
-    "Ximena",
-    "Kaito",
-    "Bronagh",
-    "Yusuf",
-    "Ilse",
-]
-FAMILY = [
-    "Okonkwo-Reyes",
-    "Przybylski",
-    "van der Merwe",
-    "Nic Dhomhnaill",
-    "Haraldsdóttir",
-    "Quispe Mamani",
-    "Al-Khatib",
-    "Featherstonehaugh",
-    "Ogunbanjo",
-    "Thibodeaux",
-]
-STREETS = [
-    "Cwm Nant Road",
-    "Rua das Flores",
-    "Lower Ormond Quay",
-    "ulica Piękna",
-    "Mt Eden Terrace",
-    "Kvarngatan",
-    "Old Mill Lne",
-    "Chemin du Vieux-Moulin",
-]
-PLACES = [
-    "Aberystwyth",
-    "Timaru",
-    "Zakopane",
-    "Bloemfontein",
-    "Trondheim",
-    "Ouagadougou",
-    "Chillicothe",
-]
-EMPLOYERS = [
-    "Brightwater & Daughters",
-    "Kestrel Haulage",
-    "Pontcanna Primary School",
-    "Orinoco Seeds Ltd",
-    "the Halloway bakery",
-    "Tadworth Fire Station",
-]
-MONTHS = ["Jan", "Feb", "March", "Apr", "May", "June", "Jul", "Aug", "Sept", "Oct", "Nov", "Dec"]
-ORDINALS = ["first", "third", "eighth", "fourteenth", "twenty-second", "thirtieth"]
-
-
-@dataclass(frozen=True)
-class Person:
-    """An invented patient."""
-
-    given: str
-    family: str
-    draw: random.Random
-
-    def digits(self, pattern: str) -> str:
-        """`#` is a digit, `?` a capital letter."""
-        one = {"#": lambda: str(self.draw.randrange(10)), "?": self._letter}
-        return "".join(one[char]() if char in one else char for char in pattern)
-
-    def _letter(self) -> str:
-        return self.draw.choice("ABCDEFGHJKLMNPRSTUVWXYZ")
-
-    def of(self, values: Sequence[str]) -> str:
-        """One of them."""
-        return self.draw.choice(values)
-
-
-Form = tuple[str, str, Callable[[Person], str]]
-"""Kind, the sentence with `{}` where the identifier stands, and how it is made."""
-
-FORMS: Final[tuple[Form, ...]] = (
-    ("name", "Pt {} was seen with a relative.", lambda p: f"{p.given} {p.family}"),
-    ("name", "Re: {}.", lambda p: f"{p.family.upper()}, {p.given[0]}."),
-    ("name", "discussed w/ {} at bedside", lambda p: f"{p.given} {p.family}".lower()),
-    ("name", "Signed for by {} (self).", lambda p: f"{p.given[0]} {p.family}"),
-    ("nickname", 'Known to the ward as "{}".', lambda p: f"{p.given[:3]}{p.given[2]}ie"),
-    ("date", "b. {}.", lambda p: p.digits("1#-") + p.of(MONTHS) + p.digits("-6#")),
-    (
-        "date",
-        "Born on the {}.",
-        lambda p: f"{p.of(ORDINALS)} of {p.of(('April', 'October'))} {p.digits('19#')}0",
-    ),
-    ("date", "Admitted {}h.", lambda p: p.digits("2024.1#.0# at 1#.4#")),
-    ("age", "The patient turned {} this week.", lambda p: p.of(("91", "ninety-three", "102"))),
-    ("phone", "Ring {} after six.", lambda p: p.digits("+48 22 5## ## ##")),
-    ("phone", "tel. {} (daughter)", lambda p: p.digits("0#-###.##.## int 4#")),
-    ("phone", "Voicemail on {}.", lambda p: p.digits("oh-one-six-one ### ####")),
-    (
-        "email",
-        "Writes from {}.",
-        lambda p: f"{p.given} dot {p.family.split()[0]} at mailbox dot example".lower(),
-    ),
-    ("email", "cc {}", lambda p: p.digits("nurse.##@st-elm.hospital.example")),
-    ("handle", "Posts about it as {}.", lambda p: f"@{p.given.lower()}_" + p.digits("##")),
-    (
-        "address",
-        "Lives at {}.",
-        lambda p: f"Flat {p.digits('#')}b, {p.digits('##')} {p.of(STREETS)}, {p.of(PLACES)}",
-    ),
-    (
-        "address",
-        "Post to: {}",
-        lambda p: f"{p.of(STREETS)} {p.digits('##/#')}\n{p.digits('##-###')} {p.of(PLACES)}",
-    ),
-    ("town", "Travelled in from {} by coach.", lambda p: p.of(PLACES)),
-    ("employer", "Off work from {}.", lambda p: p.of(EMPLOYERS)),
-    ("record", "Chart {}.", lambda p: p.digits("A-##/####")),
-    ("record", "hosp no {}", lambda p: p.digits("rq######k")),
-    ("health-number", "NHS# {}.", lambda p: p.digits("4## ### ####")),
-    ("policy", "Covered under {}.", lambda p: p.digits("Q?-###-##-P")),
-    ("passport", "Travel document {} was copied.", lambda p: p.digits("?##?##?##")),
-    ("plate", "Parked in bay 4, {}.", lambda p: p.digits("?? ####?")),
-    ("device", "Pump s/n {} replaced.", lambda p: p.digits("??-##.####.#")),
-    ("bank", "Refund to account {}.", lambda p: p.digits("sort ##-##-## no. ########")),
-    ("web", "Photographs are on {}.", lambda p: p.digits("fotos.example/u/") + p.given.lower()),
-)
 
 
 def main() -> None:
@@ -176,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--abstracts", type=int, default=300, help="how many are planted in")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--forms", choices=FAMILIES, action="append", help="of one family alone")
     parser.add_argument("--accuracy", action="store_true", help="measure the cost in accuracy")
     parser.add_argument("--repetitions", type=int, default=3, help="of private training")
     parser.add_argument("--training", type=int, default=10_000, help="abstracts to train on")
@@ -190,7 +67,11 @@ def main() -> None:
     deidentifier = Deidentifier(SECRET)
     told: dict[str, Any] = {"pipeline": deidentifier.digest}
     if not options.leave_planted:
-        told["planted"] = leaks(dataset, deidentifier, options.abstracts, options.seed)
+        for name, family in FAMILIES.items():
+            if name in (options.forms or FAMILIES):
+                print(name)
+                planted = notes(dataset, family, options.abstracts, options.seed)
+                told[f"planted.{name}"] = leaks(planted, deidentifier)
     if options.accuracy:
         told["accuracy"] = cost(fewer(dataset, options.training), deidentifier, options.repetitions)
     told["cpu_seconds"] = round(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]), 1)
@@ -200,35 +81,15 @@ def main() -> None:
 # --- what is left ---------------------------------------------------------------------------------
 
 
-def planted_note(text: str, person: Person) -> LabelledText:
-    """An abstract with `FORMS_A_NOTE` sentences about a person between its own."""
-    sentences = [[(f"{part.strip()}. ", "")] for part in text.split(". ") if part.strip()]
-    for kind, words, make in person.draw.sample(FORMS, FORMS_A_NOTE):
-        before, _, after = words.partition("{}")
-        at = person.draw.randrange(len(sentences) + 1)
-        sentences.insert(at, [(before, ""), (make(person), kind), (f"{after} ", "")])
-    note, spans = "", []
-    for piece, kind in (one for sentence in sentences for one in sentence):
-        if kind:
-            end = len(note) + len(piece)
-            spans.append(LabelledSpan(entity_type=kind, start_position=len(note), end_position=end))
-        note += piece
-    return LabelledText(full_text=note, spans=tuple(spans))
-
-
-def notes(dataset: Dataset, count: int, seed: int) -> list[LabelledText]:
+def notes(dataset: Dataset, family: Family, count: int, seed: int) -> list[LabelledText]:
     """Planted notes; the same for the same seed."""
     draw = random.Random(seed)  # noqa: S311 - a seed gives the same notes again
     texts = sorted({record.text for records in dataset.sites.values() for record in records})
-    return [
-        planted_note(text, Person(draw.choice(GIVEN), draw.choice(FAMILY), draw))
-        for text in draw.sample(texts, min(count, len(texts)))
-    ]
+    return [family.note(text, draw) for text in draw.sample(texts, min(count, len(texts)))]
 
 
-def leaks(dataset: Dataset, deidentifier: Deidentifier, count: int, seed: int) -> dict[str, Any]:
-    """Plant, de-identify, and count what is left: whole, or in part."""
-    texts = notes(dataset, count, seed)
+def leaks(texts: Sequence[LabelledText], deidentifier: Deidentifier) -> dict[str, Any]:
+    """De-identify planted notes, and count what is left: whole, in part, or links alone."""
     outcomes: list[Outcome] = []
 
     def deidentify(records: Sequence[SourceRecord]) -> list[Outcome]:
@@ -237,44 +98,57 @@ def leaks(dataset: Dataset, deidentifier: Deidentifier, count: int, seed: int) -
         return made
 
     measured = evaluate(texts, deidentify)
-    planted: Counter[str] = Counter()
-    whole: Counter[str] = Counter()
-    partly: Counter[str] = Counter()
+    counts = {left: Counter[str]() for left in Left}
     for text, outcome in zip(texts, outcomes, strict=True):
         for span, left in zip(text.spans, left_of(text, outcome), strict=True):
-            planted[span.entity_type] += 1
-            whole[span.entity_type] += left == 1
-            partly[span.entity_type] += 0 < left < 1
-    total = planted.total()
-    print(f"{total} identifiers in {len(texts)} notes: {whole.total()} left whole, ", end="")
-    print(f"{partly.total()} in part")
+            counts[left][span.entity_type] += 1
+    planted = sum(counts.values(), Counter[str]())
+    print(f"{planted.total()} identifiers in {len(texts)} notes: ", end="")
+    print(", ".join(f"{counts[left].total()} {left}" for left in Left))
     for kind, many in sorted(planted.items()):
-        print(f"  {kind:<14} {whole[kind]:>4} whole {partly[kind]:>4} in part, of {many}")
+        print(
+            f"  {kind:<14} {', '.join(f'{counts[left][kind]:>3} {left}' for left in Left)}, {many}"
+        )
     return {
         "notes": len(texts),
         "kept_out": measured.kept_out,
-        "identifiers": total,
-        "left_whole": whole.total(),
-        "left_in_part": partly.total(),
+        "identifiers": planted.total(),
+        "left": {left: counts[left].total() for left in Left},
         "by_kind": {
-            kind: {"planted": many, "left_whole": whole[kind], "left_in_part": partly[kind]}
+            kind: {"planted": many, **{left: counts[left][kind] for left in Left}}
             for kind, many in sorted(planted.items())
         },
         "measured": measured.to_json(),
     }
 
 
-def left_of(text: LabelledText, outcome: Outcome) -> list[float]:
-    """Of each planted identifier, what share of its characters would be stored."""
+class Left(StrEnum):
+    """What would be stored of a planted identifier."""
+
+    WHOLE = "left whole"
+    PART = "left in part"
+    LINKS = "of which only words such as 'dot' are left"
+    NOTHING = "replaced"
+
+
+def left_of(text: LabelledText, outcome: Outcome) -> list[Left]:
+    """Of each planted identifier, what would be stored."""
     if not isinstance(outcome, Deidentified):
-        return [0.0 for _ in text.spans]
-    replaced = covered(text.full_text, replaced_in(outcome))
-    shares = []
-    for span in text.spans:
-        inside = range(span.start_position, span.end_position)
-        counted = [at for at in inside if not text.full_text[at].isspace()]
-        shares.append(sum(not replaced[at] for at in counted) / len(counted))
-    return shares
+        return [Left.NOTHING for _ in text.spans]
+    mask = covered(text.full_text, replaced_in(outcome))
+    return [
+        _left(text.full_text[s.start_position : s.end_position], mask[s.start_position :])
+        for s in text.spans
+    ]
+
+
+def _left(identifier: str, replaced: Sequence[int]) -> Left:
+    left = [not replaced[at] for at, char in enumerate(identifier) if not char.isspace()]
+    if not any(left):
+        return Left.NOTHING
+    if all(left):
+        return Left.WHOLE
+    return Left.LINKS if only_links(identifier, replaced) else Left.PART
 
 
 def stored_texts(deidentifier: Deidentifier, texts: Sequence[str]) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
-from bench.planted import FORMS, FORMS_A_NOTE, GIVEN, Person, left_of, planted_note
+import pytest
+
+from bench.planted import Left, left_of
+from bench.planted_forms import FAMILIES, FORMS_A_NOTE, SEEN, Family, Person, only_links
 from client.deidentification.measurement import LabelledSpan, LabelledText
 from client.deidentification.pipeline import Deidentified, Quarantined, Reason
 from client.deidentification.replacement import Replacement
@@ -12,14 +15,18 @@ from client.deidentification.replacement import Replacement
 TEXT = "Eight snorers were studied. Results were clear. No difference was found."
 
 
-def note(seed: int, text: str = TEXT) -> LabelledText:
-    return planted_note(text, Person(GIVEN[0], "van der Merwe", random.Random(seed)))
+families = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 
 
-def test_each_identifier_stands_where_it_is_labelled() -> None:
-    openings = {words.partition("{}")[0] for _, words, _ in FORMS}
+def note(seed: int, family: Family = SEEN) -> LabelledText:
+    return family.note(TEXT, random.Random(seed))
+
+
+@families
+def test_each_identifier_stands_where_it_is_labelled(family: Family) -> None:
+    openings = {words.partition("{}")[0] for _, words, _ in family.forms}
     for seed in range(40):
-        made = note(seed)
+        made = note(seed, family)
         text = made.full_text
         assert len(made.spans) == FORMS_A_NOTE
         for span in made.spans:
@@ -39,9 +46,22 @@ def test_what_is_left_is_counted_by_character() -> None:
         ),
     )
     half = Deidentified("", {}, (Replacement(0, 4, 0, 0),))
-    assert left_of(text, half) == [0.5, 1.0]
-    assert left_of(text, Deidentified("")) == [1.0, 1.0]
-    assert left_of(text, Quarantined(Reason.NOT_TEXT)) == [0.0, 0.0]
+    assert left_of(text, half) == [Left.PART, Left.WHOLE]
+    assert left_of(text, Deidentified("")) == [Left.WHOLE, Left.WHOLE]
+    assert left_of(text, Quarantined(Reason.NOT_TEXT)) == [Left.NOTHING, Left.NOTHING]
+
+
+def test_a_word_that_joins_is_told_from_a_part_of_the_identifier() -> None:
+    email = "kai dot ito at x.example"
+    text = LabelledText(
+        full_text=email,
+        spans=(LabelledSpan(entity_type="email", start_position=0, end_position=len(email)),),
+    )
+    joined = Deidentified("", {}, (Replacement(0, 3, 0, 0), Replacement(8, 11, 0, 0)))
+    assert left_of(text, joined) == [Left.PART]
+    rest = Replacement(15, len(email), 0, 0)
+    assert left_of(text, Deidentified("", {}, (*joined.replacements, rest))) == [Left.LINKS]
+    assert not only_links("dotty", [0, 0, 0, 1, 1])
 
 
 def test_the_same_seed_plants_the_same() -> None:
@@ -49,8 +69,9 @@ def test_the_same_seed_plants_the_same() -> None:
     assert note(3) != note(4)
 
 
-def test_every_form_makes_something_to_look_for() -> None:
-    for kind, words, make in FORMS:
+@families
+def test_every_form_makes_something_to_look_for(family: Family) -> None:
+    for kind, words, make in family.forms:
         person = Person("Kaito", "Przybylski", random.Random(1))
         assert words.count("{}") == 1, kind
         made = {make(person) for _ in range(20)}
