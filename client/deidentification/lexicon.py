@@ -77,17 +77,24 @@ def plain(word: str) -> str:
     return word.casefold().replace("\u2019", "'")
 
 
+_BARE_LETTERS = str.maketrans(
+    {"ł": "l", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "\u0131": "i"}
+)
+
+
 @lru_cache(MAX_JUDGED_WORDS)
 def unaccented(word: str) -> str:
-    """The word without accents and other combining marks.
+    """The word without accents and other combining marks, in letters that an English keyboard has.
 
-    >>> unaccented("bożena")
-    'bozena'
+    >>> unaccented("bożena"), unaccented("møller")
+    ('bozena', 'moller')
     """
     if word.isascii():
         return word
     decomposed = unicodedata.normalize("NFKD", word)
-    return "".join(char for char in decomposed if not unicodedata.combining(char)).replace("ł", "l")
+    return "".join(char for char in decomposed if not unicodedata.combining(char)).translate(
+        _BARE_LETTERS
+    )
 
 
 @dataclass(frozen=True)

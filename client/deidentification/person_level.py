@@ -5,6 +5,7 @@
   in its text, whatever the recognisers thought of it.
 * Numbers match whatever their punctuation, names whatever their case; a name that is also an
   everyday word ("Will") matches only with a capital.
+* What the columns say is searched for misspelt too (`client.deidentification.near_matches`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from client.deidentification.findings import (
     PERSON,
     Finding,
 )
-from client.deidentification.lexicon import WORD, Lexicon, unaccented
+from client.deidentification.lexicon import WORD, Lexicon
+from client.deidentification.near_matches import NearNames, folded, near_numbers, places_of
 
 MIN_NAME_LETTERS = 3
 """Shorter name words ("Li", "de") are searched only as part of the whole name."""
@@ -41,6 +43,7 @@ MAX_GAP_CHARACTERS = 3
 """Spaces and marks between two characters of a number, or two words of a name."""
 
 _LETTERS = re.compile(r"[^\W\d_]+")
+_MARKS = re.compile(r"[\W_]+")
 _GAP = re.compile(rf"[^\w@]{{0,{MAX_GAP_CHARACTERS}}}|_")
 
 
@@ -96,29 +99,41 @@ class _Sought:
 class SubjectSearch:
     """Everything known of one subject, ready to be searched for in its records."""
 
-    def __init__(self, identifiers: Iterable[Identifier], lexicon: Lexicon) -> None:
+    def __init__(
+        self,
+        identifiers: Iterable[Identifier],
+        lexicon: Lexicon,
+        known: Iterable[Identifier] = (),
+    ) -> None:
         """Sort what is known into words and numbers.
 
         Args:
-            identifiers: From all records and columns of the subject.
+            identifiers: Found in the subject's records.
             lexicon: Tells which names are everyday words too.
+            known: From the columns of the subject's rows: searched for misspelt too.
         """
         self._lexicon = lexicon
         self._by_first_word: defaultdict[str, set[_Sought]] = defaultdict(set)
         self._numbers: dict[str, str] = {}
-        for identifier in identifiers:
+        certain = list(dict.fromkeys(known))
+        for identifier in (*certain, *identifiers):
             if identifier.kind in (PERSON, LOCATION, ORGANIZATION):
                 self._add_name(identifier)
             else:
                 self._add_number(identifier)
+        self._near_names = NearNames(_certain_names(certain), lexicon)
+        self._near_numbers = {
+            _squeezed(one.value): one.kind for one in certain if one.kind in (IDENTIFIER, ADDRESS)
+        }
 
     def find(self, text: str) -> Iterator[Finding]:
         """Every place in a record where something known of the subject stands."""
         yield from self._names(text)
+        yield from self._near_names.find(text)
         yield from self._found_numbers(text)
 
     def _add_name(self, identifier: Identifier) -> None:
-        words = tuple(map(_folded, _LETTERS.findall(identifier.value)))
+        words = _words(identifier)
         if all(self._lexicon.is_function_word(word) for word in words):
             return
         kind = identifier.kind
@@ -133,11 +148,11 @@ class SubjectSearch:
                     self._seek((word,), kind)
 
     def _add_number(self, identifier: Identifier) -> None:
-        squeezed = "".join(char for char in _folded(identifier.value) if char.isalnum())
+        squeezed = _squeezed(identifier.value)
         if len(squeezed) >= MIN_NUMBER_CHARACTERS:
             self._numbers.setdefault(squeezed, identifier.kind)
         if identifier.kind == ADDRESS:
-            for word in map(_folded, _LETTERS.findall(identifier.value)):
+            for word in _words(identifier):
                 if len(word) > MIN_NAME_LETTERS and not self._lexicon.is_everyday(word):
                     self._seek((word,), LOCATION)
 
@@ -147,7 +162,7 @@ class SubjectSearch:
 
     def _names(self, text: str) -> Iterator[Finding]:
         found = list(_LETTERS.finditer(text))
-        words = [_folded(match.group()) for match in found]
+        words = [folded(match.group()) for match in found]
         for at, first in enumerate(found):
             for sought in self._by_first_word.get(words[at], ()):
                 end = at + len(sought.words)
@@ -160,25 +175,50 @@ class SubjectSearch:
 
     def _found_numbers(self, text: str) -> Iterator[Finding]:
         """Numbers by their letters and digits, whatever stands between them."""
-        folded = [(at, _folded(char)) for at, char in enumerate(text) if char.isalnum()]
-        places = [at for at, chars in folded for _ in chars]
-        squeezed = "".join(chars for _, chars in folded)
-        for number, kind in self._numbers.items():
-            at = squeezed.find(number)
-            while at >= 0:
-                taken = places[at : at + len(number)]
-                start, end = taken[0], taken[-1] + 1
-                before, after = text[start - 1 : start], text[end : end + 1]
-                close = all(
-                    right - left <= MAX_GAP_CHARACTERS + 1 for left, right in pairwise(taken)
-                )
-                if close and not before.isalnum() and not after.isalnum():
-                    yield Finding(start, end, kind)
-                at = squeezed.find(number, at + 1)
+        squeezed = _squeezed(text)
+        spans = [
+            (at, at + len(number), kind)
+            for number, kind in self._numbers.items()
+            for at in places_of(number, squeezed)
+        ]
+        spans += [
+            (start, end, kind)
+            for number, kind in self._near_numbers.items()
+            for start, end in near_numbers(squeezed, number)
+        ]
+        if spans:
+            places = [at for at, char in enumerate(text) if char.isalnum() for _ in folded(char)]
+            for start, end, kind in spans:
+                yield from _whole(text, places[start:end], kind)
 
 
-def _folded(text: str) -> str:
-    return unaccented(text.casefold())
+def _whole(text: str, taken: list[int], kind: str) -> Iterator[Finding]:
+    """Characters at these places, where they stand close and are no part of something longer."""
+    start, end = taken[0], taken[-1] + 1
+    before, after = text[start - 1 : start], text[end : end + 1]
+    close = all(right - left <= MAX_GAP_CHARACTERS + 1 for left, right in pairwise(taken))
+    if close and not before.isalnum() and not after.isalnum():
+        yield Finding(start, end, kind)
+
+
+def _certain_names(known: Iterable[Identifier]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Words of known names, and each word of a known address by itself."""
+    for one in known:
+        if one.kind == PERSON:
+            yield _words(one), PERSON
+        elif one.kind == ADDRESS:
+            yield from (((word,), LOCATION) for word in _words(one))
+
+
+def _words(identifier: Identifier) -> tuple[str, ...]:
+    return tuple(map(folded, _LETTERS.findall(identifier.value)))
+
+
+def _squeezed(text: str) -> str:
+    """Its letters and digits alone, folded each by itself."""
+    if text.isascii():
+        return _MARKS.sub("", text.lower())
+    return "".join(folded(char) for char in text if char.isalnum())
 
 
 def _are_neighbours(text: str, run: list[re.Match[str]]) -> bool:

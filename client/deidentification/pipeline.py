@@ -214,12 +214,13 @@ class Deidentifier:
         records: Sequence[SourceRecord],
         found: Mapping[int, list[Finding] | None],
     ) -> SubjectSearch:
+        known: list[Identifier] = []
         identifiers: list[Identifier] = []
         for at in positions:
             record = records[at]
-            identifiers.extend(known_identifiers((*record.known, record.subject)))
+            known.extend(known_identifiers((*record.known, record.subject)))
             identifiers.extend(found_identifiers(record.text, found[at] or ()))
-        return SubjectSearch(identifiers, self._detector.lexicon)
+        return SubjectSearch(identifiers, self._detector.lexicon, known)
 
     def _replaced(
         self, record: SourceRecord, found: list[Finding] | None, search: SubjectSearch
