@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from compliance.log_views import Moment
 from compliance.resources import Answer, RequestBody
@@ -100,12 +100,6 @@ class NotificationBody(RequestBody):
     at: Happened
     reasons_for_delay: BreachText = ""
     reference: BreachText = ""
-
-    @model_validator(mode="after")
-    def _only_an_authority_has_references(self) -> Self:
-        if self.reference and self.to != "authority":
-            raise ValueError("reference: only an authority gives one")
-        return self
 
 
 class ClosureBody(RequestBody):

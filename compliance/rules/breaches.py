@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from compliance.rules.registers import LawBook
-from compliance.rules.ruling import ALLOWED, Refused, Ruling
+from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 
 BreachState = Literal["open", "closed"]
 BreachRole = Literal["controller", "processor"]
@@ -124,6 +124,13 @@ def may_update_breach(before: Breach, after: Breach) -> Ruling:
             "state in the facts what became clear later",
         )
     return _assessed(after)
+
+
+def may_refer(to: BreachRecipient, reference: str) -> Ruling:
+    """Whether whoever was told can have given a reference; most often there is none."""
+    if reference and to != "authority":
+        return contradiction("no-reference", "only an authority gives a reference", "leave it out")
+    return ALLOWED
 
 
 def may_notify(

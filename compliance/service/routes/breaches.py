@@ -26,6 +26,7 @@ from compliance.rules.breaches import (
     may_close_breach,
     may_notify,
     may_record_breach,
+    may_refer,
     may_update_breach,
 )
 from compliance.rules.registers import default_law
@@ -143,6 +144,7 @@ def notify(breach: str, body: NotificationBody, office: Office, caller: Caller) 
     """Record who was told of a breach, and when."""
     with office.writing(caller) as transaction:
         row = _breach_to_change(transaction, breach, caller)
+        enforce(may_refer(body.to, body.reference))
         old = Written.open(office.keyring, row).content
         column = f"{body.to}_at"
         texts = _texts(body)
