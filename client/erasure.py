@@ -60,9 +60,7 @@ class Erased:
     receipt_file: Path
 
 
-def erase_subject(
-    site: Site, vault: Vault, ledger: Ledger, subject_id: str, *, request_id: str | None = None
-) -> Erased:
+def erase_subject(site: Site, vault: Vault, ledger: Ledger, subject_id: str) -> Erased:
     """Erase a subject here and put the signed receipt into the outbox.
 
     Args:
@@ -70,7 +68,6 @@ def erase_subject(
         vault: The site's data.
         ledger: Knows which plans trained on it.
         subject_id: As it stood in the file's subject column.
-        request_id: The compliance service's request that this answers, if any.
 
     Raises:
         NotFound: When the vault never held a record of the subject.
@@ -94,7 +91,7 @@ def erase_subject(
     own = own_receipt_path(site, result.pseudonym)
     proof = site.journal.prove(leaf.position)
     write_receipt(own, Receipt(statement, leaf.encoded(), proof))
-    Outbox(site).put("erasure", statement, request_id=request_id)
+    Outbox(site).put("erasure", statement)
     _remove(note)
     return Erased(receipt, statement.digest, own, receipt_path(site, result.pseudonym))
 

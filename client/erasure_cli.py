@@ -31,15 +31,6 @@ def erase(
         bool,
         typer.Option("--send-pending", help="Only send receipts that were not sent yet."),
     ] = False,
-    request: Annotated[
-        str | None,
-        typer.Option(
-            "--request",
-            metavar="ID",
-            help="The request at the compliance service that this answers.",
-            show_default=False,
-        ),
-    ] = None,
     json: Json = False,
 ) -> None:
     """Erase a data subject: every record, and the key that could read old copies of them.
@@ -68,7 +59,7 @@ def erase(
             if not yes:
                 _confirm()
             with Vault.open(site.paths, site.keyring) as vault, site.ledger() as ledger:
-                erased = erase_subject(site, vault, ledger, subject, request_id=request)
+                erased = erase_subject(site, vault, ledger, subject)
         elif not send_pending:
             raise typer.BadParameter("name a SUBJECT, or use --send-pending")
         delivery = send_waiting(site, Outbox(site))

@@ -74,9 +74,7 @@ class StatementService(Protocol):
     def report_refusal(self, refusal: SignedStatement) -> Recorded:
         """Record a Refusal."""
 
-    def report_erasure(
-        self, erasure: SignedStatement, *, request_id: str | None = None
-    ) -> ErasureRecorded:
+    def report_erasure(self, erasure: SignedStatement) -> ErasureRecorded:
         """Record an ErasureReceipt and get the receipt that verifies offline."""
 
 
@@ -89,6 +87,7 @@ class Unsent(Document):
     kind: Kind
     statement: dict[str, Any]
     request_id: str | None = None
+    """Of an erasure that was asked for in the way of before. Nothing reads it."""
     package: Octets | None = None
     """The copy of a subject's data that goes with an answer, sealed to the subject."""
 
@@ -133,7 +132,6 @@ class Outbox:
         kind: Kind,
         statement: SignedStatement,
         *,
-        request_id: str | None = None,
         package: bytes | None = None,
     ) -> None:
         """Keep a statement until it is sent; durable when this returns."""
@@ -141,9 +139,7 @@ class Outbox:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if any(self._folder.glob(f"*-{digest}.json")):
             return
-        item = Unsent(
-            kind=kind, statement=statement.to_json(), request_id=request_id, package=package
-        )
+        item = Unsent(kind=kind, statement=statement.to_json(), package=package)
         name = f"{self._clock_ns():020d}-{kind}-{digest}.json"
         write_durably(self._folder / name, item.model_dump_json().encode())
 
@@ -188,7 +184,7 @@ class Outbox:
             case "refusal":
                 service.report_refusal(signed)
             case "erasure":
-                answer = service.report_erasure(signed, request_id=item.request_id)
+                answer = service.report_erasure(signed)
                 self._store_receipt(signed, answer)
             case "subject-answer":
                 request = SubjectAnswer.from_body(signed.body).request

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,11 +35,7 @@ from compliance.resources import (
     PrincipalBody,
     PrincipalView,
     Recorded,
-    RequestKind,
-    RequestState,
     Role,
-    SubjectRequestBody,
-    SubjectRequestView,
 )
 from compliance.retention_api import RetentionCalls
 from compliance.session import (
@@ -118,43 +113,9 @@ class ComplianceClient(SiteCalls, PlanCalls, ReleaseCalls, LogCalls):
 
     # --- data subjects ---------------------------------------------------------------------
 
-    def file_request(
-        self,
-        kind: RequestKind,
-        site: str,
-        *,
-        sealed: bytes | None = None,
-        subject: str | None = None,
-        request_id: str | None = None,
-    ) -> SubjectRequestView:
-        """File a data subject's request for a site (officer, or the site itself).
-
-        Args:
-            kind: What the subject asks for.
-            site: The site that must act.
-            sealed: The subject's identifiers, encrypted to the site.
-            subject: The site's pseudonym of the subject, when the site files it.
-            request_id: 32 hexadecimal digits; made here unless given, so that repeats are safe.
-        """
-        body = make_body(
-            SubjectRequestBody,
-            request_id=request_id or secrets.token_hex(16),
-            kind=kind,
-            site=site,
-            sealed=sealed,
-            subject=subject,
-        )
-        return self._session.send("POST", "/v1/requests", body, SubjectRequestView)
-
-    def requests(self, state: RequestState | None = None) -> tuple[SubjectRequestView, ...]:
-        """Subject requests, oldest first; a site sees its own."""
-        return self._session.fetch_list("/v1/requests", "requests", SubjectRequestView, state=state)
-
-    def report_erasure(
-        self, erasure: SignedStatement, *, request_id: str | None = None
-    ) -> ErasureRecorded:
+    def report_erasure(self, erasure: SignedStatement) -> ErasureRecorded:
         """Record an ErasureReceipt (the site itself) and get the receipt that verifies offline."""
-        body = make_body(ErasureBody, statement=erasure, request_id=request_id)
+        body = make_body(ErasureBody, statement=erasure)
         return self._session.send("POST", "/v1/erasures", body, ErasureRecorded)
 
     @property

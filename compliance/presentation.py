@@ -23,7 +23,6 @@ from compliance.resources import (
     ReleaseView,
     Role,
     SiteView,
-    SubjectRequestView,
 )
 
 CERTIFICATE_WARNING: Final = timedelta(days=30)
@@ -241,24 +240,6 @@ def _certificate_end(site: SiteView, now: datetime) -> str:
         return day
     asked = "asked for the next" if site.renewal is not None else "has not asked for the next"
     return f"[red]{day}: {'ended' if left < timedelta() else f'{left.days} days'}, {asked}[/]"
-
-
-def print_requests(requests: Sequence[SubjectRequestView]) -> None:
-    """Subject requests, one a line."""
-    rows = [
-        (
-            request.request_id,
-            request.kind,
-            request.site,
-            _state(request.state),
-            request.filed_by,
-            request.filed_at,
-            request.done_at or "",
-        )
-        for request in requests
-    ]
-    heads = ("id", "kind", "site", "state", "filed by", "filed", "done")
-    print_table(heads, rows, "no requests")
 
 
 def print_principals(principals: Sequence[PrincipalView]) -> None:

@@ -32,8 +32,6 @@ from compliance.wire import (
     Reason,
     ReleaseState,
     RequestId,
-    RequestKind,
-    RequestState,
     Role,
     SealedOctets,
     SiteState,
@@ -72,15 +70,11 @@ __all__ = [
     "ReleaseState",
     "ReleaseView",
     "RequestId",
-    "RequestKind",
-    "RequestState",
     "Role",
     "SealedKey",
     "SiteState",
     "SiteView",
     "StatementBody",
-    "SubjectRequestBody",
-    "SubjectRequestView",
     "SubmittedPlan",
     "SubmittedRelease",
     "TokenHash",
@@ -171,22 +165,12 @@ class GrantBody(RequestBody):
     max_downloads: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
-class SubjectRequestBody(RequestBody):
-    """A data subject's request for one site.
-
-    `sealed` holds the identifiers, encrypted to the site: the service can neither read nor check
-    them. `subject` is the site's keyed pseudonym, when the site itself files the request.
-    """
-
-    request_id: RequestId | None = None
-    kind: RequestKind
-    site: Name
-    sealed: SealedOctets | None = None
-    subject: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-
-
 class ErasureBody(RequestBody):
-    """A site's erasure receipt, and the request that it answers, if any."""
+    """A site's erasure receipt.
+
+    `request_id` comes from sites of before, where `client erase` could name a request. It says
+    nothing any more: requests are answered by `/v1/subject-requests/{request_id}/answer`.
+    """
 
     statement: Envelope
     request_id: RequestId | None = None
@@ -374,21 +358,6 @@ class SealedKey(Answer):
     release_id: Digest
     principal: str
     sealed_key: Octets
-
-
-class SubjectRequestView(Answer):
-    """One data subject's request."""
-
-    request_id: RequestId
-    kind: RequestKind
-    site: Name
-    state: RequestState
-    sealed: Octets | None
-    subject: str | None
-    filed_by: str
-    filed_at: Time
-    done_at: Time | None
-    erasure: Digest | None
 
 
 class ErasureRecorded(Recorded):

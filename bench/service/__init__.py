@@ -3,7 +3,8 @@
     python -m bench.service [--quick] [--no-postgresql]
 
 Fifty sites call at once, each on a TLS connection of its own, from a second process. Three calls of
-four read (its plan, itself), one files a request of a data subject, which the service records:
+four read (its plan, itself); by one an officer files a request of a data subject, which the service
+records:
 
 * ours: the service as `compliance start` runs it, with tokens and rules, an encrypted entry in the
   log, its tree, its signed head and its index row.

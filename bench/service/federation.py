@@ -13,6 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from audit.log import utc_clock
+from bench.service.load import FRESH
 from compliance.service.folder import Folder, NewService, create_folder
 from compliance.service.settings import DEFAULT_DATABASE_URL
 from tests.compliance.federation import Coordinator, Site
@@ -47,20 +48,20 @@ class Federation:
     officer: str
 
     def mixed(self) -> list[list[str]]:
-        """For each site its calls: three that read, one that is recorded."""
+        """For each site its calls: three that read, and one of an officer that is recorded."""
         calls = []
         for number, (site, token) in enumerate(self.tokens.items()):
             document = {
-                "kind": "erasure",
-                "site": site,
-                "sealed": base64.b64encode(secrets.token_bytes(300)).decode(),
-                "subject": secrets.token_hex(32),
+                "request_id": FRESH,
+                "right": "erasure",
+                "jurisdiction": "gdpr",
+                "sealed": {site: base64.b64encode(secrets.token_bytes(300)).decode()},
             }
             turn = [
                 request("GET", f"/v1/plans/{self.plan_id}", token),
                 request("GET", f"/v1/sites/{site}", token),
                 request("GET", f"/v1/plans/{self.plan_id}", token),
-                request("POST", "/v1/requests", token, document),
+                request("POST", "/v1/subject-requests", self.officer, document),
             ]
             calls.append(turn[number % 4 :] + turn[: number % 4])
         return calls

@@ -8,12 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import ssl
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Final
+
+FRESH: Final = "an id that is another each time."
+"""Stands in a call for 32 hexadecimal digits, new whenever it is sent."""
 
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
@@ -67,7 +72,8 @@ class _Caller:
         turn = 0
         while (turn < len(requests)) if not self._load.seconds else (time.perf_counter() < until):
             began = time.perf_counter()
-            writer.write(requests[turn % len(requests)])
+            fresh = secrets.token_hex(16).encode()
+            writer.write(requests[turn % len(requests)].replace(FRESH.encode(), fresh))
             head = await reader.readuntil(b"\r\n\r\n")
             length = _LENGTH.search(head)
             if length is not None:

@@ -21,16 +21,22 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from audit.log import utc_clock
-from compliance.resources import PlanView, SiteView, SubjectRequestBody, SubjectRequestView
+from compliance.resources import PlanView, SiteView
+from compliance.rules.deadlines import deadline_book, due
 from compliance.service.connections import BoundedProtocol, PatientLoop
 from compliance.service.database import Database
 from compliance.service.folder import Folder, open_registry
 from compliance.service.listener import Listener, open_socket
-from compliance.service.routes import plans, sites, subjects
+from compliance.service.routes import plans, sites
+from compliance.service.routes.subject_requests import filed
 from compliance.service.settings import read_settings
-from compliance.service.tables import PlanRow, SiteRow, SubjectRequestRow
+from compliance.service.subject_cases import Case, hash_receipt
+from compliance.service.subject_settings import SubjectSettings
+from compliance.service.subject_tables import CasePartRow, CaseRow
+from compliance.service.tables import PlanRow, SiteRow
 from compliance.service.throttle import Rates
-from compliance.statements import utc_now
+from compliance.statements import format_time
+from compliance.subject_requests_views import FiledRequest, FiledRequestBody
 
 OURS: Final = "ours"
 BARE: Final = "bare"
@@ -39,6 +45,7 @@ BARE: Final = "bare"
 def bare_application(engine: Engine, positions: Iterator[int]) -> FastAPI:
     """The same routes without evidence."""
     app = FastAPI(openapi_url=None)
+    working = SubjectSettings().working
 
     @contextmanager
     def session() -> Iterator[Session]:
@@ -55,23 +62,37 @@ def bare_application(engine: Engine, positions: Iterator[int]) -> FastAPI:
         with session() as opened:
             return sites._views(opened, [opened.get_one(SiteRow, name)])[0]
 
-    @app.post("/v1/requests", status_code=201)
-    def file_request(body: SubjectRequestBody) -> SubjectRequestView:
+    @app.post("/v1/subject-requests", status_code=201)
+    def file_request(body: FiledRequestBody) -> FiledRequest:
+        received, book, code = utc_clock(), deadline_book(), secrets.token_hex(20)
+        answer = book.find(body.jurisdiction, body.right, "answer")
+        if answer is None:
+            raise TypeError("the law has no deadline")
+        row = CaseRow(
+            request_id=body.request_id,
+            right=body.right,
+            jurisdiction=body.jurisdiction,
+            stage="received",
+            identity=body.identity,
+            filed_by="officer",
+            received_at=format_time(received),
+            filed_at=format_time(received),
+            position=next(positions),
+            rules_version=book.version,
+            content_hmac=secrets.token_hex(32),
+            receipt_sha256=hash_receipt(code),
+            due_at=format_time(due(answer, received, working)),
+        )
+        parts = [
+            CasePartRow(request_id=body.request_id, site=site, state="held", sealed=sealed)
+            for site, sealed in body.sealed.items()
+        ]
         with session() as opened:
-            row = SubjectRequestRow(
-                request_id=body.request_id or secrets.token_hex(16),
-                kind=body.kind,
-                site=body.site,
-                state="open",
-                sealed=body.sealed,
-                subject=body.subject,
-                filed_by=f"site:{body.site}",
-                filed_at=utc_now(),
-                position=next(positions),
-            )
             opened.add(row)
+            opened.flush()
+            opened.add_all(parts)
             opened.commit()
-            return subjects._view(row)
+            return FiledRequest.model_validate(filed(Case(row, parts), code))
 
     return app
 
@@ -80,7 +101,7 @@ def _bare(folder: Folder) -> tuple[uvicorn.Server, Any]:
     # The service's pool and durability (WAL, synchronous=FULL), with transactions as they come.
     engine = Database(read_settings(folder.settings).database_url, folder.path).engine
     with engine.connect() as connection:
-        used = connection.scalar(select(text("max(position)")).select_from(SubjectRequestRow))
+        used = connection.scalar(select(text("max(position)")).select_from(CaseRow))
     config = uvicorn.Config(
         bare_application(engine, iter(range((used or 0) + 10**9, 10**12))),
         http=BoundedProtocol,

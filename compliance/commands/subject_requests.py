@@ -29,8 +29,7 @@ from compliance.commands.options import (
     TrustOption,
     service,
 )
-from compliance.presentation import document, print_fields, print_requests, say
-from compliance.resources import RequestState
+from compliance.presentation import document, print_fields, say
 from compliance.rules.subject_requests import RequestStage
 from compliance.session import make_body
 from compliance.statements import SubjectRight
@@ -83,13 +82,6 @@ def list_requests(
         str | None, typer.Option(help="The next page, as it was named.", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Requests on a page.")] = 100,
-    state: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead, the erasures that were asked of one site directly: open, or done.",
-            show_default=False,
-        ),
-    ] = None,
     trust: TrustOption = None,
     token_file: TokenOption = None,
     folder: FolderOption = DEFAULT_FOLDER,
@@ -104,10 +96,6 @@ def list_requests(
     if context.invoked_subcommand is not None:
         return
     with service(trust, token_file, folder) as client:
-        if state is not None:
-            direct = client.requests(cast("RequestState", state))
-            print_json([document(view) for view in direct]) if json else print_requests(direct)
-            return
         page = client.subject_requests.page(
             stage=cast("RequestStage | None", stage),
             right=cast("SubjectRight | None", right),

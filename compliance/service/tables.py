@@ -167,7 +167,7 @@ class GrantRow(Base):
 
 
 class SubjectRequestRow(Base):
-    """A data subject's request for one site; identifiers are sealed to that site."""
+    """A note of a request at one site, of before `subject_cases`. Retention alone reads it."""
 
     __tablename__ = "subject_requests"
 

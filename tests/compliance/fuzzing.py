@@ -215,7 +215,7 @@ def fuzzed_service(
         purpose="triage",
         expires_at=format_time(service.clock() + timedelta(days=2)),
     )
-    officer.file_request("erasure", "north", sealed=b"?")
+    officer.subject_requests.file("erasure", "gdpr", {"north": b"?"})
     # The last of a list is what operations on one of it are fuzzed with.
     coordinator.welcome("west")
     officer.add_principal("zoe", ["auditor"])

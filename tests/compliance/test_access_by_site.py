@@ -105,9 +105,6 @@ def things(
             "expires_at": "2026-11-03T09:00:00Z",
         }
 
-    def old_request() -> dict[str, Any]:
-        return {"kind": "erasure", "site": site, "request_id": secrets.token_hex(16)}
-
     def new_request() -> dict[str, Any]:
         sealed = {site: base64.b64encode(b"sealed").decode()}
         request_id = secrets.token_hex(16)
@@ -144,8 +141,6 @@ def things(
         "DELETE /v1/releases/{release_id}/grants/{principal}": Thing(
             {**release, "principal": "desk"}
         ),
-        "POST /v1/requests": Thing(body=old_request),
-        "GET /v1/requests": Thing(shown=f'"site":"{site}"'),
         "POST /v1/subject-requests": Thing(body=new_request),
         "GET /v1/subject-requests": Thing(shown=names["request"]),
         "GET /v1/subject-requests/{request_id}": Thing(request),
@@ -243,7 +238,6 @@ def world(service: RunningService, coordinator: Coordinator, tmp_path: Path) -> 
         coordinator.api.submit_release(release.manifest, sealed_key=release.sealed_key)
         coordinator.api.upload_release(release.release_id, release.file(tmp_path))
         releases[site] = release.release_id
-        officer.file_request("erasure", site, sealed=b"sealed")
     limited = {
         role: officer.add_principal(f"{role}-of-two", [role], sites=OWN_SITES).token
         for role in LIMITED

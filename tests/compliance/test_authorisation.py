@@ -62,8 +62,6 @@ MATRIX: dict[str, set[str]] = {
     "POST /v1/aliases/{alias}/rollback": {O},
     "GET /v1/notices": ANY,
     "POST /v1/notices/{notice_id}/acknowledgement": ANY,
-    "POST /v1/requests": {S, O},
-    "GET /v1/requests": {S, O, A},
     "POST /v1/erasures": {S},
     "POST /v1/subject-requests": {O},
     "GET /v1/subject-requests": {O, A},
@@ -322,14 +320,6 @@ def test_a_site_sees_and_serves_itself_only(
         south.client(service).report_site(plan_id, _signed_as(south, north, plan_id))
     with pytest.raises(Unauthorised, match="does not name this site"):
         south.client(service).report_site(plan_id, south.report(plan_id))
-    officer = service.as_("officer")
-    request = officer.file_request("erasure", "north", sealed=b"sealed")
-    assert south.client(service).requests() == ()
-    assert [view.request_id for view in north.client(service).requests()] == [request.request_id]
-    with pytest.raises(Unauthorised, match="speaks for itself"):
-        south.client(service).file_request("erasure", "north")
-    with pytest.raises(Unauthorised, match="another site's"):
-        south.client(service).report_erasure(south.erasure(), request_id=request.request_id)
 
 
 def _signed_as(signer: Site, named: Site, plan_id: str) -> Any:

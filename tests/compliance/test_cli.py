@@ -103,9 +103,6 @@ def test_an_officers_day(
     code, out, _ = officer("releases", "triage-1", "--json")
     assert json.loads(out)["grants"][0]["revoked_at"]
 
-    service.as_("officer").file_request("erasure", "north")
-    code, out, _ = officer("requests", "--state", "open")
-    assert "erasure" in out
     code, out, _ = officer("sites")
     assert north.identity.public.encoded() in out
     code, out, _ = officer("revoke", "site", "north", "--reason", "key lost")

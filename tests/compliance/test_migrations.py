@@ -310,6 +310,40 @@ def test_texts_are_sealed_on_the_way_up_and_clear_on_the_way_down(
             assert differences(connection) == []
 
 
+def test_a_note_that_its_site_can_still_answer_stops_the_step_that_forgets_notes(
+    folder: Folder, clock: Clock
+) -> None:
+    note, other = "a" * 32, "b" * 32
+    with running(folder.path, clock) as service:
+        coordinator = Coordinator(service)
+        coordinator.register()
+        for name in ("north", "south"):
+            coordinator.welcome(name)
+        service.as_("officer").revoke_site("south")
+    with loaded(folder, clock) as registry:
+        migrate(registry, "0014")
+        with registry.database.migrating() as connection:
+            for position, (request_id, site) in enumerate(((note, "north"), (other, "south"))):
+                connection.execute(
+                    text(
+                        "INSERT INTO subject_requests (request_id, kind, site, state, filed_by,"
+                        " filed_at, position) VALUES (:id, 'erasure', :site, 'open', 'officer',"
+                        " '2026-11-02T09:00:00.000Z', :position)"
+                    ),
+                    {"id": request_id, "site": site, "position": 1000 + position},
+                )
+        before = rows(registry)
+        with pytest.raises(Conflict, match=f"no more: {note} at north$") as caught:
+            migrate(registry)
+        assert "client erase SUBJECT --request ID" in caught.value.fix
+        assert rows(registry) == before
+        with registry.database.migrating() as connection:
+            done = text("UPDATE subject_requests SET state = 'done' WHERE request_id = :id")
+            connection.execute(done, {"id": note})
+        migrate(registry)
+        assert len(rows(registry)["subject_requests"]) == 2
+
+
 def test_a_step_that_fails_leaves_the_database_as_it_was(
     folder: Folder, clock: Clock, following: NextRevision
 ) -> None:

@@ -104,10 +104,12 @@ def every_write(
     request_id = "0123456789abcdef" * 2
     yield (
         "file a request",
-        lambda: officer.file_request("erasure", "north", sealed=b"?", request_id=request_id),
+        lambda: officer.subject_requests.file(
+            "erasure", "gdpr", {"north": b"?"}, request_id=request_id
+        ),
     )
     erasure = site.erasure()
-    yield "erasure", lambda: north.report_erasure(erasure, request_id=request_id)
+    yield "erasure", lambda: north.report_erasure(erasure)
     yield "revoke a principal", lambda: officer.revoke_principal(desk.name)
     yield "revoke a site", lambda: officer.revoke_site("north", reason="test")
 

@@ -355,7 +355,6 @@ def test_no_release_is_approved_while_a_gate_fails(
     assert code == 0
     assert json.loads(out)["gates"][1]["verdict"] == "passed"
 
-    client.file_request("erasure", "north", sealed=b"?")
     site.report_erasure(north.erasure())  # of somebody who took no part
     assert client.gates(candidate).passes
     site.report_erasure(north.erasure("cd" * 32, plans=[plan_id]))

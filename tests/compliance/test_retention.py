@@ -21,6 +21,7 @@ from compliance.rules.retention import ActionKey
 from compliance.service.retention import (
     ServiceLog,
 )
+from compliance.service.tables import SubjectRequestRow
 from compliance.statements import format_time
 from tests.compliance.federation import Consumer, Coordinator, Site
 from tests.compliance.retaining import (
@@ -286,18 +287,31 @@ def test_a_live_grant_keeps_the_evidence_of_its_release(
     assert log.last_in_effect(key) == Month.of(clock())
 
 
-def test_an_open_request_is_kept_and_an_answered_one_counts_from_its_answer(
+def test_an_open_note_of_before_is_kept_and_an_answered_one_counts_from_its_answer(
     service: RunningService, north: Site
 ) -> None:
     configure(service, "ccpa")
     officer, clock = service.as_("officer"), service.clock
-    request = officer.file_request("erasure", "north", sealed=b"?")
+    with service.registry.writing(None) as transaction:
+        position = transaction.record("request.filed", f"request:{'a' * 32}", {}, site="north")
+        note = SubjectRequestRow(
+            request_id="a" * 32,
+            kind="erasure",
+            site="north",
+            state="open",
+            filed_by="officer",
+            filed_at=transaction.time,
+            position=position,
+        )
+        transaction.session.add(note)
     key = f"action:request.filed:{MONTH}"
     clock.advance(days=1200)
     shown = {view.key: view for view in officer.retention.show().keys}
     assert shown[key].status == "in-effect"
-    north.client(service).report_erasure(north.erasure(), request_id=request.request_id)
     answered = Month.of(clock())
+    with service.registry.writing(None) as transaction:
+        transaction.record("subject.erased", "statement:x", {}, site="north")
+        transaction.session.get_one(SubjectRequestRow, "a" * 32).done_at = transaction.time
     shown = {view.key: view for view in officer.retention.show().keys}
     assert (shown[key].status, shown[key].due) == ("waiting", str(answered.first_after(36)))
 

@@ -459,9 +459,7 @@ class FakeCompliance:
         with self._faults("report_refusal"):
             return self._file(self.refusals, "plan.refused", refusal)
 
-    def report_erasure(
-        self, erasure: SignedStatement, *, request_id: str | None = None
-    ) -> ErasureRecorded:
+    def report_erasure(self, erasure: SignedStatement) -> ErasureRecorded:
         with self._faults("report_erasure"):
             ErasureReceipt.from_body(erasure.body)
             position = self._file(self.erasures, "subject.erased", erasure).position
