@@ -60,7 +60,7 @@ bench: $(STAMP)
 	done
 
 fuzz: $(STAMP)
-	@FIDUCIARY_FUZZ=deep CI=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --timeout 0 \
+	@FIDUCIARY_FUZZ=deep CI=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --timeout 0 -rP \
 		tests/compliance/test_openapi_fuzz.py tests/compliance/test_injection.py
 
 long: $(STAMP)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
 from compliance.statements import (
     Decision,
@@ -87,10 +87,19 @@ _NUMBERS: Final = frozenset({"bool", "int", "float"})
 # --- requests ------------------------------------------------------------------------------------
 
 
+def _whole(value: Any) -> Any:
+    """`20.0` as `20`: to JSON Schema, which callers read, it is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _make_strict(schema: Any) -> None:
     if isinstance(schema, dict):
-        if schema.get("type") in _NUMBERS:
+        if schema.get("type") in _NUMBERS and not schema.get("strict"):
             schema["strict"] = True
+            if schema["type"] == "int":
+                inner = dict(schema)
+                schema.clear()
+                schema |= core_schema.no_info_before_validator_function(_whole, inner)
         for part in schema.values():
             _make_strict(part)
     elif isinstance(schema, list | tuple):

@@ -3,7 +3,8 @@
 * Operations, roles, parameters and answers are read from the document and from the routes, so a new
   route is fuzzed as soon as it exists.
 * A gate's run has a fixed budget of cases, shared out evenly, and derives them from the document
-  alone. `FIDUCIARY_FUZZ=deep` (`make fuzz`) sends every case as every role, and sequences of calls.
+  alone. `FIDUCIARY_FUZZ=deep` (`make fuzz`) sends every case, random ones and sequences of calls,
+  as everybody in turn and as each role by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import pytest
 import schemathesis
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from hypothesis import Phase, settings
 from prometheus_client import generate_latest
-from schemathesis.config import SchemathesisConfig
+from schemathesis.config import ProjectConfig, SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.engine import Status, events, from_schema
 from schemathesis.generation import GenerationMode
@@ -85,6 +88,10 @@ class Operation:
     @property
     def label(self) -> str:
         return f"{self.method} {self.path}"
+
+    def may_call(self, caller: str) -> bool:
+        """Whether it is open to a caller."""
+        return not self.roles or caller in self.roles
 
 
 _KEYED_PATH: Final = "/v1/principals"
@@ -278,6 +285,12 @@ class Findings:
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
     statuses: dict[str, Counter[int]] = field(default_factory=dict)
 
+    @property
+    def sent(self) -> str:
+        """How much was sent."""
+        requests = sum(map(Counter.total, self.statuses.values()))
+        return f"{requests} requests to {len(self.statuses)} operations"
+
     def text(self) -> str:
         return "\n".join(f"{label}: {what}" for (label, _), what in self.problems.items())
 
@@ -287,8 +300,38 @@ Judge = Callable[[schemathesis.Case[Any], schemathesis.Response], Iterable[str]]
 
 
 def fuzz(fuzzed: FuzzedService, judge: Judge, only: str | None = None) -> Findings:
-    """Send what the document says, and what it forbids, and judge the answers."""
-    schema = schemathesis.openapi.from_dict(fuzzed.document, config=_config())
+    """Send what the document says, and what it forbids, and judge the answers.
+
+    Args:
+        fuzzed: The service.
+        judge: Says what else is wrong with an answer.
+        only: Who calls, when it is always the same. What this caller may not call is tried as in a
+            gate's run: the gate turns all of it away alike.
+    """
+    findings = Findings()
+    with _undirected():
+        if not DEEP or only is None:
+            _fuzz(fuzzed, judge, only, fuzzed.operations, DEEP, findings)
+        else:
+            for may_call in (True, False):
+                operations = [one for one in fuzzed.operations if one.may_call(only) == may_call]
+                _fuzz(fuzzed, judge, only, operations, may_call, findings)
+    return findings
+
+
+def _fuzz(
+    fuzzed: FuzzedService,
+    judge: Judge,
+    only: str | None,
+    operations: Sequence[Operation],
+    is_deep: bool,
+    findings: Findings,
+) -> None:
+    labels = {operation.label for operation in operations}
+    if not labels:
+        return
+    whole = schemathesis.openapi.from_dict(fuzzed.document, config=_config(is_deep))
+    schema = whole.include(lambda context: context.operation.label in labels)
     schema.app = Cast(fuzzed, only)
     sampled = CASES / (len(fuzzed.operations) * _CASES_OF_AN_OPERATION)
     most = 2 * CASES // len(fuzzed.operations)
@@ -300,7 +343,7 @@ def fuzz(fuzzed: FuzzedService, judge: Judge, only: str | None = None) -> Findin
         label = case.operation.label
         source = sources.setdefault(label, random.Random(label))
         drawn = taken[label] == 0 or source.random() < sampled
-        if not DEEP and (not drawn or taken[label] >= most):
+        if not is_deep and (not drawn or taken[label] >= most):
             return False
         taken[label] += 1
         return True
@@ -314,7 +357,6 @@ def fuzz(fuzzed: FuzzedService, judge: Judge, only: str | None = None) -> Findin
             case.path_parameters = {**(case.path_parameters or {}), **known}
         return case
 
-    findings = Findings()
     for happened in from_schema(schema).execute():
         if isinstance(happened, events.FatalError):
             raise happened.exception
@@ -322,10 +364,27 @@ def fuzz(fuzzed: FuzzedService, judge: Judge, only: str | None = None) -> Findin
             findings.problems[happened.label, "error"] = f"not tested: {happened.value}"
         elif isinstance(happened, events.ScenarioFinished):
             _collect(happened.recorder, judge, findings)
-    return findings
 
 
-def _config() -> SchemathesisConfig:
+@contextmanager
+def _undirected() -> Iterator[None]:
+    """Examples as they come.
+
+    schemathesis lets hypothesis climb towards requests that are accepted, with no setting against
+    it. Where none of an operation's can be, that does not end.
+    """
+    settings_of = ProjectConfig.get_hypothesis_settings
+
+    def without_climbing(config: ProjectConfig, **options: Any) -> settings:
+        found = settings_of(config, **options)
+        return settings(found, phases=[one for one in found.phases if one != Phase.target])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ProjectConfig, "get_hypothesis_settings", without_climbing)
+        yield
+
+
+def _config(is_deep: bool) -> SchemathesisConfig:
     return SchemathesisConfig.from_dict(
         {
             "seed": 1,
@@ -344,8 +403,15 @@ def _config() -> SchemathesisConfig:
                 "positive_data_acceptance": {
                     "expected-statuses": ["2xx", "401", "403", "404", "409", "422"]
                 },
+                # What is too long is turned away before it is read.
+                "negative_data_rejection": {
+                    "expected-statuses": [
+                        *("400", "401", "403", "404", "405", "406", "409"),
+                        *("413", "415", "422", "428", "429"),
+                    ]
+                },
             },
-            "phases": {"fuzzing": {"enabled": DEEP}, "stateful": {"enabled": DEEP}},
+            "phases": {"fuzzing": {"enabled": is_deep}, "stateful": {"enabled": is_deep}},
         }
     )
 

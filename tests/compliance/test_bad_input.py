@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from audit.errors import MalformedInput
+from compliance.access_views import RotationBody
 from compliance.service.request import MAX_DEPTH, MAX_JSON_BYTES, parse_json
 from tests.compliance.federation import Coordinator, Site, plan_body
 from tests.compliance.running import RunningService, wait_for
@@ -142,6 +144,14 @@ def test_an_upload_that_is_cut_off_leaves_nothing(
     assert list(service.folder.releases.iterdir()) == []
     assert coordinator.api.release(release.release_id).state == "announced"
     coordinator.api.upload_release(release.release_id, release.file(tmp_path))
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    for said in (20.0, 20):  # JSON Schema calls both integers
+        assert RotationBody.model_validate({"overlap_hours": said}).overlap_hours == 20
+    for said in (20.5, "20", True, float("inf"), 1e300):
+        with pytest.raises(ValidationError):
+            RotationBody.model_validate({"overlap_hours": said})
 
 
 def test_a_body_that_is_not_json_is_refused(service: RunningService) -> None:

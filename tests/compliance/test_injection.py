@@ -51,7 +51,8 @@ HARMLESS: Final = "zzz-nothing-is-called-so"
 SMALLEST_ROW: Final = 200
 """Octets of an answer's rows; an answer may repeat the question."""
 
-_EXAMPLES: Final = 20 if DEEP else 1
+_EXAMPLES: Final = 3 if DEEP else 1
+"""Requests around each text; they vary what stands beside it."""
 
 Place = tuple[str, tuple[str | int, ...]]
 """Where a text stands: `path`, `query` or `body`, and the way to it from there."""
@@ -66,14 +67,15 @@ def test_no_string_field_is_interpreted(
     tried: set[tuple[str, Place]] = set()
 
     def attack(http: InProcess, operation: Operation, case: schemathesis.Case[Any]) -> None:
+        known = fuzzed.known.get(operation.path, {})
         for place in _string_fields(fuzzed.document, operation):
             for payload in PAYLOADS if DEEP else (next(payloads), next(payloads)):
-                answer = _send(http, operation, case, place, payload + CANARY)
+                answer = _send(http, operation, case, known, place, payload + CANARY)
                 _check(answer, f"{operation.label} {place}: {payload!r}")
                 tried.add((operation.label, place))
                 if place[0] == "query" and answer.status_code == 200:
                     # It selects what any other text selects that nothing is equal to.
-                    other = _send(http, operation, case, place, HARMLESS)
+                    other = _send(http, operation, case, known, place, HARMLESS)
                     more = len(answer.content) - len(other.content)
                     assert more < SMALLEST_ROW, (operation.label, payload)
 
@@ -143,11 +145,16 @@ def _strings(document: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple
 
 
 def _send(
-    http: InProcess, operation: Operation, case: schemathesis.Case[Any], place: Place, text: str
+    http: InProcess,
+    operation: Operation,
+    case: schemathesis.Case[Any],
+    known: dict[str, str],
+    place: Place,
+    text: str,
 ) -> httpx.Response:
-    """The request of a case, with one text in it replaced."""
+    """The request of a case, about something `known`, with one text in it replaced."""
     where, way = place
-    path = {**(case.path_parameters or {})}
+    path = {**(case.path_parameters or {}), **known}
     query = {**(case.query or {})}
     body: Any = case.body
     if where == "path":

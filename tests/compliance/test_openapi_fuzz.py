@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -62,6 +63,7 @@ def test_the_service_keeps_to_its_document(
 ) -> None:
     with caplog.at_level(logging.DEBUG, "compliance"):
         found = fuzz(fuzzed, judge, caller)
+    sys.stdout.write(f"as {caller or 'everybody in turn'}: {found.sent}\n")
     assert not found.problems, found.text()
     said = [record.getMessage() for record in caplog.records if record.name.startswith("compl")]
     assert not any(CANARY in message for message in said)
