@@ -186,13 +186,15 @@ def migrate(
 ) -> None:
     """Bring the database's tables to the revision that this version works on.
 
-    Stop the service and make a backup first. All steps are one transaction, together with an entry
-    in the audit log: the database is of the new revision afterwards, or as it was. `compliance
-    start` never does this by itself. Going back with `--to`, for an older version of the service,
-    deletes what only later revisions can hold.
+    Make a backup and stop the service first: while one runs on the folder or its database nothing
+    is changed. `--dry-run` may be asked at any time. All steps are one transaction, together with
+    an entry in the audit log: the database is of the new revision afterwards, or as it was.
+    `compliance start` never does this by itself. Going back with `--to`, for an older version of
+    the service, deletes what only later revisions can hold.
 
     Exit codes: 0 done or nothing to do, 4 there is no such revision, 6 the log does not verify, 7
-    the database cannot be changed, 9 the database is of a version that this one does not know.
+    the database cannot be changed, 9 the service is running, or the database is of a version that
+    this one does not know.
 
     Examples: `compliance migrate --dry-run` · `compliance migrate /srv/compliance --to 0001`
     """

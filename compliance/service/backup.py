@@ -37,6 +37,7 @@ from compliance.service.backup_file import Passphrase, Recipient, SealedWriter
 from compliance.service.database import Database
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.folder import Folder, load_registry
+from compliance.service.in_use import LOCK_FILE
 from compliance.service.migrations import move, present_revision
 from compliance.service.registry import Registry
 from compliance.service.schema import OPERATOR
@@ -260,7 +261,8 @@ def _other_files(registry: Registry) -> Iterator[tuple[str, Path]]:
     database = {Path(f"{stored}{suffix}") for suffix in SIDECARS}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        beside = name.parts[0] == "keyring" or name.parts[0].startswith(_WORK)
+        first = name.parts[0]
+        beside = first in ("keyring", LOCK_FILE) or first.startswith(_WORK)
         if path.is_file() and not beside and path not in database and path.suffix != ".partial":
             yield name.as_posix(), path
 

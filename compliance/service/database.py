@@ -13,10 +13,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
@@ -26,6 +26,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from audit.database_address import read_password, split_password_file
 from audit.errors import Conflict, FiduciaryError, MalformedInput
 from audit.sql_log import POSTGRESQL_LOCK
+from compliance.service.in_use import alone, share_database, share_folder
 from compliance.service.shared_transaction import SharedTransactions
 
 BUSY_TIMEOUT_MILLISECONDS: Final = 10_000
@@ -91,6 +92,27 @@ class Database:
         self._shared = SharedTransactions(
             lambda: self._engine.connect().execution_options(**{_WRITING: True})
         )
+
+        self._folder = folder
+        self._shares: IO[str] | None = None
+
+    def serve(self) -> None:
+        """Keep the tables where they are until `close` (`service.in_use`).
+
+        Raises:
+            Conflict: When they are being moved.
+        """
+        if not self._sqlite:
+            event.listen(self._engine, "connect", share_database)
+        self._shares = share_folder(self._folder)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """No service runs on the database inside the block.
+
+        Raises:
+            Conflict: When one does.
+        """
+        return alone(self._folder, self._engine)
 
     @property
     def engine(self) -> Engine:
@@ -174,6 +196,8 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+        if self._shares is not None:
+            self._shares.close()
 
 
 class _Rested:

@@ -272,10 +272,12 @@ def open_registry(folder: Folder, clock: Callable[[], datetime]) -> Registry:
         Refused: When a secret file may be read by others.
         MalformedInput: When a file is not what it should be.
         VerificationFailed: When the log is not the one that was signed, or keys do not belong.
-        Conflict: When the database is not at the revision that this version works on.
+        Conflict: When the database is not at the revision that this version works on, or is moved
+            to another one just now.
     """
     registry = load_registry(folder, clock)
     try:
+        registry.database.serve()
         check_schema(registry)
         with registry.reading() as session:
             registry.log.check(registry.storage(session))

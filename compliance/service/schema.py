@@ -106,25 +106,32 @@ def plan_migration(registry: Registry, target: str | None = None) -> Migration:
 def migrate(registry: Registry, target: str | None = None) -> Migration:
     """Bring the tables to a revision, and record it. Where they are there already, nothing is done.
 
+    No service may run meanwhile: it works on one revision, and would fail or write what is lost.
+
     Raises:
         NotFound: When there is no such revision.
-        Conflict: When the database is of a version that this one does not know.
+        Conflict: When the database is of a version that this one does not know, or served.
         VerificationFailed: When an entry of the log is not what it should be.
         ServiceUnavailable: When the database cannot be changed; it is then as it was.
     """
-    with _unchanged_on_failure(), registry.database.migrating() as connection:
-        planned = _plan(connection, target)
+    with _unchanged_on_failure():
+        planned = plan_migration(registry, target)
         if not planned.steps:
-            _complete(registry, connection)
+            with registry.database.migrating() as connection:
+                _complete(registry, connection)
             return planned
-        if planned.undoes:
-            _record(registry, connection, planned)
-        move(connection, planned.target)
-        if planned.target == newest_revision():
-            _complete(registry, connection)
-        if not planned.undoes:
-            _record(registry, connection, planned)
-        return planned
+        with registry.database.alone(), registry.database.migrating() as connection:
+            planned = _plan(connection, target)
+            if not planned.steps:  # another command was faster
+                return planned
+            if planned.undoes:
+                _record(registry, connection, planned)
+            move(connection, planned.target)
+            if planned.target == newest_revision():
+                _complete(registry, connection)
+            if not planned.undoes:
+                _record(registry, connection, planned)
+            return planned
 
 
 def check_schema(registry: Registry) -> None:

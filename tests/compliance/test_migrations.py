@@ -385,6 +385,55 @@ def test_start_moves_nothing_and_says_what_to_do(
     open_registry(folder, clock).close()
 
 
+def test_nothing_moves_under_a_service_and_no_service_starts_on_what_moves(
+    folder: Folder, clock: Clock, following: NextRevision
+) -> None:
+    with present_version():
+        serving = open_registry(folder, clock)
+    elsewhere = Folder(folder.path.with_name("elsewhere"))
+    shutil.copytree(folder.path, elsewhere.path)
+    with loaded(folder, clock) as registry:
+        before = rows(registry)
+        result = CliRunner().invoke(app, ["migrate", str(folder.path)])
+        assert isinstance(result.exception, Conflict)
+        assert "the service is running" in str(result.exception)
+        assert "stop it" in result.exception.fix
+        assert (rows(registry), moves(registry)) == (before, [])
+        assert plan_migration(registry).steps == (following.revision,)
+        assert migrate(registry, following.before).steps == ()  # nothing is to be done
+        if not folder.settings.read_text("utf-8").count("sqlite"):
+            with loaded(elsewhere, clock) as other, pytest.raises(Conflict, match="is running"):
+                migrate(other)  # of another machine, on the same server
+        serving.close()
+        with registry.database.alone(), pytest.raises(Conflict, match="being moved"):
+            open_registry(folder, clock)
+        assert migrate(registry).steps == (following.revision,)
+    open_registry(folder, clock).close()
+
+
+def test_a_service_whose_connections_all_died_is_still_noticed(
+    folder: Folder, database_url: str, clock: Clock, following: NextRevision
+) -> None:
+    if database_url.startswith("sqlite"):
+        return
+    with present_version():
+        serving = open_registry(folder, clock)
+    elsewhere = Folder(folder.path.with_name("elsewhere"))
+    shutil.copytree(folder.path, elsewhere.path)
+    with loaded(elsewhere, clock) as other:
+        with other.database.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        assert serving.database.answers() or serving.database.answers()
+        with pytest.raises(Conflict, match="is running"):
+            migrate(other)
+    serving.close()
+
+
 def test_a_database_of_a_later_version_is_refused(folder: Folder, clock: Clock) -> None:
     with loaded(folder, clock) as registry:
         with registry.database.migrating() as connection:
