@@ -6,6 +6,8 @@
 * A new certificate is believed as the first was, by the federation's CA alone, and only when it
   ends later than the present one. Until then the old one works, too.
 * The service looks at no dates: a site whose certificate ended while it was away asks all the same.
+  Whether there is a newer one it asks by its token alone then: the service may know the old one no
+  more, as after a backup was restored.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ WARN_BEFORE: Final = timedelta(days=30)
 class RenewalService(Protocol):
     """The part of the compliance service that renews certificates."""
 
-    def site(self, name: str) -> SiteView:
+    def site(self, name: str, *, by_token_alone: bool = False) -> SiteView:
         """How the service knows a site."""
 
     def request_renewal(self, name: str, request: SignedStatement) -> Recorded:
@@ -70,13 +72,20 @@ class Renewal:
         if present is None or present.not_valid_after_utc - self._now() > RENEW_BEFORE:
             return False
         stored = self._site.paths.certificate.read_text(encoding="ascii")
-        view = self._service.site(self._site.name)
+        view = self._service.site(self._site.name, by_token_alone=self.ended_at() is not None)
         if view.certificate is not None and view.certificate.strip() != stored.strip():
             self._store(view.certificate, present)
             return True
         if view.renewal is None:
             self._ask(stored)
         return False
+
+    def ended_at(self) -> datetime | None:
+        """When the certificate ended; None while it lasts."""
+        present = present_certificate(self._site)
+        if present is None or present.not_valid_after_utc > self._now():
+            return None
+        return present.not_valid_after_utc
 
     def _ask(self, stored: str) -> None:
         site = self._site

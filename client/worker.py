@@ -74,6 +74,9 @@ REQUEST_SECONDS = 30.0
 RENEWAL_SECONDS = 3600.0
 """How often a worker looks whether its certificate ends soon; it asks nobody before."""
 
+ENDED_SECONDS = 30.0
+"""How often once it has ended: the site is in no round until it has the next one."""
+
 WITNESS_SECONDS = 60.0
 """How often the audit log's head is looked at and cosigned; before each round in any case."""
 
@@ -156,6 +159,7 @@ class Worker:
         self._key_published = ""
         self._renewal = Renewal(site, service, now)
         self._renewal_looked = float("-inf")
+        self._renewal_problem: FiduciaryError | None = None
         self._waiting_requests: frozenset[str] = frozenset()
         self._witnessing = Witnessing(site, service, network=stop.interruptible)
         self._sums = SecureSums(site, Peers(site, service), self._answers, stop.interruptible)
@@ -214,8 +218,8 @@ class Worker:
         pause = self._pause
         refused_since: float | None = None
         while True:
-            self._watch()
             self._renew()
+            self._watch()
             try:
                 self._activity.update(doing="connecting")
                 with ExitStack() as stack:
@@ -229,11 +233,11 @@ class Worker:
             except _Renewed:
                 continue  # dialled again at once, with the new certificate
             except Unauthorised as error:
-                now = time.monotonic()
-                refused_since = now if refused_since is None else refused_since
-                if now - refused_since >= UNAUTHORISED_SECONDS:
+                now, lapsed = time.monotonic(), self._lapsed()
+                refused_since = now if refused_since is None or lapsed else refused_since
+                if now - refused_since >= UNAUTHORISED_SECONDS and not lapsed:
                     raise
-                self._offline(error, pause)
+                self._offline(lapsed or error, pause)
             except Unreachable as error:
                 refused_since = None
                 self._offline(error, pause)
@@ -333,13 +337,18 @@ class Worker:
 
     def _renew(self) -> bool:
         """See to the node certificate, when it is time to; whether there is a new one."""
-        if time.monotonic() - self._renewal_looked < RENEWAL_SECONDS:
+        waited = time.monotonic() - self._renewal_looked
+        if waited < min(ENDED_SECONDS, RENEWAL_SECONDS):
+            return False
+        if waited < RENEWAL_SECONDS and self._renewal.ended_at() is None:
             return False
         self._renewal_looked = time.monotonic()
+        self._renewal_problem = None
         try:
             with self._stop.interruptible():
                 renewed = self._renewal.tend()
         except FiduciaryError as error:
+            self._renewal_problem = error
             # The present one works on, and the next look asks again.
             self._activity.update(last_problem=str(error)[:MAX_REASON])
             self._say(f"the node certificate was not renewed: {error}", problem=True)
@@ -348,6 +357,17 @@ class Worker:
             self._say("the node certificate was renewed")
             self._reporter.event("certificate-renewed")
         return renewed
+
+    def _lapsed(self) -> FiduciaryError | None:
+        """That the certificate ended and the next one will come; None where that is not so."""
+        ended_at = self._renewal.ended_at()
+        if ended_at is None or isinstance(self._renewal_problem, Unauthorised):
+            return None
+        return Unauthorised(
+            f"the node certificate ended on {ended_at:%Y-%m-%d}; the next one is asked for, and"
+            " fetched when the coordinator has given it",
+            fix="the coordinator gives it by itself: ask whether `server start` runs there",
+        )
 
     def _settle(self, plan_id: str, state: str) -> None:
         # First: a plan that is settled is not looked at again.

@@ -1,6 +1,7 @@
 """How a call to the compliance service is made and its answer read.
 
 * TLS trusts the one certificate of `trust.json`; proxies and the environment are ignored.
+* A client certificate that is replaced while the session lasts is shown from the next call on.
 * Every failure is one of `audit.errors`, with the service's own reason; a token is never in it.
 * Connection attempts are repeated. A request that changes something carries an idempotency key of
   its own and is repeated, too, when its answer was lost: the service does it once. What names
@@ -96,21 +97,42 @@ class ComplianceSession:
         certificate: tuple[Path, Path] | None = None,
     ) -> None:
         self._trust = trust
-        context = trust.ssl_context()
-        if certificate is not None:
+        self._token = token
+        self._timeout_seconds = timeout_seconds
+        self._transport = transport
+        self._certificate = certificate
+        self._shown = _stamp_of(certificate)
+        self._http = self._connect()
+        self._former: list[httpx.Client] = []
+
+    def close(self) -> None:
+        """Give the connections back."""
+        for http in (self._http, *self._former):
+            http.close()
+
+    def without_certificate(self) -> ComplianceSession:
+        """The same caller by the token alone. The caller closes it."""
+        return ComplianceSession(
+            self._trust, self._token, self._timeout_seconds, self._transport, None
+        )
+
+    def _connect(self) -> httpx.Client:
+        context = self._trust.ssl_context()
+        if self._certificate is not None:
+            certificate, key = self._certificate
             try:
-                context.load_cert_chain(*certificate)
+                context.load_cert_chain(certificate, key)
             except (OSError, ssl.SSLError) as error:
                 raise MalformedInput(
-                    f"{certificate[0]} and {certificate[1]} are no certificate and its key",
+                    f"{certificate} and {key} are no certificate and its key",
                     fix="restore both from the backup",
                 ) from error
-        self._http = httpx.Client(
-            base_url=trust.url,
-            headers={} if token is None else {"authorization": f"Bearer {token}"},
-            timeout=timeout_seconds,
+        return httpx.Client(
+            base_url=self._trust.url,
+            headers={} if self._token is None else {"authorization": f"Bearer {self._token}"},
+            timeout=self._timeout_seconds,
             trust_env=False,
-            transport=transport
+            transport=self._transport
             or httpx.HTTPTransport(
                 verify=context,
                 retries=CONNECT_ATTEMPTS - 1,
@@ -118,9 +140,13 @@ class ComplianceSession:
             ),
         )
 
-    def close(self) -> None:
-        """Give the connections back."""
-        self._http.close()
+    def _present(self) -> httpx.Client:
+        """The connections that show the certificate which is in the file now."""
+        stamp = _stamp_of(self._certificate)
+        if stamp is not None and stamp != self._shown:
+            self._former.append(self._http)  # another thread may be in the middle of a call
+            self._http, self._shown = self._connect(), stamp
+        return self._http
 
     def send(
         self,
@@ -183,7 +209,7 @@ class ComplianceSession:
             reraise=True,
         )
         try:
-            response = lost(self._http.request, method, path, **options)
+            response = lost(self._present().request, method, path, **options)
         except httpx.HTTPError as error:
             raise self.unreachable(error) from error
         if response.is_success:
@@ -192,7 +218,7 @@ class ComplianceSession:
 
     def stream(self, path: str, **query: str | int | None) -> Streaming:
         """Begin a download."""
-        return Streaming(self._http, path, _present(query))
+        return Streaming(self._present(), path, _present(query))
 
     def unreachable(self, error: httpx.HTTPError) -> Unreachable:
         """What a failure of the network means to the operator."""
@@ -231,6 +257,17 @@ class Streaming:
         trace: TracebackType | None,
     ) -> None:
         self._context.__exit__(kind, error, trace)
+
+
+def _stamp_of(certificate: tuple[Path, Path] | None) -> tuple[int, ...] | None:
+    """What is another when the certificate's file was replaced; None where there is none."""
+    if certificate is None:
+        return None
+    try:
+        status = certificate[0].stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _problem(response: httpx.Response) -> FiduciaryError:

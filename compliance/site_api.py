@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from audit.statement import SignedStatement
 from compliance.resources import (
     DecisionBody,
@@ -46,9 +48,18 @@ class SiteCalls(SessionCalls):
         """All sites."""
         return self._session.fetch_list("/v1/sites", "sites", SiteView)
 
-    def site(self, name: str) -> SiteView:
-        """One site."""
-        return self._session.fetch(f"/v1/sites/{path_segment(name)}", SiteView)
+    def site(self, name: str, *, by_token_alone: bool = False) -> SiteView:
+        """One site.
+
+        Args:
+            name: Which.
+            by_token_alone: Show no certificate: the caller may have none that still works.
+        """
+        path = f"/v1/sites/{path_segment(name)}"
+        if not by_token_alone:
+            return self._session.fetch(path, SiteView)
+        with closing(self._session.without_certificate()) as session:
+            return session.fetch(path, SiteView)
 
     def approve_site(self, name: str, admission: SignedStatement) -> SiteView:
         """Admit a site with the certificate in its SiteAdmission (coordinator)."""

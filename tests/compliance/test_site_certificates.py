@@ -229,3 +229,42 @@ def test_a_certificate_is_renewed_and_the_one_before_works_on(tmp_path: Path, cl
             pytest.raises(Unauthorised, match="not valid"),
         ):
             client.plans()
+
+
+def test_a_session_outlives_renewals_and_an_older_certificate_leads_to_the_present_one(
+    tmp_path: Path, clock: Clock
+) -> None:
+    folder = tmp_path / "compliance"
+    with running(folder, clock) as service:
+        coordinator = Coordinator(service)
+        coordinator.register()
+        north = coordinator.welcome("north")
+        session = with_certificate_of(service, north.token, north, tmp_path)
+        with_certificate_of(service, north.token, north, tmp_path / "restored").close()
+        enrolment = session.site("north").enrolment
+        for until in (2031, 2033):
+            clock.advance(days=(until - 2 - clock().year) * 365 + 400)
+            request = renewal(service, north)
+            session.request_renewal("north", request)
+            coordinator.api.renew_site(
+                "north",
+                coordinator.admission(
+                    north,
+                    enrolment,
+                    certificate=coordinator.certificate(
+                        north.node_key.public_key(), "north", until=until
+                    ),
+                    format="fiduciary.admission/2",
+                    renewal=request.digest,
+                ),
+            )
+            with_certificate_of(service, north.token, north, tmp_path).close()  # it is stored
+        assert session.plans() == ()
+        session.close()
+    with running(folder, clock) as service:
+        paths = (tmp_path / "restored" / "north.crt", tmp_path / "restored" / "north.key")
+        with ComplianceClient(service.trust, north.token, certificate=paths) as client:
+            with pytest.raises(Unreachable):
+                client.plans()
+            view = client.site("north", by_token_alone=True)
+        assert view.certificate == (tmp_path / "north.crt").read_text()

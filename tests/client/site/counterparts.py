@@ -195,6 +195,7 @@ class FakeCompliance:
         """What `log_head` and `log_consistency` show instead of the log's own proof."""
         self.cosigned: list[str] = []
         self.polls_until_admitted: int | None = None
+        self.asked_by_token_alone: list[bool] = []
         self.certify: Callable[[Any, str], str] = coordinator.certify
 
     # --- as a context manager, where a connection is expected -----------------------------------
@@ -239,7 +240,8 @@ class FakeCompliance:
             position=0, principal=f"site:{enrolment.site}", state="pending", site_token=SITE_TOKEN
         )
 
-    def site(self, name: str) -> SiteView:
+    def site(self, name: str, *, by_token_alone: bool = False) -> SiteView:
+        self.asked_by_token_alone.append(by_token_alone)
         with self._faults("site"):
             if self.polls_until_admitted == 0:
                 self.admit(name)

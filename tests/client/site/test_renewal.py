@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from audit.errors import Unreachable, VerificationFailed
+from audit.errors import Unauthorised, Unreachable, VerificationFailed
 from audit.statement import verify_statement
 from client import worker
 from client.renewal import Renewal, present_certificate
@@ -17,6 +19,7 @@ from client.worker import Ending
 from compliance.presentation import print_sites
 from compliance.statements import CertificateRenewal, certificate_digest
 from tests.client.site.counterparts import FakeCompliance
+from tests.client.site.fleet import FakeFleet
 from tests.client.site.world import World
 
 DAYS = 300
@@ -107,6 +110,54 @@ def test_the_end_is_shown_and_warned_of(
         view = compliance.views["north"].model_copy(update={"certificate_ends_at": ends_at})
         print_sites([view])
         assert said in " ".join(capsys.readouterr().out.split())
+
+
+class Strict(FakeFleet):
+    """A coordinator that lets nobody in by a certificate that has ended."""
+
+    def __init__(self, world: World, now: datetime, *, answers_at: int | None) -> None:
+        super().__init__()
+        self._world, self._now, self._answers_at = world, now, answers_at
+        self.turned_away = 0
+
+    def connect(self, on_malformed: Callable[[str, str], None]) -> Self:
+        certificate = present_certificate(self._world.site)
+        assert certificate is not None
+        if certificate.not_valid_after_utc > self._now:
+            return super().connect(on_malformed)
+        self.turned_away += 1
+        if self.turned_away == self._answers_at:
+            self._world.compliance.renew("north", days=3 * DAYS)
+        raise Unauthorised("certificate expired")
+
+
+def test_a_site_that_slept_past_the_end_of_its_certificate_comes_back_by_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ENDED_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "UNAUTHORISED_SECONDS", 0.0)
+    now = datetime.now(UTC) + timedelta(days=DAYS + 100)
+    world.fleet = fleet = Strict(world, now, answers_at=3)
+    world.train(0)
+    world.compliance.asked_by_token_alone.clear()
+    assert world.run(now=lambda: now) is Ending.STOPPED
+    assert (fleet.turned_away, len(fleet.replies)) == (3, 1)
+    assert actions(world.site) == ["site-renewal-requested", "site-renewed"]
+    assert any("the next one is asked for" in line for line in world.notes.lines)
+    # The service may know the old certificate no more.
+    assert world.compliance.asked_by_token_alone == [True] * 3
+
+
+def test_a_site_that_may_not_renew_does_not_wait_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ENDED_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "UNAUTHORISED_SECONDS", 0.0)
+    now = datetime.now(UTC) + timedelta(days=DAYS + 100)
+    world.fleet = Strict(world, now, answers_at=None)
+    world.compliance.fail["site"] = Unauthorised("the token is not valid")
+    with pytest.raises(Unauthorised, match="certificate expired"):
+        world.run(now=lambda: now)
 
 
 def test_a_worker_dials_again_with_its_new_certificate(
