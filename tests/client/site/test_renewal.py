@@ -145,7 +145,7 @@ def test_a_site_that_slept_past_the_end_of_its_certificate_comes_back_by_itself(
     assert actions(world.site) == ["site-renewal-requested", "site-renewed"]
     assert any("the next one is asked for" in line for line in world.notes.lines)
     # The service may know the old certificate no more.
-    assert world.compliance.asked_by_token_alone == [True] * 3
+    assert world.compliance.asked_by_token_alone == [True] * 4
 
 
 def test_a_site_that_may_not_renew_does_not_wait_for_ever(
