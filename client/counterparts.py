@@ -36,7 +36,7 @@ class Fleet(Protocol):
 
 
 class Service(
-    EvidenceService, PeerService, RenewalService, StatementService, WitnessService, Protocol
+    RenewalService, EvidenceService, PeerService, StatementService, WitnessService, Protocol
 ):
     """The compliance service, as the worker sees it (`compliance.api.ComplianceClient`)."""
 

@@ -392,6 +392,7 @@ def _config(is_deep: bool) -> SchemathesisConfig:
             "headers": {**CANARY_HEADERS, "Authorization": _STAND_IN_HEADER.decode()},
             "workers": 1,
             "continue-on-failure": True,
+            "request-timeout": 300,  # a whole log is exported, on a busy machine
             "generation": {
                 "max-examples": _DEEP_EXAMPLES,
                 "deterministic": True,
