@@ -149,9 +149,9 @@ def test_an_upload_that_is_cut_off_leaves_nothing(
 def test_a_whole_number_may_be_written_with_a_point() -> None:
     for said in (20.0, 20):  # JSON Schema calls both integers
         assert RotationBody.model_validate({"overlap_hours": said}).overlap_hours == 20
-    for said in (20.5, "20", True, float("inf"), 1e300):
+    for other in (20.5, "20", True, float("inf"), 1e300):
         with pytest.raises(ValidationError):
-            RotationBody.model_validate({"overlap_hours": said})
+            RotationBody.model_validate({"overlap_hours": other})
 
 
 def test_a_body_that_is_not_json_is_refused(service: RunningService) -> None:
