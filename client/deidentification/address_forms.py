@@ -122,6 +122,6 @@ ANNOUNCEMENT = re.compile(
 """Words after which an address comes."""
 
 NAME_AND_NUMBER = re.compile(
-    rf"(?:{_W}\s+){{1,4}}?\d{{1,5}}[A-Za-z]?(?!\w)|\d{{1,5}}[A-Za-z]?,?\s+(?:{_W}\s*){{1,4}}"
+    rf"(?:{_W}\s+){{1,4}}?\d{{1,5}}[A-Za-z]?(?:/\d{{1,4}}[A-Za-z]?)?(?!\w)|\d{{1,5}}[A-Za-z]?,?\s+(?:{_W}\s*){{1,4}}"
 )
 """An address without any word for "street"; only after an announcement."""

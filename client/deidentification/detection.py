@@ -60,6 +60,7 @@ from client.deidentification.presidio import (
 )
 from client.deidentification.recognizers import load_model_recognizer, pattern_rule
 from client.deidentification.settings import BLANK, DEFAULTS, PACKAGED, Detection
+from client.deidentification.spoken import find_spoken
 
 BATCH_TEXTS = 64
 """Texts that the model reads at once."""
@@ -89,6 +90,7 @@ _RULES: tuple[tuple[str, tuple[str, ...], Callable[[str], Iterable[Finding]]], .
     ("online", (EMAIL_ADDRESS, URL, IP_ADDRESS), find_online),
     ("dates", (DATE_TIME,), find_dates),
     ("ages", (AGE,), find_ages),
+    ("spoken", (AGE, DATE_TIME, PHONE_NUMBER, NUMBER, EMAIL_ADDRESS, URL), find_spoken),
 )
 
 

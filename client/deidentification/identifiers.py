@@ -37,7 +37,7 @@ _LABEL = r"""
     student|badge|passport|licen[cs]e|driver'?s?\s+licen[cs]e|driving\s+licen[cs]e|national\s+insurance|
     social\s+security|tax(?:payer)?|vat|identity|identification|id\s+card|nhs|ssn|sin|nin|nino|mrn|mbi|npi|
     dea|ehic|hic|nhi|chi|crn|tin|itin|ein|pan|aadhaar|cpf|nif|dni|bsn|vin|vehicle|chassis|registration|
-    plate|number\s+plate|license\s+plate|serial|device|imei|model|invoice|receipt|booking|reservation|
+    plate|number\s+plate|license\s+plate|serial|s/n|device|imei|model|invoice|receipt|booking|reservation|
     ticket|reference|ref|confirmation|transaction|transfer|payment|routing|sort|swift|bic|iban|loan|
     mortgage|contract|application|request|complaint|tracking|card|cvv|cvc|pin)
 """
@@ -82,7 +82,8 @@ _SEPARATED = re.compile(
     r"(?:(?:[ .\-/\u2010-\u2015\u00a0]{1,3}|(?=\())\(?\d{1,12}\)?){1,7}(?!\w)"
 )
 _EXTENSION = re.compile(
-    r"\s*(?:,\s*)?(?:x|ext\.?|extn\.?|extension|#)\s*[.:]?\s*\d{1,6}(?!\w)", re.IGNORECASE
+    r"\s*(?:,\s*)?(?:x|ext\.?|extn\.?|extension|int\.?|internal|poste|#)\s*[.:]?\s*\d{1,6}(?!\w)",
+    re.IGNORECASE,
 )
 _INTERNATIONAL = re.compile(r"(?<![\w])(?:\+|00)\s?\d[\d ().\-/]{5,20}\d(?!\w)")
 _PLUS_EXTENSION = re.compile(
@@ -95,6 +96,17 @@ _PLATE = re.compile(
     r"(?<!\w)(?:[A-Z]{2}\d{2}\s[A-Z]{3}|[A-Z]{3}[- ]\d{4}|[A-Z]{1,3}-\d{3,4}(?:-?[A-Z]{1,3})?|"
     r"\d{1,3}-[A-Z]{2,3}-\d{1,4}|[A-Z]{1,3}-[A-Z]{1,2} ?\d{2,4})(?!\w)"
 )
+_PLATE_LIKE = re.compile(
+    r"(?<![\w-])(?:[A-Z]{1,3}|\d{1,4})(?:[ -]?(?:[A-Z]{1,4}|\d{1,4})){1,3}(?![\w-]|\.\d)"
+)
+_VEHICLE = re.compile(
+    r"\b(?:car|van|vehicle|lorry|truck|pick-?up|taxi|cab|motor(?:cycle|bike)|scooter|moped|minibus|"
+    r"coach|caravan|trailer|ambulance|park(?:ed|ing|s)|dr(?:ove|ives?|iving|iver)|towed|clamped)\b"
+    r"[^.\n]*$"
+)
+_VEHICLE_REACH = 60
+"""Characters before a plate in which its vehicle is spoken of."""
+
 _IBAN = re.compile(
     r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?(?!\w)", re.IGNORECASE
 )
@@ -111,6 +123,11 @@ _URL = re.compile(
     r"(?<![@\w.])(?:[a-z0-9-]{1,63}\.){1,8}(?:com|org|net|edu|gov|io|co\.uk|org\.uk|ac\.uk|nhs\.uk|de|fr|es|it|"
     r"nl|eu|ch|at|be|info|biz)(?:/[^\s<>\"')\]]*)?(?![\w@])|\b[a-z]{3,5}:?//[^\s<>\"')\]]+",
     re.IGNORECASE,
+)
+_HOST_AND_PATH = re.compile(
+    r"(?<![@\w./-])(?:[A-Za-z0-9-]{1,63}\.){1,8}(?:example|test|app|dev|blog|site|online|page|web|me|io|tv|cloud|"
+    r"shop|store|xyz|link|social|photos?|pics|video|care|health|clinic|hospital|[a-z]{2,24}(?=/[~@]|/"
+    r"(?:u|users?|profiles?|people|members?|in|p)/))/[^\s<>\"')\]]*"
 )
 _HANDLE = re.compile(r"(?<![\w@.])@[A-Za-z_][\w.]{2,30}(?<!\.)")
 _IP = re.compile(
@@ -157,6 +174,9 @@ def find_identifiers(text: str) -> Iterator[Finding]:
     for pattern in (_NATIONAL_INSURANCE, _PLATE, _DEVICE):
         for match in pattern.finditer(text):
             yield Finding(*match.span(), IDENTIFIER)
+    for match in _PLATE_LIKE.finditer(text):
+        if _is_plate(text, *match.span()):
+            yield Finding(*match.span(), IDENTIFIER)
     for match in _IBAN.finditer(text):
         if sum(char.isdigit() for char in match.group()) >= 8:
             yield Finding(*match.span(), IBAN_CODE)
@@ -184,6 +204,7 @@ def find_online(text: str) -> Iterator[Finding]:
         (_EMAIL, EMAIL_ADDRESS),
         (_AT, EMAIL_ADDRESS),
         (_URL, URL),
+        (_HOST_AND_PATH, URL),
         (_HANDLE, URL),
         (_IP, IP_ADDRESS),
     ):
@@ -200,6 +221,15 @@ def _is_identifier(value: str) -> bool:
     if _MEASURED.fullmatch(value) or _YEAR.fullmatch(value):
         return False
     return digits >= 3
+
+
+def _is_plate(text: str, start: int, end: int) -> bool:
+    """Whether letters and digits belong to the vehicle that the words before them speak of."""
+    marks = [char for char in text[start:end] if char.isalnum()]
+    digits = sum(map(str.isdigit, marks))
+    if not 5 <= len(marks) <= 8 or not 1 < digits < len(marks):
+        return False
+    return bool(_VEHICLE.search(text[max(0, start - _VEHICLE_REACH) : start].lower()))
 
 
 def _is_separated_number(value: str) -> bool:

@@ -64,7 +64,7 @@ _FIRM_TAIL = re.compile(
     r"aps|oy|oyj|pty|sp\.?\s?k|sp\.?\s?j|sp\.?\s?z\s?o\.?\s?o|z\.?\s?o\.?\s?o|s\.?r\.?o|a\.s|d\.?o\.?o|kft|"
     r"zrt|ltda|ltd[aş]|a\.ş|hospital|clinic|infirmary|surgery|pharmacy|hospice|practice|university|"
     r"college|academy|school|institute|foundation|bank|insurance|group|holdings?|centre|center|"
-    r"laborator(?:y|ies))(?!\w)\.?)*",
+    r"laborator(?:y|ies)|bakery|brewery|dairy|nursery|library|garage|farm|pub|inn)(?!\w)\.?)*",
     re.IGNORECASE,
 )
 """What comes after a name that is a firm's or an institution's."""
@@ -88,6 +88,8 @@ _OCCUPATION = re.compile(
     re.IGNORECASE,
 )
 _COUNTRY_LETTERS = re.compile(r"(?<![\w.])(?:U\.S\.A\.?|U\.S\.|U\.K\.|USA|UK|UAE|usa|uae)(?![\w-])")
+_COMMA_AND_INITIALS = re.compile(r",[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.){0,2}(?![\w-])")
+_LOUD_NAME = re.compile(r"(?<![\w-])[A-Z][A-Z'\u2019-]{2,}(?:[ -][A-Z'\u2019-]{2,}){0,2}(?=,)")
 _MONTHS = word_set("may april march june august")
 _LAST_WORD = re.compile(r"([^\W\d_][\w'\u2019-]*)\W*$")
 _CAPITALISED = r"[A-Z][^\W\d_]+(?:[-'\u2019][^\W\d_]+)*"
@@ -120,6 +122,10 @@ def find_names(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Findi
             yield Finding(*without_possessive(match), kind)
         elif _is_name_by_its_capital(text, match, lexicon):
             yield Finding(*without_possessive(match), PERSON)
+    for match in _LOUD_NAME.finditer(text):
+        end = _initials_end(text, match.end(), lexicon)
+        if end > match.end():
+            yield Finding(match.start(), end, PERSON)
     yield from _account_names(text, lexicon)
     for match in _COUNTRY_LETTERS.finditer(text):
         yield Finding(*match.span(), LOCATION)
@@ -171,6 +177,7 @@ def grow_names(
             continue
         end = grown_right(text, finding.end, lexicon)
         start, kind = grown_left(text, finding.start, lexicon), finding.kind
+        end = _initials_end(text, end, lexicon) if kind == PERSON else end
         last_word = start + max(text.rfind(" ", start, end) - start, 0)
         for at in (end, last_word):  # the name's last word may be the beginning of "Sp. k."
             tail = _FIRM_TAIL.match(text, at)
@@ -193,6 +200,18 @@ def _rest_of_list(text: str, end: int, lexicon: Lexicon) -> Iterator[Finding]:
             break
         end = grown_right(text, following.end(), lexicon)
         yield Finding(following.start("name"), end, PERSON)
+
+
+def _initials_end(text: str, end: int, lexicon: Lexicon) -> int:
+    """Where initials end that follow a family name, which stands first; no species ("E. coli")."""
+    initials = _COMMA_AND_INITIALS.match(text, end)
+    if initials is None:
+        return end
+    following = WORD.match(text, initials.end() + 1)
+    species = (
+        following and following.group().islower() and not lexicon.is_everyday(following.group())
+    )
+    return end if species else initials.end()
 
 
 def _is_listed(word: str, lexicon: Lexicon) -> bool:

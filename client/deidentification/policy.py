@@ -47,6 +47,7 @@ from pydantic import Field, ValidationError, model_validator
 from audit.errors import MalformedInput
 from client.deidentification.findings import ADDRESS, AGE, DATE_TIME, LOCATION
 from client.deidentification.settings import DEFAULTS, Detection
+from client.deidentification.spoken import as_written
 from compliance.statements import Document, first_problem
 
 Action = Literal["stand-in", "redact", "generalise"]
@@ -149,6 +150,7 @@ def generalised(kind: str, original: str, this_year: int) -> str:
     >>> generalised("LOCATION", "03601", 2026), generalised("LOCATION", "Reno", 2026)
     ('000**', '[LOCATION]')
     """
+    original = as_written(kind, original)
     if kind == AGE and (digits := re.search(r"\d{1,3}", original)):
         return digits.group() if int(digits.group()) <= OLDEST_AGE else f"{OLDEST_AGE + 1}+"
     if kind == DATE_TIME and (year := _YEAR.search(original)):

@@ -29,8 +29,10 @@ from client.deidentification.findings import (
 )
 from client.deidentification.lexicon import WORD, Lexicon, plain, unaccented, word_set
 from client.deidentification.name_runs import PARTICLES
+from client.deidentification.spoken import as_written
 from client.deidentification.surrogates import dates, invented, numbers
 from client.deidentification.surrogates.choice import KeyedChoice, differing
+from client.deidentification.surrogates.invented import cased_like
 
 OLDEST_AGE = 89
 """Ages above are identifying by themselves (HIPAA 45 CFR 164.514(b)(2)(i)(C))."""
@@ -94,6 +96,7 @@ class SurrogateMaker:
         Raises:
             MalformedInput: When none differs from the original.
         """
+        original = as_written(kind, original)
         if kind == DATE_TIME:
             return self._date(original, subject)
         if kind == AGE:
@@ -238,10 +241,13 @@ class SurrogateMaker:
 
     def _age(self, original: str, subject: str) -> str:
         digits = re.search(r"\d+", original)
-        if digits is None:
-            return original
+        if digits is None:  # "nonagenarian"
+            return cased_like(original, "adults" if original.endswith("s") else "adult")
         age = int(digits.group())
         choice = self._choice("age", subject, 0)
+        if re.match(r"'?s", original[digits.end() :]):
+            decade = min(age, OLDEST_AGE + 1) - 10 * (1 + choice.below(2))
+            return original[: digits.start()] + str(max(decade, 20)) + original[digits.end() :]
         step, up = 1 + choice.below(3), bool(choice.below(2))
         if age > OLDEST_AGE:
             moved = OLDEST_AGE - step

@@ -73,7 +73,7 @@ class TestReplacing:
     @pytest.mark.parametrize(
         ("kind", "original", "said"),
         [
-            ("AGE", "89", "89"), ("AGE", "90", "90+"), ("AGE", "ninety", "[AGE]"),
+            ("AGE", "89", "89"), ("AGE", "90", "90+"), ("AGE", "ninety", "90+"),
             ("DATE_TIME", "1937", "1937"), ("DATE_TIME", "3 May 1936", "[DATE_TIME]"),
             ("DATE_TIME", "03/05", "[DATE_TIME]"), ("LOCATION", "Reno", "[LOCATION]"),
         ],
