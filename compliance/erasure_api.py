@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from audit.receipt import Receipt
+from audit.statement import SignedStatement
 from compliance.erasure_views import (
     CaseConclusionBody,
     CaseDecisionBody,
     ErasureCaseView,
     ErasureReceiptView,
+    KeptModelsView,
 )
+from compliance.resources import Recorded, StatementBody
 from compliance.rules.erasure_cases import CaseState
 from compliance.session import ComplianceSession, make_body, path_segment
 from compliance.statements import CaseChoice, Evidence
@@ -63,6 +66,15 @@ class ErasureCalls:
         path = f"/v1/erasure-cases/{path_segment(case_id)}/conclusion"
         body = make_body(CaseConclusionBody, release_id=release_id)
         return self._session.send("POST", path, body, ErasureCaseView)
+
+    def kept_models(self, plan_id: str) -> KeptModelsView:
+        """Which kept models of a plan hold somebody who was erased (coordinator)."""
+        return self._session.fetch(f"/v1/plans/{path_segment(plan_id)}/kept-models", KeptModelsView)
+
+    def report_removal(self, plan_id: str, removal: SignedStatement) -> Recorded:
+        """Record a KeptModelRemoval, before it is done (coordinator)."""
+        path = f"/v1/plans/{path_segment(plan_id)}/kept-models/removal"
+        return self._session.send("POST", path, StatementBody(statement=removal), Recorded)
 
     def receipt(self, erasure: str) -> Receipt:
         """An erasure's receipt with all that followed (officer, auditor, the site itself).

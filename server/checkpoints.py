@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -238,6 +239,11 @@ class Checkpoints:
                 if label.plan_id in plan_ids and label.rounds > more_than
             ]
         )
+
+    def remove_these(self, models: Collection[KeptModel]) -> int:
+        """Remove some that are kept; how many."""
+        keys = {model.key for model in models}
+        return self._remove([(path, label) for path, label in self._labels() if label.key in keys])
 
     def _remove(self, found: list[tuple[Path, KeptModel]]) -> int:
         if found:

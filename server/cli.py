@@ -419,8 +419,9 @@ def checkpoints(
     ```
 
     A retraining without somebody who was erased starts from at most as many rounds as
-    `compliance erasures show` says. Models of more rounds hold them: `--remove-after` destroys
-    their keys, and nobody can start from them any more.
+    `compliance erasures show` says. Models of more rounds hold them: `server start` removes those
+    by itself once an officer has decided, and `--remove-after` at once. Their keys are destroyed,
+    and nobody can start from them any more.
 
     Exit codes: 4 none of the plan's is kept, 5 several plans fit.
 

@@ -26,6 +26,7 @@ from compliance.api import ComplianceClient
 from compliance.resources import PlanView
 from compliance.statements import Decision, Refusal, TrainingPlan, utc_now
 from server.checkpoints import Keeper, kept_rounds
+from server.erased_models import remove_erased
 from server.errors import PlanRefused
 from server.federation import Federation
 from server.progress import Reporter, RunView
@@ -142,7 +143,7 @@ class Coordinator:
 
     def _work(self, compliance: ComplianceClient) -> None:
         """Finish what was begun, then take the oldest approved plan."""
-        self._tidy()
+        self._tidy(compliance)
         for folder, state in all_runs(self._federation.runs):
             if state.stage == "running" or (state.outcome_recorded and _released(state)):
                 continue
@@ -157,13 +158,17 @@ class Coordinator:
         for view in sorted(approved, key=lambda view: view.approved_position or 0):
             self._train(compliance, view)
 
-    def _tidy(self) -> None:
-        """Remove kept models whose time is over, now and then."""
+    def _tidy(self, compliance: ComplianceClient) -> None:
+        """Remove kept models whose time is over, or that hold somebody erased, now and then."""
         if time.monotonic() - self._tidied < TIDY_SECONDS:
             return
         self._tidied = time.monotonic()
         keeping = self._federation.settings.kept_checkpoints > 0
-        self._federation.checkpoints.tidy(datetime.now(UTC), keeping=keeping)
+        checkpoints, now = self._federation.checkpoints, datetime.now(UTC)
+        checkpoints.tidy(now, keeping=keeping)
+        removed = remove_erased(checkpoints, compliance.erasures, self._federation.identity, now)
+        if removed:
+            self._reporter.note(f"kept models that held erased subjects were removed: {removed}")
 
     def _is_new(self, view: PlanView) -> bool:
         return view.plan_id not in self._refused

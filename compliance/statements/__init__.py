@@ -39,9 +39,11 @@ from compliance.statements.plans import (
 )
 from compliance.statements.rounds import (
     GroupEvaluation,
+    KeptModelRemoval,
     Metrics,
     ReleaseEvaluation,
     ReleaseManifest,
+    RemovedModel,
     RoundReport,
     RunOutcome,
 )
@@ -99,6 +101,7 @@ __all__ = [
     "Feature",
     "Fraction",
     "GroupEvaluation",
+    "KeptModelRemoval",
     "Metrics",
     "Name",
     "Phase",
@@ -108,6 +111,7 @@ __all__ = [
     "Refusal",
     "ReleaseEvaluation",
     "ReleaseManifest",
+    "RemovedModel",
     "RequestDecision",
     "RequestKey",
     "RoundReport",

@@ -104,6 +104,27 @@ class RunOutcome(_Measured):
     finished_at: Time
 
 
+class RemovedModel(Document):
+    """A model that was kept of a plan after so many rounds."""
+
+    rounds: Count
+    model: Digest
+
+
+class KeptModelRemoval(Statement):
+    """That the coordinator removes models which hold somebody who was erased.
+
+    It is recorded before their keys are destroyed. It has no time of its own, so that the same
+    removal that is stated again, after a crash, is the same statement.
+    """
+
+    kind: ClassVar[str] = "kept-model-removal"
+
+    format: Literal["fiduciary.kept-model-removal/1"] = "fiduciary.kept-model-removal/1"
+    plan_id: Digest
+    models: Annotated[tuple[RemovedModel, ...], Field(min_length=1, max_length=1000)]
+
+
 class GroupEvaluation(Document):
     """What was measured of one group's held-out records. `low` to `high`: its 95 % interval."""
 

@@ -44,6 +44,8 @@ MATRIX: dict[str, set[str]] = {
     "POST /v1/plans/{plan_id}/rounds": {C},
     "POST /v1/plans/{plan_id}/reports": {S},
     "POST /v1/plans/{plan_id}/outcome": {C},
+    "GET /v1/plans/{plan_id}/kept-models": {C},
+    "POST /v1/plans/{plan_id}/kept-models/removal": {C},
     "POST /v1/refusals": {C, S},
     "POST /v1/releases": {C},
     "GET /v1/releases": ANY,

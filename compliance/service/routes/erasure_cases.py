@@ -17,8 +17,9 @@ from compliance.erasure_views import (
     DebtView,
     ErasureCaseView,
     ErasureReceiptView,
+    KeptModelsView,
 )
-from compliance.resources import PlanState
+from compliance.resources import PlanState, Recorded, StatementBody
 from compliance.rules.erasure_cases import (
     CaseFacts,
     CaseState,
@@ -27,6 +28,7 @@ from compliance.rules.erasure_cases import (
     may_rely,
     may_retrain,
 )
+from compliance.rules.kept_models import may_remove
 from compliance.rules.ruling import contradiction
 from compliance.rules.starts import may_start_without
 from compliance.rules.unlearning import Debt
@@ -43,8 +45,17 @@ from compliance.service.erasure_cases import (
 )
 from compliance.service.erasure_tables import ErasureCaseRow
 from compliance.service.errors import enforce
-from compliance.service.filing import file_statement, load_rows, parse_envelope, sign_decision
+from compliance.service.filing import (
+    coordinator_key,
+    file_statement,
+    find_filed,
+    load_rows,
+    parse_envelope,
+    read_statement,
+    sign_decision,
+)
 from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.kept_models import kept_models
 from compliance.service.plan_lines import erased_of, first_rounds, plan_line
 from compliance.service.recalls import notify_grantees, recall_release
 from compliance.service.registry import Transaction
@@ -52,7 +63,13 @@ from compliance.service.release_views import release_row, state_of
 from compliance.service.routes.plans import filed_about, plan_row, read_plan, sites_of_plan
 from compliance.service.routes.releases import releases_concerning
 from compliance.service.tables import ReleaseRow, SiteRow
-from compliance.statements import ErasureDecision, ErasureReceipt, ReleaseManifest, SiteReport
+from compliance.statements import (
+    ErasureDecision,
+    ErasureReceipt,
+    KeptModelRemoval,
+    ReleaseManifest,
+    SiteReport,
+)
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["erasures"])
 
@@ -178,6 +195,37 @@ def erasure_receipt(erasure: str, office: Office, caller: Caller) -> ErasureRece
         if not scope.includes(stated.site):
             raise NotFound("there is no such erasure", fix="give the digest of your own statement")
         return ErasureReceiptView(receipt=receipt.to_json())
+
+
+@router.get("/plans/{plan_id}/kept-models")
+@requires("coordinator")
+def show_kept_models(plan_id: str, office: Office) -> KeptModelsView:
+    """Which models that the coordinator kept of a plan hold somebody who was erased."""
+    with office.reading() as session:
+        known = kept_models(session, plan_id)
+    return KeptModelsView(
+        plan_id=plan_id,
+        holds_from=known.holds_from,
+        undecided=known.undecided,
+        needed=tuple(sorted(known.needed)),
+    )
+
+
+@router.post("/plans/{plan_id}/kept-models/removal", status_code=201)
+@requires("coordinator")
+def report_removal(plan_id: str, body: StatementBody, office: Office, caller: Caller) -> Recorded:
+    """Record that the coordinator removes kept models which hold somebody who was erased."""
+    with office.writing(caller) as transaction:
+        session = transaction.session
+        filed = find_filed(session, body.statement, caller.name)
+        if filed is not None:
+            return Recorded(position=filed.position)
+        removal = read_statement(KeptModelRemoval, body.statement, coordinator_key(session))
+        enforce(may_remove(removal, kept_models(session, plan_id)))
+        position = file_statement(
+            transaction, body.statement, "erasure.models-removed", plan_id=plan_id
+        )
+        return Recorded(position=position)
 
 
 def _reading(caller: rules.Bearer) -> rules.Scope:

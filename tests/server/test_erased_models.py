@@ -1,0 +1,95 @@
+"""The coordinator removes kept models that hold erased subjects, and only what is recorded."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audit.errors import Conflict, NotFound, Unreachable
+from audit.keyring import Keyring
+from audit.keys import SigningKey
+from audit.statement import SignedStatement, verify_statement
+from client.arrays import arrays_digest
+from compliance.erasure_views import KeptModelsView
+from compliance.resources import Recorded
+from compliance.statements import KeptModelRemoval
+from server.checkpoints import Checkpoints
+from server.erased_models import remove_erased
+from tests.server.conftest import plan_of
+
+HELD, CLEAN, UNKNOWN = (f"sha256:{digit * 64}" for digit in "abc")
+NOW = datetime(2026, 11, 2, 9, tzinfo=UTC)
+MODEL = {"head.weight": np.arange(6, dtype=np.float32)}
+KEY = SigningKey.generate("hospitals/coordinator")
+
+
+class FakeService:
+    """Knows of two plans, records removals, and can fail instead."""
+
+    def __init__(self) -> None:
+        self.known = {
+            HELD: KeptModelsView(plan_id=HELD, holds_from=1, undecided=False, needed=(3,)),
+            CLEAN: KeptModelsView(plan_id=CLEAN, holds_from=None, undecided=False, needed=()),
+        }
+        self.recorded: list[tuple[str, KeptModelRemoval]] = []
+        self.fail: Exception | None = None
+
+    def kept_models(self, plan_id: str) -> KeptModelsView:
+        if plan_id not in self.known:
+            raise NotFound("there is no such plan")
+        return self.known[plan_id]
+
+    def report_removal(self, plan_id: str, removal: SignedStatement) -> Recorded:
+        if self.fail is not None:
+            raise self.fail
+        body = verify_statement(removal, KEY.public)
+        self.recorded.append((plan_id, KeptModelRemoval.from_body(body)))
+        return Recorded(position=len(self.recorded))
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    made = Checkpoints(tmp_path / "checkpoints")
+    for plan_id, name in ((HELD, "held"), (CLEAN, "clean"), (UNKNOWN, "unknown")):
+        for rounds in (1, 2, 3) if plan_id == HELD else (2,):
+            made.keep(plan_id, plan_of(name=name), rounds, MODEL, NOW)
+    return made
+
+
+def there(checkpoints: Checkpoints) -> list[tuple[str, int]]:
+    return [(each.plan_name, each.rounds) for each in checkpoints.kept(NOW)]
+
+
+def test_what_holds_them_and_is_not_needed_goes_once_it_is_recorded(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    service = FakeService()
+    assert remove_erased(checkpoints, service, KEY, NOW) == 1
+    ((plan_id, removal),) = service.recorded
+    assert plan_id == removal.plan_id == HELD
+    assert [(each.rounds, each.model) for each in removal.models] == [(2, arrays_digest(MODEL))]
+    assert there(checkpoints) == [("clean", 2), ("held", 1), ("held", 3), ("unknown", 2)]
+    with Keyring.open(tmp_path / "checkpoints/keyring") as keyring:
+        assert len(list(keyring.names())) == 4, "the key of what went is destroyed"
+    assert remove_erased(checkpoints, service, KEY, NOW) == 0
+    assert len(service.recorded) == 1
+
+
+@pytest.mark.parametrize("failure", [Unreachable("away"), Conflict("models stay")])
+def test_without_an_entry_nothing_is_removed(checkpoints: Checkpoints, failure: Exception) -> None:
+    service, before = FakeService(), there(checkpoints)
+    service.fail = failure
+    with pytest.raises(type(failure)):
+        remove_erased(checkpoints, service, KEY, NOW)
+    assert there(checkpoints) == before
+    checkpoints.open(HELD, 2, arrays_digest(MODEL), NOW)
+
+
+def test_nothing_goes_before_it_is_decided(checkpoints: Checkpoints) -> None:
+    service = FakeService()
+    service.known[HELD] = service.known[HELD].model_copy(update={"undecided": True})
+    assert remove_erased(checkpoints, service, KEY, NOW) == 0
+    assert service.recorded == []
