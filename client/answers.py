@@ -1,8 +1,9 @@
 """What the worker says: signed, journalled, queued for the compliance service, then answered.
 
 The order is the guarantee. The journal's entry is durable before anything leaves the site, and the
-statement is in the outbox before anybody tries to send it, so that neither a crash nor an absent
-service loses evidence.
+statement is in the outbox before the coordinator is answered or anybody tries to send it, so that
+neither a crash nor an absent service loses evidence. The worker says when to send (`deliver`): the
+coordinator, which gets the same statement in the answer, does not wait for that.
 """
 
 from __future__ import annotations
@@ -114,5 +115,4 @@ class Answers:
             )
         )
         self._outbox.put(kind, statement)
-        self.deliver()
         return statement

@@ -3,6 +3,8 @@
 * A statement is in the outbox before anybody tries to send it, so none is lost when the service is
   away or this process is killed.
 * Sending repeats: the service records the same statement once.
+* Reports about one plan that wait together go in one call. The service records all or none of
+  them; where it refuses, they are sent one by one, which tells which of them it means.
 * What the service does not answer for stays. What it refuses for good is moved to `rejected/` and
   journalled: it is evidence too, and it must not block the rest.
 * The answer to an erasure is the receipt for the data subject, with what was found and decided
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -35,7 +37,7 @@ from audit.log import Entry
 from audit.receipt import Receipt, verify_receipt
 from audit.statement import SignedStatement
 from client.site import Site
-from compliance.resources import ErasureRecorded, Recorded
+from compliance.resources import MAX_REPORTS_AT_ONCE, ErasureRecorded, Recorded
 from compliance.statements import (
     Document,
     ErasureReceipt,
@@ -68,8 +70,10 @@ class StatementService(Protocol):
     def subject_requests(self) -> SubjectAnswers:
         """Takes answers to subjects' requests."""
 
-    def report_site(self, plan_id: str, report: SignedStatement) -> Recorded:
-        """Record a SiteReport."""
+    def report_site(
+        self, plan_id: str, report: SignedStatement, *more: SignedStatement
+    ) -> Recorded:
+        """Record SiteReports about one plan, all or none."""
 
     def report_refusal(self, refusal: SignedStatement) -> Recorded:
         """Record a Refusal."""
@@ -95,6 +99,15 @@ class Unsent(Document):
     def signed(self) -> SignedStatement:
         """The statement."""
         return SignedStatement.from_json(self.statement)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A file that waits; `plan_id` where it holds a report, which may go with others."""
+
+    path: Path
+    item: Unsent
+    plan_id: str | None
 
 
 @dataclass
@@ -155,32 +168,60 @@ class Outbox:
     def send(self, service: StatementService) -> Delivery:
         """Send what waits, oldest first, until the service does not answer."""
         delivery = Delivery()
-        for path in self.files():
-            try:
-                self._deliver(self._read(path), service)
-            except (Unreachable, Unauthorised) as error:
-                delivery.problem = error
-                break
-            except _REJECTIONS as error:
-                self._reject(path, error)
-                delivery.rejected.append(str(error))
-                continue
-            path.unlink(missing_ok=True)
-            delivery.sent += 1
+        try:
+            for batch in self._batches(delivery):
+                self._send(batch, service, delivery)
+        except (Unreachable, Unauthorised) as error:
+            delivery.problem = error
         delivery.waiting = len(self.files())
         return delivery
 
-    def _read(self, path: Path) -> Unsent:
+    def _batches(self, delivery: Delivery) -> Iterator[list[_Waiting]]:
+        """What waits; neighbouring reports about one plan go together."""
+        batch: list[_Waiting] = []
+        for path in self.files():
+            try:
+                found = self._waiting(path)
+            except MalformedInput as error:
+                self._reject(path, error, delivery)
+                continue
+            together = batch and batch[-1].plan_id == found.plan_id is not None
+            if batch and not (together and len(batch) < MAX_REPORTS_AT_ONCE):
+                yield batch
+                batch = []
+            batch.append(found)
+        if batch:
+            yield batch
+
+    def _send(self, batch: list[_Waiting], service: StatementService, delivery: Delivery) -> None:
         try:
-            return Unsent.model_validate_json(path.read_bytes())
+            self._deliver([waiting.item for waiting in batch], service)
+        except _REJECTIONS as error:
+            if len(batch) == 1:
+                self._reject(batch[0].path, error, delivery)
+                return
+            for waiting in batch:  # all or none was recorded: one by one tells which is refused
+                self._send([waiting], service, delivery)
+        else:
+            for waiting in batch:
+                waiting.path.unlink(missing_ok=True)
+            delivery.sent += len(batch)
+
+    def _waiting(self, path: Path) -> _Waiting:
+        try:
+            item = Unsent.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise MalformedInput(f"malformed {path.name}: {first_problem(error)}") from error
+        is_report = item.kind == "site-report"
+        return _Waiting(
+            path, item, SiteReport.from_body(item.signed.body).plan_id if is_report else None
+        )
 
-    def _deliver(self, item: Unsent, service: StatementService) -> None:
-        signed = item.signed
+    def _deliver(self, items: Sequence[Unsent], service: StatementService) -> None:
+        item, (signed, *more) = items[0], [each.signed for each in items]
         match item.kind:
             case "site-report":
-                service.report_site(SiteReport.from_body(signed.body).plan_id, signed)
+                service.report_site(SiteReport.from_body(signed.body).plan_id, signed, *more)
             case "refusal":
                 service.report_refusal(signed)
             case "erasure":
@@ -199,7 +240,8 @@ class Outbox:
         subject = ErasureReceipt.from_body(signed.body).subject
         write_receipt(receipt_path(self._site, subject), receipt)
 
-    def _reject(self, path: Path, error: FiduciaryError) -> None:
+    def _reject(self, path: Path, error: FiduciaryError, delivery: Delivery) -> None:
+        delivery.rejected.append(str(error))
         self._site.journal.record(
             Entry(
                 actor=self._site.principal,

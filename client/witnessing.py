@@ -171,8 +171,11 @@ class Witnessing:
         self._delivered = ""
         self._refused = ""
 
-    def round(self) -> Round:
+    def round(self, *, hand_in: bool = True) -> Round:
         """Look at the log once, and vouch for what extends the last head.
+
+        Args:
+            hand_in: Whether to give the service the cosignature; it is held in any case.
 
         Raises:
             LogAlarm: When the log is not the one that this site cosigned.
@@ -192,7 +195,7 @@ class Witnessing:
                 problem = moved
                 continue
             else:
-                problem = self._deliver(held)
+                problem = self._deliver(held) if hand_in else None
             break
         delivered = held is not None and held.note == self._delivered
         return Round(held, delivered, problem)

@@ -9,6 +9,8 @@
   words, and a repeated refusal is journalled and reported once.
 * The site witnesses the compliance service's log from its first second: at the start, before each
   round and on a timer. A log that misbehaves ends the run (`client.witnessing`).
+* The coordinator is answered first; the compliance service is sent what was stated right after the
+  round's last answer, or within `TEND_SECONDS`. It waits durably until then (`client.outbox`).
 * Data subjects' requests are asked for and answered beside it (`client.subject_desk`).
 * The worker dials out, and dials again with growing pauses when a connection is lost.
 """
@@ -79,6 +81,9 @@ ENDED_SECONDS = 30.0
 
 WITNESS_SECONDS = 60.0
 """How often the audit log's head is looked at and cosigned; before each round in any case."""
+
+HAND_IN_SECONDS = 5.0
+"""How long a cosignature waits after the last one that was handed in: the next one covers more."""
 
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 30.0
@@ -154,7 +159,7 @@ class Worker:
         self._malformed: list[tuple[str, str]] = []
         self._ending: Ending | None = None
         self._tended = float("-inf")
-        self._watched = float("-inf")
+        self._watched = self._handed_in = float("-inf")
         self._asked = float("-inf")
         self._key_published = ""
         self._renewal = Renewal(site, service, now)
@@ -260,10 +265,14 @@ class Worker:
                 return self._ending
             with self._stop.interruptible():
                 task = fleet.poll(POLL_SECONDS)
-            while self._malformed:
-                self._answers.refusal("plan:unknown", *self._malformed.pop())
+            if self._malformed:
+                while self._malformed:
+                    self._answers.refusal("plan:unknown", *self._malformed.pop())
+                self._answers.deliver()
             if task is not None:
                 self._handle(fleet, task)
+                if _ends_round(task):
+                    self._answers.deliver()
                 self._activity.update(doing="waiting", round=None)
 
     def _note_malformed(self, code: str, reason: str) -> None:
@@ -328,7 +337,10 @@ class Worker:
         if not now and time.monotonic() - self._watched < WITNESS_SECONDS:
             return
         self._watched = time.monotonic()
-        problem = self._witnessing.round().problem
+        hand_in = self._watched - self._handed_in >= HAND_IN_SECONDS
+        if hand_in:
+            self._handed_in = self._watched
+        problem = self._witnessing.round(hand_in=hand_in).problem
         if problem is not None:
             # The log may still be right; the next round asks again.
             self._activity.update(last_problem=str(problem)[:MAX_REASON])
@@ -440,6 +452,7 @@ class Worker:
             "task-refused", plan=about, round=task.round, activity=task.kind, code=no.code
         )
         self._reply(lambda: fleet.reply_refusal(task, no.code, reason, statement))
+        self._answers.deliver()
         if self._once and no.whole_plan:
             self._ending = Ending.REFUSED
 
@@ -461,6 +474,15 @@ class Worker:
 
     def _say(self, message: str, *, problem: bool = False) -> None:
         self._reporter.say(message, problem=problem)
+
+
+def _ends_round(task: IncomingTask) -> bool:
+    """Whether a site is asked nothing more in a round, or in its sum: it sends what it stated.
+
+    What it stated of a training waits for that of the evaluation, or for `TEND_SECONDS`.
+    """
+    summed_securely = bool(task.document)
+    return task.kind == "reveal" or (task.kind == "evaluate" and not summed_securely)
 
 
 def _refuse_bundle(task: IncomingTask) -> None:

@@ -8,6 +8,7 @@ from compliance.resources import (
     PlanState,
     PlanView,
     Recorded,
+    ReportsBody,
     StatementBody,
     SubmittedPlan,
 )
@@ -48,9 +49,19 @@ class PlanCalls(SessionCalls):
         """Record a RoundReport (coordinator)."""
         return self._state(f"/v1/plans/{path_segment(plan_id)}/rounds", report)
 
-    def report_site(self, plan_id: str, report: SignedStatement) -> Recorded:
-        """Record a SiteReport (the site itself)."""
-        return self._state(f"/v1/plans/{path_segment(plan_id)}/reports", report)
+    def report_site(
+        self, plan_id: str, report: SignedStatement, *more: SignedStatement
+    ) -> Recorded:
+        """Record SiteReports about one plan, all or none (the site itself).
+
+        Args:
+            plan_id: The plan.
+            report: The first, whose position is answered.
+            more: What followed it: at most `MAX_REPORTS_AT_ONCE` together.
+        """
+        path = f"/v1/plans/{path_segment(plan_id)}/reports"
+        body = ReportsBody(statement=report, more=more)
+        return self._session.send("POST", path, body, Recorded, names_itself=True)
 
     def report_outcome(self, plan_id: str, outcome: SignedStatement) -> Recorded:
         """Record a RunOutcome, once (coordinator)."""

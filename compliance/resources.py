@@ -53,6 +53,7 @@ __all__ = [
     "InvitationBody",
     "LogConsistency",
     "LogProof",
+    "MAX_REPORTS_AT_ONCE",
     "NewPrincipal",
     "Octets",
     "PlanEvidence",
@@ -69,6 +70,7 @@ __all__ = [
     "ReleaseBody",
     "ReleaseState",
     "ReleaseView",
+    "ReportsBody",
     "RequestId",
     "Role",
     "SealedKey",
@@ -81,6 +83,9 @@ __all__ = [
     "WitnessView",
 ]
 
+
+MAX_REPORTS_AT_ONCE: Final = 16
+"""Reports of a site in one call."""
 
 _NUMBERS: Final = frozenset({"bool", "int", "float"})
 
@@ -149,6 +154,17 @@ class StatementBody(RequestBody):
     """One signed statement."""
 
     statement: Envelope
+
+
+class ReportsBody(StatementBody):
+    """A site's reports about one plan: all of them are recorded, or none.
+
+    Attributes:
+        statement: The first.
+        more: Those that followed it, in order.
+    """
+
+    more: Annotated[tuple[Envelope, ...], Field(max_length=MAX_REPORTS_AT_ONCE - 1)] = ()
 
 
 class DecisionBody(RequestBody):

@@ -19,6 +19,7 @@ from compliance.resources import (
     PlanState,
     PlanView,
     Recorded,
+    ReportsBody,
     Role,
     SiteState,
     StatementBody,
@@ -141,28 +142,35 @@ def reject(plan_id: str, body: DecisionBody, office: Office, caller: Caller) -> 
 def report_round(plan_id: str, body: StatementBody, office: Office, caller: Caller) -> Recorded:
     """Record one round, as the coordinator saw it. A round that was run again is recorded again."""
 
-    def check(transaction: Transaction, row: PlanRow, plan: TrainingPlan) -> None:
-        key = coordinator_key(transaction.session)
-        report = read_statement(RoundReport, body.statement, key)
+    def check(
+        transaction: Transaction, row: PlanRow, plan: TrainingPlan, statement: SignedStatement
+    ) -> None:
+        report = read_statement(RoundReport, statement, coordinator_key(transaction.session))
         enforce(rules.may_report_round(report, plan, plan_id, _state(row)))
         row.rounds_reported = max(row.rounds_reported, report.round + 1)
         _note_missed(transaction.session, plan_id, report)
         note_model(transaction.session, report)
 
-    return _file_about(plan_id, body.statement, office, caller, "round.reported", check)
+    return _file_about(plan_id, (body.statement,), office, caller, "round.reported", check)
 
 
 @router.post("/plans/{plan_id}/reports", status_code=201)
 @requires("site")
-def report_site(plan_id: str, body: StatementBody, office: Office, caller: Caller) -> Recorded:
-    """Record what a site did in one round, signed by its identity key."""
+def report_site(plan_id: str, body: ReportsBody, office: Office, caller: Caller) -> Recorded:
+    """Record what a site did in rounds of one plan, signed by its identity key: all or nothing.
 
-    def check(transaction: Transaction, row: PlanRow, plan: TrainingPlan) -> None:
-        report = read_statement(SiteReport, body.statement, site_key(transaction.session, caller))
+    The answer is the position of the first report's entry.
+    """
+
+    def check(
+        transaction: Transaction, row: PlanRow, plan: TrainingPlan, statement: SignedStatement
+    ) -> None:
+        report = read_statement(SiteReport, statement, site_key(transaction.session, caller))
         enforce(rules.may_speak_for(caller, report.site))
         enforce(rules.may_report_site(report, plan, plan_id, _state(row)))
 
-    return _file_about(plan_id, body.statement, office, caller, "site.reported", check)
+    statements = (body.statement, *body.more)
+    return _file_about(plan_id, statements, office, caller, "site.reported", check)
 
 
 @router.post("/plans/{plan_id}/outcome", status_code=201)
@@ -170,14 +178,16 @@ def report_site(plan_id: str, body: StatementBody, office: Office, caller: Calle
 def report_outcome(plan_id: str, body: StatementBody, office: Office, caller: Caller) -> Recorded:
     """Record how the run ended, once."""
 
-    def check(transaction: Transaction, row: PlanRow, plan: TrainingPlan) -> None:
-        key = coordinator_key(transaction.session)
-        outcome = read_statement(RunOutcome, body.statement, key)
+    def check(
+        transaction: Transaction, row: PlanRow, plan: TrainingPlan, statement: SignedStatement
+    ) -> None:
+        outcome = read_statement(RunOutcome, statement, coordinator_key(transaction.session))
         missed = _rounds_missed(transaction.session, plan_id)
         enforce(rules.may_close(outcome, plan, plan_id, _state(row), missed))
         row.state = outcome.verdict
 
-    return _file_about(plan_id, body.statement, office, caller, "run.ended", check, ends_run=True)
+    statements = (body.statement,)
+    return _file_about(plan_id, statements, office, caller, "run.ended", check, ends_run=True)
 
 
 @router.post("/refusals", status_code=201)
@@ -316,28 +326,35 @@ def is_repeated(
     return (made.decided_by, made.verdict) == (caller.name, verdict)
 
 
+_Check = Callable[[Transaction, PlanRow, TrainingPlan, SignedStatement], None]
+"""Lets a statement pass, and moves the plan's state."""
+
+
 def _file_about(
     plan_id: str,
-    statement: SignedStatement,
+    statements: Sequence[SignedStatement],
     office: Registry,
     caller: rules.Bearer,
     action: str,
-    check: Callable[[Transaction, PlanRow, TrainingPlan], None],
+    check: _Check,
     *,
     ends_run: bool = False,
 ) -> Recorded:
-    """File a statement about a plan once `check` has let it pass and moved the plan's state."""
+    """File statements about a plan, all or none, each once `check` has let it pass."""
+    positions = []
     with office.writing(caller) as transaction:
         session = transaction.session
         row = plan_row(session, plan_id)
-        filed = find_filed(session, statement, caller.name)
-        if filed is not None:
-            return Recorded(position=filed.position)
-        check(transaction, row, read_plan(session, plan_id))
-        position = file_statement(transaction, statement, action, plan_id=plan_id)
-        if ends_run:
-            row.outcome = statement.digest
-        return Recorded(position=position)
+        for statement in statements:
+            filed = find_filed(session, statement, caller.name)
+            if filed is not None:
+                positions.append(filed.position)
+                continue
+            check(transaction, row, read_plan(session, plan_id), statement)
+            positions.append(file_statement(transaction, statement, action, plan_id=plan_id))
+            if ends_run:
+                row.outcome = statement.digest
+    return Recorded(position=positions[0])
 
 
 def _note_missed(session: Session, plan_id: str, report: RoundReport) -> None:

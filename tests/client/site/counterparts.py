@@ -453,9 +453,12 @@ class FakeCompliance:
 
     # --- StatementService -----------------------------------------------------------------------
 
-    def report_site(self, plan_id: str, report: SignedStatement) -> Recorded:
+    def report_site(
+        self, plan_id: str, report: SignedStatement, *more: SignedStatement
+    ) -> Recorded:
         with self._faults("report_site"):
-            return self._file(self.reports, "site.reported", report)
+            filed = [self._file(self.reports, "site.reported", each) for each in (report, *more)]
+            return filed[0]
 
     def report_refusal(self, refusal: SignedStatement) -> Recorded:
         with self._faults("report_refusal"):
