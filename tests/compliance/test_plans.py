@@ -172,6 +172,24 @@ def test_a_round_that_was_run_again_is_recorded_again(
     assert view.rounds_reported == 2
 
 
+def test_reports_in_one_call_are_recorded_all_or_none(
+    service: RunningService, coordinator: Coordinator, north: Site
+) -> None:
+    plan_id = coordinator.approved_plan()
+    site = north.client(service)
+    first, second, beyond = (north.report(plan_id, number) for number in range(3))
+    before = service.tables()["statements"]
+    with pytest.raises(MalformedInput, match="only 2 rounds"):
+        site.report_site(plan_id, first, beyond)
+    assert service.tables()["statements"] == before
+    filed = site.report_site(plan_id, first, second)
+    assert [leaf[1] for leaf in service.entries()[-2:]] == ["site.reported"] * 2
+    tables = service.tables()
+    assert site.report_site(plan_id, first, second) == filed
+    assert site.report_site(plan_id, second).position == filed.position + 1
+    assert service.tables() == tables
+
+
 def test_a_failed_run_ends_the_plan(
     service: RunningService, coordinator: Coordinator, north: Site
 ) -> None:

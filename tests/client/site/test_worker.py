@@ -14,7 +14,7 @@ import torch
 
 from audit.errors import Conflict, Unauthorised, Unreachable
 from audit.journal import Journal
-from audit.statement import verify_statement
+from audit.statement import SignedStatement, verify_statement
 from audit.storage import LogUnavailable
 from client import lessons, worker
 from client.arrays import arrays_digest, pack_arrays
@@ -27,6 +27,7 @@ from client.outbox import Outbox
 from client.transport import decode
 from client.vault import Vault
 from client.worker import Ending
+from compliance.resources import Recorded
 from compliance.statements import StartsFrom
 from tests.client.site.documents import (
     ZERO_DIGEST,
@@ -558,14 +559,32 @@ def test_a_report_that_cannot_be_sent_waits(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(worker, "TEND_SECONDS", 3600.0)
     world.compliance.fail["report_site"] = Unreachable("no route")
     world.train(0)
+    world.evaluate(0)
     world.run()
     assert report_of(world.fleet.replies[0]).round == 0, "the answer carries the statement itself"
     assert world.compliance.reports == []
-    assert len(Outbox(world.site).files()) == 1
+    assert len(Outbox(world.site).files()) == 2
     world.fleet.tasks.append(lambda: None)
     world.run()
-    assert len(world.compliance.reports) == 1
+    assert len(world.compliance.reports) == 2
     assert Outbox(world.site).files() == []
+
+
+def test_the_coordinator_waits_for_no_report(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round's reports go in one call, after its last answer."""
+    monkeypatch.setattr(worker, "TEND_SECONDS", 3600.0)
+    calls: list[tuple[int, int]] = []
+    record = world.compliance.report_site
+
+    def counted(plan_id: str, *reports: SignedStatement) -> Recorded:
+        calls.append((len(world.fleet.replies), len(reports)))
+        return record(plan_id, *reports)
+
+    monkeypatch.setattr(world.compliance, "report_site", counted)
+    world.train(0)
+    world.evaluate(0)
+    world.run()
+    assert calls == [(2, 2)]
 
 
 @pytest.mark.parametrize("late", [False, True])
