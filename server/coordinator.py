@@ -31,7 +31,7 @@ from server.errors import PlanRefused
 from server.federation import Federation
 from server.progress import Reporter, RunView
 from server.registrar import Registrar
-from server.releases import Release, build_release, publish
+from server.releases import Release, build_release, publish, unreported
 from server.rounds import Stopped, plain
 from server.runs import RunFolder, RunState, all_runs
 from server.starts import start_state
@@ -40,6 +40,11 @@ from server.training import Training
 
 MAX_BACKOFF_SECONDS = 15.0
 MAX_TROUBLES = 20
+
+REPORTS_SECONDS = 15.0
+"""How long a release waits for reports that sites are still sending."""
+
+REPORTS_LOOK_SECONDS = 0.25
 
 TIDY_SECONDS = 3600.0
 """How often kept models are looked through for those whose time is over."""
@@ -253,6 +258,7 @@ class Coordinator:
             state = self._training(compliance, state.plan_id, plan, folder)().record_outcome(state)
         if _released(state):
             return
+        self._await_reports(compliance, state)
         release = build_release(self._federation, compliance, view, plan, folder, state)
         release_id = publish(self._federation, compliance, release)
         folder.save(state.model_copy(update={"release_id": release_id}))
@@ -263,6 +269,26 @@ class Coordinator:
             release=release_id,
             bytes=release.ciphertext_bytes,
         )
+
+    def _await_reports(self, compliance: ComplianceClient, state: RunState) -> None:
+        """Wait for what sites are still sending: a release tells of their reports.
+
+        A site that is gone is not waited for long. Its report comes later, and until then the
+        release does not pass its gate.
+
+        Raises:
+            Stopped: When the coordinator was asked to stop.
+        """
+        ends = time.monotonic() + REPORTS_SECONDS
+        while missing := unreported(compliance.plan_evidence(state.plan_id), state):
+            if time.monotonic() >= ends:
+                self._reporter.note(
+                    f"{state.name}: not all reports of {', '.join(missing)} have come; until then "
+                    "the release does not pass its gate"
+                )
+                return
+            if self._stop.wait(REPORTS_LOOK_SECONDS):
+                raise Stopped
 
     def _verified(self, view: PlanView) -> TrainingPlan:
         return verify_plan(

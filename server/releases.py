@@ -158,6 +158,14 @@ def publish(federation: Federation, compliance: ComplianceClient, release: Relea
     return answer.release_id
 
 
+def unreported(evidence: PlanEvidence, state: RunState) -> tuple[str, ...]:
+    """Sites that took part in a round whose report of it the service does not have yet."""
+    reports = (SiteReport.from_body(statement.body) for statement in evidence.reports)
+    found = {(report.round, report.site) for report in reports}
+    expected = {(done.round, site) for done in state.history for site in done.participants}
+    return tuple(sorted({site for _, site in expected - found}))
+
+
 def spent_by_site(evidence: PlanEvidence, state: RunState) -> dict[str, Decimal]:
     """The most that each site reported to have spent, to the coordinator or to the service.
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from decimal import Decimal
+from typing import Any, cast
 
 import pytest
 
 from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement, verify_statement
-from compliance.resources import PlanView
-from compliance.statements import Decision, Refusal, utc_now
+from compliance.resources import PlanEvidence, PlanView
+from compliance.statements import Decision, Refusal, SiteReport, utc_now
 from server.coordinator import Coordinator, verify_plan
 from server.errors import PlanRefused
-from server.runs import RunState
+from server.rounds import Stopped
+from server.runs import RoundSummary, RunState
 from tests.server.conftest import Service, plan_of, until
 from tests.server.ground import Ground, ground
 
@@ -203,3 +205,75 @@ def test_a_run_that_cannot_be_released_does_not_block_the_next(field: Ground) ->
         until(lambda: field.compliance.plan(next_id).state == "failed", "the next plan to end")
         assert any("no measured model" in error for error in coordinator.status()["errors"])
     assert field.compliance.plan(plan_id).state == "completed"
+
+
+class LateReports:
+    """A compliance service that has one more site's report each time it is asked."""
+
+    def __init__(self, *sites: str) -> None:
+        self._sites = sites
+        self.asked = 0
+
+    def plan_evidence(self, plan_id: str) -> PlanEvidence:
+        here = self._sites[: self.asked]
+        self.asked += 1
+        return PlanEvidence(
+            rounds=(), reports=tuple(sign_statement(site_report(one), LOG) for one in here)
+        )
+
+
+def site_report(site: str) -> dict[str, Any]:
+    return SiteReport(
+        plan_id=PLAN.digest,
+        site=site,
+        round=0,
+        activity="train",
+        steps=1,
+        epsilon_spent=Decimal(1),
+        update_digest=PLAN.digest,
+        dataset_digest=PLAN.digest,
+        base_model_digest=PLAN.digest,
+        deidentification_digest=PLAN.digest,
+        software="test",
+        reported_at=utc_now(),
+    ).body()
+
+
+def trained_by(*sites: str) -> RunState:
+    done = RoundSummary(
+        round=0,
+        phase="probe",
+        participants=sites,
+        absent={},
+        report=PLAN.digest,
+        state_digest=PLAN.digest,
+        seconds=1,
+    )
+    return RunState(
+        plan_id=PLAN.digest,
+        name="late",
+        rounds=1,
+        history=(done,),
+        started_at=utc_now(),
+        updated_at=utc_now(),
+    )
+
+
+def test_a_release_waits_for_reports_that_are_being_sent(
+    field: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.coordinator.REPORTS_LOOK_SECONDS", 0.001)
+    stop = threading.Event()
+    coordinator = Coordinator(field.federation, field.link, field.registrar, field.notes, stop)
+    late = LateReports("st-elm", "lakeside")
+    coordinator._await_reports(cast(Any, late), trained_by("lakeside", "st-elm"))
+    assert late.asked == 3
+    assert not any(line.startswith("late:") for line in field.notes.lines)
+
+    monkeypatch.setattr("server.coordinator.REPORTS_SECONDS", 0.01)
+    coordinator._await_reports(cast(Any, LateReports("st-elm")), trained_by("lakeside", "st-elm"))
+    assert "not all reports of lakeside have come" in field.notes.lines[-1]
+
+    stop.set()
+    with pytest.raises(Stopped):
+        coordinator._await_reports(cast(Any, LateReports()), trained_by("lakeside"))

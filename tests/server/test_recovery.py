@@ -180,7 +180,9 @@ STEPS_OF_A_RELEASE = 5
 
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done"])
 @pytest.mark.parametrize("at", range(1, STEPS_OF_A_RELEASE + 1))
-def test_a_kill_during_a_release_makes_one_release(field: Ground, at: int, done: bool) -> None:
+def test_a_kill_during_a_release_makes_one_release(
+    field: Ground, at: int, done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = BaseModelReference(
         name=LINEAR_MODEL, digest=base_model_digest(resolve_base_model(LINEAR_MODEL))
     )
@@ -202,6 +204,7 @@ def test_a_kill_during_a_release_makes_one_release(field: Ground, at: int, done:
     with elm, field.site("lakeside", plan, initial=initial):
         state = run(field, make(model))
     assert state.stage == "completed"
+    monkeypatch.setattr("server.coordinator.REPORTS_SECONDS", 0)  # scripted sites report nothing
     with pytest.MonkeyPatch.context() as patch:
         writes = Writes(patch, at, done=done)
         patch.setattr(releases, "write_durably", writes.around(write_durably))

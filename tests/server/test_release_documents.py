@@ -36,7 +36,7 @@ from server.ml_bom import ml_bom
 from server.model_card import model_card
 from server.model_signature import SIGNATURE_FILE, public_pem, sign_model, verify_model
 from server.provenance import attestation, provenance
-from server.releases import told_evaluation
+from server.releases import told_evaluation, unreported
 from server.runs import RoundSummary, RunState
 from tests.server.conftest import plan_of
 from tests.server.scripted import counts_of
@@ -425,3 +425,17 @@ def test_text_is_text(tmp_path: Path) -> None:
         else:
             with pytest.raises(VerificationFailed):
                 require_inert(tmp_path / name)
+
+
+# --- reports that are awaited ---------------------------------------------------------------------
+
+
+def test_a_site_whose_report_of_a_round_has_not_come_is_named() -> None:
+    assert unreported(EVIDENCE, state()) == ()
+    (lakeside,) = (one for one in EVIDENCE.reports if one.body["site"] == "lakeside")
+    late = PlanEvidence(rounds=(), reports=(lakeside,))
+    assert unreported(late, state()) == ("st-elm",)
+    twice = state()
+    again = twice.history[0].model_copy(update={"round": 1})
+    longer = twice.model_copy(update={"history": (*twice.history, again)})
+    assert unreported(EVIDENCE, longer) == ("lakeside", "st-elm")
