@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from audit.errors import ExitCode, FiduciaryError, NotFound, Unauthorised, Unreachable
+from audit.options import Json
 from audit.running_options import (
     IntervalOption,
     LogFormat,
@@ -22,6 +23,7 @@ from audit.running_options import (
 from audit.terminal import VersionOption, err, print_error, print_json, run_app
 from audit.watching import WatchEnd
 from client import (
+    budget_cli,
     datasets_cli,
     deidentify_cli,
     erasure_cli,
@@ -34,8 +36,9 @@ from client import (
     subject_cli,
 )
 from client.kit import group_digits
-from client.presentation import print_budget, print_checks, print_head, say
-from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
+from client.options import FolderOption
+from client.presentation import print_checks, print_head, say
+from client.site import DEFAULT_FOLDER, Site
 
 app = typer.Typer(
     name="client",
@@ -87,18 +90,6 @@ app.add_typer(deidentify_cli.app, name="deidentify")
 app.add_typer(policy_cli.app, name="policy")
 app.add_typer(retention_cli.app, name="retention")
 app.add_typer(requests_cli.app, name="requests")
-
-FolderOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir",
-        metavar="DIR",
-        help=f"The site's folder.  [default: ./{DEFAULT_FOLDER}]",
-        envvar=SITE_ENVIRONMENT,
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.callback()
@@ -328,73 +319,7 @@ def start(
             return
 
 
-@app.command()
-def budget(
-    folder: FolderOption = None,
-    plan: Annotated[
-        str | None,
-        typer.Option(
-            "--plan",
-            metavar="PLAN",
-            help="Tell what this plan would cost: a plan.toml, or a submitted plan's id or name.",
-            show_default=False,
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot",
-            metavar="FILE.svg",
-            help="Draw how epsilon grew with the rounds, and the limit.",
-            show_default=False,
-        ),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Show the site's privacy budget: spent, reserved, left, and each plan's part.
-
-    Epsilon is for adding or removing one data subject. It is composed over everything that was ever
-    trained here, never added up, and a round counts from the moment it is reserved. Erasing records
-    or adding them anew gives nothing back. The limits are those of policy.toml.
-
-    The period's figures are of the rounds that started within its last days, and of every round
-    that is reserved. What they allow comes back with time; what the total allows never does.
-
-    **What the figures are.** The limit is a *filter*: it refuses a plan before it starts. What is
-    spent is an *odometer*: it tells, and stops nothing. Both compose exactly what was fixed before
-    it ran. If somebody chose plans after seeing what earlier ones gave out, the last figure holds.
-
-    A plan that protects single records is told with what it costs a data subject, which the total
-    counts; a plan that limits its batches, with the limit and the population that it holds for.
-
-    With `--plan` it tells what a plan would cost and what would be left, without reserving
-    anything; the exit code is then 10 when the budget does not allow it.
-
-    Examples: `client budget` · `client budget --plan 3fa2c1` · `client budget --plot budget.svg`
-    """
-    from client.budget_plot import budget_svg
-    from client.plots import check_plot, write_plot
-    from client.policy import read_policy
-
-    check_plot(plot)
-    if plot is not None and plan is not None:
-        raise typer.BadParameter("give no --plan with it", param_hint="--plot")
-    with Site.open(folder) as site, site.ledger() as ledger:
-        policy = read_policy(site.paths.policy)
-        if plan is not None:
-            policy_cli.show_cost(site, ledger, policy, plan, json=json)
-            return
-        found = ledger.budget(policy.delta, policy.max_epsilon_total, period=policy.limits.period)
-        history = () if plot is None else ledger.history(policy.delta)
-    if plot is not None:
-        write_plot(plot, budget_svg(found, history))
-    if json:
-        shown = {} if plot is None else {"history": [reading.to_json() for reading in history]}
-        print_json({**found.to_json(), **shown})
-        return
-    print_budget(found)
-    if plot is not None:
-        say(f"wrote {escape(str(plot))}")
+app.command()(budget_cli.budget)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from audit.errors import ExitCode, MalformedInput, NotFound
+from audit.options import Json
 from audit.terminal import err, out, print_json
 from client import quarantine_cli
 from client.dataset_views import (
@@ -19,7 +20,7 @@ from client.dataset_views import (
 )
 from client.export_cli import export
 from client.intake_cli import add
-from client.policy_cli import FolderOption, Json
+from client.options import FolderOption
 from client.risk_cli import risk
 from client.site import Site
 from compliance.statements import utc_now

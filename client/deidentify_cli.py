@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit.errors import MalformedInput, Refused
+from audit.options import Json
 from audit.terminal import err, out, print_json
 from client.dataset_views import progress
 from client.kinds_cli import kinds
-from client.policy_cli import FolderOption, Json
+from client.options import FolderOption
 from client.recall_views import print_evaluation
 from client.reveal_cli import reveal, reveal_key
 from client.site import Site

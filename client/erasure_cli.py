@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from audit.errors import Refused, Unauthorised, Unreachable
+from audit.options import Json
 from audit.terminal import err, print_error, print_json
 from client.network import open_service
+from client.options import FolderOption
 from client.outbox import Delivery, Outbox
-from client.policy_cli import FolderOption, Json
 from client.presentation import print_erasure, say
 from client.site import Site
 

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from audit.errors import VerificationFailed
 from audit.keys import VerifyKey
+from audit.options import Json
 from audit.terminal import err, out, print_json
-from client.policy_cli import FolderOption, Json, find_plan
+from client.options import FolderOption
+from client.policy_cli import find_plan
 from client.presentation import say, short
 from client.site import Site
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
 from rich.markup import escape
 
 from audit.errors import Unreachable
+from audit.options import Json
 from audit.terminal import print_json
-from client.policy_cli import FolderOption
+from client.options import FolderOption
 from client.presentation import say
 from client.progress import read_activity
 from client.site import Site
@@ -18,7 +16,7 @@ from client.worker_lock import is_worker_running
 
 def health(
     folder: FolderOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Tell whether `client start` is running here and the coordinator answers it.
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit.errors import MalformedInput
+from audit.options import Json
 from audit.terminal import err, out, print_json
 from client.dataset_views import described, print_added, progress, source_counts
-from client.policy_cli import FolderOption, Json
+from client.options import FolderOption
 from client.site import Site
 
 if TYPE_CHECKING:

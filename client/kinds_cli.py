@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from audit.options import Json
 from audit.terminal import out, print_json
-from client.policy_cli import Json
 
 
 def kinds(json: Json = False) -> None:

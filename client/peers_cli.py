@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from audit.options import Json
 from audit.terminal import print_json
-from client.policy_cli import FolderOption, Json
+from client.options import FolderOption
 from client.presentation import say
 from client.site import Site
 

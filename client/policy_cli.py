@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -11,26 +10,24 @@ import typer
 from rich.markup import escape
 
 from audit.errors import (
-    BudgetExhausted,
     ExitCode,
     FiduciaryError,
     MalformedInput,
     NotFound,
 )
+from audit.options import Json
 from audit.terminal import err, print_json
-from client.budget import Reservation, over_limit, over_period
 from client.findings import Finding, first_failure
-from client.ledger import Ledger
 from client.network import open_service
+from client.options import FolderOption
 from client.policy import (
     DEFAULT_POLICY,
-    Policy,
     read_policy,
     write_default_policy,
 )
-from client.presentation import print_cost, print_findings, print_policy, say, short
+from client.presentation import print_findings, print_policy, say, short
 from client.proposals import check_proposal
-from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
+from client.site import Site
 from compliance.api import ComplianceClient
 from compliance.resources import PlanView
 
@@ -45,18 +42,6 @@ unknown key is an error, and a fresh policy allows no purpose: **default is refu
 `client start` obeys a change from its next round on.
 """,
 )
-
-FolderOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir",
-        metavar="DIR",
-        help=f"The site's folder.  [default: ./{DEFAULT_FOLDER}]",
-        envvar=SITE_ENVIRONMENT,
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
@@ -166,51 +151,6 @@ def find_plan(service: ComplianceClient, plan: str) -> PlanView:
         ids = ", ".join(short(view.plan_id) for view in found)
         raise MalformedInput(f"{plan} could be any of {ids}", fix="give more digits of the id")
     return found[0]
-
-
-def show_cost(site: Site, ledger: Ledger, policy: Policy, plan: str, *, json: bool) -> None:
-    """Tell what a plan would cost: a submitted one, or a coordinator's `plan.toml`.
-
-    Raises:
-        BudgetExhausted: When the budget does not allow it.
-    """
-    if Path(plan).is_file():
-        from client.drafts import draft_reservation
-
-        reservation = draft_reservation(Path(plan))
-    else:
-        with open_service(site) as service:
-            view = find_plan(service, plan)
-        reservation = Reservation.of(view.plan_id, view.plan, ())
-    limits = policy.limits
-    cost = ledger.cost_of(reservation, limits)
-    budget = ledger.budget(
-        policy.delta, policy.max_epsilon_total, period=limits.period, with_plans=False
-    )
-    problem = None
-    if not cost.reserved:
-        problem = over_limit(reservation, cost, limits) or over_period(cost, limits)
-    if json:
-        left = policy.max_epsilon_total - cost.total
-        print_json(
-            {
-                **cost.to_json(),
-                "plan_id": reservation.plan_id or None,
-                "unit": reservation.unit,
-                "batch_limits": [vars(cap) for cap in reservation.caps],
-                "epsilon_committed": float(budget.committed),
-                "epsilon_limit": float(policy.max_epsilon_total),
-                "epsilon_left_after": float(max(left, Decimal(0))),
-                "period": None if budget.period is None else budget.period.to_json(),
-                "delta": float(policy.delta),
-                "allowed": problem is None,
-                "refusal": problem,
-            }
-        )
-    else:
-        print_cost(cost, reservation, budget, problem)
-    if problem is not None:
-        raise BudgetExhausted(problem, fix="the limits are in policy.toml")
 
 
 def _check_draft(site: Site, path: Path) -> tuple[Finding, ...]:

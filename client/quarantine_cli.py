@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from audit.errors import Refused
+from audit.options import Json
 from audit.terminal import err, out, print_json
-from client.policy_cli import FolderOption, Json
+from client.options import FolderOption
 from client.site import Site
 
 app = typer.Typer(

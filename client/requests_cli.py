@@ -12,11 +12,12 @@ import typer
 from rich.markup import escape
 
 from audit.errors import Refused
+from audit.options import Json
 from audit.terminal import err, print_error, print_json
 from client.erasure_cli import send_waiting
 from client.network import open_service
+from client.options import FolderOption
 from client.outbox import Delivery, Outbox
-from client.policy_cli import FolderOption, Json
 from client.presentation import say
 from client.site import Site
 from client.subject_desk import SubjectDesk, lift_exclusions, read_request_settings

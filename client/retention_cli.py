@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from audit.options import Json
 from audit.terminal import print_json
+from client.options import FolderOption
 from client.retention import site_retention
-from client.site import DEFAULT_FOLDER, SITE_ENVIRONMENT, Site
+from client.site import Site
 from compliance.presentation import say
 from compliance.retention import Retention, parse_month
 from compliance.retention_presentation import covers, print_retention, print_run
@@ -36,17 +38,6 @@ Without it **nothing is ever shredded**. A running `client start` looks daily by
 """,
 )
 
-FolderOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir",
-        metavar="DIR",
-        help=f"The site's folder.  [default: ./{DEFAULT_FOLDER}]",
-        envvar=SITE_ENVIRONMENT,
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="The hold, such as case-17.", show_default=False)
 ]

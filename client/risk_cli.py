@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 
 from audit.errors import MalformedInput
+from audit.options import Json
 from audit.terminal import out, print_json
-from client.policy_cli import FolderOption, Json
+from client.options import FolderOption
 from client.site import Site
 
 

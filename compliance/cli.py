@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from audit.errors import ExitCode
+from audit.options import Json
 from audit.running_options import (
     IfMissingOption,
     LogFormat,
@@ -21,7 +22,7 @@ from audit.running_options import (
 )
 from audit.terminal import VersionOption, err, print_json, run_app
 from compliance.commands import add_commands
-from compliance.commands.options import DEFAULT_FOLDER
+from compliance.commands.options import DEFAULT_FOLDER, FolderArgument
 from compliance.presentation import print_fields, say
 from compliance.trust import Trust
 
@@ -70,17 +71,6 @@ also `@ALIAS`.
 9 exists or was decided already, or the port is in use · 130 ended by Ctrl-C
 """,
 )
-
-FolderArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="[DIR]",
-        help="The compliance folder.",
-        envvar="FIDUCIARY_COMPLIANCE",
-        show_default=True,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.callback()

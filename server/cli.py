@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 
 from audit.errors import ExitCode, Unreachable
+from audit.options import Json
 from audit.running_options import (
     IfMissingOption,
     IntervalOption,
@@ -25,7 +26,7 @@ from audit.running_options import (
 )
 from audit.terminal import VersionOption, err, out, print_json, run_app
 from audit.watching import WatchEnd
-from server import screens
+from server import screens, site_cli
 from server.federation import (
     CONTROL_HOST,
     DEFAULT_CONTROL_PORT,
@@ -34,9 +35,9 @@ from server.federation import (
     create_federation,
     default_folder,
 )
+from server.options import Folder, FolderArgument, open_federation
 from server.release_cli import release_app
 from server.simulate_cli import simulate
-from server.sites import DEFAULT_INVITATION_HOURS, admit, invite, is_enrolled
 
 app = typer.Typer(
     name="server",
@@ -78,22 +79,6 @@ app.command()(simulate)
 @app.callback()
 def _root(_: VersionOption = False) -> None:
     pass
-
-
-Folder = Annotated[
-    Path | None,
-    typer.Option("--dir", help="The federation's folder.", show_default="./federation"),
-]
-FolderArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="[DIR]", help="The federation's folder.", show_default="./federation"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-SiteName = Annotated[str, typer.Argument(metavar="SITE", help="Name of the site.")]
-
-
-def _open(folder: Path | None) -> Federation:
-    return Federation.open(folder or default_folder())
 
 
 @app.command()
@@ -146,94 +131,10 @@ def init(
     out().print("next: server invite SITE, then server start")
 
 
-@app.command("invite")
-def invite_command(
-    site: SiteName,
-    *,
-    hours: Annotated[
-        int, typer.Option(help="How long the kit may be used.")
-    ] = DEFAULT_INVITATION_HOURS,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The kit.", show_default="SITE.kit")
-    ] = None,
-    if_missing: IfMissingOption = False,
-    folder: Folder = None,
-    json: Json = False,
-) -> None:
-    """Write a kit for a site: addresses, what to trust, and a one-time token.
-
-    Hand it over privately. Read the fingerprint out by telephone; the site's operator compares it
-    with `client join KIT --fingerprint …`. With `--if-missing` nothing is written where the file is
-    there, or the site has joined.
-    """
-    federation, kit = _open(folder), output or Path(f"{site}.kit")
-    with federation.compliance() as compliance:
-        if if_missing and (kit.exists() or is_enrolled(compliance, site)):
-            _show_kept(federation, site, kit, json=json)
-            return
-        made = invite(federation, compliance, site, path=kit, hours=hours)
-    if json:
-        print_json(
-            {
-                "site": made.site,
-                "kit": str(made.path),
-                "fingerprint": made.fingerprint,
-                "expires_at": made.expires_at,
-            }
-        )
-        return
-    out().print(f"kit for [bold]{escape(made.site)}[/]: {escape(str(made.path))}")
-    out().print(f"fingerprint {made.spoken_fingerprint}", highlight=False)
-    out().print(f"it expires at {made.expires_at}; next: client join {escape(made.path.name)}")
-
-
-def _show_kept(federation: Federation, site: str, kit: Path, *, json: bool) -> None:
-    if json:
-        print_json(
-            {
-                "site": site,
-                "kit": str(kit),
-                "fingerprint": federation.fingerprint,
-                "expires_at": None,
-            }
-        )
-        return
-    out().print(f"site [bold]{escape(site)}[/] was invited already; nothing was written")
-
-
-@app.command()
-def sites(folder: Folder = None, *, json: Json = False) -> None:
-    """List the sites: enrolled, admitted, revoked, online."""
-    screens.show_sites(_open(folder), as_json=json)
-
-
-@app.command("admit")
-def admit_command(site: SiteName, folder: Folder = None, *, json: Json = False) -> None:
-    """Admit a site that has joined: certify its node key and tell the compliance service."""
-    federation = _open(folder)
-    with federation.compliance() as compliance:
-        view = admit(federation, compliance, site)
-    if json:
-        print_json({"site": view.name, "state": view.state})
-        return
-    out().print(f"site [bold]{escape(view.name)}[/] is {view.state}")
-
-
-@app.command()
-def revoke(
-    site: SiteName,
-    *,
-    reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "",
-    folder: Folder = None,
-    json: Json = False,
-) -> None:
-    """Stop a site for good: its token dies at once, its key is let out within seconds."""
-    with _open(folder).compliance() as compliance:
-        view = compliance.revoke_site(site, reason=reason)
-    if json:
-        print_json({"site": view.name, "state": view.state})
-        return
-    out().print(f"site [bold]{escape(view.name)}[/] is {view.state}")
+app.command()(site_cli.invite)
+app.command()(site_cli.sites)
+app.command()(site_cli.admit)
+app.command()(site_cli.revoke)
 
 
 @app.command()
@@ -262,7 +163,7 @@ def start(
     from server.service import serve, stopping_on_signals
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    federation = _open(folder or dir_option)
+    federation = open_federation(folder or dir_option)
     console, stop = err(), threading.Event()
     as_json = log_format is LogFormat.JSON
     live = LiveReporter(console) if console.is_terminal and not as_json else None
@@ -293,7 +194,7 @@ def health(folder: FolderArgument = None, *, dir_option: Folder = None, json: Js
     """
     from server.status import live_state
 
-    federation = _open(folder or dir_option)
+    federation = open_federation(folder or dir_option)
     control = f"{CONTROL_HOST}:{federation.settings.control_port}"
     if live_state(federation) is None:
         raise Unreachable(
@@ -371,7 +272,7 @@ def submit(
     """
     from server.submission import propose
 
-    federation = _open(folder)
+    federation = open_federation(folder)
     with federation.compliance() as compliance:
         proposal = propose(federation, compliance, plan)
         if not json:
@@ -427,7 +328,7 @@ def checkpoints(
 
     Examples: `server checkpoints message-routing-3` · `server checkpoints 3fa2c1 --remove-after 20`
     """
-    federation = _open(folder)
+    federation = open_federation(folder)
     if remove_after is not None:
         if plan is None:
             raise typer.BadParameter("--remove-after needs a plan")
@@ -456,7 +357,7 @@ def status(
 
     Examples: `server status --watch` · `server status --watch --json | jq .plans[].pace`
     """
-    federation = _open(folder or dir_option)
+    federation = open_federation(folder or dir_option)
     if not watching:
         screens.show_status(federation, as_json=json)
         return

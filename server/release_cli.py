@@ -13,12 +13,14 @@ from audit.encoding import encode_base64
 from audit.errors import MalformedInput, NotFound
 from audit.hpke import create_private_key, load_private_key
 from audit.keys import VerifyKey
+from audit.options import Json
 from audit.terminal import out, print_json
 from compliance.api import ComplianceClient
 from compliance.trust import Trust
 from server import screens
-from server.federation import Federation, default_folder, read_token
+from server.federation import read_token
 from server.fetch import fetch_release, find_release
+from server.options import Folder, open_federation
 
 release_app = typer.Typer(
     help="""
@@ -34,17 +36,11 @@ A consumer makes a key, gives its public half to a compliance officer, and fetch
     rich_markup_mode="markdown",
 )
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--dir", help="The federation's folder.", show_default="./federation"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
 
 @release_app.command("list")
 def list_releases(folder: Folder = None, *, json: Json = False) -> None:
     """List what was released, and what became of it."""
-    screens.show_releases(Federation.open(folder or default_folder()), as_json=json)
+    screens.show_releases(open_federation(folder), as_json=json)
 
 
 @release_app.command()
@@ -133,7 +129,7 @@ def fetch(
 def _coordinator_key(given: str | None, folder: Path | None) -> VerifyKey:
     if given is None:
         try:
-            return Federation.open(folder or default_folder()).identity.public
+            return open_federation(folder).identity.public
         except NotFound as error:
             raise MalformedInput(
                 "it is not said whose signature the release must carry",

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from audit.errors import MalformedInput
+from audit.options import Json
 from audit.terminal import err, out, print_json
 from client.plots import check_plot, write_plot
 
@@ -147,7 +148,7 @@ def simulate(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write an SVG.", show_default=False)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Try a plan on simulated sites: choose epsilon, clipping and rounds before anybody trains.
 

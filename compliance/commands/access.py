@@ -11,12 +11,12 @@ from rich.markup import escape
 
 from audit.durable import write_durably
 from audit.errors import FiduciaryError, Unauthorised
+from audit.options import Json
 from audit.terminal import err, print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     TokenOption,
     TrustOption,
     load_trust,

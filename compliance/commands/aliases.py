@@ -8,12 +8,12 @@ import typer
 from rich.markup import escape
 
 from audit.errors import NotFound
+from audit.options import Json
 from audit.terminal import print_json
 from compliance.alias_views import AliasView
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     ReasonOption,
     ReleaseArgument,
     TokenOption,

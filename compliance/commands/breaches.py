@@ -8,14 +8,13 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from audit.errors import MalformedInput
-from audit.options import read_text
+from audit.options import Json, read_text
 from audit.terminal import print_json
 from compliance.breach_presentation import print_breach, print_breaches
 from compliance.breach_views import BreachView
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     TokenOption,
     TrustOption,
     service,

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from audit.options import Json
 from audit.terminal import print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     TokenOption,
     TrustOption,
     release_id_of,

@@ -12,19 +12,11 @@ import typer
 from rich.markup import escape
 
 from audit.errors import MalformedInput, NotFound
+from audit.options import Json
 from audit.terminal import print_json
-from compliance.commands.options import DEFAULT_FOLDER, Json, read_public_key
+from compliance.commands.options import DEFAULT_FOLDER, FolderArgument, read_public_key
 from compliance.presentation import print_fields, say
 
-FolderArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="[DIR]",
-        help="The compliance folder.",
-        envvar="FIDUCIARY_COMPLIANCE",
-        show_default=True,
-    ),
-]
 RevisionOption = Annotated[
     str | None,
     typer.Option(

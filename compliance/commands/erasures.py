@@ -11,12 +11,12 @@ from rich.markup import escape
 
 from audit.durable import write_durably
 from audit.errors import MalformedInput, NotFound
+from audit.options import Json
 from audit.terminal import print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     TokenOption,
     TrustOption,
     release_id_of,

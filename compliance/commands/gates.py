@@ -8,11 +8,11 @@ import typer
 from rich.text import Text
 
 from audit.errors import ExitCode
+from audit.options import Json
 from audit.terminal import print_json
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     ReleaseArgument,
     TokenOption,
     TrustOption,

@@ -9,8 +9,9 @@ import httpx
 import typer
 
 from audit.errors import Unreachable
+from audit.options import Json
 from audit.terminal import print_json
-from compliance.commands.options import DEFAULT_FOLDER, Json
+from compliance.commands.options import DEFAULT_FOLDER
 from compliance.presentation import say
 from compliance.trust import Trust
 

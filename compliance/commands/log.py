@@ -10,13 +10,13 @@ import typer
 from rich.markup import escape
 
 from audit.errors import MalformedInput
+from audit.options import Json
 from audit.presentation import progress_bar
 from audit.terminal import err, print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     TokenOption,
     TrustOption,
     resolve,

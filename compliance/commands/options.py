@@ -47,6 +47,15 @@ TokenOption = Annotated[
         show_default=False,
     ),
 ]
+FolderArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="[DIR]",
+        help="The compliance folder.",
+        envvar="FIDUCIARY_COMPLIANCE",
+        show_default=True,
+    ),
+]
 FolderOption = Annotated[
     Path,
     typer.Option(
@@ -56,7 +65,6 @@ FolderOption = Annotated[
         envvar="FIDUCIARY_COMPLIANCE",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ReasonOption = Annotated[
     str, typer.Option(help="Why, for the record. Never write a person's data here.")
 ]

@@ -6,12 +6,12 @@ from typing import Annotated, cast
 
 import typer
 
+from audit.options import Json
 from audit.terminal import print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     PlanArgument,
     ReasonOption,
     TokenOption,

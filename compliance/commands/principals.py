@@ -11,12 +11,12 @@ from rich.markup import escape
 
 from audit.durable import write_durably
 from audit.errors import MalformedInput
+from audit.options import Json
 from audit.terminal import print_json
 from compliance.access_views import DEFAULT_OVERLAP_HOURS, MAX_OVERLAP_HOURS
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     TokenOption,
     TrustOption,
     service,

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from audit.options import Json
 from audit.terminal import print_json
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     ReleaseArgument,
     TokenOption,
     TrustOption,

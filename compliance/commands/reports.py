@@ -10,13 +10,12 @@ from rich.markup import escape
 
 from audit.durable import write_durably
 from audit.errors import MalformedInput
-from audit.options import read_bytes
+from audit.options import Json, read_bytes
 from audit.terminal import err, out, print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     TokenOption,
     TrustOption,
     service,

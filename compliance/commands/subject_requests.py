@@ -18,13 +18,12 @@ from audit.canonical import digest
 from audit.durable import write_durably
 from audit.errors import ExitCode, MalformedInput, NotFound
 from audit.keys import VerifyKey
-from audit.options import read_bytes, read_text
+from audit.options import Json, read_bytes, read_text
 from audit.terminal import print_json
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
-    Json,
     TokenOption,
     TrustOption,
     service,

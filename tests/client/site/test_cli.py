@@ -18,7 +18,7 @@ from audit.cosignature import WitnessKey
 from audit.errors import Unreachable
 from audit.log import Entry
 from audit.receipt import Receipt
-from client import erasure_cli, network, policy_cli, preflight
+from client import budget_cli, erasure_cli, network, policy_cli, preflight
 from client.budget import Reservation
 from client.cli import main
 from client.review import notes_on
@@ -63,7 +63,7 @@ def run(
     """Run `client …` in this process, with the fake service in place of the network."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv(SITE_ENVIRONMENT, raising=False)
-    for module in (network, policy_cli, erasure_cli):
+    for module in (network, policy_cli, budget_cli, erasure_cli):
         monkeypatch.setattr(module, "open_service", lambda _site: compliance)
     monkeypatch.setattr(network, "connect_service", compliance.connect)
     monkeypatch.setattr(network, "NetworkProbe", lambda _site: FakeProbe(compliance))
