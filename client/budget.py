@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from audit.errors import Refused
 from client.budget_period import Period, PeriodBudget
@@ -28,9 +28,6 @@ from client.learning.accounting import (
     reported_epsilon,
 )
 from compliance.statements import Phase, TrainingPlan
-
-RoundState = Literal["reserved", "started", "released"]
-"""A round costs from the moment it is reserved; only a round that never started is given back."""
 
 FILTER = (
     "filter: a plan is refused before it starts when spent, reserved and that plan together exceed "

@@ -21,7 +21,6 @@ from client.evidence import EvidenceService, fetch_evidence
 from client.findings import Finding
 from client.guard import (
     Membership,
-    Refused,
     SiteFacts,
     Verdict,
     Witnessed,
@@ -230,10 +229,3 @@ def membership_of(site: Site) -> Membership:
         log_key=kit.trust.log_key,
         log_origin=kit.trust.origin,
     )
-
-
-def refused_because(verdict: Verdict) -> str:
-    """One sentence for a log line: the rule and its reason, or that the plan is allowed."""
-    if isinstance(verdict, Refused):
-        return f"{verdict.code}: {verdict.reason}"
-    return "allowed"

@@ -101,10 +101,6 @@ class ComplianceClient(SiteCalls, PlanCalls, ReleaseCalls, LogCalls):
         """
         return self._session.fetch_object("GET", "/health")
 
-    def stated_trust(self) -> Trust:
-        """What the service says of itself, for comparison with the trust file that you hold."""
-        return Trust.from_json(self._session.fetch_object("GET", "/v1/trust"))
-
     def register_coordinator(self, key: VerifyKey) -> Recorded:
         """Record the coordinator's key, once for the life of the service (coordinator)."""
         return self._session.send(

@@ -108,11 +108,6 @@ def combined_update(
     return {name: combined[name] for name in like}
 
 
-def mean_update(updates: Sequence[Mapping[str, npt.NDArray[Any]]], like: State) -> State:
-    """Uniform mean of the sites' updates; raises as `combined_update` does."""
-    return combined_update(Aggregation(), updates, like)
-
-
 def advance(
     iterate: Iterate, plan: TrainingPlan, updates: Sequence[Mapping[str, npt.NDArray[Any]]]
 ) -> Iterate:

@@ -143,18 +143,6 @@ def sign_decision(
     return signed, position
 
 
-def load_statement(session: Session, digest: str) -> SignedStatement:
-    """A statement that was filed.
-
-    Raises:
-        NotFound: When there is none.
-    """
-    row = session.get(StatementRow, digest)
-    if row is None:
-        raise NotFound("there is no such statement")
-    return parse_envelope(row)
-
-
 def load_rows(session: Session, digests: Iterable[str | None]) -> dict[str, StatementRow]:
     """Rows of several statements, by digest."""
     wanted = sorted({digest for digest in digests if digest is not None})

@@ -17,7 +17,7 @@ from audit.errors import Conflict, MalformedInput, NotFound, Refused, Unauthoris
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from compliance.cli import app
-from compliance.service.filing import load_statement
+from compliance.service.filing import load_rows, parse_envelope
 from compliance.service.subject_chasing import chase, chase_timer
 from compliance.statements import RequestDecision, format_time
 from compliance.subject_requests_api import sealing_key
@@ -248,7 +248,8 @@ def test_an_officers_decisions_are_signed_and_keep_the_law(
     for _, _, name, payload in service.entries():
         if name.startswith("request-decision:"):
             with service.registry.reading() as session:
-                signed = load_statement(session, name.partition(":")[2])
+                (filed,) = load_rows(session, [name.partition(":")[2]]).values()
+                signed = parse_envelope(filed)
             body = verify_statement(signed, service.registry.log.key)
             assert payload["statement"] == signed.to_json()
             decisions.append(RequestDecision.from_body(body))

@@ -16,7 +16,6 @@ from audit.statement import SignedStatement
 from client.arrays import Arrays
 from client.fleet_tasks import IncomingTask
 from client.flower import FleetConnection
-from client.learning.evaluation import EvaluationCounts
 from client.learning.tasks import counts_like
 from client.secure_aggregation.fixed_point import FixedPoint, join_counts
 from client.secure_aggregation.masks import Vector
@@ -97,11 +96,6 @@ class SummingSite(ScriptedSite):
         if task.kind in ("train", "evaluate"):
             return task.kind
         return self.parts[json.loads(task.document)["session"]][0].session.activity
-
-
-def no_counts(labels: int) -> Arrays:
-    """A site that holds nobody out."""
-    return EvaluationCounts.empty(labels).to_arrays()
 
 
 def random_update(seed: int) -> Callable[[Arrays], Arrays]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,15 +15,20 @@ from client.learning.aggregation import (
     Iterate,
     advance,
     begin,
-    mean_update,
+    combined_update,
     state_to_send,
 )
 from client.learning.plan_model import State
+from compliance.statements import Aggregation
 from tests.client.learning.conftest import MakePlan, phase
 
 
 def state(*values: float) -> State:
     return {"a": np.array(values, np.float32), "b": np.array([[values[0]]], np.float32)}
+
+
+def mean_update(updates: Sequence[State], like: State) -> State:
+    return combined_update(Aggregation(), updates, like)
 
 
 def test_sites_weigh_the_same() -> None:

@@ -81,11 +81,6 @@ def _leaf_of_another_entry(evidence: PlanEvidence, service: FakeCompliance) -> P
     )
 
 
-def _with_checkpoint(evidence: PlanEvidence, proof: Proof, note: str) -> PlanEvidence:
-    entry = LogEvidence(evidence.plan_entry.leaf, replace(proof, checkpoint=note).encoded())
-    return replace(evidence, plan_entry=entry)
-
-
 def _checkpoint_of_another_key(evidence: PlanEvidence, service: FakeCompliance) -> PlanEvidence:
     proof = Proof.parse(evidence.plan_entry.proof)
     head = verify_checkpoint(proof.checkpoint, service.log_key.public)
