@@ -32,9 +32,9 @@ from server.federation import (
     DEFAULT_CONTROL_PORT,
     DEFAULT_FLEET_PORT,
     Federation,
-    create_federation,
     default_folder,
 )
+from server.founding import create_federation
 from server.options import Folder, FolderArgument, open_federation
 from server.release_cli import release_app
 from server.simulate_cli import simulate

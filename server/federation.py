@@ -19,23 +19,18 @@ federation/                    (0700)
 └── events.jsonl               calls to the two ports (`server.events`)
 ```
 
-* `create_federation` leaves a complete folder or none: it builds beside it and renames.
+* `server.founding` makes the folder.
 * `Federation.open` refuses private files that others may read, before it reads them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
-import re
-import secrets
-import shutil
 import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,12 +39,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field, ValidationError
 
-from audit.durable import sync_directory, write_durably
-from audit.errors import Conflict, MalformedInput, NotFound
+from audit.durable import write_durably
+from audit.errors import NotFound
 from audit.keys import SigningKey
 from client.kit import fingerprint
 from compliance.api import ComplianceClient
-from compliance.statements import Document, Name, Time, first_problem, format_time
+from compliance.statements import Document, Name, Time, first_problem
 from compliance.trust import Trust
 from server import authority
 from server.checkpoints import Checkpoints
@@ -63,8 +58,6 @@ DEFAULT_FLEET_PORT = 9443
 DEFAULT_CONTROL_PORT = 9444
 CONTROL_HOST = "127.0.0.1"
 
-RENEWAL_DAYS = 30
-
 COMPLIANCE_TIMEOUT_SECONDS = 10.0
 """Short, so that a coordinator that is asked to stop does not wait for a service that hangs."""
 
@@ -75,8 +68,6 @@ PRIVATE_FILES = (
     "secrets/control.token",
     "secrets/compliance.token",
 )
-
-_HOST = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*$")
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -130,7 +121,7 @@ class Settings(Document):
 
 @dataclass(frozen=True)
 class Federation:
-    """An existing federation folder. Make one with `create_federation` or `Federation.open`."""
+    """An existing federation folder. `Federation.open` opens one; `server.founding` makes one."""
 
     root: Path
     settings: Settings
@@ -263,169 +254,6 @@ def default_folder(environment: Mapping[str, str] | None = None) -> Path:
     """The folder to use when none is named: `$FIDUCIARY_FEDERATION`, else `./federation`."""
     settings = os.environ if environment is None else environment
     return Path(settings.get(FEDERATION_ENVIRONMENT) or DEFAULT_FOLDER)
-
-
-def create_federation(
-    root: Path,
-    *,
-    name: str,
-    trust_file: Path,
-    token_file: Path,
-    host: str = CONTROL_HOST,
-    fleet_port: int = DEFAULT_FLEET_PORT,
-    control_port: int = DEFAULT_CONTROL_PORT,
-) -> Federation:
-    """Make a federation folder and tell the compliance service who coordinates it.
-
-    Args:
-        root: The folder; it must not exist, or be empty.
-        name: The federation's name.
-        trust_file: The compliance service's `trust.json`.
-        token_file: The coordinator's token, as `compliance init` wrote it.
-        host: Name or address by which sites will reach the coordinator.
-        fleet_port: The partner port.
-        control_port: The loopback port.
-
-    Raises:
-        Conflict: When the folder exists, or the service knows another coordinator.
-        MalformedInput: When a name, address or file is not one.
-        NotFound: When a file is missing.
-        Unreachable: When the service does not answer.
-    """
-    root, now = root.absolute(), datetime.now(UTC)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise Conflict(f"{root} exists already", fix="choose another folder, or remove this one")
-    settings = _settings(name, host, fleet_port, control_port, now)
-    trust, token = Trust.load(trust_file), read_token(token_file)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    building = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
-    building.mkdir(mode=0o700)
-    try:
-        _write(building, settings, trust, token, now)
-        with Federation(building, settings).compliance() as compliance:
-            compliance.register_coordinator(Federation(building, settings).identity.public)
-        building.rename(root)
-        sync_directory(root.parent)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    return Federation.open(root)
-
-
-def renew_server_certificate(federation: Federation, now: datetime) -> bool:
-    """Certify the server's key again when its certificate ends within `RENEWAL_DAYS`.
-
-    Sites trust the CA, not this certificate, so they notice nothing.
-
-    Returns:
-        Whether it was renewed.
-
-    Raises:
-        MalformedFederation: When the CA itself has ended.
-    """
-    path = federation.root / "tls/certificate.pem"
-    current = x509.load_pem_x509_certificate(path.read_bytes())
-    if federation.authority.not_valid_after_utc <= now:
-        raise MalformedFederation(
-            f"the federation's CA ended at {federation.authority.not_valid_after_utc:%Y-%m-%d}",
-            fix="make a new federation: server init",
-        )
-    if current.not_valid_after_utc - now > timedelta(days=RENEWAL_DAYS):
-        return False
-    key = authority.load_private_key((federation.root / "tls/key.pem").read_bytes())
-    renewed = authority.certify_server(
-        _names(federation.settings.host),
-        key.public_key(),
-        federation.authority,
-        federation.authority_key,
-        now,
-    )
-    write_durably(path, authority.certificate_pem(renewed), mode=0o644)
-    return True
-
-
-def _names(host: str) -> list[str]:
-    return [host, "localhost", CONTROL_HOST, "::1"]
-
-
-def _write(root: Path, settings: Settings, trust: Trust, token: str, now: datetime) -> None:
-    for folder in ("ca", "tls", "secrets", "sites", "runs", "releases"):
-        (root / folder).mkdir(mode=0o700)
-    authority_key, server_key = authority.generate_key(), authority.generate_key()
-    certificate = authority.make_authority(settings.name, authority_key, now)
-    server = authority.certify_server(
-        _names(settings.host), server_key.public_key(), certificate, authority_key, now
-    )
-    SigningKey.generate(f"{settings.name}/coordinator").save(root / "identity.pem")
-    write_durably(root / "ca/key.pem", authority.private_pem(authority_key))
-    write_durably(root / "tls/key.pem", authority.private_pem(server_key))
-    write_durably(root / "secrets/control.token", f"{secrets.token_urlsafe(32)}\n".encode())
-    write_durably(root / "secrets/compliance.token", f"{token}\n".encode())
-    public = {
-        "ca/certificate.pem": authority.certificate_pem(certificate),
-        "tls/certificate.pem": authority.certificate_pem(server),
-        "federation.toml": settings.to_toml().encode("utf-8"),
-    }
-    for path, data in public.items():
-        write_durably(root / path, data, mode=0o644)
-    trust.save(root / "trust.json")
-
-
-def _settings(name: str, host: str, fleet_port: int, control_port: int, now: datetime) -> Settings:
-    try:
-        settings = Settings(
-            name=name,
-            created_at=format_time(now),
-            host=host,
-            bind=_bind_address(host),
-            fleet_port=fleet_port,
-            control_port=control_port,
-        )
-    except ValidationError as error:
-        raise MalformedInput(
-            f"malformed federation: {first_problem(error)}",
-            fix="names are 1 to 64 of a-z 0-9 . _ -; ports are 1 to 65535",
-        ) from error
-    if fleet_port == control_port:
-        raise MalformedInput(
-            f"both ports are {fleet_port}", fix="choose another --fleet-port or --control-port"
-        )
-    return settings
-
-
-def _bind_address(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    if host == "localhost":
-        return CONTROL_HOST
-    if not _HOST.match(host):
-        raise MalformedInput(
-            f"malformed host {host!r}", fix="give a DNS name or an IP address, without a port"
-        )
-    return "0.0.0.0"  # noqa: S104 - partners reach a named host from outside; the gate stands there
-
-
-def read_token(path: Path) -> str:
-    """A bearer token from a file.
-
-    Raises:
-        NotFound: When there is no file.
-        MalformedInput: When it does not hold one line.
-    """
-    try:
-        token = path.read_text("utf-8").strip()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise NotFound(
-            f"there is no token at {path}",
-            fix="pass --token-file with the coordinator.token that `compliance init` wrote",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise MalformedInput(f"malformed token {path}") from error
-    if not token or any(character.isspace() for character in token):
-        raise MalformedInput(f"malformed token {path}", fix="it holds one line")
-    return token
 
 
 def _require_private(root: Path) -> None:

@@ -16,9 +16,9 @@ from audit.keys import VerifyKey
 from audit.options import Json
 from audit.terminal import out, print_json
 from compliance.api import ComplianceClient
+from compliance.tokens import read_token
 from compliance.trust import Trust
 from server import screens
-from server.federation import read_token
 from server.fetch import fetch_release, find_release
 from server.options import Folder, open_federation
 

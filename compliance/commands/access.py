@@ -20,11 +20,11 @@ from compliance.commands.options import (
     TokenOption,
     TrustOption,
     load_trust,
-    read_token,
     service,
     session_file,
 )
 from compliance.presentation import document, print_fields, roles_and_sites, say
+from compliance.tokens import read_token
 
 LOGIN_SECONDS = 300
 

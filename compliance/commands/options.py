@@ -16,12 +16,10 @@ import typer
 
 from audit.errors import MalformedInput, NotFound, Unauthorised
 from compliance.api import ComplianceClient
+from compliance.tokens import read_token
 from compliance.trust import Trust
 
 DEFAULT_FOLDER: Final = Path("compliance-data")
-
-MAX_TOKEN_BYTES: Final = 4096
-"""A token is about 50 characters; a larger file is not a token file."""
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _DIGITS: Final = re.compile(r"[0-9a-f]{6,64}")
@@ -72,29 +70,6 @@ PlanArgument = Annotated[str, typer.Argument(metavar="ID", help="The plan.", sho
 ReleaseArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The release.", show_default=False)
 ]
-
-
-def read_token(path: Path) -> str:
-    """Read a token file.
-
-    Raises:
-        NotFound: When there is none.
-        MalformedInput: When it holds no token.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TOKEN_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise NotFound(
-            f"there is no token file at {path}",
-            fix="pass --token-file, or set FIDUCIARY_TOKEN_FILE",
-        ) from error
-    token = data.decode("ascii", "replace").strip()
-    if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", token):
-        raise MalformedInput(
-            f"{path} holds no token", fix="pass the file that `compliance` wrote the token to"
-        )
-    return token
 
 
 def load_trust(trust: Path | None, folder: Path) -> Trust:

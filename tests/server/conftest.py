@@ -32,8 +32,10 @@ from compliance.statements import (
     TrainingPlan,
     utc_now,
 )
+from compliance.tokens import read_token
 from compliance.trust import Trust
-from server.federation import Federation, create_federation, read_token
+from server.federation import Federation
+from server.founding import create_federation
 from server.sites import admit, invite
 from tests.server.scripted import SiteFiles, enrol
 

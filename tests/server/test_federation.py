@@ -35,12 +35,8 @@ from compliance.statements import (
 )
 from server import authority, sites
 from server.errors import MalformedFederation
-from server.federation import (
-    PRIVATE_FILES,
-    Federation,
-    create_federation,
-    renew_server_certificate,
-)
+from server.federation import PRIVATE_FILES, Federation
+from server.founding import create_federation, renew_server_certificate
 from server.sites import admit, admitted, invite, renew
 from tests.server.conftest import Service, free_ports, make_federation
 from tests.server.scripted import enrol, request_for
