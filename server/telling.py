@@ -1,4 +1,4 @@
-"""What a run tells as events (`server.event_kinds`), beside the lines for people."""
+"""What a run tells: events (`server.event_kinds`), and lines for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TypeVar
 
+from compliance.statements import TrainingPlan
 from server.absences import absence_code
 from server.progress import Reporter
 from server.rounds import Exchange, Task
@@ -60,3 +61,28 @@ def _tell_finished(reporter: Reporter, plan_id: str, summary: RoundSummary) -> N
 def tell_end(reporter: Reporter, state: RunState) -> None:
     """Tell the outcome of a run."""
     reporter.event("run-ended", plan=state.plan_id, verdict=state.stage, rounds=state.rounds_done)
+
+
+def round_in_words(
+    plan: TrainingPlan, summary: RoundSummary, epsilon: Mapping[str, Decimal]
+) -> str:
+    """A round that counts, in one line."""
+    spent = f", epsilon up to {max(epsilon.values()):.2f}" if epsilon else ""
+    measured = f", accuracy {summary.metrics.accuracy:.4f}" if summary.metrics else ""
+    if summary.metrics and summary.metrics.perplexity is not None:
+        measured += f", perplexity {summary.metrics.perplexity:.2f}"
+    absent = "".join(f"; without {site}: {reason}" for site, reason in summary.absent.items())
+    missed = " missed," if summary.missed else ""
+    return (
+        f"round {summary.round + 1} of {plan.rounds} ({summary.phase}),{missed} "
+        f"{len(summary.participants)} of {len(plan.sites)} sites{measured}{spent}, "
+        f"{summary.seconds:.1f} s{absent}"
+    )
+
+
+def ending_in_words(state: RunState) -> str:
+    """How a run ended, in one line."""
+    if state.stage == "completed":
+        missed = f", {state.rounds_missed} of them missed" if state.rounds_missed else ""
+        return f"completed after {state.rounds_done} rounds{missed}"
+    return f"failed after {state.rounds_done} rounds: {state.reason}"

@@ -20,10 +20,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-from audit.errors import Unreachable
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement
-from client.arrays import arrays_digest
 from client.fleet_tasks import TaskKind
 from client.learning.aggregation import (
     Iterate,
@@ -33,14 +31,10 @@ from client.learning.aggregation import (
     miss,
     state_to_send,
 )
-from client.learning.language_evaluation import LanguageSummary
 from client.learning.metrics import EvaluationReport, evaluation_report
 from client.learning.plan_model import State
 from client.learning.travelling import chosen, completed, names_in_update
 from compliance.statements import (
-    Metrics,
-    RoundReport,
-    RunOutcome,
     SiteReport,
     TrainingPlan,
     utc_now,
@@ -49,34 +43,20 @@ from server.attendance import Attendance
 from server.errors import QuorumNotReached
 from server.gathering import IN_VAIN, Gathering, Identities, Trained
 from server.progress import Reporter, RunView
+from server.recording import Recorder, Recording
 from server.replies import (
     mean_norm,
     norm_of,
 )
-from server.rounds import Exchange, Stopped, Task, Wire
+from server.round_reports import epsilon_after, metrics_of, round_report, run_outcome
+from server.rounds import Exchange, Task, Wire
 from server.runs import AggregatedRound, PendingRound, RoundSummary, RunFolder, RunState
-from server.telling import tell_end, tell_exchange, tell_round
+from server.telling import ending_in_words, round_in_words, tell_end, tell_exchange, tell_round
 
 START_GRACE_SECONDS = 30.0
 """How long a run waits for all of its sites once a quorum of them is online."""
 
-MAX_BACKOFF_SECONDS = 15.0
-
 _ACTIVITIES = {"train": "training", "evaluate": "evaluating"}
-
-
-class Recorder(Protocol):
-    """Who records what must be provable later: the part of `compliance.api` that a run needs."""
-
-    def report_round(self, plan_id: str, statement: SignedStatement) -> object:
-        """Record a round's signed report, once.
-
-        Raises:
-            Unreachable: When it is not recorded; it is sent again.
-        """
-
-    def report_outcome(self, plan_id: str, statement: SignedStatement) -> object:
-        """Record how the run ended, likewise."""
 
 
 class Keeper(Protocol):
@@ -133,7 +113,7 @@ class Training:
         self._signer = signer
         self._wire = wire
         self._sites = sites
-        self._compliance = compliance
+        self._recording = Recording(compliance, stop, self._note)
         self._reporter = reporter
         self._stop = stop
         self._stretch = stretch
@@ -159,15 +139,7 @@ class Training:
         Raises:
             Stopped: When the coordinator was asked to stop; the run goes on later.
         """
-        state = self._folder.load() or self._folder.save(
-            RunState(
-                plan_id=self._plan_id,
-                name=self._plan.name,
-                rounds=self._plan.rounds,
-                started_at=utc_now(),
-                updated_at=utc_now(),
-            )
-        )
+        state = self._folder.load() or self._folder.save(self._unbegun())
         gathering = Gathering(
             self._plan_id,
             self._plan,
@@ -186,7 +158,7 @@ class Training:
             self._folder.tidy(state)
             iterate = self._folder.model(state) or begin(self._initial)
             if state.rounds_done:
-                self._reporter.note(f"{self._plan.name}: going on after round {state.rounds_done}")
+                self._note(f"going on after round {state.rounds_done}")
             grace_seconds = min(START_GRACE_SECONDS, float(self._plan.deadline_seconds))
             while state.stage == "running" and state.rounds_done < self._plan.rounds:
                 if state.aggregated is None:
@@ -207,36 +179,32 @@ class Training:
 
     def fail(self, reason: str) -> RunState:
         """End the run as failed, for a reason outside the rounds."""
-        state = self._folder.load() or RunState(
-            plan_id=self._plan_id,
-            name=self._plan.name,
-            rounds=self._plan.rounds,
-            started_at=utc_now(),
-            updated_at=utc_now(),
-        )
+        state = self._folder.load() or self._unbegun()
         failed = state.model_copy(update={"stage": "failed", "reason": reason})
         return self.record_outcome(self._folder.save(failed))
 
     def record_outcome(self, state: RunState) -> RunState:
         """Sign the outcome once, and tell the compliance service until it has it."""
         if state.outcome is None:
-            outcome = RunOutcome(
-                plan_id=self._plan_id,
-                verdict="completed" if state.stage == "completed" else "failed",
-                reason=state.reason,
-                rounds_done=state.rounds_done,
-                metrics=state.metrics,
-                finished_at=utc_now(),
-            )
-            signed = sign_statement(outcome.body(), self._signer)
+            signed = sign_statement(run_outcome(state, utc_now()).body(), self._signer)
             state = self._folder.save(state.model_copy(update={"outcome": signed.to_json()}))
         if not state.outcome_recorded:
             statement = SignedStatement.from_json(state.outcome)
-            self._until_recorded(lambda: self._compliance.report_outcome(self._plan_id, statement))
+            self._recording.outcome(self._plan_id, statement)
             state = self._folder.save(state.model_copy(update={"outcome_recorded": True}))
-            self._reporter.note(_ending(self._plan, state))
+            self._note(ending_in_words(state))
             tell_end(self._reporter, state)
         return state
+
+    def _unbegun(self) -> RunState:
+        now = utc_now()
+        return RunState(
+            plan_id=self._plan_id,
+            name=self._plan.name,
+            rounds=self._plan.rounds,
+            started_at=now,
+            updated_at=now,
+        )
 
     # --- one round -----------------------------------------------------------------------------
 
@@ -254,20 +222,10 @@ class Training:
             state, aggregated = self._train(gathering, iterate, state, returning)
         advanced = self._folder.aggregate(aggregated)
         evaluation, reports = self._measure(gathering, advanced, state, aggregated)
-        metrics = None if evaluation is None else _metrics(evaluation)
-        epsilon = _epsilon_after(aggregated.epsilon_by_site, reports)
-        report = RoundReport(
-            plan_id=self._plan_id,
-            round=number,
-            phase=phase.kind,
-            participants=aggregated.participants,
-            absent=aggregated.absent,
-            update_norm=aggregated.update_norm,
-            state_digest=arrays_digest(advanced.to_arrays()),
-            model_digest=arrays_digest(advanced.average),
-            epsilon_by_site=epsilon,
-            metrics=metrics,
-            finished_at=utc_now(),
+        metrics = None if evaluation is None else metrics_of(evaluation)
+        epsilon = epsilon_after(aggregated.epsilon_by_site, reports)
+        report = round_report(
+            self._plan_id, phase.kind, aggregated, advanced, epsilon, metrics, utc_now()
         )
         statement = sign_statement(report.body(), self._signer)
         summary = RoundSummary(
@@ -290,7 +248,7 @@ class Training:
             evaluation=state.evaluation if summary.missed and metrics is None else evaluation,
         )
         state = self._record_pending(state)
-        self._reporter.note(_round_line(self._plan, summary, epsilon))
+        self._note(round_in_words(self._plan, summary, epsilon))
         tell_round(self._reporter, self._plan_id, summary, epsilon)
         return advanced, state
 
@@ -328,7 +286,7 @@ class Training:
             participants=participants,
             absent=dict(sorted(trained.absent.items())),
             update_norm=mean_norm(norm),
-            epsilon_by_site=_epsilon_after(state.epsilon_by_site, [*trained.reports.values()]),
+            epsilon_by_site=epsilon_after(state.epsilon_by_site, trained.reports.values()),
             seconds=round(self._clock() - started, 3),
         )
 
@@ -346,7 +304,7 @@ class Training:
         if state.pending is None:
             return state
         statement = SignedStatement.from_json(state.pending.statement)
-        self._until_recorded(lambda: self._compliance.report_round(self._plan_id, statement))
+        self._recording.round(self._plan_id, statement)
         self._keep(state, state.pending)
         return self._folder.finish_round(state)
 
@@ -370,7 +328,7 @@ class Training:
                 raise QuorumNotReached(f"nobody measured the final model: {error}") from error
             return None, []
         evaluation = evaluation_report(counted.total, self._plan.labels)
-        metrics = _metrics(evaluation)
+        metrics = metrics_of(evaluation)
         self._show(
             accuracy=str(metrics.accuracy),
             macro_f1=_text(metrics.macro_f1),
@@ -411,26 +369,11 @@ class Training:
         attendance.await_quorum(
             grace_seconds,
             watch=lambda count: self._show(activity=f"waiting for sites ({count} of {everybody})"),
-            tell=lambda missing: self._reporter.note(
-                f"{self._plan.name}: waiting for {', '.join(missing)}"
-            ),
+            tell=lambda missing: self._note(f"waiting for {', '.join(missing)}"),
         )
 
-    def _until_recorded(self, call: Callable[[], object]) -> None:
-        """Repeat a call until the compliance service answers: without evidence nothing goes on."""
-        backoff_seconds, told = 0.5, False
-        while True:
-            try:
-                call()
-            except Unreachable as error:
-                if not told:
-                    self._reporter.note(f"{self._plan.name}: waiting for compliance: {error}")
-                    told = True
-                if self._stop.wait(backoff_seconds):
-                    raise Stopped from error
-                backoff_seconds = min(2 * backoff_seconds, MAX_BACKOFF_SECONDS)
-            else:
-                return
+    def _note(self, words: str) -> None:
+        self._reporter.note(f"{self._plan.name}: {words}")
 
     def _show(self, **changes: object) -> None:
         self._view = replace(self._view, **changes)  # type: ignore[arg-type]
@@ -445,51 +388,9 @@ def _check_model(state: RunState) -> None:
         raise QuorumNotReached("nobody measured the final model")
 
 
-def _epsilon_after(before: Mapping[str, Decimal], reports: list[SiteReport]) -> dict[str, Decimal]:
-    epsilon = dict(before)
-    for report in reports:
-        epsilon[report.site] = max(epsilon.get(report.site, Decimal(0)), report.epsilon_spent)
-    return dict(sorted(epsilon.items()))
-
-
-def _metrics(evaluation: EvaluationReport) -> Metrics:
-    """What signed statements say of an evaluation."""
-    figures = evaluation.everybody
-    accuracy, examples = _fraction(figures.accuracy), figures.examples
-    if isinstance(figures, LanguageSummary):
-        perplexity = None if figures.perplexity is None else _fraction(figures.perplexity)
-        return Metrics(accuracy=accuracy, perplexity=perplexity, examples=examples)
-    return Metrics(accuracy=accuracy, macro_f1=_fraction(figures.macro.f1), examples=examples)
-
-
-def _fraction(value: float) -> Decimal:
-    return Decimal(f"{value:.6f}")
-
-
 def _text(value: Decimal | None) -> str:
     return "" if value is None else str(value)
 
 
 def _texts(epsilon: Mapping[str, Decimal]) -> dict[str, str]:
     return {site: f"{value:.2f}" for site, value in epsilon.items()}
-
-
-def _round_line(plan: TrainingPlan, summary: RoundSummary, epsilon: Mapping[str, Decimal]) -> str:
-    spent = f", epsilon up to {max(epsilon.values()):.2f}" if epsilon else ""
-    measured = f", accuracy {summary.metrics.accuracy:.4f}" if summary.metrics else ""
-    if summary.metrics and summary.metrics.perplexity is not None:
-        measured += f", perplexity {summary.metrics.perplexity:.2f}"
-    absent = "".join(f"; without {site}: {reason}" for site, reason in summary.absent.items())
-    missed = " missed," if summary.missed else ""
-    return (
-        f"{plan.name}: round {summary.round + 1} of {plan.rounds} ({summary.phase}),{missed} "
-        f"{len(summary.participants)} of {len(plan.sites)} sites{measured}{spent}, "
-        f"{summary.seconds:.1f} s{absent}"
-    )
-
-
-def _ending(plan: TrainingPlan, state: RunState) -> str:
-    if state.stage == "completed":
-        missed = f", {state.rounds_missed} of them missed" if state.rounds_missed else ""
-        return f"{plan.name}: completed after {state.rounds_done} rounds{missed}"
-    return f"{plan.name}: failed after {state.rounds_done} rounds: {state.reason}"

@@ -10,7 +10,7 @@ from compliance.statements import RoundReport, RunOutcome, TrainingPlan
 
 
 class SimulatedRecorder:
-    """Implements `server.training.Recorder` in memory.
+    """Implements `server.recording.Recorder` in memory.
 
     Args:
         plan: Of which run.
