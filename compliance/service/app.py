@@ -28,6 +28,7 @@ from compliance.service.routes import (
     service,
     sites,
     subject_pages,
+    subject_parts,
     subject_requests,
 )
 from compliance.service.routes import reports as report_routes
@@ -78,6 +79,7 @@ def create_app(registry: Registry) -> FastAPI:
         retention_routes,
         breaches,
         subject_requests,
+        subject_parts,
         public_requests,
         subject_pages,
         report_routes,

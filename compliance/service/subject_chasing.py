@@ -26,7 +26,6 @@ from compliance.service.process_log import event, logger
 from compliance.service.registry import Registry
 from compliance.service.retention import STOP_SECONDS, TIMER_ACTOR
 from compliance.service.subject_cases import (
-    CODE_LIFE,
     Case,
     advance,
     load_case,
@@ -34,6 +33,7 @@ from compliance.service.subject_cases import (
     parts_of,
     write_mail,
 )
+from compliance.service.subject_codes import CODE_LIFE
 from compliance.service.subject_messages import message
 from compliance.service.subject_settings import SubjectSettings, subject_settings
 from compliance.service.subject_tables import CaseMailRow, CasePartRow, CaseRow, key_name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from compliance.service.subject_cases import CODE_LIFE, Case
+from compliance.service.subject_cases import Case
+from compliance.service.subject_codes import CODE_LIFE
 from compliance.service.subject_settings import SubjectSettings
 from compliance.service.subject_views import ground_text
 

@@ -32,6 +32,7 @@ from compliance.statements import (
 from compliance.subject_requests_views import (
     CasePage,
     CaseView,
+    FiledRequest,
     IdentityMethod,
     PartView,
     PublicPart,
@@ -45,6 +46,18 @@ from compliance.subject_requests_views import (
 
 _SEPARATOR: Final = ","
 _BATCH: Final = 500
+
+
+def filed_view(case: Case, code: str) -> FiledRequest:
+    """What whoever files a request is told."""
+    return FiledRequest.model_validate(
+        {
+            "request_id": case.row.request_id,
+            "receipt_code": code,
+            "stage": case.row.stage,
+            "due_at": case.row.due_at,
+        }
+    )
 
 
 def case_view(case: Case, now: datetime, scope: Scope = EVERYWHERE) -> CaseView:

@@ -29,8 +29,8 @@ from audit.verifier import verify_log
 from compliance.rules.retention import ActionKey
 from compliance.service.mailer import make_mailer
 from compliance.service.retention import ServiceLog
-from compliance.service.subject_cases import hash_receipt
 from compliance.service.subject_chasing import chase
+from compliance.service.subject_codes import hash_receipt
 from compliance.service.subject_settings import MailSettings
 from compliance.service.subject_tables import CaseRow
 from compliance.service.throttle import MAX_FILINGS, MAX_LOOKUPS

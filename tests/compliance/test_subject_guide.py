@@ -14,7 +14,7 @@ from compliance.service.routes.subject_pages import (
     RIGHT_TEXTS,
     STAGE_TEXTS,
 )
-from compliance.service.subject_cases import CODE_DIGITS, CODE_LIFE, CODE_TRIES
+from compliance.service.subject_codes import CODE_DIGITS, CODE_LIFE, CODE_TRIES
 from compliance.service.subject_settings import SubjectSettings
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "subject-guide.md").read_text("utf-8")

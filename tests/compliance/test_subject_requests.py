@@ -248,8 +248,8 @@ def test_an_officers_decisions_are_signed_and_keep_the_law(
     for _, _, name, payload in service.entries():
         if name.startswith("request-decision:"):
             with service.registry.reading() as session:
-                (filed,) = load_rows(session, [name.partition(":")[2]]).values()
-                signed = parse_envelope(filed)
+                (row,) = load_rows(session, [name.partition(":")[2]]).values()
+                signed = parse_envelope(row)
             body = verify_statement(signed, service.registry.log.key)
             assert payload["statement"] == signed.to_json()
             decisions.append(RequestDecision.from_body(body))

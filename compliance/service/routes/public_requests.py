@@ -26,19 +26,11 @@ from compliance.service.gate import (
     public_counted,
 )
 from compliance.service.registry import Registry
-from compliance.service.routes.subject_requests import filed
-from compliance.service.subject_cases import (
-    Case,
-    ask_identity,
-    file_case,
-    find_case,
-    receipt_code,
-    send_to_sites,
-    try_code,
-    write_mail,
-)
+from compliance.service.subject_cases import Case, send_to_sites, write_mail
+from compliance.service.subject_codes import ask_identity, find_case, receipt_code, try_code
+from compliance.service.subject_filing import file_case
 from compliance.service.subject_settings import subject_settings
-from compliance.service.subject_views import public_status, site_keys
+from compliance.service.subject_views import filed_view, public_status, site_keys
 from compliance.subject_requests_views import (
     CodeBody,
     FiledRequest,
@@ -114,7 +106,7 @@ def file_request(body: PublicRequestBody, office: Office, request: Request) -> F
         if is_new:
             case.row.confirmed_at = transaction.time  # the answer says what was received
             ask_identity(transaction, case)
-        return FiledRequest.model_validate(filed(case, receipt_code(office, body.request_id)))
+        return filed_view(case, receipt_code(office, body.request_id))
 
 
 @router.post("/requests/status", response_model=PublicStatus)
