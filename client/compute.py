@@ -29,20 +29,17 @@ cache_bytes = 2147483648
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from audit.errors import MalformedInput, NotFound
-from compliance.statements import Document, first_problem
+from audit.errors import NotFound
+from compliance.statements import Document
+from compliance.toml_file import load_toml
 
 if TYPE_CHECKING:  # torch takes seconds to load, and most commands need none of it
     from client.learning.passes import Settings
-
-MAX_COMPUTE_BYTES: Final = 64 * 1024
-"""Such a file is a page; more is another file."""
 
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda|cuda:[0-9]{1,3}|auto)$")]
 NamedDevice = Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]{1,3})$")]
@@ -122,20 +119,8 @@ def read_compute(path: Path) -> Compute:
     Raises:
         MalformedInput: With the line or key that is wrong.
     """
-    name, fix = path.name, f"correct {path.name}; without it the defaults hold"
+    fix = f"correct {path.name}; without it the defaults hold"
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_COMPUTE_BYTES + 1)
+        return load_toml(path, Compute, fix=fix, format_stated=True)
     except FileNotFoundError:
         return Compute()
-    if len(data) > MAX_COMPUTE_BYTES:
-        raise MalformedInput(f"malformed {name}: more than {MAX_COMPUTE_BYTES} bytes", fix=fix)
-    try:
-        values = tomllib.loads(data.decode("utf-8"))
-        if "format" not in values:
-            raise MalformedInput(f"malformed {name}: format: missing", fix=fix)
-        return Compute.model_validate(values)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MalformedInput(f"malformed {name}: {error}", fix=fix) from error
-    except ValidationError as error:
-        raise MalformedInput(f"malformed {name}: {first_problem(error)}", fix=fix) from error

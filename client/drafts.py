@@ -6,7 +6,6 @@ draft proves nothing: what counts is the signed and approved plan, which the gua
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +17,7 @@ from audit.errors import MalformedInput
 from client.budget import Reservation, rounds_of
 from client.proposals import Proposal
 from compliance.statements import Fraction, Phase, Privacy, first_problem
+from compliance.toml_file import load_toml
 
 MAX_DRAFT_BYTES = 4 * 1024 * 1024
 
@@ -182,16 +182,7 @@ _FIX = "pass the coordinator's plan.toml, or the id of a submitted plan"
 
 
 def _read(path: Path, model: type[_Model]) -> _Model:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_DRAFT_BYTES + 1)
-        if len(data) > MAX_DRAFT_BYTES:
-            raise MalformedInput(f"{path.name} is larger than any plan", fix=_FIX)
-        return model.model_validate(tomllib.loads(data.decode("utf-8"), parse_float=Decimal))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MalformedInput(f"malformed {path.name}: not TOML: {error}", fix=_FIX) from error
-    except ValidationError as error:
-        raise MalformedInput(f"malformed {path.name}: {first_problem(error)}", fix=_FIX) from error
+    return load_toml(path, model, limit_bytes=MAX_DRAFT_BYTES, fix=_FIX, exact=True)
 
 
 def _phases(path: Path, sections: tuple[dict[str, Any], ...]) -> tuple[Phase, ...]:

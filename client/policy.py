@@ -11,15 +11,14 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from audit.errors import MalformedInput, NotFound
+from audit.errors import NotFound
 from client.budget import Limits
 from client.budget_period import Period
 from client.training_hours import ALL_DAY, TrainingHours, Window, zone_named
@@ -31,8 +30,8 @@ from compliance.statements import (
     Name,
     PrivacyUnit,
     TaskName,
-    first_problem,
 )
+from compliance.toml_file import MAX_SETTINGS_BYTES, parse_toml
 
 ANY_EMBEDDED = "any-embedded"
 """Allows every base model that comes with an installed package, whose weights the site verified."""
@@ -46,9 +45,6 @@ _THIRD_FORMAT: Final = "fiduciary.policy/3"
 
 _UNLIMITED_PERIOD_DAYS: Final = 365
 """Of an earlier format, whose period may cost as much as everything: any length says the same."""
-
-MAX_POLICY_BYTES = 64 * 1024
-"""A policy is a page; more is another file."""
 
 
 def _number(value: object) -> object:
@@ -288,7 +284,7 @@ def read_policy(path: Path) -> Policy:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_POLICY_BYTES + 1)
+            data = file.read(MAX_SETTINGS_BYTES + 1)
     except FileNotFoundError as error:
         raise NotFound(
             f"no policy at {path}; every plan is refused",
@@ -307,23 +303,8 @@ def parse_policy(data: bytes, *, name: str = "policy.toml") -> Policy:
     Raises:
         MalformedInput: With the line or key that is wrong.
     """
-    if len(data) > MAX_POLICY_BYTES:
-        raise MalformedInput(f"malformed {name}: more than {MAX_POLICY_BYTES} bytes")
-    try:
-        values = tomllib.loads(data.decode("utf-8"), parse_float=Decimal)
-    except UnicodeDecodeError as error:
-        raise MalformedInput(f"malformed {name}: not UTF-8", fix=f"save {name} as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise MalformedInput(
-            f"malformed {name}: {error}", fix=f"correct that line of {name}"
-        ) from error
-    try:
-        return Policy.model_validate(values)
-    except ValidationError as error:
-        raise MalformedInput(
-            f"malformed {name}: {first_problem(error)}",
-            fix=f"correct {name}; `client policy init --print` shows a complete one",
-        ) from error
+    fix = f"correct {name}; `client policy init --print` shows a complete one"
+    return parse_toml(data, Policy, name, fix=fix, exact=True)
 
 
 def write_default_policy(path: Path) -> None:

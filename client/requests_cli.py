@@ -19,8 +19,10 @@ from client.network import open_service
 from client.options import FolderOption
 from client.outbox import Delivery, Outbox
 from client.presentation import say
+from client.request_settings import read_request_settings
 from client.site import Site
-from client.subject_desk import SubjectDesk, lift_exclusions, read_request_settings
+from client.subject_desk import SubjectDesk
+from client.subject_exclusions import lift_exclusions
 from client.vault.store import Vault
 from compliance.presentation import print_table
 from compliance.statements import SubjectAnswer

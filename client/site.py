@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import tomllib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +33,7 @@ from client.ledger import Ledger
 from client.ledger_journal import refuse_rollback
 from client.site_paths import SitePaths
 from compliance.statements import Document, Name, Time, first_problem, utc_now
+from compliance.toml_file import load_toml
 from compliance.trust import Trust
 
 SITE_ENVIRONMENT = "FIDUCIARY_SITE"
@@ -251,25 +251,11 @@ def read_config(path: Path) -> SiteConfig:
         MalformedInput: When it is not a site's configuration.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return load_toml(path, SiteConfig, fix="restore it from a backup")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(
             f"no site in {path.parent}",
             fix=f"run `client join KIT`, or name the folder with --dir or {SITE_ENVIRONMENT}",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise MalformedInput(
-            f"malformed {path.name}: not UTF-8", fix="restore it from a backup"
-        ) from error
-    try:
-        return SiteConfig.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise MalformedInput(
-            f"malformed {path.name}: {error}", fix="restore it from a backup"
-        ) from error
-    except ValidationError as error:
-        raise MalformedInput(
-            f"malformed {path.name}: {first_problem(error)}", fix="restore it from a backup"
         ) from error
 
 

@@ -13,12 +13,9 @@
 from __future__ import annotations
 
 import base64
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, Protocol
-
-from pydantic import Field, ValidationError
+from typing import Final, Literal, Protocol
 
 from audit.canonical import digest
 from audit.durable import write_durably
@@ -34,13 +31,13 @@ from audit.log import Entry
 from audit.statement import SignedStatement, sign_statement
 from client.erasure import erase_subject
 from client.evidence import EvidenceService
-from client.kept_answers import KeptAnswers
 from client.ledger import Ledger
 from client.outbox import Outbox, SubjectAnswers
+from client.request_settings import read_request_settings
 from client.sealing_keys import destroy_earlier, open_sealed, rotate_key, sealing_statement
 from client.site import Site
+from client.subject_exclusions import exclude_subjects
 from client.subject_package import make_package
-from client.vault.excluding import exclude, lift, mark_journalled
 from client.vault.store import Vault
 from compliance.resources import Recorded
 from compliance.statements import (
@@ -48,33 +45,12 @@ from compliance.statements import (
     SiteSealingKey,
     SubjectAnswer,
     SubjectIdentity,
-    SubjectRight,
-    first_problem,
     utc_now,
 )
 from compliance.subject_requests_views import SitePart, SiteWork, TrainedRelease
 from compliance.subject_sealing import Identifiers, seal_package
 
 ANSWERED: Final = "subject-request-answered"
-EXCLUDED: Final = "subject-excluded"
-INCLUDED: Final = "subject-included"
-
-AUTOMATIC: Final[tuple[SubjectRight, ...]] = ("erasure", "objection", "restriction")
-"""What nobody need look at: it gives nothing away."""
-
-Rights = Annotated[tuple[SubjectRight, ...], Field(max_length=6)]
-
-
-class RequestSettings(Document):
-    """`requests.toml` in the site's folder.
-
-    `automatic` names the rights that are acted on without the operator. With `access` or
-    `portability`, a copy goes out without anybody having looked at it, sealed to the key that came
-    with the request.
-    """
-
-    format: Literal["fiduciary.site-requests/1"] = "fiduciary.site-requests/1"
-    automatic: Rights = AUTOMATIC
 
 
 class PartService(SubjectAnswers, Protocol):
@@ -102,24 +78,6 @@ class DeskService(EvidenceService, Protocol):
     @property
     def subject_requests(self) -> PartService:
         """Requests of data subjects."""
-
-
-def read_request_settings(path: Path) -> RequestSettings:
-    """Read the operator's choices.
-
-    Raises:
-        MalformedInput: With the line or key that is wrong.
-    """
-    try:
-        return RequestSettings.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except FileNotFoundError:
-        return RequestSettings()
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MalformedInput(f"malformed {path.name}: {error}", fix=f"correct {path}") from error
-    except ValidationError as error:
-        raise MalformedInput(
-            f"malformed {path.name}: {first_problem(error)}", fix=f"correct {path}"
-        ) from error
 
 
 class SubjectDesk:
@@ -377,19 +335,7 @@ class SubjectDesk:
         }
 
     def _exclude(self, subject_ids: Sequence[str], part: SitePart) -> None:
-        """Exclude first, so that no round begins with the subject; then say so.
-
-        Of ids that are not known, too, where somebody objects: what comes in later is excluded.
-        """
-        with self._vault.transaction() as connection:
-            for subject_id in subject_ids:
-                if not subject_id.strip():
-                    continue
-                pseudonym = self._vault.pseudonym(subject_id)
-                exclude(connection, pseudonym, part.request_id, self._clock())
-        # What was trained with the subject and waits to be asked for again does not leave.
-        KeptAnswers(self._site.paths.answers, self._site.keyring, self._site.name).drop_all()
-        journal_exclusions(self._site, self._vault)
+        exclude_subjects(self._site, self._vault, subject_ids, part.request_id, self._clock())
 
     def _package(
         self,
@@ -467,55 +413,3 @@ class _KeptAnswer(Document):
     format: Literal["fiduciary.kept-subject-answer/1"] = "fiduciary.kept-subject-answer/1"
     statement: dict[str, object]
     package: str | None = None
-
-
-def lift_exclusions(site: Site, vault: Vault, request_id: str, reason: str) -> int:
-    """End the exclusion that a request brought.
-
-    Args:
-        site: Whose journal says so.
-        vault: The site's data.
-        request_id: The request, or the first digits of its id.
-        reason: For the record.
-
-    Returns:
-        How many subjects' records may be used again.
-
-    Raises:
-        NotFound: When no exclusion came from it.
-    """
-    named = [one for one in vault.exclusions() if one.request.startswith(request_id)]
-    requests = {one.request for one in named}
-    if len(requests) != 1 or not request_id:
-        raise NotFound(
-            f"{len(requests)} requests with an exclusion have an id that begins so",
-            fix="give the id of the objection or restriction",
-        )
-    request = requests.pop()
-    for one in named:  # the entry first: records must not be used before it says so
-        payload = {"request": request, "reason": reason}
-        site.journal.record(_entry(site, INCLUDED, one.subject, payload))
-    with vault.transaction() as connection:
-        return len(lift(connection, request))
-
-
-def journal_exclusions(site: Site, vault: Vault) -> None:
-    """Give each exclusion its journal entry, also one that a crash left without."""
-    for one in vault.exclusions():
-        if one.journalled:
-            continue
-        payload = {"request": one.request, "excluded_at": one.excluded_at}
-        site.journal.record(_entry(site, EXCLUDED, one.subject, payload))
-        with vault.transaction() as connection:
-            mark_journalled(connection, one.subject)
-
-
-def _entry(site: Site, action: str, subject: str, payload: dict[str, str]) -> Entry:
-    return Entry(
-        actor=site.principal,
-        action=action,
-        object=f"subject:{subject}",
-        subject=subject,
-        payload=payload,
-        outlives_subject=True,  # evidence that an objection was heeded; it names a pseudonym
-    )

@@ -58,7 +58,8 @@ from client.secure_aggregation.member import SumRefused
 from client.secure_sums import SecureSums
 from client.site import Site
 from client.stopping import Stopped, StopSignal
-from client.subject_desk import SubjectDesk, journal_exclusions
+from client.subject_desk import SubjectDesk
+from client.subject_exclusions import journal_exclusions
 from client.subject_trail import Trail
 from client.vault.store import Vault
 from client.witnessing import Witnessing

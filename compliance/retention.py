@@ -44,6 +44,7 @@ from compliance.rules.retention import (
     may_apply,
     parse_retention_settings,
 )
+from compliance.toml_file import MAX_SETTINGS_BYTES
 
 ACTION_PREFIX: Final = "retention."
 ORDERED: Final = "retention.ordered"
@@ -57,7 +58,6 @@ LOCK_FILE: Final = "retention.lock"
 CHECK_SECONDS: Final = 24 * 3600.0
 """How often a running service or site looks for what is due. Periods are months: a day is soon."""
 
-MAX_SETTINGS_BYTES: Final = 64 * 1024
 
 _HOLD: Final = "hold:"
 
@@ -398,8 +398,6 @@ def read_policy(folder: Path, book: RuleBook) -> Policy:
             data = file.read(MAX_SETTINGS_BYTES + 1)
     except FileNotFoundError:
         return Policy(book, RetentionSettings())
-    if len(data) > MAX_SETTINGS_BYTES:
-        raise MalformedInput(f"malformed {SETTINGS_FILE}: more than {MAX_SETTINGS_BYTES} bytes")
     settings = parse_retention_settings(data, SETTINGS_FILE)
     ruling = may_apply(book, settings)
     if isinstance(ruling, rules.Refused):

@@ -40,18 +40,18 @@ age = [0, 120]
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from audit.canonical import digest
 from audit.errors import MalformedInput
 from client.cleaning.coarser import Coarser
 from client.vault.contents import Content
-from compliance.statements import Document, first_problem
+from compliance.statements import Document
+from compliance.toml_file import load_toml
 
 MAX_CLEANING_BYTES: Final = 1024 * 1024
 """A map of a thousand labels takes a tenth of it."""
@@ -138,17 +138,8 @@ def read_cleaning(path: Path) -> Cleaning:
     """
     fix = f"correct {path.name}; docs/data.md lists the keys"
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CLEANING_BYTES + 1)
-        if len(data) > MAX_CLEANING_BYTES:
-            raise MalformedInput(f"malformed {path.name}: too large", fix=fix)
-        values = tomllib.loads(data.decode("utf-8"))
-        if "format" not in values:
-            raise MalformedInput(f"malformed {path.name}: format: missing", fix=fix)
-        return Cleaning.model_validate(values)
+        return load_toml(
+            path, Cleaning, limit_bytes=MAX_CLEANING_BYTES, fix=fix, format_stated=True
+        )
     except OSError as error:
         raise MalformedInput(f"{path.name} cannot be read", fix="check the path") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MalformedInput(f"malformed {path.name}: {error}", fix=fix) from error
-    except ValidationError as error:
-        raise MalformedInput(f"malformed {path.name}: {first_problem(error)}", fix=fix) from error

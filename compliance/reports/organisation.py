@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final
 from audit.canonical import digest
 from audit.errors import MalformedInput
 from compliance.rules.registers import LawBook
+from compliance.toml_file import parse_table
 
 FILE: Final = "organisation.toml"
 FORMAT: Final = "fiduciary.organisation/1"
@@ -54,8 +54,6 @@ def read_organisation(folder: Path, law: LawBook) -> Organisation:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return Organisation()
-    if len(data) > MAX_BYTES:
-        raise MalformedInput(f"malformed {FILE}: more than {MAX_BYTES} bytes")
     return parse_organisation(data, law)
 
 
@@ -65,10 +63,7 @@ def parse_organisation(data: bytes, law: LawBook) -> Organisation:
     Raises:
         MalformedInput: With the key that is wrong.
     """
-    try:
-        document = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MalformedInput(f"malformed {FILE}: {error}", fix=f"correct {FILE}") from error
+    document = parse_table(data, FILE, limit_bytes=MAX_BYTES, fix=f"correct {FILE}")
     if document.pop("format", None) != FORMAT:
         raise MalformedInput(
             f"malformed {FILE}: it has no known format", fix=f'begin it with: format = "{FORMAT}"'

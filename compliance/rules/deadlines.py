@@ -14,7 +14,6 @@ The rules are in `deadlines.toml`. Decision record: docs/adr/0034-subject-reques
 from __future__ import annotations
 
 import calendar
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
@@ -22,12 +21,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from audit.errors import MalformedInput
 from compliance.rules.months import Month
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
-from compliance.statements import Document, Name, SubjectRight, first_problem
+from compliance.statements import Document, Name, SubjectRight
+from compliance.toml_file import parse_toml
 
 Clock = Literal["confirm", "answer"]
 Urgency = Literal["in-time", "due-soon", "overdue", "ended"]
@@ -128,11 +127,8 @@ def deadline_book() -> DeadlineBook:
     Raises:
         MalformedInput: When the file is not what it should be.
     """
-    text = (files("compliance.rules") / "deadlines.toml").read_text("utf-8")
-    try:
-        return DeadlineBook.model_validate(tomllib.loads(text))
-    except ValidationError as error:
-        raise MalformedInput(f"malformed deadlines.toml: {first_problem(error)}") from error
+    data = (files("compliance.rules") / "deadlines.toml").read_bytes()
+    return parse_toml(data, DeadlineBook, "deadlines.toml")
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ Decision record: docs/adr/0037-registers.md.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from audit.errors import MalformedInput
 from compliance.rules.retention import ActionPattern
-from compliance.statements import Document, Name, first_problem
+from compliance.statements import Document, Name
+from compliance.toml_file import parse_toml
 
 MAX_HOURS: Final = 24 * 366
 """A longer clock is a mistake in the file: no register counts a year in hours."""
@@ -151,10 +151,4 @@ def parse_law(data: bytes) -> LawBook:
     Raises:
         MalformedInput: With the line or key that is wrong.
     """
-    try:
-        values: Mapping[str, object] = tomllib.loads(data.decode("utf-8"))
-        return LawBook.model_validate(values)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MalformedInput(f"malformed registers: {error}") from error
-    except ValidationError as error:
-        raise MalformedInput(f"malformed registers: {first_problem(error)}") from error
+    return parse_toml(data, LawBook, "registers.toml")

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +16,9 @@ from decimal import Decimal
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from audit.errors import MalformedInput
 from compliance.rules.deidentification import in_words, shortfall
@@ -34,11 +33,10 @@ from compliance.statements import (
     RunOutcome,
     SiteReport,
     TrainingPlan,
-    first_problem,
 )
+from compliance.toml_file import MAX_SETTINGS_BYTES, check_table, parse_table, parse_toml
 
 SETTINGS_FILE: Final = "release-gates.toml"
-MAX_SETTINGS_BYTES: Final = 64 * 1024
 
 _Said = TypeVar("_Said", bound=Document)
 
@@ -357,7 +355,7 @@ def _safetensors(evidence: Evidence) -> Gate:
 def default_thresholds() -> Thresholds:
     """The thresholds of this version of the product."""
     data = resources.files("compliance.rules").joinpath("release_gates.toml").read_bytes()
-    return _parse(tomllib.loads(data.decode("utf-8")), "release_gates.toml")
+    return parse_toml(data, Thresholds, "release_gates.toml")
 
 
 def read_thresholds(folder: Path) -> Thresholds:
@@ -371,12 +369,7 @@ def read_thresholds(folder: Path) -> Thresholds:
             data = file.read(MAX_SETTINGS_BYTES + 1)
     except FileNotFoundError:
         return default_thresholds()
-    if len(data) > MAX_SETTINGS_BYTES:
-        raise MalformedInput(f"malformed {SETTINGS_FILE}: more than {MAX_SETTINGS_BYTES} bytes")
-    try:
-        own = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MalformedInput(f"malformed {SETTINGS_FILE}: {error}") from error
+    own = parse_table(data, SETTINGS_FILE)
     values = default_thresholds().model_dump(mode="json")
     if own.get("format") != values["format"]:
         raise MalformedInput(f'malformed {SETTINGS_FILE}: format is not "{values["format"]}"')
@@ -384,11 +377,4 @@ def read_thresholds(folder: Path) -> Thresholds:
         stated = own.get(section, {})
         if isinstance(stated, dict):
             own[section] = {**values[section], **stated}
-    return _parse({**values, **own}, SETTINGS_FILE)
-
-
-def _parse(values: dict[str, Any], name: str) -> Thresholds:
-    try:
-        return Thresholds.model_validate(values)
-    except ValidationError as error:
-        raise MalformedInput(f"malformed {name}: {first_problem(error)}") from error
+    return check_table({**values, **own}, Thresholds, SETTINGS_FILE)

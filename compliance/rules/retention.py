@@ -16,20 +16,20 @@ Sources are named in the data. Decision record: docs/adr/0013-retention.md.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from audit.errors import MalformedInput
 from compliance.rules.months import Month
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
-from compliance.statements import Document, Name, first_problem
+from compliance.statements import Document, Name
+from compliance.toml_file import parse_toml
 
 ANY: Final = "any"
 """The jurisdiction of rules that always apply. They can only keep."""
@@ -46,8 +46,6 @@ ActionPattern = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._:/-]{0,99}$")]
 """An action, or with a trailing `.` or `-` every action that begins so."""
 
 Months = Annotated[int, Field(strict=True, ge=0, le=MAX_MONTHS)]
-
-_Document = TypeVar("_Document", bound=Document)
 
 
 def matches(pattern: str, action: str) -> bool:
@@ -343,7 +341,7 @@ def parse_rules(data: bytes) -> RuleBook:
     Raises:
         MalformedInput: With the line or rule that is wrong.
     """
-    return _parse(RuleBook, data, "retention rules")
+    return parse_toml(data, RuleBook, "retention rules")
 
 
 def parse_retention_settings(data: bytes, name: str = "retention.toml") -> RetentionSettings:
@@ -352,27 +350,11 @@ def parse_retention_settings(data: bytes, name: str = "retention.toml") -> Reten
     Raises:
         MalformedInput: With the line or key that is wrong.
     """
-    settings = _parse(RetentionSettings, data, name)
+    fix = f"correct {name}; see docs/retention.md"
+    settings = parse_toml(data, RetentionSettings, name, fix=fix)
     if "format" not in settings.model_fields_set:
         raise MalformedInput(
             f"malformed {name}: it has no format",
             fix=f'begin it with: format = "{SETTINGS_FORMAT}"',
         )
     return settings
-
-
-def _parse(kind: type[_Document], data: bytes, name: str) -> _Document:
-    try:
-        values: Mapping[str, object] = tomllib.loads(data.decode("utf-8"))
-        return kind.model_validate(values)
-    except UnicodeDecodeError as error:
-        raise MalformedInput(f"malformed {name}: not UTF-8", fix=f"save {name} as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise MalformedInput(
-            f"malformed {name}: {error}", fix=f"correct that line of {name}"
-        ) from error
-    except ValidationError as error:
-        raise MalformedInput(
-            f"malformed {name}: {first_problem(error)}",
-            fix=f"correct {name}; see docs/retention.md",
-        ) from error

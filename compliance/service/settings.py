@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from audit.errors import MalformedInput, NotFound
 from compliance.rules import LIMITABLE_ROLES
 from compliance.statements import Name, first_problem
+from compliance.toml_file import load_toml
 
 FORMAT: Final = "fiduciary.compliance/1"
 DEFAULT_DATABASE_URL: Final = "sqlite:///compliance.sqlite"
@@ -139,14 +139,9 @@ def read_settings(path: Path) -> Settings:
         MalformedInput: When it is not what it should be.
     """
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
-        return Settings.model_validate(document)
+        return load_toml(path, Settings)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(
             f"there is no compliance folder at {path.parent}",
             fix=f"make one: `compliance init {path.parent}`",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MalformedInput(f"malformed {path}: {error}") from error
-    except ValidationError as error:
-        raise MalformedInput(f"malformed {path}: {first_problem(error)}") from error

@@ -6,23 +6,21 @@
 
 from __future__ import annotations
 
-import tomllib
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from audit.errors import MalformedInput
 from compliance.rules.deadlines import WorkingCalendar, deadline_book
 from compliance.service.errors import ServiceUnavailable
-from compliance.statements import Name, first_problem
+from compliance.statements import Name
 from compliance.subject_requests_views import Email, IdentityMethod
+from compliance.toml_file import parse_toml
 
 FILE: Final = "requests.toml"
-
-MAX_FILE_BYTES: Final = 64 * 1024
 
 
 def _zone(value: str) -> str:
@@ -121,16 +119,8 @@ def parse_subject_settings(data: bytes) -> SubjectSettings:
     Raises:
         MalformedInput: With the line or key that is wrong.
     """
-    if len(data) > MAX_FILE_BYTES:
-        raise MalformedInput(f"malformed {FILE}: more than {MAX_FILE_BYTES} bytes")
-    try:
-        return SubjectSettings.model_validate(tomllib.loads(data.decode("utf-8")))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MalformedInput(f"malformed {FILE}: {error}", fix=f"correct {FILE}") from error
-    except ValidationError as error:
-        raise MalformedInput(
-            f"malformed {FILE}: {first_problem(error)}", fix=f"correct {FILE}"
-        ) from error
+    fix = f"correct {FILE}"
+    return parse_toml(data, SubjectSettings, FILE, fix=fix)
 
 
 def subject_settings(folder: Path) -> SubjectSettings:

@@ -10,8 +10,9 @@ import torch
 
 from audit.errors import MalformedInput, NotFound
 from client import compute
-from client.compute import MAX_COMPUTE_BYTES, Compute, read_compute
+from client.compute import Compute, read_compute
 from client.learning.passes import CPU_TOKENS, GPU_TOKENS, Settings
+from compliance.toml_file import MAX_SETTINGS_BYTES
 
 FORMAT = 'format = "fiduciary.compute/1"\n'
 
@@ -87,7 +88,7 @@ def test_a_device_that_is_not_there_is_named(
         (FORMAT + "micro_batch_tokens = 0", "micro_batch_tokens"),
         (FORMAT + "cache_bytes = -1", "cache_bytes"),
         (FORMAT + "cache_bytes = ", "Invalid value"),
-        ("#" * (MAX_COMPUTE_BYTES + 1), "more than"),
+        ("#" * (MAX_SETTINGS_BYTES + 1), "more than"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, problem: str) -> None:

@@ -16,13 +16,13 @@ from client.drafts import draft_reservation, read_draft
 from client.findings import Finding
 from client.policy import (
     DEFAULT_POLICY,
-    MAX_POLICY_BYTES,
     parse_policy,
     read_policy,
     write_default_policy,
 )
 from client.proposals import Proposal, check_hours, check_proposal
 from compliance.statements import StartsFrom
+from compliance.toml_file import MAX_SETTINGS_BYTES
 from tests.client.site.documents import ZERO_DIGEST, make_plan, make_policy, policy_toml
 
 
@@ -272,7 +272,7 @@ def test_every_key_is_required(key: str) -> None:
         parse_policy("\n".join(lines).encode())
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b"#" * (MAX_POLICY_BYTES + 1)])
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"#" * (MAX_SETTINGS_BYTES + 1)])
 def test_what_is_no_text_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedInput, match=r"malformed policy\.toml"):
         parse_policy(data)

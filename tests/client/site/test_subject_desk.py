@@ -26,12 +26,8 @@ from client.sealing_keys import (
     sealing_statement,
 )
 from client.site import Site
-from client.subject_desk import (
-    EXCLUDED,
-    SubjectDesk,
-    journal_exclusions,
-    lift_exclusions,
-)
+from client.subject_desk import SubjectDesk
+from client.subject_exclusions import EXCLUDED, journal_exclusions, lift_exclusions
 from client.subject_trail import Use
 from client.vault.excluding import exclude
 from client.vault.store import Vault
@@ -476,13 +472,17 @@ def test_an_objection_that_a_crash_interrupted_is_finished(
     step: str,
 ) -> None:
     request = compliance.ask_site("objection", SUBJECT)
-    names = {"vault": "exclude", "journal": "journal_exclusions", "answer": "sign_statement"}
+    names = {
+        "vault": "subject_exclusions.exclude",
+        "journal": "subject_exclusions.journal_exclusions",
+        "answer": "subject_desk.sign_statement",
+    }
 
     def crash(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"client.subject_desk.{names[step]}", crash)
+        patched.setattr(f"client.{names[step]}", crash)
         with pytest.raises(KeyboardInterrupt):
             serve(desk, joined, compliance)
     assert len(vault.exclusions()) == (0 if step == "vault" else 1)
