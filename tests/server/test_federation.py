@@ -196,7 +196,7 @@ def test_a_failed_init_leaves_nothing(
 
 
 def test_init_with_a_wrong_token_or_no_service_leaves_nothing(world: World, tmp_path: Path) -> None:
-    (tmp_path / "wrong.token").write_text("not-the-token\n")
+    (tmp_path / "wrong.token").write_text("not-the-token-of-anybody\n")
     with pytest.raises(Unauthorised):
         _create(world, tmp_path / "federation", token_file=tmp_path / "wrong.token")
     trust = json.loads(world.service.trust_file.read_text())
