@@ -45,22 +45,19 @@ class Recording:
         self._note = note
 
     def round(self, plan_id: str, statement: SignedStatement) -> None:
-        """Record a round's report.
-
-        Raises:
-            Stopped: When the coordinator was asked to stop before it was recorded.
-        """
-        self._until_answered(lambda: self._recorder.report_round(plan_id, statement))
+        """Record a round's report; raises as `until_answered` does."""
+        self.until_answered(lambda: self._recorder.report_round(plan_id, statement))
 
     def outcome(self, plan_id: str, statement: SignedStatement) -> None:
-        """Record how a run ended.
+        """Record how a run ended; raises as `until_answered` does."""
+        self.until_answered(lambda: self._recorder.report_outcome(plan_id, statement))
+
+    def until_answered(self, call: Callable[[], object]) -> None:
+        """Repeat any call until it is answered.
 
         Raises:
-            Stopped: When the coordinator was asked to stop before it was recorded.
+            Stopped: When the coordinator was asked to stop before that.
         """
-        self._until_answered(lambda: self._recorder.report_outcome(plan_id, statement))
-
-    def _until_answered(self, call: Callable[[], object]) -> None:
         backoff_seconds, told = FIRST_BACKOFF_SECONDS, False
         while True:
             try:

@@ -23,8 +23,8 @@ from compliance.api import ComplianceClient
 from compliance.statements import BaseModelReference, Feature
 from server import gathering, releases, runs
 from server.coordinator import Coordinator
+from server.recording import Recording
 from server.rounds import exchange
-from server.training import Training
 from tests.server.conftest import Service
 from tests.server.ground import Ground, ground
 from tests.server.scripted import counting, kept
@@ -54,7 +54,7 @@ class Writes:
         self.seen = 0
         self._at, self._done = at, done
         patch.setattr(runs, "write_durably", self.around(write_durably))
-        patch.setattr(Training, "_until_recorded", self.around(Training._until_recorded))
+        patch.setattr(Recording, "until_answered", self.around(Recording.until_answered))
 
     def around(self, step: Callable[..., Any]) -> Callable[..., Any]:
         def faulty(*arguments: Any, **options: Any) -> Any:

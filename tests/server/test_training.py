@@ -283,7 +283,7 @@ def test_a_crash_between_report_and_count_repeats_the_same_report(field: Ground)
         call()
         raise Crash
 
-    training._until_recorded = record_and_crash  # type: ignore[method-assign]
+    training._recording.until_answered = record_and_crash  # type: ignore[method-assign]
     with field.site("st-elm", plan), field.site("lakeside", plan):
         with pytest.raises(Crash):
             run(field, training)
