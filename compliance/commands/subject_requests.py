@@ -1,26 +1,18 @@
-"""Commands about data subjects' requests: their clocks, who asks, and how they end."""
+"""`compliance requests`: their clocks, who asks, and how they end."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
-import secrets
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from pydantic import ValidationError
-from rich.markup import escape
 
 from audit.canonical import digest
-from audit.durable import write_durably
-from audit.errors import ExitCode, MalformedInput, NotFound
-from audit.keys import VerifyKey
-from audit.options import Json, read_bytes, read_text
+from audit.errors import ExitCode, NotFound
+from audit.options import Json, read_bytes
 from audit.terminal import print_json
 from compliance.api import ComplianceClient
+from compliance.commands import subject_filing, subject_packages
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
@@ -28,19 +20,13 @@ from compliance.commands.options import (
     TrustOption,
     service,
 )
-from compliance.presentation import document, print_fields, say
+from compliance.presentation import document
 from compliance.rules.subject_requests import RequestStage
-from compliance.session import make_body
 from compliance.statements import SubjectRight
-from compliance.subject_requests_api import seal_to_sites, sealing_key
 from compliance.subject_requests_presentation import print_case, print_page
-from compliance.subject_requests_views import CaseView, IdentityMethod, SealedPackage
-from compliance.subject_sealing import Identifiers, open_package
+from compliance.subject_requests_views import CaseView
 
-MAX_IDENTIFIER_BYTES = 16 * 1024
-MAX_SEALED_PACKAGE_BYTES = 16 * 1024 * 1024
-
-_OTHER_FILE = "give another file"
+MAX_EVIDENCE_BYTES = 16 * 1024 * 1024
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -109,101 +95,7 @@ def list_requests(
         raise typer.Exit(ExitCode.REFUSED)
 
 
-@app.command()
-def new(
-    right: Annotated[
-        str,
-        typer.Option(
-            help="access, erasure, rectification, restriction, objection or portability.",
-            show_default=False,
-        ),
-    ],
-    law: Annotated[str, typer.Option(help="gdpr or ccpa.", show_default=False)],
-    site: Annotated[
-        list[str], typer.Option(help="A site that must act; repeat for more.", show_default=False)
-    ],
-    identifiers: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="File with the subject's ids, one a line. It is sealed here, to each site.",
-            show_default=False,
-        ),
-    ],
-    details: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="File with what the site's operator must know; sealed, too.",
-            show_default=False,
-        ),
-    ] = None,
-    package_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY", help="The subject's key for a copy of the data.", show_default=False
-        ),
-    ] = None,
-    identity: Annotated[
-        str,
-        typer.Option(
-            help="Who says who asks: officer, site-verified, email-challenge, or not-required.",
-        ),
-    ] = "officer",
-    email: Annotated[
-        str | None,
-        typer.Option(help="Where notices, or a code, are sent.", show_default=False),
-    ] = None,
-    received_at: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="When it came, if earlier: the clock runs from then.",
-            show_default=False,
-        ),
-    ] = None,
-    trust: TrustOption = None,
-    token_file: TokenOption = None,
-    folder: FolderOption = DEFAULT_FOLDER,
-    json: Json = False,
-) -> None:  # fmt: skip
-    """File a request that came by letter, by telephone or at the counter.
-
-    The identifiers are sealed on this machine to keys that the sites signed; the service gets
-    nothing that it could read. Give the printed receipt code to the subject: it is shown this once.
-
-    Example: `compliance requests new --right erasure --law gdpr --site north --identifiers ids.txt`
-    """
-    request_id = secrets.token_hex(16)
-    who = make_body(
-        Identifiers,
-        subject_ids=tuple(filter(None, (line.strip() for line in _lines(identifiers)))),
-        details="" if details is None else "\n".join(_lines(details)),
-        package_key=None if package_key is None else _key(package_key),
-    )
-    with service(trust, token_file, folder) as client:
-        keys = _verified_keys(client, site)
-        filed = client.subject_requests.file(
-            cast("SubjectRight", right),
-            law,
-            seal_to_sites(who, keys, request_id),
-            sealed_to=keys,
-            identity=cast("IdentityMethod", identity),
-            email=email,
-            received_at=received_at,
-            request_id=request_id,
-        )
-    if json:
-        print_json(document(filed))
-        return
-    print_fields(
-        {
-            "request": filed.request_id,
-            "receipt code": filed.receipt_code,
-            "stage": filed.stage,
-            "due": filed.due_at,
-        }
-    )
-    say("\nGive the receipt code to the subject now: it is not shown again.")
+app.command()(subject_filing.new)
 
 
 @app.command()
@@ -345,7 +237,7 @@ def waive(
     shown = (
         None
         if evidence is None
-        else digest(read_bytes(evidence, MAX_SEALED_PACKAGE_BYTES, _OTHER_FILE))
+        else digest(read_bytes(evidence, MAX_EVIDENCE_BYTES, "give another file"))
     )
     with service(trust, token_file, folder) as client:
         found = _find(client, request)
@@ -372,53 +264,8 @@ def close(
     _told(view, json)
 
 
-@app.command("make-key")
-def make_key(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A file that is not there.", show_default=False)
-    ],
-) -> None:
-    """Make a key for a copy of one's data; needs no service. For subjects who want one.
-
-    The file is the only way to open the copy. The printed public key goes into the request.
-
-    Example: `compliance requests make-key my.key`
-    """
-    key = X25519PrivateKey.generate()
-    write_durably(file, base64.b64encode(key.private_bytes_raw()) + b"\n", replace=False)
-    say(base64.b64encode(key.public_key().public_bytes_raw()).decode("ascii"))
-
-
-@app.command("open-package")
-def open_sealed_package(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="The sealed copy, or the service's answer with it.",
-            show_default=False,
-        ),
-    ],
-    key: Annotated[
-        Path, typer.Option(metavar="FILE", help="What `make-key` made.", show_default=False)
-    ],
-    request: Annotated[str, typer.Option(help="The whole id of the request.", show_default=False)],
-    site: Annotated[str, typer.Option(help="The site that made it.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", metavar="FILE", help="Where to write it.")
-    ] = Path("package.json"),
-) -> None:
-    """Open a copy of one's data; needs no service.
-
-    Example: `compliance requests open-package north.sealed --key my.key --request ID --site north`
-    """
-    private = X25519PrivateKey.from_private_bytes(_key("\n".join(_lines(key)).strip()))
-    sealed = _sealed_copy(read_bytes(file, MAX_SEALED_PACKAGE_BYTES, _OTHER_FILE))
-    write_durably(output, open_package(sealed, private, request_id=request, site=site))
-    say(f"written to {escape(os.fspath(output))}")
-
-
-# --- what several have in common -----------------------------------------------------------------
+app.command("make-key")(subject_packages.make_key)
+app.command("open-package")(subject_packages.open_sealed_package)
 
 
 def _find(client: ComplianceClient, request: str) -> CaseView:
@@ -440,42 +287,5 @@ def _find(client: ComplianceClient, request: str) -> CaseView:
     return found[0]
 
 
-def _verified_keys(client: ComplianceClient, names: list[str]) -> dict[str, bytes]:
-    """The sites' keys, each signed by the identity that the site enrolled with."""
-    views = {view.site: view for view in client.subject_requests.sealing_keys()}
-    missing = sorted(set(names) - set(views))
-    if missing:
-        raise NotFound(
-            f"site {missing[0]} has told no key yet",
-            fix="its operator runs `client start`, which does",
-        )
-    return {
-        name: sealing_key(views[name], VerifyKey.parse(client.site(name).identity_key))
-        for name in names
-    }
-
-
-def _sealed_copy(data: bytes) -> bytes:
-    """The sealed copy that a file is, or that the service's answer in it holds."""
-    try:
-        return SealedPackage.model_validate_json(data).sealed
-    except ValidationError:
-        return data
-
-
 def _told(view: CaseView, json: bool) -> None:
     print_json(document(view)) if json else print_case(view)
-
-
-def _lines(path: Path) -> list[str]:
-    return read_text(path, MAX_IDENTIFIER_BYTES, _OTHER_FILE).splitlines()
-
-
-def _key(text: str) -> bytes:
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MalformedInput("malformed key: not base64") from error
-    if len(key) != 32:
-        raise MalformedInput(f"malformed key: expected 32 bytes, got {len(key)}")
-    return key

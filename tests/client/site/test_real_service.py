@@ -274,7 +274,7 @@ def test_the_officers_guide_to_requests_runs(
     monkeypatch.setenv("FIDUCIARY_SITE", str(member.paths.root))
     numbers = iter(IDS)
     monkeypatch.setattr(
-        "compliance.commands.subject_requests.secrets.token_hex",
+        "compliance.commands.subject_filing.secrets.token_hex",
         lambda _: next(numbers).ljust(32, "0"),
     )
     with (
