@@ -28,11 +28,12 @@ from compliance.service.database import Database
 from compliance.service.folder import Folder, open_registry
 from compliance.service.listener import Listener, open_socket
 from compliance.service.routes import plans, sites
-from compliance.service.routes.subject_requests import filed
 from compliance.service.settings import read_settings
-from compliance.service.subject_cases import Case, hash_receipt
+from compliance.service.subject_cases import Case
+from compliance.service.subject_codes import hash_receipt
 from compliance.service.subject_settings import SubjectSettings
 from compliance.service.subject_tables import CasePartRow, CaseRow
+from compliance.service.subject_views import filed_view
 from compliance.service.tables import PlanRow, SiteRow
 from compliance.service.throttle import Rates
 from compliance.statements import format_time
@@ -92,7 +93,7 @@ def bare_application(engine: Engine, positions: Iterator[int]) -> FastAPI:
             opened.flush()
             opened.add_all(parts)
             opened.commit()
-            return FiledRequest.model_validate(filed(Case(row, parts), code))
+            return filed_view(Case(row, parts), code)
 
     return app
 

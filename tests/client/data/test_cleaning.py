@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.errors import ExitCode, MalformedInput
@@ -218,6 +218,7 @@ class TestSettings:
         st.tuples(st.sampled_from("pqr"), st.sampled_from([NOTE, NOTE + " x", "y z"])), min_size=1
     )
 )
+@settings(deadline=None)
 def test_what_is_kept_of_one_person_does_not_depend_on_others(rows: list[tuple[str, str]]) -> None:
     """The promise is about adding or removing one person (docs/privacy.md)."""
     cleaning = Cleaning(near_duplicates=0.8, max_records_per_class=1)
