@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import httpx
-import typer
 
 from audit.errors import Unreachable
 from audit.options import Json
 from audit.terminal import print_json
-from compliance.commands.options import DEFAULT_FOLDER
+from compliance.commands.options import DEFAULT_FOLDER, FolderArgument
 from compliance.presentation import say
 from compliance.trust import Trust
 
@@ -25,15 +23,7 @@ _OWN_NAME: Final = "localhost"
 
 
 def health(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="[DIR]",
-            help="The compliance folder.",
-            envvar="FIDUCIARY_COMPLIANCE",
-            show_default=True,
-        ),
-    ] = DEFAULT_FOLDER,
+    folder: FolderArgument = DEFAULT_FOLDER,
     json: Json = False,
 ) -> None:
     """Ask the service of this folder, on this machine, whether it can serve.
