@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import Field
 
 from compliance.log_views import Moment
 from compliance.resources import Answer, RequestBody
@@ -27,20 +26,6 @@ Sites = Annotated[tuple[Name, ...], Field(max_length=MAX_SITES)]
 """Which sites a breach concerns; none: the whole service."""
 
 People = Annotated[int, Field(ge=0, le=2**53 - 1)]
-
-
-def _not_before_computers(text: str) -> str:
-    if datetime.fromisoformat(text) < datetime(1970, 1, 1, tzinfo=UTC):
-        raise ValueError("expected a time after 1970")
-    return text
-
-
-Happened = Annotated[
-    Moment,
-    AfterValidator(_not_before_computers),
-    WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 40}),
-]
-"""When something happened: RFC 3339 with any offset; kept in UTC."""
 
 
 class BreachContent(Answer):
@@ -70,7 +55,7 @@ class BreachContent(Answer):
 class BreachUpdateBody(RequestBody):
     """What to state anew of a breach; what is not given stays as it is."""
 
-    aware_at: Happened | None = None
+    aware_at: Moment | None = None
     risk: BreachRisk | None = None
     sites: Sites | None = None
     facts: BreachText | None = None
@@ -89,7 +74,7 @@ class BreachBody(BreachUpdateBody):
 
     name: Name
     role: BreachRole = "controller"
-    aware_at: Happened
+    aware_at: Moment
     facts: Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
@@ -97,7 +82,7 @@ class NotificationBody(RequestBody):
     """Who was told of a breach, and when; `reference` is the authority's own."""
 
     to: BreachRecipient
-    at: Happened
+    at: Moment
     reasons_for_delay: BreachText = ""
     reference: BreachText = ""
 

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 from compliance.rules.registers import LawBook
@@ -27,6 +27,9 @@ ClockStatus = Literal["running", "due-soon", "overdue", "in-time", "late", "not-
 
 ENDED: Final[frozenset[ClockStatus]] = frozenset({"in-time", "late", "not-required"})
 """The clock stands."""
+
+_COMPUTERS: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""A breach of before is a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def may_record_breach(breach: Breach, now: datetime) -> Ruling:
     """Whether a breach may be written into the register as it is described."""
     if breach.aware_at > now:
         return _in_future("aware_at")
+    if breach.aware_at < _COMPUTERS:
+        return _TOO_EARLY
     return _assessed(breach)
 
 
@@ -123,6 +128,8 @@ def may_update_breach(before: Breach, after: Breach) -> Ruling:
             "awareness can be corrected to an earlier moment only: the clock is not turned back",
             "state in the facts what became clear later",
         )
+    if after.aware_at < _COMPUTERS:
+        return _TOO_EARLY
     return _assessed(after)
 
 
@@ -215,6 +222,10 @@ def may_close_breach(breach: Breach, law: LawBook) -> Ruling:
         return _untold("subjects", law.duty_of("tell-subjects").article)
     return ALLOWED
 
+
+_TOO_EARLY: Final = contradiction(
+    "before-computers", "aware_at: expected a time after 1970", "check the date"
+)
 
 _CLOSED: Final = Refused(
     "breach-closed",

@@ -97,7 +97,20 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=TITLE, version=VERSION, routes=app.routes)
     schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
     schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+    _close_maps(document)
     return document
+
+
+def _close_maps(schema: Any) -> None:
+    """Say of objects whose names follow a pattern that they have no other names."""
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema.setdefault("additionalProperties", False)
+        for part in schema.values():
+            _close_maps(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _close_maps(part)
 
 
 class SecurityHeaders:

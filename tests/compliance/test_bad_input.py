@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from audit.errors import MalformedInput
 from compliance.access_views import RotationBody
+from compliance.service.app import create_app, openapi_document
 from compliance.service.request import MAX_DEPTH, MAX_JSON_BYTES, parse_json
 from tests.compliance.federation import Coordinator, Site, plan_body
 from tests.compliance.running import RunningService, wait_for
@@ -144,6 +145,14 @@ def test_an_upload_that_is_cut_off_leaves_nothing(
     assert list(service.folder.releases.iterdir()) == []
     assert coordinator.api.release(release.release_id).state == "announced"
     coordinator.api.upload_release(release.release_id, release.file(tmp_path))
+
+
+def test_the_document_says_that_no_other_names_are_allowed(service: RunningService) -> None:
+    document = openapi_document(create_app(service.registry))
+    for body in ("PublicRequestBody", "FiledRequestBody"):
+        sealed = document["components"]["schemas"][body]["properties"]["sealed"]
+        assert list(sealed["patternProperties"]) != []
+        assert sealed["additionalProperties"] is False
 
 
 def test_a_whole_number_may_be_written_with_a_point() -> None:
