@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from rich.console import Console
@@ -45,12 +45,25 @@ class Entry:
 
 
 def entries(
-    dataset: Dataset, seeds: int, seed: int | None, *, quick: bool, slow: bool
+    dataset: Dataset,
+    seeds: int,
+    seed: int | None,
+    *,
+    quick: bool,
+    with_tutorials: Literal["too", "alone"] | None,
 ) -> Iterator[Entry]:
-    """What is run over a data set, in order. Opacus on text takes longest: only if `slow`."""
+    """What is run over a data set, in order. Opacus on text takes longest: only when asked for."""
     if quick:
         yield _product(private_run(dataset, EPSILONS[0], central=False), 1, seed)
         return
+    if with_tutorials != "alone":
+        yield from _products(dataset, seeds, seed)
+    if with_tutorials or dataset.task == "tabular-classification":
+        for epsilon in EPSILONS:
+            yield _tutorial(dataset, epsilon, seeds, seed)
+
+
+def _products(dataset: Dataset, seeds: int, seed: int | None) -> Iterator[Entry]:
     for epsilon in EPSILONS:
         yield _product(private_run(dataset, epsilon, central=False), seeds, seed)
     for epsilon in EPSILONS:
@@ -59,9 +72,6 @@ def entries(
     for epsilon in EPSILONS:
         yield _product(private_run(dataset, epsilon, central=True), seeds, seed)
     yield _product(plain_run(dataset, central=True), 1, seed)
-    if slow or dataset.task == "tabular-classification":
-        for epsilon in EPSILONS:
-            yield _tutorial(dataset, epsilon, seeds, seed)
 
 
 def _product(run: product.Run, repetitions: int, seed: int | None) -> Entry:
@@ -117,7 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="one run: banking77, four sites, ε = 8"
     )
     parser.add_argument(
-        "--tutorials", action="store_true", help="Opacus' tutorials on text too: over an hour"
+        "--tutorials",
+        nargs="?",
+        const="too",
+        choices=("too", "alone"),
+        help="Opacus' tutorials on text too, or nothing but the tutorials: over an hour",
     )
     parser.add_argument(
         "--seeds", type=int, default=3, help="runs that a mean and a spread are over (default 3)"
@@ -149,7 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print("\n".join(describe_skew(dataset)))
         chosen = entries(
-            dataset, options.seeds, options.seed, quick=options.quick, slow=options.tutorials
+            dataset,
+            options.seeds,
+            options.seed,
+            quick=options.quick,
+            with_tutorials=options.tutorials,
         )
         for entry in chosen:
             started = time.monotonic()

@@ -149,7 +149,7 @@ WHO = ("federated", "distributed", "central")
 
 
 def test_every_figure_of_the_issue_has_a_key(heart: Dataset) -> None:
-    keys = [entry.key for entry in entries(heart, 3, None, quick=False, slow=False)]
+    keys = [entry.key for entry in entries(heart, 3, None, quick=False, with_tutorials=None)]
     assert len(keys) == len(set(keys))
     assert set(keys) == {
         f"heart_disease.{name}"
@@ -161,9 +161,11 @@ def test_every_figure_of_the_issue_has_a_key(heart: Dataset) -> None:
             "opacus_fedavg_epsilon_3",
         )
     }
-    assert [e.key for e in entries(heart, 3, None, quick=True, slow=False)] == [
+    assert [e.key for e in entries(heart, 3, None, quick=True, with_tutorials=None)] == [
         "heart_disease.federated_dp_epsilon_8"
     ]
+    alone = entries(heart, 3, None, quick=False, with_tutorials="alone")
+    assert [e.key for e in alone] == [f"heart_disease.opacus_fedavg_epsilon_{e}" for e in (8, 3)]
 
 
 def test_repetitions_differ_and_a_seed_repeats_them(heart: Dataset) -> None:
@@ -183,7 +185,7 @@ def test_the_baseline_averages_sites_after_each_epoch(heart: Dataset) -> None:
 
 
 def test_means_spread_and_gap_are_told(heart: Dataset) -> None:
-    entry = next(entries(heart, 2, None, quick=False, slow=False))
+    entry = next(entries(heart, 2, None, quick=False, with_tutorials=None))
     line = tell(entry, [Score(0.8, 0.7), Score(0.9, 0.8)], 1.0)
     assert "accuracy 0.8500 ± 0.0707 (2 runs), macro F1 0.7500" in line
     results = {"x.federated_plain": 0.9, "x.federated_dp_epsilon_8": 0.88}
