@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import traceback
 from collections.abc import Callable, Collection, Coroutine
@@ -412,11 +413,19 @@ def problem_response(error: FiduciaryError) -> Response:
     return _problem(*classify(error), str(error), error.fix)
 
 
+_FIELD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}|\[key\]")
+"""Names as our own fields have them. Others are a caller's words, as a value is."""
+
+
 def _first_problem(error: RequestValidationError) -> str:
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"] if part != "body") or "body"
+    where = ".".join(_shown(part) for part in problem["loc"] if part != "body") or "body"
     reason = "unknown field" if problem["type"] == "extra_forbidden" else str(problem["msg"])
     return f"{where}: {reason.removeprefix('Value error, ')}"
+
+
+def _shown(part: int | str) -> str:
+    return str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "?"
 
 
 def _is_recorded(request: Request, status: HTTPStatus) -> bool:

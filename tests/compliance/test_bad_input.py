@@ -60,6 +60,7 @@ def test_validation_names_the_field_and_not_the_value(service: RunningService) -
         ({"name": "a", "roles": [SECRET]}, "roles.0"),
         ({"name": "a", "roles": ["auditor"], "expires_at": SECRET}, "expires_at"),
         ({"name": "a", "roles": ["auditor"], "extra": SECRET}, "extra: unknown field"),
+        ({"name": "a", "roles": ["auditor"], SECRET: 1}, "?: unknown field"),
         ({"name": ["a", SECRET], "roles": ["auditor"]}, "name"),
         ([SECRET], "body"),
         (SECRET, "body"),
@@ -69,6 +70,18 @@ def test_validation_names_the_field_and_not_the_value(service: RunningService) -
         payload = service.last_entry()[3]
         assert payload["detail"] == document["detail"]
         assert SECRET not in str(payload)
+
+
+def test_names_that_a_caller_made_are_not_repeated(service: RunningService) -> None:
+    body = {
+        "request_id": "a" * 32,
+        "right": "access",
+        "jurisdiction": "gdpr",
+        "sealed": {SECRET.upper(): "eA=="},
+    }
+    answer = service.http(service.token("officer")).post("/v1/subject-requests", json=body)
+    assert "sealed.?.[key]: " in problem(answer, 422)["detail"]
+    assert SECRET.upper() not in str(service.last_entry()[3])
 
 
 @pytest.mark.parametrize(
