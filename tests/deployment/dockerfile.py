@@ -13,7 +13,19 @@ from tests.deployment.compose import ROOT
 DOCKERFILE: Final = ROOT / "deploy" / "Dockerfile"
 
 _KNOWN: Final = frozenset(
-    {"ARG", "CMD", "COPY", "ENV", "FROM", "HEALTHCHECK", "RUN", "STOPSIGNAL", "USER", "WORKDIR"}
+    {
+        "ARG",
+        "CMD",
+        "COPY",
+        "ENV",
+        "FROM",
+        "HEALTHCHECK",
+        "LABEL",
+        "RUN",
+        "STOPSIGNAL",
+        "USER",
+        "WORKDIR",
+    }
 )
 _STAGE: Final = re.compile(r"(?P<base>\S+)(?: AS (?P<name>[a-z][a-z-]*))?")
 

@@ -171,6 +171,13 @@ def test_a_service_either_runs_once_or_has_a_health_check(path: Path) -> None:
 
 
 @FILES
+def test_two_processors_are_enough(path: Path) -> None:
+    """An engine refuses a limit above what its machine has."""
+    for name, service in read(path)["services"].items():
+        assert float(service["deploy"]["resources"]["limits"]["cpus"]) <= 2, name
+
+
+@FILES
 def test_our_images_run_as_their_own_user(path: Path) -> None:
     for name, service in read(path)["services"].items():
         if "build" in service:

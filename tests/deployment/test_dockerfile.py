@@ -5,14 +5,16 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import shlex
+import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.deployment.compose import FEDERATION, ROOT, SITE, SITE_SETTINGS, read_compose
 from tests.deployment.dockerfile import (
-    DOCKERFILE,
     environment,
     last,
     lineage,
@@ -29,13 +31,14 @@ EXTRAS = {
     "site": "site",
 }
 ROLE = pytest.mark.parametrize("role", ROLES)
+COMPILED = r"python -m compileall -q (-j 0 -x /torch/testing/ )?--invalidation-mode unchecked-hash "
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 def ignored(path: str) -> bool:
     """Whether the build leaves a file of the repository out. The last pattern that fits decides."""
     out = False
-    for line in DOCKERFILE.with_name("Dockerfile.dockerignore").read_text("utf-8").splitlines():
+    for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines():
         pattern = line.removeprefix("!").removeprefix("**/")
         if not line.strip() or line.startswith("#"):
             continue
@@ -97,13 +100,14 @@ def test_what_the_wheel_is_made_of_reaches_the_build() -> None:
 
 @ROLE
 def test_an_image_installs_its_extras_under_the_constraints(role: str) -> None:
-    (install,) = [text for text in STAGES[f"{role}-packages"].all("RUN") if "pip install" in text]
+    install, compiled = STAGES[f"{role}-packages"].all("RUN")
     extras = re.search(r"fiduciary\[([a-z,]+)\]", install)
     assert extras is not None
     assert extras[1] == EXTRAS[role]
     assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
     assert "-c /source/constraints.txt" in install
     assert install.endswith("&& pip check")
+    assert re.fullmatch(COMPILED + "/opt/fiduciary/lib", compiled)
     copied = [text for text in STAGES[role].all("COPY") if "--from" in text]
     assert copied == [f"--from={role}-packages /opt/fiduciary /opt/fiduciary"]
 
@@ -130,11 +134,68 @@ def test_models_are_pinned_by_hash_and_torch_is_the_one_that_was_tested() -> Non
     assert f"\n{torch}\n" in (ROOT / "constraints.txt").read_text("utf-8")
 
 
+def test_what_a_process_cannot_compile_later_is_compiled_and_what_changes_users_is_gone() -> None:
+    (prepared,) = STAGES["base"].all("RUN")
+    assert re.search(COMPILED, prepared)
+    assert "pip uninstall --yes" in prepared
+    assert "-perm /6000 -exec chmod a-s" in prepared
+
+
+def test_an_index_of_ones_own_is_reached_by_secrets_of_the_build() -> None:
+    secrets = "--mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt "
+    runs = [text for stage in STAGES.values() for text in stage.all("RUN") if "pip install" in text]
+    assert len(runs) == 5
+    assert all(text.startswith(secrets) for text in runs)
+    # It would take the place of the index that pip's settings name.
+    assert not any(" --index-url" in text for text in runs)
+
+
+@ROLE
+def test_an_image_says_what_it_is(role: str) -> None:
+    arguments = dict(
+        text.split("=", 1)
+        for stage in lineage(STAGES, role)
+        for text in stage.all("ARG")
+        if "=" in text
+    )
+    labels: dict[str, str] = {}
+    for stage in lineage(STAGES, role):
+        for text in stage.all("LABEL"):
+            labels |= dict(word.split("=", 1) for word in shlex.split(text))
+    found = {name.removeprefix("org.opencontainers.image."): text for name, text in labels.items()}
+    assert found["title"] == f"fiduciary-{role}"
+    assert found["licenses"] == PROJECT["license"]
+    assert found["description"] == PROJECT["description"]
+    assert found["version"] == "${VERSION}"
+    assert arguments["VERSION"] == PROJECT["version"]
+    assert {"revision", "base.name"} <= set(found)
+
+
+def test_the_script_builds_every_role_for_the_version_that_this_is(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    builder = tmp_path / "podman"
+    builder.write_text(f'#!/bin/sh\necho "$SOURCE_DATE_EPOCH $*" >>{said}\n')
+    builder.chmod(0o755)
+    subprocess.run(
+        ["sh", str(ROOT / "deploy/build-images.sh"), "--secret", "id=pip.conf,src=a b"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "BUILDER": "podman", "SOURCE_DATE_EPOCH": "7"},
+        cwd=tmp_path,
+        check=True,
+    )
+    lines = said.read_text("utf-8").splitlines()
+    assert len(lines) == len(ROLES)
+    for role, line in zip(ROLES, lines, strict=True):
+        tag = f"fiduciary-{role}:{PROJECT['version']}"
+        assert line.startswith(f"7 build -f deploy/Dockerfile --target {role} -t {tag} ")
+        assert f"--build-arg VERSION={PROJECT['version']} --build-arg REVISION=" in line
+        assert line.endswith("--format docker --timestamp 7 --secret id=pip.conf,src=a b .")
+
+
 @ROLE
 def test_an_image_runs_as_nobody_special(role: str) -> None:
     assert last(STAGES, role, "USER") == "10001:10001"
     after = STAGES[role].instructions
-    assert all(name in ("COPY", "ENV", "HEALTHCHECK", "CMD") for name, _ in after)
+    assert all(name in ("COPY", "ENV", "LABEL", "HEALTHCHECK", "CMD") for name, _ in after)
 
 
 @ROLE
