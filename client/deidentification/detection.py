@@ -50,6 +50,7 @@ from client.deidentification.names import (
     find_names,
     grow_names,
 )
+from client.deidentification.noise import find_joined_names, find_slipped, mended
 from client.deidentification.presidio import (
     AnalyzerEngine,
     ContextAwareEnhancer,
@@ -166,11 +167,14 @@ class Detector:
 
     def _detect(self, texts: Sequence[str]) -> list[list[Finding]]:
         english = self._language == LANGUAGE
+        read_as = [mended(text) if english else text for text in texts]
         casings = [
             read_casing(text, self.lexicon) if english else Casing(text, careless=False)
-            for text in texts
+            for text in read_as
         ]
         found = [[f for rule in self._rules for f in rule(text)] for text in texts]
+        for text, mended_text, own in zip(texts, read_as, found, strict=True):
+            own.extend(find_dates(mended_text) if mended_text != text else ())
         readings = [(text, at, -1) for at, text in enumerate(texts)]
         readings += [
             (casing.truecased[start:end], at, start)
@@ -217,7 +221,8 @@ class Detector:
         """All findings of a text, from the analyzer's and the name and address rules."""
         text, lexicon, careless = casing.truecased, self.lexicon, casing.careless
         names = [*found, *find_names(text, lexicon, careless=careless)]
-        names += find_groups(text, lexicon)
+        names += [*find_groups(text, lexicon), *find_slipped(text)]
+        names += find_joined_names(text, lexicon)
         names += find_enumerated(text, names, lexicon)
         grown = list(grow_names(text, names, lexicon, careless=careless))
         return grow_blocks(text, [*grown, *find_addresses(text, lexicon)], lexicon)

@@ -32,6 +32,7 @@ from client.deidentification.name_runs import (
     opens_sentence,
     without_possessive,
 )
+from client.deidentification.noise import small_neighbours
 
 MAX_ACRONYM_LETTERS = 6
 """Capitals up to this length are abbreviations ("COPD", "IBAN"), not names."""
@@ -98,6 +99,10 @@ _MEMBER = r"(?:(?:van|von|de|der|den|di|da|el|al|la|le|du|del|dos)\s+){0,2}[^\W\
 _FIRM_OF_NAMES = re.compile(
     rf"(?<![\w'-]){_MEMBER}(?:,\s+{_MEMBER}){{1,3}},?\s+(?:and|&|y|e|et|und|og|en|i)\s+{_MEMBER}"
 )
+_FIRM_WITHOUT_COMMA = re.compile(
+    rf"\b(?:at|for|by|join(?:ed|ing|s)?)\s+(?P<name>{_CAPITALISED}\s+{_CAPITALISED}\s+(?:and|&)\s+{_CAPITALISED})"
+    r"(?!\s+[A-Z])"
+)
 _DOES = re.compile(
     r"\s+(?:is|was|has|had|will|would|can|could|said|says|told|asked|wrote|called|shouted|replied|and\s+I|"
     r"went|lives|reports?|reported|denies|states|stated|works|worked|wants|needs|came|gave)\b"
@@ -154,6 +159,10 @@ def find_enumerated(text: str, found: Iterable[Finding], lexicon: Lexicon) -> It
         known = sum(word.start() in starts for word in members)
         if known >= 2 and not any(lexicon.is_function_word(word.group()) for word in members):
             yield Finding(*match.span(), ORGANIZATION)
+    for match in _FIRM_WITHOUT_COMMA.finditer(text):
+        members = [word for word in WORD.finditer(text, *match.span("name")) if _is_member(word)]
+        if all(word.start() in starts for word in members):
+            yield Finding(*match.span("name"), ORGANIZATION)
     for match in _ENUMERATION.finditer(text):
         if any(start < match.end() and end > match.start() for start, end in spans):
             loose = "&" in match.group()
@@ -177,7 +186,9 @@ def grow_names(
             continue
         end = grown_right(text, finding.end, lexicon)
         start, kind = grown_left(text, finding.start, lexicon), finding.kind
-        end = _initials_end(text, end, lexicon) if kind == PERSON else end
+        if kind == PERSON:
+            end = _initials_end(text, end, lexicon)
+            start, end = small_neighbours(text, start, end, lexicon)
         last_word = start + max(text.rfind(" ", start, end) - start, 0)
         for at in (end, last_word):  # the name's last word may be the beginning of "Sp. k."
             tail = _FIRM_TAIL.match(text, at)

@@ -1,0 +1,120 @@
+"""What scanners and hurried hands do to names and dates, and how it is read all the same.
+
+* `mended` gives letters back to words in which a scan read figures: "C0dyview". Its result has the
+  length of the text, so that spans carry over.
+* A name beside a found one is a name in small letters too: "Yasmin U. lafleur".
+* A month with one slip is a month where a day and a year stand beside it: "Ma 28, 2018".
+* An age before "yeear old" is one still.
+* A name that lost the space before it is one still: "byJohn".
+
+Words of English, of medicine and their slips are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from client.deidentification.casing import is_unknown
+from client.deidentification.findings import AGE, DATE_TIME, LOCATION, PERSON, Finding
+from client.deidentification.lexicon import WORD, Lexicon, unaccented
+from client.deidentification.near_matches import within_slips
+
+MIN_LETTERS: Final = 4
+"""Shorter words in small letters are too often abbreviations."""
+
+_LOOK_ALIKES: Final = {"0": "o", "1": "l", "5": "s"}
+_FIGURE_IN_WORD = re.compile(r"(?<=[A-Za-z])[015](?=[a-z]{2})")
+_JOINED = re.compile(r"(?<=[a-z])[A-Z][a-z]{2,}(?![\w-])")
+_NEXT = re.compile(r"[ \t]+(?P<word>[a-z][^\W\d_]{3,}(?:-[^\W\d_]+)?)(?![\w.-]\w|')")
+_BEFORE = re.compile(r"(?<![\w.-])(?P<word>[a-z][^\W\d_]{3,})[ \t]+$")
+_REACH: Final = 30
+"""Characters before a name in which the word before it stands."""
+
+_MONTHS: Final = (
+    "january", "february", "march", "april", "june", "july", "august", "september", "october",
+    "november", "december",
+)  # fmt: skip
+_SHORT_MONTHS: Final = ("may", *(month[:3] for month in _MONTHS), "sept")
+_SLIPPED_DATES = tuple(
+    re.compile(rf"(?<![\w/.-])(?:{pattern})(?!\w)")
+    for pattern in (
+        r"(?P<month>[^\W\d_]{2,10})\.?[ \t-]+\d{1,2}(?:st|nd|rd|th)?,?[ \t-]+(?:19|20)\d\d",
+        r"\d{1,2}(?:st|nd|rd|th)?[ \t-]+(?:of[ \t]+)?(?P<month>[^\W\d_]{2,10})\.?,?[ \t-]+"
+        r"(?:19|20)\d\d",
+    )
+)
+_SLIPPED_AGE = re.compile(
+    r"(?<![\w.])(?P<age>\d{1,3})[ \t-]*(?P<years>[^\W\d_]{3,6})[ \t-]+(?P<old>[^\W\d_]{2,4})(?!\w)"
+)
+
+
+def mended(text: str) -> str:
+    """The text with letters where a scan read figures inside a word.
+
+    >>> mended("C0dyview, Gr0up 5 and CYP1A2")
+    'Codyview, Group 5 and CYP1A2'
+    """
+    return _FIGURE_IN_WORD.sub(lambda match: _LOOK_ALIKES[match.group()], text)
+
+
+def find_slipped(text: str) -> Iterator[Finding]:
+    """Dates whose month is one slip away from a month, and ages before "yeear old"."""
+    for match in _SLIPPED_AGE.finditer(text):
+        years, old = match.group("years").lower(), match.group("old").lower()
+        if (
+            old[0] == "o"
+            and within_slips(old, "old", 1)
+            and any(within_slips(years, word, 1) for word in ("year", "years"))
+        ):
+            yield Finding(*match.span("age"), AGE)
+    for pattern in _SLIPPED_DATES:
+        for match in pattern.finditer(text):
+            month = match.group("month").lower()
+            full = any(within_slips(month, name, 1) for name in _MONTHS)
+            if full or any(within_slips(month, name, 1) for name in _SHORT_MONTHS):
+                yield Finding(*match.span(), DATE_TIME)
+
+
+def find_joined_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
+    """Listed names that stand right behind a word in small letters."""
+    for match in _JOINED.finditer(text):
+        if lexicon.is_name(match.group()):
+            yield Finding(*match.span(), PERSON)
+        elif lexicon.is_place(match.group()):
+            yield Finding(*match.span(), LOCATION)
+
+
+def small_neighbours(text: str, start: int, end: int, lexicon: Lexicon) -> tuple[int, int]:
+    """Where a found name begins and ends with what belongs to it in small letters.
+
+    After it that is a listed name or no word at all; before it a listed name, and where a line or
+    what follows a colon begins, also no word at all.
+    """
+    words = WORD.findall(text[start:end])
+    if not words or not _is_surely_name(words, lexicon):
+        return start, end
+    following = _NEXT.match(text, end)
+    if following and _may_be_small_name(following.group("word"), lexicon):
+        end = following.end("word")
+    window = text[max(0, start - _REACH) : start]
+    before = _BEFORE.search(window)
+    if before:
+        word, opens = (
+            before.group("word"),
+            window[: before.start()].rstrip(" \t")[-1:] in (":", "\n"),
+        )
+        if lexicon.is_name(word) or (opens and is_unknown(word, lexicon)):
+            start -= len(before.group())
+    return start, end
+
+
+def _is_surely_name(words: list[str], lexicon: Lexicon) -> bool:
+    """Whether at least one word is a listed name, and none a word of English."""
+    listed = any(lexicon.is_name(part) for word in words for part in word.split("-"))
+    return listed and not any(lexicon.is_everyday(word) for word in words if len(word) > 1)
+
+
+def _may_be_small_name(word: str, lexicon: Lexicon) -> bool:
+    return lexicon.is_name(word) or (unaccented(word).isalpha() and is_unknown(word, lexicon))
