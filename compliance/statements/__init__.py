@@ -17,7 +17,7 @@ from compliance.statements.documents import (
     format_time,
     utc_now,
 )
-from compliance.statements.plans import (
+from compliance.statements.plan_parts import (
     MAX_FEATURES,
     MAX_LABELS,
     PHASES_OF_TASK,
@@ -26,17 +26,15 @@ from compliance.statements.plans import (
     Aggregation,
     BaseModelReference,
     BatchLimit,
-    Decision,
     Feature,
     Phase,
     PhaseKind,
     Privacy,
     PrivacyUnit,
-    StartsFrom,
     TaskName,
-    TrainingPlan,
     Transport,
 )
+from compliance.statements.plans import Decision, StartsFrom, TrainingPlan
 from compliance.statements.rounds import (
     GroupEvaluation,
     KeptModelRemoval,

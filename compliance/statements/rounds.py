@@ -18,7 +18,7 @@ from compliance.statements.documents import (
     Text,
     Time,
 )
-from compliance.statements.plans import BaseModelReference, PhaseKind
+from compliance.statements.plan_parts import BaseModelReference, PhaseKind
 
 
 class Metrics(Document):
