@@ -38,19 +38,18 @@ from audit.errors import BudgetExhausted, Conflict, NotFound, Refused, Verificat
 from client import ledger_format, ledger_journal
 from client import ledger_rows as rows
 from client.budget import (
-    HISTORY_POINTS,
     Audit,
     Budget,
     Composer,
     Cost,
     Limits,
     NoReservation,
-    Reading,
     Reservation,
     compose_epsilon,
     over_limit,
     over_period,
 )
+from client.budget_history import HISTORY_POINTS, Reading
 from client.budget_period import Period, refuse_clock_behind
 from client.learning.accounting import adaptive_epsilon
 from client.ledger_costs import cost_of_plan, period_budget

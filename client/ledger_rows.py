@@ -17,12 +17,11 @@ from client.budget import (
     Composer,
     NoReservation,
     PlanBudget,
-    Reading,
     Reservation,
     RoundAlreadyStarted,
     RoundEvent,
-    readings_at,
 )
+from client.budget_history import Reading, readings_at
 from client.learning.accounting import BatchCap, Event, event_of_subject, joined
 
 _PLAN_COLUMNS = (

@@ -22,8 +22,8 @@ from client.budget import (
     Reservation,
     RoundAlreadyStarted,
     compose_epsilon,
-    readings_at,
 )
+from client.budget_history import readings_at
 from client.erasure import erase_subject
 from client.learning.accounting import Event
 from client.ledger import Ledger
