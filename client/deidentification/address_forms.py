@@ -21,7 +21,7 @@ _LEADING = r"""(?:rue|avenue|av\.?|avda\.?|boulevard|bd\.?|bld\.?|all[ée]e|chem
     glorieta|rua|travessa|praça|estrada|alameda|ulica|ul\.?|aleja|al\.|plac|pl\.|os\.|ulitsa|
     prospekt|pr\.|pereulok|straße|strasse|platz|am|an\s+der|im|auf\s+der|in\s+der|zum|zur|jalan|
     jl\.?|lorong|carrer|str\.|bulevardul|bd-ul|piața|οδός|leof\.?|odos|väg|rruga|cesta|calea)"""
-_GLUED = r"""(?:straat|stra(?:ß|ss)e|str\.?|gasse|weg|laan|plein|platz|allee|ring|damm|ufer|
+_GLUED = r"""(?:straat|plaats|stra(?:ß|ss)e|str\.?|gasse|weg|laan|plein|platz|allee|ring|damm|ufer|
     v[äa]gen|gat(?:an|a)|vej|gade|veien|vegen|katu|kuja|polku|tie|utca|út|tér|gracht|kade|dijk|
     dreef|steeg|singel|steenweg|lei|baan|markt|hof|pad|park|plantsoen|stræde|stien|torg(?:et)?|
     backen|gränd|stígur|braut|gerði|holt)"""
@@ -41,7 +41,7 @@ STREETS = tuple(
         # 107 Rue Abdelaziz; Via Raffaele Conforti 74; ul. Lubartowska 42
         rf"(?<![\w.,/-]){_NUMBER},?\s+{_LEADING}\s+(?P<words>(?:{_W}\s?){{1,5}})",
         rf"""(?<!\w){_LEADING}\s+(?P<words>(?:{_W}\s+){{0,5}}?{_W}),?\s+(?:n[°ºo]?\.?\s?)?
-        {_NUMBER}(?![\w.])""",
+        {_NUMBER}(?!\w|\.\d)""",
         # Nassaustraat 123
         rf"(?<!\w)(?P<words>)[^\W\d_]{{2,40}}{_GLUED}\s+{_NUMBER}(?!\w)",
         # Agip u. 96., Frankfurter Allee 73

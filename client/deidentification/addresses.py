@@ -32,7 +32,10 @@ _SEGMENT = re.compile(
     r"[^,\n;.!?|:]{0,120}(?:\b(?:St|Apt|Mt|Ste|No|Ave|Rd|Blvd|ul|Av)\.[^,\n;.!?|:]{0,120}){0,4}",
     re.IGNORECASE,
 )
-_GAP = re.compile(r"[ \t]*(?:,[ \t]*|\n\s*|[ \t]+)")
+_GAP = re.compile(r"[ \t]*(?:\n?[ \t]*,[ \t]*|\n\s*|[ \t]+)")
+_REGION_LETTERS = re.compile(r"[A-Z]{2,3}")
+"""A region between a town and its country or postcode, though "SO", "US" or "VAN" is a word too."""
+
 _LINE_ABOVE = re.compile(
     r"(?:^|[\n:;.]|\b(?:at|to|of|from|in)\b)[ \t>]*"
     r"(?P<street>(?=[^\n]*[^\W\d_]{2})\d{1,6}[^\n:;@]{3,60}),?\n[ \t>]*$"
@@ -77,8 +80,11 @@ def find_addresses(text: str, lexicon: Lexicon) -> Iterator[Finding]:
 def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
     for start, end in _near_digits(text):
         for pattern in STREETS:
-            for match in pattern.finditer(text, start, end):
+            at = start
+            while match := pattern.search(text, at, end):
+                at = match.start() + 1  # "on Erzsébet tér 92" is none from "on", and one after it
                 if _could_be_street(match.group("words"), lexicon):
+                    at = match.end()
                     yield match.span()
     for match in NAMED_STREET.finditer(text):
         start = match.end("words")
@@ -174,6 +180,8 @@ def _grown_right(text: str, end: int, lexicon: Lexicon) -> int:
         segment = _SEGMENT.match(text, gap.end())
         piece = segment.group().rstrip() if segment else ""
         length = _place_like_length(piece, lexicon)
+        if _REGION_LETTERS.fullmatch(piece) and "," in gap.group():
+            length = len(piece)
         inline = not re.search(r"[,\n]", gap.group())
         if not inline and length < len(piece) and not piece[:1].isdigit():
             break  # a segment of its own belongs as a whole, or not

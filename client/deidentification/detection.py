@@ -80,6 +80,17 @@ _NO_HOST = re.compile(r"[A-Z]\.[A-Z]\w{1,3}")
 _LEADING = re.compile(r"(?:(?:the|a|an|on|in|at|since|from|about|around)\s+)*", re.IGNORECASE)
 """What the model takes in before a date."""
 
+_DOTTED_CAPITALS = re.compile(r"[A-Z](?:\.[A-Z])+\.?")
+"""What an organisation's initials look like ("U.N.")."""
+
+_NEAR = 40
+"""Characters around a word in which its neighbours are looked for."""
+
+_HOUSE_NUMBER = re.compile(
+    r"\d{1,5}(?=$|\s+(?:last|this|next|yesterday|today|tonight|tomorrow)\b)", re.IGNORECASE
+)
+_WORD_BEFORE = re.compile(r"([^\W\d_][\w'\u2019-]*)[ \t]+$")
+
 _RULES: tuple[tuple[str, tuple[str, ...], Callable[[str], Iterable[Finding]]], ...] = (
     ("identifiers", (IDENTIFIER, NUMBER, IBAN_CODE, ADDRESS), find_identifiers),
     ("phones", (PHONE_NUMBER, NUMBER), find_phones),
@@ -233,24 +244,33 @@ class Detector:
         The model's spans are cut at line breaks, and lose pieces made of everyday words of banking,
         medicine and grammar alone ("IBAN", "I'm", "Address").
         """
-        if result.entity_type == GROUP and not _is_group_name(text[result.start : result.end]):
+        if result.entity_type == GROUP and not self._is_group(text[result.start : result.end]):
             return
         if result.entity_type == DATE_TIME:
             found = text[result.start : result.end]
             if names_a_time(found):
                 yield Finding(result.start + _leading_length(found), result.end, DATE_TIME)
+            elif number := self._house_number(text, result.start, found):
+                yield number
             return
         for line in re.finditer(r"[^\n]+", text[result.start : result.end]):
             start, end = result.start + line.start(), result.start + line.end()
             words = list(WORD.finditer(line.group()))
-            if all(self._is_surely_nobody(word.group()) for word in words):
-                continue
-            everyday = all(self.lexicon.is_everyday(word.group()) for word in words)
-            if everyday and (text[end : end + 1] == ":" or line.group().isupper()):
+            if not _DOTTED_CAPITALS.fullmatch(line.group()) and self._says_nothing(
+                text, start, words
+            ):
                 continue
             if result.entity_type == PERSON:
                 start += self._label_length(words)
             yield Finding(start, end, result.entity_type)
+
+    def _house_number(self, text: str, start: int, found: str) -> Finding | None:
+        """A number after a word that is no English, which the model takes for a time."""
+        number = _HOUSE_NUMBER.match(found)
+        before = _WORD_BEFORE.search(text[max(0, start - _NEAR) : start])
+        if number is None or before is None or self.lexicon.is_everyday(before.group(1)):
+            return None
+        return Finding(start, start + number.end(), NUMBER)
 
     def _label_length(self, words: list[re.Match[str]]) -> int:
         """Length of the labels before a name that the model took in ("Customer Ann Li")."""
@@ -259,6 +279,22 @@ class Detector:
             if folded not in LABEL_WORDS and folded not in self.lexicon.function_words:
                 return word.start()
         return 0
+
+    def _is_group(self, found: str) -> bool:
+        """Whether what the model takes for a nationality or religion can be one."""
+        listed = plain(found) in self.lexicon.groups
+        return (found[:1].isupper() or listed) and not any(char.isdigit() for char in found)
+
+    def _says_nothing(self, text: str, start: int, words: list[re.Match[str]]) -> bool:
+        """Whether words that the model took for a name at `start` are nobody's."""
+        if all(self._is_surely_nobody(word.group()) for word in words):
+            return True
+        end = start + words[-1].end()
+        if not all(self.lexicon.is_everyday(word.group()) for word in words):
+            return False
+        if text[start:end].isupper():
+            return not _stands_out(text, start, end)
+        return text[end : end + 1] == ":"
 
     def _is_surely_nobody(self, word: str) -> bool:
         folded = plain(word).removesuffix("'s")
@@ -271,9 +307,15 @@ def _leading_length(found: str) -> int:
     return leading.end() if leading else 0
 
 
-def _is_group_name(found: str) -> bool:
-    """Whether words that the model takes for a nationality or religion can be one."""
-    return found[:1].isupper() and not any(char.isdigit() for char in found)
+def _stands_out(text: str, start: int, end: int) -> bool:
+    """Whether a word in capitals stands beside others that are not: it is no part of a heading."""
+    line_start, line_end = text.rfind("\n", 0, start) + 1, text.find("\n", end)
+    before = text[max(line_start, start - _NEAR) : start]
+    after = text[end : min(line_end if line_end >= 0 else len(text), end + _NEAR)]
+    if after.startswith(":") and not before.rstrip()[-1:].islower():
+        return False  # a label
+    beside = WORD.findall(before)[-1:] + WORD.findall(after)[:1]
+    return bool(beside) and not any(word.isupper() and len(word) > 1 for word in beside)
 
 
 def _taken_out(registry: RecognizerRegistry, name: str) -> EntityRecognizer:

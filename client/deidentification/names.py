@@ -83,9 +83,9 @@ _JOINED = re.compile(
 """A name and a number, or two words joined: what people call themselves online."""
 
 _OCCUPATION = re.compile(
-    r",\s+(?:the|our|their|an?|his|her|my)\s+(?P<what>(?:[^\W\d_][\w/&-]*\s+){0,6}?[^\W\d_][\w-]*"
-    r"(?:er|or|ist|ian|ant|ent|man|woman|clerk|nurse|chef|aide|cook|pilot|agent|tech|guard|executive|"
-    r"surgeon|therapist|attendant|officer|lead|head|chief))(?=\s*[,.;:]|\s+(?:of|at|for|said|from)\b)",
+    r",\s+(?:the|our|their|an?|his|her|my)\s+(?P<what>(?:[^\W\d_][\w/&-]*\s+){0,6}?"
+    r"(?:[^\W\d_][\w-]*(?:er|or|ist|ian|ant|ent|man|lead|head)|(?:[^\W\d_][\w-]*)?(?:clerk|nurse|chef|aide|"
+    r"cook|pilot|agent|tech|guard|executive|surgeon|therapist|attendant|officer|chief)))(?=\s*[,.;:]|\s+(?:of|at|for|said|from)\b)",
     re.IGNORECASE,
 )
 _COUNTRY_LETTERS = re.compile(r"(?<![\w.])(?:U\.S\.A\.?|U\.S\.|U\.K\.|USA|UK|UAE|usa|uae)(?![\w-])")

@@ -16,6 +16,7 @@ from client.deidentification.findings import (
     IBAN_CODE,
     IDENTIFIER,
     IP_ADDRESS,
+    LOCATION,
     NUMBER,
     OCCUPATION,
     ORGANIZATION,
@@ -44,6 +45,15 @@ def left(detector: Detector, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "kind", "value"),
     [
+        ("He then moved to the U.N. and stayed there.", ORGANIZATION, "U.N."),
+        ("She joined SAP after a year in Berlin.", ORGANIZATION, "SAP"),
+        ("They moved here from SAINT-PRIEST", LOCATION, "SAINT-PRIEST"),
+        ("the sudanese embassy formally agreed", GROUP, "sudanese"),
+        ("We met at Via Torino 12. Then we left.", ADDRESS, "Via Torino 12"),
+        ("They stayed on Kossuth tér 14. It rained.", ADDRESS, "Kossuth tér 14"),
+        ("To 12 Argyll Road\nUtrecht\n, SO\n please", ADDRESS, "12 Argyll Road\nUtrecht\n, SO"),
+        ("The parcel came to Ivana and Estrela 57 last night.", NUMBER, "57"),
+        ("Ivo Marsh, the senior clerk, said so.", OCCUPATION, "senior clerk"),
         ("The MRN is 0048213, seen today.", IDENTIFIER, "0048213"),
         ("patient id: H-2291-884 was here", IDENTIFIER, "H-2291-884"),
         ("my customer number is 40021873", IDENTIFIER, "40021873"),
@@ -174,6 +184,11 @@ def test_a_long_text_is_read_in_pieces_and_whole(detector: Detector) -> None:
     ]
     unbroken = "x" * (3 * MAX_PIECE_CHARACTERS)
     assert sum(f.end - f.start for f in detector.detect([unbroken])[0]) <= len(unbroken)
+
+
+@pytest.mark.parametrize("text", ["CHEST PAIN today", "ASSESSMENT AND PLAN: rest"])
+def test_headings_in_capitals_stay(detector: Detector, text: str) -> None:
+    assert found(detector, text) == []
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n", ".", "İstanbul ß ﬁ", "\U0001f600 ok", "ǅ a"])
