@@ -245,8 +245,8 @@ class SqlLogStorage:
 class PostgresLogStorage(SqlLogStorage):
     """The same over a connection to PostgreSQL, which takes a batch as an array."""
 
-    def __init__(self, connection: SqlConnection) -> None:
-        super().__init__(connection, POSTGRESQL_LOCK)
+    def __init__(self, connection: SqlConnection, lock: str | None = POSTGRESQL_LOCK) -> None:
+        super().__init__(connection, lock)
 
     def insert_hashes(self, places: Sequence[int], hashes: Sequence[bytes]) -> None:
         """Insert hashes at their places, in one statement."""

@@ -17,6 +17,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from audit.canonical import canonical_bytes, digest, parse_canonical_object
@@ -96,12 +97,12 @@ class SignedStatement:
         """
         return dict(parse_canonical_object(self.payload))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """`sha256:…` of the canonical envelope: the statement's identity."""
         return digest(canonical_bytes(self.to_json()))
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """The `<kind>` in the body's `format`, such as `plan` or `erasure`.
 

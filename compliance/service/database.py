@@ -6,6 +6,8 @@
 * Writers that come while one commits share the next commit (`shared_transaction`).
 * It is durable when `writing()` is left without an exception, and has left no trace otherwise.
 * SQLite runs with a write-ahead log and `synchronous=FULL`: a commit survives a power failure.
+* PostgreSQL's connections begin no transaction by themselves: `_begin` says which kind, in one
+  question together with the lock. A single question needs none.
 * Parameters never appear in SQLAlchemy's errors or logs.
 * A password is read from the file that the URL names, for each new connection.
 """
@@ -26,6 +28,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from audit.database_address import read_password, split_password_file
 from audit.errors import Conflict, FiduciaryError, MalformedInput
 from audit.sql_log import POSTGRESQL_LOCK
+from compliance.service.driver import Driver
 from compliance.service.in_use import alone, share_database, share_folder
 from compliance.service.shared_transaction import SharedTransactions
 
@@ -38,8 +41,49 @@ POOL_SIZE: Final = 40
 REST_SECONDS: Final = 1.0
 """How long a connection may lie in the pool without being asked whether it is alive."""
 
-_WRITING: Final = "fiduciary_writing"
+_BEGIN: Final = "fiduciary_begin"
+"""Execution option: the statement that begins a transaction of the connection; empty for none."""
+
+_TAIL: Final = "fiduciary_tail"
 _SINCE: Final = "fiduciary_rests_since"
+
+
+class Tail:
+    """What a transaction that holds the writers' lock knows of the log's end.
+
+    Attributes:
+        head: The last note and the size, as `LogReader.head` tells them; None when they must be
+            asked for.
+    """
+
+    def __init__(self) -> None:
+        self.head: tuple[str | None, int] | None = None
+
+
+class ServiceSession(Session):
+    """A session of the service.
+
+    Attributes:
+        driver: For statements that never differ (`service.driver`).
+        changed: Whether a mapped row was added, changed or deleted.
+    """
+
+    def __init__(self, connection: Connection, **options: Any) -> None:
+        super().__init__(connection, expire_on_commit=False, **options)
+        self.connection()  # makes its savepoint now: the driver would not
+        self.driver = Driver(connection)
+        self.changed = False
+
+    @property
+    def tail(self) -> Tail:
+        """What is known of the log's end."""
+        tail = self.driver.connection.get_execution_options().get(_TAIL)
+        return tail if isinstance(tail, Tail) else Tail()
+
+
+@event.listens_for(ServiceSession, "after_flush")
+def _note_change(session: ServiceSession, _context: object) -> None:
+    session.changed = session.changed or bool(session.new or session.dirty or session.deleted)
 
 
 class Database:
@@ -76,6 +120,11 @@ class Database:
         if self._sqlite:
             path = Path(address.database or "compliance.sqlite")
             address = address.set(database=str(path if path.is_absolute() else folder / path))
+            self._begin_writing, self._begin_reading = "BEGIN IMMEDIATE", "BEGIN"
+        else:
+            options["isolation_level"] = "AUTOCOMMIT"
+            self._begin_writing = f"BEGIN; {POSTGRESQL_LOCK}"
+            self._begin_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ"
         self._engine = create_engine(
             address, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, **options
         )
@@ -83,6 +132,8 @@ class Database:
             self._engine, "connect", _configure_sqlite if self._sqlite else _configure_postgresql
         )
         event.listen(self._engine, "begin", _begin)
+        dialect: Any = self._engine.dialect
+        dialect.do_savepoint, dialect.do_release_savepoint = _savepoint, _keep_savepoint
         if not self._sqlite:  # a connection to a server may have died in the pool
             rested = _Rested(self._engine.dialect)
             event.listen(self._engine, "checkin", rested.begin)
@@ -90,7 +141,9 @@ class Database:
         if password_file is not None:
             event.listen(self._engine, "do_connect", _PasswordFile(password_file))
         self._shared = SharedTransactions(
-            lambda: self._engine.connect().execution_options(**{_WRITING: True})
+            lambda: self._engine.connect().execution_options(
+                **{_BEGIN: self._begin_writing, _TAIL: Tail()}
+            )
         )
 
         self._folder = folder
@@ -130,7 +183,8 @@ class Database:
             SQLAlchemyError: When it cannot begin or commit.
             Conflict: When a row refers to one that is not there. Nothing was changed.
         """
-        with self._engine.connect().execution_options(**{_WRITING: True}) as connection:
+        options = {_BEGIN: self._begin_writing}
+        with self._engine.connect().execution_options(**options) as connection:
             if self._sqlite:
                 connection.detach()  # nobody else gets a connection that does not look
                 cursor = connection.connection.cursor()
@@ -144,24 +198,27 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A read-only view of one moment: a proof must not mix two states of the log."""
-        with self._engine.connect() as plain:
-            options = {} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
-            with Session(plain.execution_options(**options)) as session:
-                try:
-                    yield session
-                finally:
-                    session.rollback()
+        options = {_BEGIN: self._begin_reading}
+        with (
+            self._engine.connect().execution_options(**options) as connection,
+            Session(connection) as session,
+        ):
+            try:
+                yield session
+            finally:
+                session.rollback()
 
     @contextmanager
     def asking(self) -> Iterator[Connection]:
-        """For single questions, whose answers need not be of one moment."""
-        with self._engine.connect() as connection:
-            # Without a transaction a server is asked once, not three times.
-            options = {} if self._sqlite else {"isolation_level": "AUTOCOMMIT"}
-            yield connection.execution_options(**options)
+        """For single questions, whose answers need not be of one moment.
+
+        Without a transaction a server is asked once, not three times.
+        """
+        with self._engine.connect().execution_options(**{_BEGIN: ""}) as connection:
+            yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def writing(self) -> Iterator[ServiceSession]:
         """A transaction that is committed when the block is left normally, else rolled back.
 
         Raises:
@@ -170,15 +227,15 @@ class Database:
         """
         with (
             self._shared.member() as (connection, follows),
-            Session(
+            ServiceSession(
                 connection,
-                autoflush=True,
-                expire_on_commit=False,
                 join_transaction_mode="create_savepoint" if follows else "rollback_only",
             ) as session,
         ):
             try:
                 yield session
+                session.flush()
+                session.driver.check_transaction()
                 session.commit()
             except BaseException:
                 session.rollback()
@@ -274,14 +331,14 @@ def _check_references(connection: Connection) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    writing = connection.get_execution_options().get(_WRITING, False)
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-    elif writing:
-        lock_writers(connection)
+    begin = connection.get_execution_options().get(_BEGIN, "BEGIN")
+    if begin:
+        Driver(connection).execute(begin)
 
 
-def lock_writers(connection: Connection) -> None:
-    """Keep other writers out until the transaction ends. Safe to repeat."""
-    if connection.dialect.name != "sqlite":  # there, BEGIN IMMEDIATE has done it
-        connection.exec_driver_sql(POSTGRESQL_LOCK)
+def _savepoint(connection: Connection, name: str) -> None:
+    Driver(connection).execute(f"SAVEPOINT {name}")
+
+
+def _keep_savepoint(_connection: Connection, _name: str) -> None:
+    """Nothing: savepoints end with their transaction, and to release one is another question."""

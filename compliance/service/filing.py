@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Final, Literal, TypeVar
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, select
 from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes
@@ -20,9 +21,10 @@ from audit.errors import NotFound
 from audit.keys import VerifyKey
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from compliance import rules
+from compliance.service.driver import Fixed
 from compliance.service.errors import Denied
 from compliance.service.registry import Transaction
-from compliance.service.tables import CoordinatorRow, SiteRow, StatementRow
+from compliance.service.tables import Base, CoordinatorRow, SiteRow, StatementRow
 from compliance.statements import Decision, Statement
 
 _Statement = TypeVar("_Statement", bound=Statement)
@@ -30,12 +32,31 @@ _Statement = TypeVar("_Statement", bound=Statement)
 _BATCH: Final = 500
 """Digests in one query; databases limit the number of parameters."""
 
+_MAX_REMEMBERED_LENGTH: Final = 64 * 1024
+"""Of an envelope: larger than most, and no memory to speak of for those that are remembered."""
+
 _NO_COORDINATOR: Final = rules.Refused(
     "coordinator-unregistered",
     "no coordinator key is registered, so nothing that it signs can be checked",
     "run `server init` at the coordinator",
     "conflict",
 )
+
+
+_STATEMENTS: Final = Base.metadata.tables[StatementRow.__tablename__]
+_KEEP: Final = Fixed(insert(_STATEMENTS))
+_FILED: Final = Fixed(
+    select(_STATEMENTS.c.filed_by, _STATEMENTS.c.position).where(
+        _STATEMENTS.c.digest == bindparam("digest")
+    )
+)
+
+
+class Filed(NamedTuple):
+    """Who filed a statement, and the position of its log entry."""
+
+    filed_by: str
+    position: int
 
 
 def read_statement(kind: type[_Statement], signed: SignedStatement, key: VerifyKey) -> _Statement:
@@ -81,28 +102,27 @@ def file_statement(
         plan_id=plan_id,
         release_id=release_id,
     )
-    transaction.session.add(
-        StatementRow(
-            digest=signed.digest,
-            kind=signed.kind,
-            envelope=canonical_bytes(signed.to_json()).decode("utf-8"),
-            filed_by=transaction.actor,
-            filed_at=transaction.time,
-            position=position,
-            plan_id=plan_id,
-        )
-    )
-    transaction.session.flush()
+    row = {
+        "digest": signed.digest,
+        "kind": signed.kind,
+        "envelope": canonical_bytes(signed.to_json()).decode("utf-8"),
+        "filed_by": transaction.actor,
+        "filed_at": transaction.time,
+        "position": position,
+        "plan_id": plan_id,
+    }
+    _KEEP.run(transaction.session, row)
     return position
 
 
-def find_filed(session: Session, signed: SignedStatement, caller: str) -> StatementRow | None:
-    """The row of this very statement when the same caller filed it before.
+def find_filed(session: Session, signed: SignedStatement, caller: str) -> Filed | None:
+    """What is known of this very statement when the same caller filed it before.
 
     Raises:
         Denied: When somebody else filed it.
     """
-    row = session.get(StatementRow, signed.digest)
+    found = _FILED.run(session, {"digest": signed.digest}).fetchone()
+    row = None if found is None else Filed(*found)
     if row is not None and row.filed_by != caller:
         raise Denied(
             rules.Refused(
@@ -156,7 +176,20 @@ def load_rows(session: Session, digests: Iterable[str | None]) -> dict[str, Stat
 
 def parse_envelope(row: StatementRow) -> SignedStatement:
     """The statement of a row."""
-    return SignedStatement.from_json(json.loads(row.envelope))
+    return parse_stored(row.envelope)
+
+
+def parse_stored(envelope: str) -> SignedStatement:
+    """A statement as it is stored. The few that are asked for all the time are remembered."""
+    small = len(envelope) <= _MAX_REMEMBERED_LENGTH
+    return _parse_again(envelope) if small else _parse(envelope)
+
+
+def _parse(envelope: str) -> SignedStatement:
+    return SignedStatement.from_json(json.loads(envelope))
+
+
+_parse_again: Final = lru_cache(maxsize=128)(_parse)
 
 
 def coordinator_key(session: Session) -> VerifyKey:
@@ -179,5 +212,10 @@ def site_row(session: Session, name: str) -> SiteRow:
     """
     row = session.get(SiteRow, name)
     if row is None:
-        raise NotFound("there is no such site", fix="list the sites: `compliance sites`")
+        raise no_site()
     return row
+
+
+def no_site() -> NotFound:
+    """What is said of a site that is none."""
+    return NotFound("there is no such site", fix="list the sites: `compliance sites`")

@@ -28,15 +28,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from sqlalchemy import delete
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.orm import Session
 
 from audit.canonical import canonical_bytes, parse_canonical_object
 from audit.errors import MalformedInput
 from compliance import rules
+from compliance.service.driver import Fixed
 from compliance.service.errors import Denied
 from compliance.service.idempotency_tables import GivenAnswerRow
 from compliance.service.repeating import repeat
+from compliance.service.sealed_columns import seal_cell
+from compliance.service.tables import Base
 from compliance.session import IDEMPOTENCY_HEADER
 from compliance.statements import format_time
 
@@ -54,6 +57,15 @@ PARAMETER: Final[dict[str, Any]] = {
     "schema": {"type": "string", "pattern": '^"[A-Za-z0-9._:-]{16,128}"$'},
 }
 """The header, as the OpenAPI document has it."""
+
+_ANSWERS: Final = Base.metadata.tables[GivenAnswerRow.__tablename__]
+_FIND: Final = Fixed(
+    select(_ANSWERS.c.call_sha256, _ANSWERS.c.expires_at).where(
+        _ANSWERS.c.call_sha256 == bindparam("call_sha256")
+    )
+)
+_FORGET: Final = Fixed(delete(_ANSWERS).where(_ANSWERS.c.expires_at <= bindparam("now")))
+_KEEP: Final = Fixed(insert(_ANSWERS))
 
 _KEY: Final = re.compile(r'"([A-Za-z0-9._:-]{16,128})"', re.ASCII)
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -95,6 +107,7 @@ class KeyedCall:
         self._call_sha256 = call_sha256
         self._request_sha256 = request_sha256
         self.joins = joins
+        self._is_new = False
         self._open: AbstractContextManager[Transaction] | None = None
         self.transaction: Transaction | None = None
 
@@ -162,8 +175,12 @@ class KeyedCall:
                 self._store(session, response)
 
     def _find(self, session: Session) -> None:
-        row = session.get(GivenAnswerRow, self._call_sha256)
-        if row is None or row.answer is None or row.expires_at <= self._now():
+        found = _FIND.run(session, {"call_sha256": self._call_sha256}).fetchone()
+        self._is_new = found is None
+        if found is None or found[1] <= self._now():
+            return
+        row = session.get_one(GivenAnswerRow, self._call_sha256)
+        if row.answer is None:
             return
         if row.request_sha256 != self._request_sha256:
             raise Denied(
@@ -178,18 +195,24 @@ class KeyedCall:
         raise GivenAlready(_response(str(given["body"]).encode("utf-8"), int(str(given["status"]))))
 
     def _store(self, session: Session, response: Response) -> None:
-        expired = delete(GivenAnswerRow).where(GivenAnswerRow.expires_at <= self._now())
-        session.execute(expired)
+        _FORGET.run(session, {"now": self._now()})
         document = {"status": response.status_code, "body": bytes(response.body).decode("utf-8")}
-        session.merge(
-            GivenAnswerRow(
-                call_sha256=self._call_sha256,
-                request_sha256=self._request_sha256,
-                expires_at=format_time(self._registry.clock() + KEPT),
-                answer=canonical_bytes(document).decode("utf-8"),
-            )
+        row = GivenAnswerRow(
+            call_sha256=self._call_sha256,
+            request_sha256=self._request_sha256,
+            expires_at=format_time(self._registry.clock() + KEPT),
+            answer=canonical_bytes(document).decode("utf-8"),
         )
-        session.flush()
+        if not (self.joins and self._is_new):  # then somebody may have stored it meanwhile
+            session.merge(row)
+            session.flush()
+            return
+        place = f"{_ANSWERS.name}.answer"
+        cell = seal_cell(
+            session.connection(), place, row.sealing_key(place), [row.call_sha256], row.answer or ""
+        )
+        values = {name: getattr(row, name) for name in _ANSWERS.columns.keys()}  # noqa: SIM118
+        _KEEP.run(session, values | {"answer": cell})
 
     def _now(self) -> str:
         return format_time(self._registry.clock())
@@ -231,7 +254,9 @@ def keyed_call(
 def answering_once(
     operation: Callable[..., Any], route: Callable[[], APIRoute], *, repeats: bool
 ) -> Callable[..., Any]:
-    """The operation, which a call with a key does not do twice, whatever becomes of the database.
+    """The operation with its answer as it is sent.
+
+    A call with a key does not do it twice, whatever becomes of the database.
 
     Args:
         operation: A coroutine, which reads its body itself, is left as it is, and so is one that
@@ -267,7 +292,10 @@ def answering_once(
                 return operation(**values)
             return call.answer(lambda: operation(**values), render)
 
-        return repeat(once, known=call is not None) if repeats else once()
+        answer = repeat(once, known=call is not None) if repeats else once()
+        if isinstance(answer, Response) or route().response_field is None:
+            return answer
+        return render(answer)  # FastAPI would do it in one more thread
 
     setattr(operate, _WRAPPED, True)
     return operate

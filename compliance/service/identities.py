@@ -26,6 +26,7 @@ from compliance.service.access_tables import (
     SessionRow,
     SiteRenewalRow,
 )
+from compliance.service.driver import Fixed
 from compliance.service.tables import PrincipalRow, SiteRow
 
 _PRINCIPALS: Final = PrincipalRow.__table__.c
@@ -78,15 +79,18 @@ _FIELDS: Final = (
     .order_by(_PRINCIPALS.name)
 )
 
-# Every call asks these two: they are put together once, and need no mapped object.
-_BY_NAME: Final = _FIELDS.where(_PRINCIPALS.name == bindparam("name"))
-_BY_KEY: Final = _FIELDS.where(_PRINCIPALS.token_sha256 == bindparam("token_sha256"))
-_FORMER: Final = select(_FORMER_TOKENS.principal, _FORMER_TOKENS.works_until).where(
-    _FORMER_TOKENS.token_sha256 == bindparam("token_sha256")
+# Every call asks the first two.
+_BY_NAME: Final = Fixed(_FIELDS.where(_PRINCIPALS.name == bindparam("name")))
+_BY_KEY: Final = Fixed(_FIELDS.where(_PRINCIPALS.token_sha256 == bindparam("token_sha256")))
+_FORMER: Final = Fixed(
+    select(_FORMER_TOKENS.principal, _FORMER_TOKENS.works_until).where(
+        _FORMER_TOKENS.token_sha256 == bindparam("token_sha256")
+    )
 )
-
-_SESSION: Final = select(_SESSIONS.principal, _SESSIONS.expires_at, _SESSIONS.ended_at).where(
-    _SESSIONS.token_sha256 == bindparam("token_sha256")
+_SESSION: Final = Fixed(
+    select(_SESSIONS.principal, _SESSIONS.expires_at, _SESSIONS.ended_at).where(
+        _SESSIONS.token_sha256 == bindparam("token_sha256")
+    )
 )
 
 
@@ -97,22 +101,24 @@ def find_bearers(session: Session, *conditions: ColumnElement[bool]) -> list[rul
 
 def find_bearer(database: Session | Connection, name: str) -> rules.Bearer | None:
     """A principal by name."""
-    return _one(_bearers(database.execute(_BY_NAME, {"name": name})))
+    return _one(_bearers(_BY_NAME.run(database, {"name": name}).fetchall()))
 
 
 def find_by_key(database: Session | Connection, token_sha256: str) -> rules.Bearer | None:
     """Whoever a key belongs to, whether or not it still works."""
     key = {"token_sha256": token_sha256}
-    bearer = _one(_bearers(database.execute(_BY_KEY, key)))
+    bearer = _one(_bearers(_BY_KEY.run(database, key).fetchall()))
     if bearer is None:
-        opened = database.execute(_SESSION, key).one_or_none()
+        opened = _SESSION.run(database, key).fetchone()
         if opened is not None:
-            ends_at = min(opened.expires_at, opened.ended_at or opened.expires_at)
-            bearer = _until(find_bearer(database, opened.principal), ends_at)
+            principal, expires_at, ended_at = opened
+            ends_at = min(expires_at, ended_at or expires_at)
+            bearer = _until(find_bearer(database, principal), ends_at)
     if bearer is None:
-        former = database.execute(_FORMER, key).one_or_none()
+        former = _FORMER.run(database, key).fetchone()
         if former is not None:
-            bearer = _until(find_bearer(database, former.principal), former.works_until)
+            principal, works_until = former
+            bearer = _until(find_bearer(database, principal), works_until)
     return None if bearer is None else replace(bearer, credential=token_sha256)
 
 

@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from sqlalchemy import event, insert
+from sqlalchemy import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -32,7 +32,8 @@ from audit.keys import SigningKey
 from audit.log import AuditLog, Entry, LogStorage
 from compliance import rules
 from compliance.service.content import ContentFolder
-from compliance.service.database import Database
+from compliance.service.database import Database, ServiceSession
+from compliance.service.driver import Fixed
 from compliance.service.errors import Denied, ServiceUnavailable, enforce
 from compliance.service.idempotency import KEYED_CALL
 from compliance.service.identities import (
@@ -247,7 +248,9 @@ class Transaction:
         before_commit: What is stored beside the change, and is none by itself.
     """
 
-    def __init__(self, registry: Registry, session: Session, actor: rules.Bearer | None) -> None:
+    def __init__(
+        self, registry: Registry, session: ServiceSession, actor: rules.Bearer | None
+    ) -> None:
         self.registry = registry
         self.session = session
         self.now = registry.clock()
@@ -255,9 +258,7 @@ class Transaction:
         self.actor = ANONYMOUS if actor is None else actor.name
         self.storage = registry.storage(session)
         self.before_commit: Callable[[], None] | None = None
-        self._changed = False
         self._recorded = False
-        event.listen(session, "after_flush", self._note_change)
 
     def record(
         self,
@@ -310,7 +311,7 @@ class Transaction:
         if fields["release"] is not None and fields["plan"] is None:
             release = self.session.get(ReleaseRow, fields["release"])
             fields["plan"] = None if release is None else release.plan_id
-        self.session.execute(_INDEX_ENTRY, fields)
+        _INDEX_ENTRY.run(self.session, fields)
         self._recorded = True
         return appended.position
 
@@ -321,14 +322,11 @@ class Transaction:
             ServiceUnavailable: When something changed and nothing was recorded.
         """
         self.session.flush()
-        if self._changed and not self._recorded:
+        if self.session.changed and not self._recorded:
             raise ServiceUnavailable("a change without an audit entry was about to be made")
 
-    def _note_change(self, session: Session, _context: object) -> None:
-        self._changed = self._changed or bool(session.new or session.dirty or session.deleted)
 
-
-_INDEX_ENTRY: Final = insert(Base.metadata.tables[LogIndexRow.__tablename__])
+_INDEX_ENTRY: Final = Fixed(insert(Base.metadata.tables[LogIndexRow.__tablename__]))
 
 
 def new_token() -> str:

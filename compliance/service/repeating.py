@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -71,10 +72,23 @@ def repeat(operation: Callable[[], Result], *, known: bool = False) -> Result:
             error.passing and (known or not error.may_have_happened)
         )
 
+    began = time.monotonic()
+    try:
+        return operation()  # nearly always all there is to do
+    except ServiceUnavailable as error:
+        if not undone(error):
+            raise
+        failed = [error]
+
+    def attempt() -> Result:
+        if failed:
+            raise failed.pop()
+        return operation()
+
     attempts = Retrying(
         retry=retry_if_exception(undone),
         wait=wait_random_exponential(FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS),
-        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(SECONDS),
+        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(SECONDS + began - time.monotonic()),
         reraise=True,
     )
-    return attempts(operation)
+    return attempts(attempt)

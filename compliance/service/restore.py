@@ -44,6 +44,7 @@ from compliance.service.backup import (
     copy_rows,
 )
 from compliance.service.backup_file import Passphrase, RecipientKey, SealedReader
+from compliance.service.database import ServiceSession
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.folder import Folder, load_registry, partial_folder
 from compliance.service.migrations import move, present_revision, revisions
@@ -262,7 +263,7 @@ def _open(snapshot: Path) -> Engine:
 
 def record_restored(registry: Registry, connection: Connection, backup: Backup) -> None:
     """Make sure that what was stored is the log, and put into it that it was restored."""
-    with Session(connection, join_transaction_mode="create_savepoint") as session:
+    with ServiceSession(connection, join_transaction_mode="create_savepoint") as session:
         transaction = Transaction(registry, session, None)
         registry.log.check(transaction.storage)
         transaction.actor = OPERATOR

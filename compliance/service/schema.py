@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 import compliance.service
 from audit.errors import Conflict, NotFound
-from compliance.service.database import Database
+from compliance.service.database import Database, ServiceSession
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.log_index import rebuild_index
 from compliance.service.migrations import move, present_revision, revisions
@@ -198,7 +198,7 @@ def _plan(connection: Connection, target: str | None) -> Migration:
 
 def _record(registry: Registry, connection: Connection, migration: Migration) -> None:
     """Put the move into the log, whose tables every revision has."""
-    with Session(connection, join_transaction_mode="create_savepoint") as session:
+    with ServiceSession(connection, join_transaction_mode="create_savepoint") as session:
         transaction = Transaction(registry, session, None)
         registry.log.check(transaction.storage)
         transaction.actor = OPERATOR

@@ -17,9 +17,9 @@ class RequesterRow(SealedColumns, Base):
   moved to another place or another row it is not accepted.
 * Destroying the data key (`Keyring.destroy`) forgets the value in every copy of the database at
   once: it reads as None.
-* Only the ORM writes such a column. A value that did not pass `SealedColumns` is refused, never
-  stored in clear; a condition on the column is refused too. To find rows by a value, keep a keyed
-  hash (`Keyring.secret`) in a column beside it.
+* The ORM writes such a column, or whoever made the cell by `seal_cell`. A value that did not pass
+  `SealedColumns` is refused, never stored in clear; a condition on the column is refused too. To
+  find rows by a value, keep a keyed hash (`Keyring.secret`) in a column beside it.
 * Opening a cell asks the keyring: lists that do not show it want `deferred=True`.
 """
 
@@ -59,7 +59,7 @@ def keys_of(connection: Connection) -> DataKeys:
 def seal_cell(
     connection: Connection, place: str, key_name: str, row: list[Any], value: str
 ) -> bytes:
-    """A cell as the ORM would write it, for a revision: it imports no model.
+    """A cell as the ORM would write it: for a revision, which imports no model, or a fixed insert.
 
     Args:
         connection: Of the database that the cell is for.

@@ -22,7 +22,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
+
+from compliance.service.driver import Driver, outcome_unknown
 
 MAX_MEMBERS: Final = 16
 """Changes in one transaction: enough to share a sync, few enough to keep everybody's wait short."""
@@ -46,13 +48,13 @@ class _Turn:
                 if self._transaction.is_active:  # else the one member has rolled it back
                     self._transaction.rollback()
             else:
-                self._refuse_lost_transaction()
+                Driver(self.connection).check_transaction()
                 self._transaction.commit()
         except SQLAlchemyError as error:
             self._error = error
             self.connection.invalidate()  # closing it undoes what may be left
         except BaseException:
-            self._error = _outcome_unknown("interrupted")
+            self._error = outcome_unknown("interrupted")
             self.connection.invalidate()
             raise
         finally:
@@ -68,12 +70,6 @@ class _Turn:
         self._done.wait()
         if self._error is not None:
             raise self._error
-
-    def _refuse_lost_transaction(self) -> None:
-        """SQLite ends a transaction by itself when its disk is full: there is nothing to commit."""
-        driver = self.connection.connection.dbapi_connection
-        if getattr(driver, "in_transaction", True) is False:
-            raise _outcome_unknown("the database ended the transaction")
 
 
 class SharedTransactions:
@@ -151,7 +147,3 @@ class SharedTransactions:
     def _may_go_on(self, turn: _Turn) -> bool:
         with self._mutex:
             return bool(self._waiting) and not turn.closed and turn.members < self._max_members
-
-
-def _outcome_unknown(what: str) -> OperationalError:
-    return OperationalError("COMMIT", None, RuntimeError(what))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, func, select, tuple_
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import ColumnElement, func, inspect, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from compliance.rules.access import EVERYWHERE, Scope
 from compliance.rules.deadlines import DUE_SOON, deadline_book, urgency
@@ -22,7 +22,7 @@ from compliance.rules.subject_requests import (
 from compliance.service.filing import load_rows, parse_envelope
 from compliance.service.subject_cases import Case, present_key
 from compliance.service.subject_tables import CasePartRow, CaseRow, SiteSealingKeyRow
-from compliance.service.tables import GrantRow, PlanSiteRow, ReleaseRow, SiteRow, StatementRow
+from compliance.service.tables import Base, GrantRow, PlanSiteRow, ReleaseRow, SiteRow, StatementRow
 from compliance.statements import (
     AnswerOutcome,
     ReleaseManifest,
@@ -46,6 +46,20 @@ from compliance.subject_requests_views import (
 
 _SEPARATOR: Final = ","
 _BATCH: Final = 500
+
+
+def _but(mapped: type[Base], *names: str) -> list[InstrumentedAttribute[Any]]:
+    """All columns but some. Rows of columns read like mapped ones, at a third of their cost."""
+    return [
+        getattr(mapped, attribute.key)
+        for attribute in inspect(mapped).column_attrs
+        if attribute.key not in names
+    ]
+
+
+# What a list shows nothing of: it is sealed, or may be large.
+_OF_CASES: Final = _but(CaseRow, "contact")
+_OF_PARTS: Final = _but(CasePartRow, "sealed", "package")
 
 
 def filed_view(case: Case, code: str) -> FiledRequest:
@@ -144,13 +158,12 @@ def page_of_cases(
     if after is not None:
         wanted.append(tuple_(CaseRow.due_at, CaseRow.request_id) > tuple_(*_place(after)))
     query = (
-        select(CaseRow)
-        .options(defer(CaseRow.contact))
+        select(*_OF_CASES)
         .where(*wanted)
         .order_by(CaseRow.due_at, CaseRow.request_id)
         .limit(limit + 1)
     )
-    rows = session.scalars(query).all()
+    rows = cast("Sequence[CaseRow]", session.execute(query).all())
     shown = rows[:limit]
     parts = _parts(session, shown)
     last = shown[-1] if len(rows) > limit else None
@@ -201,12 +214,9 @@ def _parts(session: Session, rows: Sequence[CaseRow]) -> dict[str, list[CasePart
     parts: dict[str, list[CasePartRow]] = defaultdict(list)
     for start in range(0, len(rows), _BATCH):
         ids = [row.request_id for row in rows[start : start + _BATCH]]
-        query = (
-            select(CasePartRow)
-            .options(defer(CasePartRow.sealed), defer(CasePartRow.package))  # may be large
-            .where(CasePartRow.request_id.in_(ids))
-        )
-        for part in session.scalars(query.order_by(CasePartRow.request_id, CasePartRow.site)):
+        query = select(*_OF_PARTS).where(CasePartRow.request_id.in_(ids))
+        found = session.execute(query.order_by(CasePartRow.request_id, CasePartRow.site))
+        for part in cast("Iterable[CasePartRow]", found):
             parts[part.request_id].append(part)
     return parts
 

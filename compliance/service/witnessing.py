@@ -36,7 +36,7 @@ from compliance.service.tables import LogCosignatureRow, SiteRow
 from compliance.statements import format_time
 
 _CHANGES: Final = re.compile(
-    r"\s*(?:INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|TRUNCATE)\b", re.IGNORECASE
+    r"\s*(?:WITH|INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|TRUNCATE)\b", re.IGNORECASE
 )
 _COSIGNATURES_ONLY: Final = re.compile(
     rf"\s*(?:INSERT INTO|UPDATE|DELETE FROM) {LogCosignatureRow.__tablename__}\b", re.IGNORECASE
@@ -58,20 +58,21 @@ def witnessing(registry: Registry, actor: rules.Bearer) -> Iterator[Session]:
     try:
         with registry.database.writing() as session:
             connection = session.connection()  # others may use it next
-            event.listen(connection, "before_cursor_execute", _refuse_other_changes)
+            session.driver.allows = _refuse_other_changes
+            event.listen(connection, "before_cursor_execute", _refuse_statement)
             try:
                 check_present(session, actor, registry.clock())
                 yield session
                 session.flush()
             finally:
-                event.remove(connection, "before_cursor_execute", _refuse_other_changes)
+                event.remove(connection, "before_cursor_execute", _refuse_statement)
     except SQLAlchemyError as error:
         raise ServiceUnavailable(
             "the cosignature could not be stored", fix="repeat the call; a witness may"
         ) from error
 
 
-def _refuse_other_changes(
+def _refuse_statement(
     _connection: object,
     _cursor: object,
     statement: str,
@@ -79,6 +80,10 @@ def _refuse_other_changes(
     _context: object,
     _executemany: bool,
 ) -> None:
+    _refuse_other_changes(statement)
+
+
+def _refuse_other_changes(statement: str) -> None:
     if _CHANGES.match(statement) and not _COSIGNATURES_ONLY.match(statement):
         raise ServiceUnavailable("a change without an audit entry was about to be made")
 

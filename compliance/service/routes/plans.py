@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Final, Literal, cast
 
 from fastapi import APIRouter
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
@@ -26,6 +27,7 @@ from compliance.resources import (
     SubmittedPlan,
 )
 from compliance.rules.starts import may_start
+from compliance.service.driver import Fixed
 from compliance.service.erasure_tables import PlanStartRow
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import (
@@ -34,6 +36,7 @@ from compliance.service.filing import (
     find_filed,
     load_rows,
     parse_envelope,
+    parse_stored,
     read_statement,
     sign_decision,
     site_row,
@@ -42,7 +45,14 @@ from compliance.service.gate import Caller, GatedRoute, Office, requires
 from compliance.service.log_index import topics_of_clear_fields
 from compliance.service.plan_lines import note_model, plan_line, reported_model
 from compliance.service.registry import Registry, Transaction
-from compliance.service.tables import MissedRoundRow, PlanRow, PlanSiteRow, SiteRow, StatementRow
+from compliance.service.tables import (
+    Base,
+    MissedRoundRow,
+    PlanRow,
+    PlanSiteRow,
+    SiteRow,
+    StatementRow,
+)
 from compliance.statements import (
     Decision,
     Refusal,
@@ -53,6 +63,18 @@ from compliance.statements import (
 )
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["plans"])
+
+_TABLES: Final = Base.metadata.tables
+_PLAN_SITES: Final = _TABLES[PlanSiteRow.__tablename__].c
+_SITES_OF_PLAN: Final = Fixed(
+    select(_PLAN_SITES.site).where(_PLAN_SITES.plan_id == bindparam("plan_id"))
+)
+_MISSED_ROUNDS: Final = _TABLES[MissedRoundRow.__tablename__].c
+_MISSED: Final = Fixed(select(func.count()).where(_MISSED_ROUNDS.plan_id == bindparam("plan_id")))
+_STATEMENTS: Final = _TABLES[StatementRow.__tablename__].c
+_ENVELOPE: Final = Fixed(
+    select(_STATEMENTS.envelope).where(_STATEMENTS.digest == bindparam("digest"))
+)
 
 READERS: Final[tuple[Role, ...]] = ("coordinator", "site", "officer", "auditor")
 EVIDENCE_READERS: Final[tuple[Role, ...]] = ("coordinator", "officer", "auditor")
@@ -235,9 +257,8 @@ def plans_naming(sites: Collection[str]) -> Select[str]:
 
 def sites_of_plan(session: Session, plan_id: str) -> frozenset[str]:
     """The sites that a plan names."""
-    return frozenset(
-        session.scalars(select(PlanSiteRow.site).where(PlanSiteRow.plan_id == plan_id))
-    )
+    rows = _SITES_OF_PLAN.run(session, {"plan_id": plan_id}).fetchall()
+    return frozenset(site for (site,) in rows)
 
 
 def visible_plan(session: Session, plan_id: str, scope: rules.Scope) -> PlanRow:
@@ -247,19 +268,19 @@ def visible_plan(session: Session, plan_id: str, scope: rules.Scope) -> PlanRow:
         NotFound: When there is none of that id, or it names no site of theirs.
     """
     row = plan_row(session, plan_id)
-    if scope.sites is not None:
-        theirs = select(PlanSiteRow.site).where(
-            PlanSiteRow.plan_id == plan_id, PlanSiteRow.site.in_(sorted(scope.sites))
-        )
-        if session.scalar(theirs.limit(1)) is None:
-            raise _no_plan()
+    if scope.sites is not None and scope.sites.isdisjoint(sites_of_plan(session, plan_id)):
+        raise _no_plan()
     return row
 
 
 def read_plan(session: Session, plan_id: str) -> TrainingPlan:
     """The document of a plan that was filed."""
-    statement = load_rows(session, [plan_id])[plan_id]
-    return TrainingPlan.from_body(parse_envelope(statement).body)
+    return _plan_in(_ENVELOPE.run(session, {"digest": plan_id}).fetchone()[0])
+
+
+@lru_cache(maxsize=64)
+def _plan_in(envelope: str) -> TrainingPlan:
+    return TrainingPlan.from_body(parse_stored(envelope).body)
 
 
 def site_key(session: Session, caller: rules.Bearer) -> VerifyKey:
@@ -367,8 +388,7 @@ def _note_missed(session: Session, plan_id: str, report: RoundReport) -> None:
 
 
 def _rounds_missed(session: Session, plan_id: str) -> int:
-    query = select(func.count()).select_from(MissedRoundRow)
-    return session.scalar(query.where(MissedRoundRow.plan_id == plan_id)) or 0
+    return int(_MISSED.run(session, {"plan_id": plan_id}).fetchone()[0])
 
 
 def _no_plan() -> NotFound:
