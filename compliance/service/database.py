@@ -165,7 +165,7 @@ class Database:
         Raises:
             Conflict: When one does.
         """
-        return alone(self._folder, self._engine)
+        return alone(self._folder, self._engine.execution_options(**{_BEGIN: ""}))
 
     @property
     def engine(self) -> Engine:
