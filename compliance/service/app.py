@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compliance.service.connections import Turns
@@ -46,6 +45,9 @@ SECURITY_HEADERS: Final = {
     "strict-transport-security": "max-age=31536000",
     "x-content-type-options": "nosniff",
 }
+
+
+_HEADERS: Final = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 def create_app(registry: Registry) -> FastAPI:
@@ -124,9 +126,9 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)  # a page names what it may load itself
+                named = {name for name, _ in message["headers"]}
+                # A page names what it may load itself.
+                message["headers"] += [one for one in _HEADERS if one[0] not in named]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -26,6 +26,7 @@ from compliance.service.errors import Denied
 from compliance.service.registry import Transaction
 from compliance.service.tables import Base, CoordinatorRow, SiteRow, StatementRow
 from compliance.statements import Decision, Statement
+from compliance.wire import SiteState
 
 _Statement = TypeVar("_Statement", bound=Statement)
 
@@ -50,6 +51,13 @@ _FILED: Final = Fixed(
         _STATEMENTS.c.digest == bindparam("digest")
     )
 )
+
+_SITES: Final = Base.metadata.tables[SiteRow.__tablename__].c
+_SITE: Final = Fixed(
+    select(_SITES.state, _SITES.identity_key).where(_SITES.name == bindparam("name"))
+)
+_COORDINATORS: Final = Base.metadata.tables[CoordinatorRow.__tablename__].c
+_COORDINATOR_KEY: Final = Fixed(select(_COORDINATORS.key).where(_COORDINATORS.id == 1))
 
 
 class Filed(NamedTuple):
@@ -198,10 +206,10 @@ def coordinator_key(session: Session) -> VerifyKey:
     Raises:
         Denied: When none is registered.
     """
-    row = session.get(CoordinatorRow, 1)
-    if row is None:
+    found = _COORDINATOR_KEY.run(session, {}).fetchone()
+    if found is None:
         raise Denied(_NO_COORDINATOR)
-    return VerifyKey.parse(row.key)
+    return VerifyKey.parse(found[0])
 
 
 def site_row(session: Session, name: str) -> SiteRow:
@@ -214,6 +222,18 @@ def site_row(session: Session, name: str) -> SiteRow:
     if row is None:
         raise no_site()
     return row
+
+
+def site_standing(session: Session, name: str) -> tuple[SiteState, str]:
+    """The state of an enrolled site, and its identity key.
+
+    Raises:
+        NotFound: When there is none of that name.
+    """
+    found = _SITE.run(session, {"name": name}).fetchone()
+    if found is None:
+        raise no_site()
+    return found[0], found[1]
 
 
 def no_site() -> NotFound:

@@ -79,7 +79,8 @@ class StrictRequest(Request):
             while True:
                 try:
                     due = began + BODY_TIMEOUT_SECONDS + received / MIN_BYTES_PER_SECOND
-                    piece = await asyncio.wait_for(anext(pieces), max(0.0, due - clock()))
+                    async with asyncio.timeout_at(max(clock(), due)):
+                        piece = await anext(pieces)
                 except StopAsyncIteration:
                     return
                 except TimeoutError as error:

@@ -5,22 +5,30 @@ from __future__ import annotations
 import hashlib
 import hmac
 from datetime import datetime, timedelta
-from typing import Final, cast
+from typing import Final
+
+from sqlalchemy import bindparam, select
 
 from audit.canonical import canonical_bytes
 from compliance import rules
 from compliance.rules import subject_requests as machine
 from compliance.rules.deadlines import deadline_book, due, may_skip_proof
+from compliance.service.driver import Fixed
 from compliance.service.errors import Denied, enforce
-from compliance.service.filing import site_row
+from compliance.service.filing import site_standing
 from compliance.service.registry import Transaction
 from compliance.service.subject_cases import Case, load_case, object_name, present_key
 from compliance.service.subject_codes import hash_receipt, receipt_code
 from compliance.service.subject_settings import SubjectSettings
 from compliance.service.subject_tables import CasePartRow, CaseRow, SiteSealingKeyRow
+from compliance.service.tables import Base
 from compliance.statements import format_time
 from compliance.subject_requests_views import FiledRequestBody, PublicRequestBody
-from compliance.wire import SiteState
+
+_CASES: Final = Base.metadata.tables[CaseRow.__tablename__].c
+_KNOWN: Final = Fixed(
+    select(_CASES.request_id).where(_CASES.request_id == bindparam("request_id"))
+)
 
 REPLAY_WINDOW: Final = timedelta(hours=1)
 """How long a call may be repeated for its answer. A receipt code is not told for ever."""
@@ -46,9 +54,8 @@ def file_case(
     secret = transaction.registry.keyring.secret("subject-receipts")
     message = b"content\x00" + canonical_bytes(body.model_dump(mode="json"))
     content = hmac.new(secret, message, hashlib.sha256).hexdigest()
-    known = session.get(CaseRow, body.request_id)
-    if known is not None:
-        _check_repeat(known, content, transaction)
+    if _KNOWN.run(session, {"request_id": body.request_id}).fetchone() is not None:
+        _check_repeat(session.get_one(CaseRow, body.request_id), content, transaction)
         return load_case(session, body.request_id), False
     book = deadline_book()
     answer = book.find(body.jurisdiction, body.right, "answer")
@@ -70,7 +77,7 @@ def file_case(
     if isinstance(opened, rules.Refused):
         raise Denied(opened)
     for site in body.sealed:
-        enforce(rules.may_act_as_site(cast(SiteState, site_row(session, site).state)))
+        enforce(rules.may_act_as_site(site_standing(session, site)[0]))
     for site, key in body.sealed_to.items():
         stated = session.get(SiteSealingKeyRow, site)
         if stated is not None:
@@ -103,6 +110,7 @@ def file_case(
         receipt_sha256=hash_receipt(receipt_code(transaction.registry, body.request_id)),
         confirm_by=None if confirm is None else format_time(due(confirm, received, working)),
         due_at=format_time(due(answer, received, working)),
+        contact=body.email,  # where there is none, a row that says so need not be asked
         code_tries=0,
         codes_sent=0,
         ground="",
@@ -122,8 +130,6 @@ def file_case(
         for part in opened.parts
     ]
     session.add_all(parts)
-    if body.email is not None:
-        row.contact = body.email
     return Case(row, parts), True
 
 

@@ -22,7 +22,6 @@ from compliance.resources import (
     Recorded,
     ReportsBody,
     Role,
-    SiteState,
     StatementBody,
     SubmittedPlan,
 )
@@ -39,7 +38,7 @@ from compliance.service.filing import (
     parse_stored,
     read_statement,
     sign_decision,
-    site_row,
+    site_standing,
 )
 from compliance.service.gate import Caller, GatedRoute, Office, requires
 from compliance.service.log_index import topics_of_clear_fields
@@ -291,9 +290,9 @@ def site_key(session: Session, caller: rules.Bearer) -> VerifyKey:
     """
     if caller.site is None:
         raise Denied(rules.Refused("not-a-site", "a site speaks for itself only"))
-    site = site_row(session, caller.site)
-    enforce(rules.may_act_as_site(cast(SiteState, site.state)))
-    return VerifyKey.parse(site.identity_key)
+    state, identity_key = site_standing(session, caller.site)
+    enforce(rules.may_act_as_site(state))
+    return VerifyKey.parse(identity_key)
 
 
 def filed_about(session: Session, plan_id: str, kind: str) -> list[SignedStatement]:
