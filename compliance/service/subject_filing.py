@@ -26,9 +26,7 @@ from compliance.statements import format_time
 from compliance.subject_requests_views import FiledRequestBody, PublicRequestBody
 
 _CASES: Final = Base.metadata.tables[CaseRow.__tablename__].c
-_KNOWN: Final = Fixed(
-    select(_CASES.request_id).where(_CASES.request_id == bindparam("request_id"))
-)
+_KNOWN: Final = Fixed(select(_CASES.request_id).where(_CASES.request_id == bindparam("request_id")))
 
 REPLAY_WINDOW: Final = timedelta(hours=1)
 """How long a call may be repeated for its answer. A receipt code is not told for ever."""
