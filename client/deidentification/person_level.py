@@ -29,6 +29,7 @@ from client.deidentification.findings import (
 )
 from client.deidentification.lexicon import WORD, Lexicon
 from client.deidentification.near_matches import NearNames, folded, near_numbers, places_of
+from client.deidentification.spoken import as_written
 
 MIN_NAME_LETTERS = 3
 """Shorter name words ("Li", "de") are searched only as part of the whole name."""
@@ -151,6 +152,11 @@ class SubjectSearch:
         squeezed = _squeezed(identifier.value)
         if len(squeezed) >= MIN_NUMBER_CHARACTERS:
             self._numbers.setdefault(squeezed, identifier.kind)
+        if identifier.kind == EMAIL_ADDRESS:  # "k.okafor@..." tells what its owner is called
+            local = as_written(EMAIL_ADDRESS, identifier.value).partition("@")[0]
+            for word in map(folded, _LETTERS.findall(local)):
+                if len(word) > MIN_NAME_LETTERS and not self._lexicon.is_everyday(word):
+                    self._seek((word,), PERSON)
         if identifier.kind == ADDRESS:
             for word in _words(identifier):
                 if len(word) > MIN_NAME_LETTERS and not self._lexicon.is_everyday(word):

@@ -116,7 +116,7 @@ class SurrogateMaker:
         return {
             PERSON: _TITLES | PARTICLES,
             ADDRESS: _KEPT_IN_ADDRESSES,
-            LOCATION: self._lexicon.function_words,
+            LOCATION: self._lexicon.function_words | PARTICLES,
         }.get(kind, frozenset())
 
     # --- names ----------------------------------------------------------------------------------

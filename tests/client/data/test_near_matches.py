@@ -109,6 +109,11 @@ def test_what_was_only_found_in_text_is_not_searched_for_misspelt(detector: Dete
     assert not list(search.find("okonkow"))
 
 
+def test_what_an_email_address_calls_its_owner_is_searched_for(detector: Detector) -> None:
+    known = ("zofia.okafor@mail.example", "ward@mail.example")
+    assert found(detector, "saw zofia on the ward, Mr Okafor too", known) == {"zofia", "Okafor"}
+
+
 def test_short_names_and_numbers_must_be_right(detector: Detector) -> None:
     assert not found(detector, "kimy and lees", ("Kim Lee",))
     assert not list(near_numbers("123457", "123456"))

@@ -207,3 +207,7 @@ class TestChoice:
     def test_an_attempt_that_never_differs_is_an_error(self) -> None:
         with pytest.raises(MalformedInput, match="no stand-in differs"):
             differing("same", lambda _attempt: "SAME")
+
+
+def test_a_form_word_cut_off_from_its_place_stays_and_keeps_no_row_out(detector: Detector) -> None:
+    assert SurrogateMaker(KEY, detector.lexicon).surrogate(LOCATION, "ST", "P-1") == "ST"
