@@ -76,11 +76,11 @@ def used(service: RunningService, tmp_path: Path) -> RunningService:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Files of a folder, but databases."""
+    """Files of a folder, but databases and the lock of a service that runs."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and ".sqlite" not in path.name
+        if path.is_file() and ".sqlite" not in path.name and path.name != LOCK_FILE
     }
 
 
