@@ -40,6 +40,7 @@ from compliance.service.backup_file import (
 )
 from compliance.service.database import Database
 from compliance.service.folder import Folder, NewService, create_folder, open_registry
+from compliance.service.in_use import LOCK_FILE
 from compliance.service.restore import restore
 from tests.compliance.running import Clock, RunningService, running
 from tests.compliance.test_migrations import rows
