@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from compliance.resources import Answer, RequestBody
 from compliance.rules.deadlines import Urgency
 from compliance.rules.subject_requests import PartState, RequestStage
 from compliance.statements import AnswerOutcome, Digest, Name, SubjectRight, Time
 from compliance.wire import (
+    BASE64,
     MAX_SEALED_BYTES,
     Envelope,
     Octets,
@@ -40,14 +41,30 @@ def _not_too_long(value: bytes) -> bytes:
     return value
 
 
-SealedIdentifiers = Annotated[Octets, AfterValidator(_not_too_long)]
+SealedIdentifiers = Annotated[
+    Octets,
+    AfterValidator(_not_too_long),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "contentEncoding": "base64",
+            "pattern": BASE64,
+            "minLength": 4,
+            "maxLength": MAX_SEALED_BYTES // 3 * 4,
+        }
+    ),
+]
 
 SealedTo = Annotated[dict[Name, PublicKey], Field(max_length=MAX_SITES)]
 """To which key identifiers were sealed for each site: one that was replaced meanwhile is refused,
 rather than found out by the site. Callers of before do not say."""
 
+_BLANK = "\x00-\x20\x7f-\xa0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff"
+"""White space, controls and what is as wide as nothing. Dialects differ in what `\\s` is."""
+
 Email = Annotated[
-    str, StringConstraints(pattern=r"^[^@\s<>,;:\"()\[\]\\]{1,64}@[A-Za-z0-9.-]{1,190}$")
+    str,
+    StringConstraints(pattern=rf"^[^@{_BLANK}<>,;:\"()\[\]\\]{{1,64}}@[A-Za-z0-9.-]{{1,190}}$"),
 ]
 """Where a code and notices are sent. Kept encrypted, and forgotten when the request has ended."""
 

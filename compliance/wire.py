@@ -99,13 +99,13 @@ Envelope = Annotated[
 ]
 """A DSSE envelope in JSON, a `SignedStatement` in Python."""
 
-_BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 Octets = Annotated[
     bytes,
     PlainValidator(_octets),
     PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), return_type=str),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "pattern": _BASE64}),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "pattern": BASE64}),
 ]
 """Base64 in JSON, `bytes` in Python."""
 
@@ -116,7 +116,7 @@ SealedOctets = Annotated[
         {
             "type": "string",
             "contentEncoding": "base64",
-            "pattern": _BASE64,
+            "pattern": BASE64,
             "maxLength": MAX_SEALED_BYTES // 3 * 4,
         }
     ),

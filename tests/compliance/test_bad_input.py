@@ -166,6 +166,7 @@ def test_the_document_says_that_no_other_names_are_allowed(service: RunningServi
         sealed = document["components"]["schemas"][body]["properties"]["sealed"]
         assert list(sealed["patternProperties"]) != []
         assert sealed["additionalProperties"] is False
+        assert [part["minLength"] for part in sealed["patternProperties"].values()] == [4]
 
 
 def test_a_whole_number_may_be_written_with_a_point() -> None:
