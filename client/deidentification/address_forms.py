@@ -43,7 +43,8 @@ STREETS = tuple(
         rf"""(?<!\w){_LEADING}\s+(?P<words>(?:{_W}\s+){{0,5}}?{_W}),?\s+(?:n[°ºo]?\.?\s?)?
         {_NUMBER}(?!\w|\.\d)""",
         # Nassaustraat 123
-        rf"(?<!\w)(?P<words>)[^\W\d_]{{2,40}}{_GLUED}\s+{_NUMBER}(?!\w)",
+        rf"""(?<!\w)(?P<words>)(?:(?:[^\W\d_]{{2,30}}-){{1,4}}[^\W\d_]{{0,40}}|[^\W\d_]{{2,40}}){_GLUED}
+        \s+{_NUMBER}(?!\w)""",
         # Agip u. 96., Frankfurter Allee 73
         rf"""(?<!\w)(?P<words>[^\W\d_][\w-]+\s)(?:[^\W\d_][\w-]+\s)?{_SEPARATE}\s+
         {_NUMBER}(?!\w)""",

@@ -83,9 +83,10 @@ def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
             at = start
             while match := pattern.search(text, at, end):
                 at = match.start() + 1  # "on Erzsébet tér 92" is none from "on", and one after it
-                if _could_be_street(match.group("words"), lexicon):
-                    at = match.end()
-                    yield match.span()
+                end_of_street = _street_end(match, lexicon)
+                if end_of_street:
+                    at = max(at, end_of_street)
+                    yield match.start(), end_of_street
     for match in NAMED_STREET.finditer(text):
         start = match.end("words")
         for word in reversed(list(WORD.finditer(text, *match.span("words")))):
@@ -104,6 +105,22 @@ def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
     for match in NUMBER_AND_NAMES.finditer(text):
         if _could_be_street(match.group("words"), lexicon) and _holds_name(match, lexicon):
             yield match.start("number"), match.end()
+
+
+def _street_end(match: re.Match[str], lexicon: Lexicon) -> int:
+    """Where a street ends that a pattern found; 0 where it is none.
+
+    Words to the end of the match are cut at the first that belongs to the sentence.
+    """
+    if _could_be_street(match.group("words"), lexicon):
+        return match.end()
+    end = 0
+    if match.end("words") == match.end():
+        for word in WORD.finditer(match.string, *match.span("words")):
+            if not _could_be_street(word.group(), lexicon):
+                break
+            end = word.end()
+    return end
 
 
 def _near_digits(text: str) -> list[tuple[int, int]]:

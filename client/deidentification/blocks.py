@@ -41,11 +41,24 @@ _PLACES = frozenset({ADDRESS, LOCATION})
 _BESIDE_PLACES = frozenset({ADDRESS, LOCATION, NUMBER, ORGANIZATION, PERSON})
 _NAME_GAP = re.compile(r"[ \t]?[,&/][ \t]*|[ \t]?[-\u2013][ \t]?|\.[ \t]|\u0301")
 _PLACE_GAP = re.compile(r"[ \t]*[,.]?[ \t]*\n?[ \t>]*[,/-]?[ \t]*\(?")
+_INITIAL_GAP = re.compile(r"[ \t]+[^\W\d_]\.?[ \t]+")
+"""The initial between two names of a person, which some write small."""
+
+_CODE_GAP = re.compile(r"[ \t]*[,\n]?[ \t>]*\(?[^\W\d_]{1,3}\)?[ \t]*,?[ \t]*\n?[ \t>]*")
+"""A region between a town and its postcode, or the letter of a district."""
+
+_CORNER_GAP = re.compile(r"[ \t]+(?:and|&|und|y|et|e|corner(?:[ \t]+of)?)[ \t]+", re.IGNORECASE)
+"""Between two streets that meet."""
+
 _NUMBER_BEFORE = re.compile(r"(?<![\w$£€¥₹.,:/-])(?:\d{1,4}[A-Za-z]?[ \t]+){1,2}$")
+_PROVINCE_AFTER = re.compile(r"[ \t]*\([^\W\d_]{2}\)")
 _NUMBER_AFTER = re.compile(r"[ \t]+\d{1,5}[A-Za-z]?(?![\w%$£€¥₹]|[.,:/-]\d)")
 _YEAR = re.compile(r"\s*(?:19|20)\d\d$")
 _LINE = re.compile(r"[^\n]*\S[^\n]*")
 _TOKEN = re.compile(r"\S*\w\S*")
+_NO_REGION = word_set(
+    "and or to is was are the at has a id no ref mrn dob npi ssn tel fax pin icd nhs"
+)
 _SMALL_WORDS = word_set("of the and for in on")
 
 
@@ -68,9 +81,18 @@ def _bridges(text: str, findings: list[Finding]) -> Iterator[Finding]:
     """Findings made longer by the marks between them and the next."""
     for left, right in pairwise(findings):
         gap = text[left.end : right.start]
+        kinds = {left.kind, right.kind}
+        if (
+            PERSON in kinds
+            and kinds <= _NAMED
+            and _INITIAL_GAP.fullmatch(gap)
+            and gap.strip(" .") != "I"
+        ):
+            yield Finding(left.start, right.end, PERSON)
+        elif _is_within_address(text, left, right):
+            yield Finding(left.start, right.end, ADDRESS)
         if len(gap) > MAX_BRIDGE_CHARACTERS or not gap.strip() or gap.isalnum():
             continue
-        kinds = {left.kind, right.kind}
         if kinds <= _PLACES and ADDRESS in kinds and _PLACE_GAP.fullmatch(gap):
             yield Finding(left.start, right.end, ADDRESS)
         elif kinds in ({DATE_TIME}, {PERSON}) and _NAME_GAP.fullmatch(gap):
@@ -79,6 +101,20 @@ def _bridges(text: str, findings: list[Finding]) -> Iterator[Finding]:
             kinds <= _BESIDE_PLACES and kinds & _PLACES and _PLACE_GAP.fullmatch(gap)
         ):
             yield Finding(left.start, left.end + len(gap.rstrip()), left.kind)
+
+
+def _is_within_address(text: str, left: Finding, right: Finding) -> bool:
+    """Whether what stands between two findings is a part of the address that they are parts of."""
+    gap = text[left.end : right.start]
+    if right.kind == ADDRESS and left.kind in _NAMED and _CORNER_GAP.fullmatch(gap):
+        return True
+    return (
+        left.kind in _NAMED | _PLACES
+        and right.kind in (ADDRESS, NUMBER)
+        and text[right.start].isdigit()
+        and _CODE_GAP.fullmatch(gap) is not None
+        and plain(gap.strip(" \t\n,()>")) not in _NO_REGION
+    )
 
 
 def _numbers_beside(text: str, findings: list[Finding]) -> Iterator[Finding]:
@@ -90,6 +126,9 @@ def _numbers_beside(text: str, findings: list[Finding]) -> Iterator[Finding]:
         before = _NUMBER_BEFORE.search(text[window : finding.start])
         if before and not _YEAR.match(before.group().strip()):
             yield Finding(window + before.start(), finding.start, ADDRESS)
+        province = _PROVINCE_AFTER.match(text, finding.end) if finding.kind in _PLACES else None
+        if province:
+            yield Finding(finding.end, province.end(), ADDRESS)
         after = _NUMBER_AFTER.match(text, finding.end)
         if after and not _YEAR.match(after.group()) and _ends_phrase(text, after.end(), starts):
             yield Finding(finding.end, after.end(), ADDRESS)

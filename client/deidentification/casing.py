@@ -70,11 +70,13 @@ class Casing:
         truecased: The text, with capitals where names may be; of the same length.
         careless: Whether the writer does without capitals, so that their absence says nothing.
         changed: Where sentences are that got capitals: starts and ends, neighbours together.
+        silent: Where capitals say nothing: the text of a careless writer, sentences in capitals.
     """
 
     truecased: str
     careless: bool
     changed: tuple[tuple[int, int], ...] = ()
+    silent: tuple[tuple[int, int], ...] = ()
 
 
 def read_casing(text: str, lexicon: Lexicon) -> Casing:
@@ -82,20 +84,27 @@ def read_casing(text: str, lexicon: Lexicon) -> Casing:
     careless = _is_careless(text)
     pieces: list[str] = []
     changed: list[tuple[int, int]] = []
+    silent: list[tuple[int, int]] = [(0, len(text))] if careless else []
     for match in _SENTENCE.finditer(text):
         sentence = match.group()
         words = WORD.findall(sentence)
         if _is_shouted(words):
             pieces.append(_capitalised(_quietened(sentence), lexicon, careless=True))
+            if not careless:
+                _append(silent, match.span())
         elif not any(word[0].isupper() and word != "I" for word in words[1:]):
             pieces.append(_capitalised(sentence, lexicon, careless=careless))
         else:
             pieces.append(sentence)
         if pieces[-1] != sentence:
-            joins = bool(changed) and changed[-1][1] == match.start()
-            start = changed.pop()[0] if joins else match.start()
-            changed.append((start, match.end()))
-    return Casing("".join(pieces), careless, tuple(changed))
+            _append(changed, match.span())
+    return Casing("".join(pieces), careless, tuple(changed), tuple(silent))
+
+
+def _append(parts: list[tuple[int, int]], span: tuple[int, int]) -> None:
+    """Put a sentence to the others, joined to the one before where they touch."""
+    joins = bool(parts) and parts[-1][1] == span[0]
+    parts.append((parts.pop()[0] if joins else span[0], span[1]))
 
 
 def _is_careless(text: str) -> bool:

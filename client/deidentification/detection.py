@@ -1,6 +1,7 @@
 """Detection: Presidio's analyzer with the packaged model and this package's recognisers.
 
-* The model reads each text once, and once more in true case where its writer used no capitals.
+* The model reads each text once, and once more in true case where its writer used no capitals;
+  there a learned recogniser reads it too that looks at no capitals.
 * Every Presidio recogniser that is on by default runs too, at threshold 0: what it finds by luck
   is found.
 * The result is settled: disjoint spans, each with one kind.
@@ -61,6 +62,7 @@ from client.deidentification.presidio import (
 )
 from client.deidentification.recognizers import load_model_recognizer, pattern_rule
 from client.deidentification.settings import BLANK, DEFAULTS, PACKAGED, Detection
+from client.deidentification.small_letters import SmallLetters
 from client.deidentification.spoken import find_spoken
 
 MAX_PIECE_CHARACTERS = 6000
@@ -142,6 +144,10 @@ class Detector:
         )
         self._engine.load()
         self.lexicon = load_lexicon(self._engine.words, self._engine.other_than_nouns)
+        english = settings.language == LANGUAGE
+        self._small_letters = (
+            SmallLetters(self.lexicon) if english and settings.small_letters else None
+        )
         registry = RecognizerRegistry(supported_languages=[self._language])
         registry.load_predefined_recognizers(languages=[self._language], nlp_engine=self._engine)
         self._names_in = _taken_out(registry, _MODEL)
@@ -186,6 +192,10 @@ class Detector:
         found = [[f for rule in self._rules for f in rule(text)] for text in texts]
         for text, mended_text, own in zip(texts, read_as, found, strict=True):
             own.extend(find_dates(mended_text) if mended_text != text else ())
+        if self._small_letters is not None:
+            for text, casing, own in zip(read_as, casings, found, strict=True):
+                for start, end in casing.silent:
+                    own.extend(self._small_letters.find(text, start, end))
         readings = [(text, at, -1) for at, text in enumerate(texts)]
         readings += [
             (casing.truecased[start:end], at, start)

@@ -131,9 +131,12 @@ class Lexicon:
         return frozenset(place for place in self.places if " " not in place)
 
     @cached_property
-    def place_beginnings(self) -> frozenset[str]:
-        """First words of places of several words."""
-        return frozenset(place.split()[0] for place in self.places if " " in place)
+    def place_beginnings(self) -> dict[str, int]:
+        """First words of places of several words: how many words the longest of them has."""
+        longest: dict[str, int] = {}
+        for words in (place.split() for place in self.places if " " in place):
+            longest[words[0]] = max(len(words), longest.get(words[0], 0))
+        return longest
 
     def is_function_word(self, word: str) -> bool:
         """Whether the word is grammar rather than content."""

@@ -52,16 +52,33 @@ _FIRM = re.compile(
 )
 _SMALL_FIRM = re.compile(
     r"(?<!\w)(?P<name>(?:[\w'\u2019&-]+\s+){1,3})"
-    r"(?:ltd|inc|llc|llp|plc|corp|corporation|gmbh|incorporated|limited)\b\.?",
+    r"(?:ltd|inc|llc|llp|plc|corp|corporation|gmbh|incorporated|limited|sarl|s\.a\.r\.l|"
+    r"(?:and|&)\s+sons|&\s+(?:co|partners|associates|brothers))\b\.?",
     re.IGNORECASE,
 )
+_SMALL_INSTITUTION = re.compile(
+    r"(?<!\w)(?P<name>(?:[\w'\u2019.-]+[ \t]+){1,3}?)"
+    r"(?:(?:general|memorial|community|family|regional|district|medical|health)[ \t]+){0,2}"
+    r"(?:hospital|infirmary|clinic|hospice|university|college|academy|institute|museum|"
+    r"medical[ \t]cent(?:er|re)|health[ \t]cent(?:er|re)|(?:family|dental|group)[ \t]practice)\b",
+    re.IGNORECASE,
+)
+_INSTITUTION_OF = re.compile(
+    r"(?<!\w)(?:(?:state|royal|technical|free|community|city|medical)[ \t]+)?"
+    r"(?:university|college|institute|academy|school|bank|church|bishop|hospital|infirmary|museum)"
+    r"[ \t]+of[ \t]+(?:the[ \t]+)?$",
+    re.IGNORECASE,
+)
+"""What stands before the name of a place or person in an institution's name."""
+
 _FIRM_TAIL = re.compile(
     r"(?:\s+(?:&|and|und|et|y|e|og)\s+(?:co|sons?|s[øo]n|s[öo]hne|partners?|associates|brothers|hijos|"
     r"figli|fils|asociados|associés)\b\.?)?"
     r"(?:,?\s+(?:(?:general|memorial|community|family|regional|district|medical|health|state|"
     r"children's|university|county|city|royal|private|dental|veterinary)\s+){0,2}"
     r"(?:ltd|limited|inc|incorporated|llc|llp|l\.l\.c|plc|corp|corporation|co|company|gmbh|ag|kg|kgaa|"
-    r"ohg|ug|e\.?\s?v|s\.?\s?a|sas|sarl|s\.?\s?p\.?\s?a|s\.?\s?r\.?\s?l|s\.?\s?c|b\.?v|n\.?v|ab|asa|a/s|as|"
+    r"ohg|ug|e\.?\s?v|s\.?\s?a|sas|sarl|s\.?\s?p\.?\s?a|s\.?\s?r\.?\s?l|s\.?\s?a\.?\s?r\.?\s?l|"
+    r"s\.?\s?a\.?\s+de\s+c\.?\s?v|a\.c|s\.?\s?c|b\.?v|n\.?v|ab|asa|a/s|as|"
     r"aps|oy|oyj|pty|sp\.?\s?k|sp\.?\s?j|sp\.?\s?z\s?o\.?\s?o|z\.?\s?o\.?\s?o|s\.?r\.?o|a\.s|d\.?o\.?o|kft|"
     r"zrt|ltda|ltd[aş]|a\.ş|hospital|clinic|infirmary|surgery|pharmacy|hospice|practice|university|"
     r"college|academy|school|institute|foundation|bank|insurance|group|holdings?|centre|center|"
@@ -91,6 +108,7 @@ _OCCUPATION = re.compile(
 _COUNTRY_LETTERS = re.compile(r"(?<![\w.])(?:U\.S\.A\.?|U\.S\.|U\.K\.|USA|UK|UAE|usa|uae)(?![\w-])")
 _COMMA_AND_INITIALS = re.compile(r",[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.){0,2}(?![\w-])")
 _LOUD_NAME = re.compile(r"(?<![\w-])[A-Z][A-Z'\u2019-]{2,}(?:[ -][A-Z'\u2019-]{2,}){0,2}(?=,)")
+_RELATED = word_set("wife husband daughter daughters mother father parents")
 _MONTHS = word_set("may april march june august")
 _LAST_WORD = re.compile(r"([^\W\d_][\w'\u2019-]*)\W*$")
 _CAPITALISED = r"[A-Z][^\W\d_]+(?:[-'\u2019][^\W\d_]+)*"
@@ -194,6 +212,9 @@ def grow_names(
             tail = _FIRM_TAIL.match(text, at)
             if tail and tail.end() > end:
                 end, kind = tail.end(), ORGANIZATION
+        institution = _INSTITUTION_OF.search(text, max(0, start - 40), start)
+        if institution:
+            start, kind = institution.start(), ORGANIZATION
         yield Finding(start, end, kind)
         if finding.kind == PERSON:
             home = find_home(text, end, lexicon, careless=careless)
@@ -288,9 +309,8 @@ def _places(text: str, lexicon: Lexicon) -> Iterator[Finding]:
     """Places of several words, whatever their case."""
     words = list(WORD.finditer(text))
     for at, first in enumerate(words):
-        if plain(first.group()) not in lexicon.place_beginnings:
-            continue
-        for last in reversed(words[at + 1 : at + 4]):
+        longest = lexicon.place_beginnings.get(plain(first.group()), 0)
+        for last in reversed(words[at + 1 : at + longest]):
             phrase = " ".join(plain(text[first.start() : last.end()]).split())
             if phrase in lexicon.places:
                 yield Finding(first.start(), last.end(), LOCATION)
@@ -306,9 +326,19 @@ def _firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
     for match in _SMALL_FIRM.finditer(text) if careless else ():
         start = match.end()
         for word in reversed(list(re.finditer(r"\S+", match.group("name")))):
-            if lexicon.is_function_word(word.group()):
+            if lexicon.is_function_word(word.group()) or plain(word.group()) in _RELATED:
                 break
             start = match.start() + word.start()
+        if start < match.end():
+            yield Finding(start, match.end(), ORGANIZATION)
+    for match in _SMALL_INSTITUTION.finditer(text) if careless else ():
+        start = match.end()
+        for word in reversed(list(WORD.finditer(text, *match.span("name")))):
+            if lexicon.is_function_word(word.group()) or not (
+                lexicon.may_be_name(word.group()) or lexicon.is_place(word.group())
+            ):
+                break
+            start = word.start()
         if start < match.end():
             yield Finding(start, match.end(), ORGANIZATION)
 

