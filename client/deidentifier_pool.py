@@ -2,7 +2,7 @@
 
 What comes out does not depend on the number of processes. Text goes to them and comes back through
 pipes, never through a file. Each holds the language model, about 400 MB, and some
-70 MB more once it meets text without capitals.
+90 MB more once it meets text without capitals.
 """
 
 from __future__ import annotations
