@@ -220,10 +220,10 @@ def _findings(text: str, pieces: Sequence[_Piece], shares: Values) -> list[Findi
                 end += 1
             words.append(Finding(start, end, KINDS[kinds[surest]]))
     joined: list[Finding] = []
-    for word in words:
+    for found in words:
         last = joined[-1] if joined else None
-        if last and last.kind == word.kind and text[last.end : word.start] in (" ", "\t"):
-            joined[-1] = Finding(last.start, word.end, word.kind)
+        if last and last.kind == found.kind and text[last.end : found.start] in (" ", "\t"):
+            joined[-1] = Finding(last.start, found.end, found.kind)
         else:
-            joined.append(word)
+            joined.append(found)
     return joined
