@@ -377,7 +377,12 @@ def _rebuilt(folder: Path, like: FakeCompliance) -> FakeCompliance:
 # --- in `client start` ----------------------------------------------------------------------------
 
 
-def test_the_worker_witnesses_at_its_start_and_before_each_round(world: World) -> None:
+@pytest.mark.parametrize("handed_in", ["each", "first"])
+def test_the_worker_witnesses_at_its_start_and_before_each_round(
+    world: World, monkeypatch: pytest.MonkeyPatch, handed_in: str
+) -> None:
+    """Every look holds a newer head; cosignatures that follow each other closely wait."""
+    monkeypatch.setattr(worker, "HAND_IN_SECONDS", 0.0 if handed_in == "each" else 3600.0)
     sizes: list[int] = []
 
     def look() -> None:
@@ -390,12 +395,15 @@ def test_the_worker_witnesses_at_its_start_and_before_each_round(world: World) -
         world.fleet.tasks.append(look)
     assert world.run() is Ending.STOPPED
     assert sizes == sorted(set(sizes))
-    assert [read_checkpoint(note).size for note in world.compliance.cosigned] == sizes
+    assert len(sizes) == 3
+    cosigned = [read_checkpoint(note).size for note in world.compliance.cosigned]
+    assert cosigned == (sizes if handed_in == "each" else sizes[:1])
     assert world.codes() == []
 
 
 def test_the_worker_witnesses_on_a_timer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "WITNESS_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "HAND_IN_SECONDS", 0.0)
     world.fleet.tasks += [lambda: grow(world.compliance), lambda: grow(world.compliance)]
     world.run()
     sizes = [read_checkpoint(note).size for note in world.compliance.cosigned]
