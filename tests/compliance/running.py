@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from audit.log import LogStorage
@@ -23,6 +23,7 @@ from audit.merkle import Node
 from audit.storage import Append, StoredCosignature
 from compliance.api import ComplianceClient
 from compliance.service.folder import Folder, NewService, create_folder, open_registry
+from compliance.service.in_use import share_database
 from compliance.service.listener import Listener, open_socket
 from compliance.service.log_storage import session_log
 from compliance.service.registry import Registry
@@ -160,6 +161,16 @@ class RunningService:
         self._server = PromptListener(self.registry, folder)
         self._thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
         self._thread.start()
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Let go of the tables, as a stopped service does: inside, a test may move them."""
+        database = self.registry.database
+        if database.engine.dialect.name != "sqlite":
+            event.remove(database.engine, "connect", share_database)
+        database.close()
+        yield
+        database.serve()
 
     def _serve(self, listener: socket.socket) -> None:
         self._server.run(sockets=[listener])
