@@ -190,7 +190,8 @@ def test_a_version_without_limits_knows_nobody_whom_they_held_back(
         officer.add_principal("waits", ["officer"])
         officer.add_principal("north", ["auditor"], sites=["north"])
         officer.add_principal("free", ["auditor"])
-        migrate(service.registry, "0003")
+        with service.resting():
+            migrate(service.registry, "0003")
         rows = service.tables()["principals"]
     revoked = {row[0] for row in rows if row[-1] is not None}
     assert revoked == {"waits", "north"}
