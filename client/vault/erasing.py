@@ -3,11 +3,12 @@
 1. One transaction deletes the subject's rows and what was kept out, writes the datasheets anew, and
    marks the pseudonym. After a crash before its end nothing happened; after it, nothing of the
    subject is read any more.
-2. The data key is destroyed; doing it again is harmless.
-3. The mark says that the key is gone.
+2. In one transaction, the mark says that the key is gone and the data key is destroyed, last:
+   the mark never says so of a key that is there, and doing it again is harmless.
+3. Nobody is let in again before that.
 4. The write-ahead log is emptied: what lingered there was ciphertext without a key.
 
-* `finish` does steps 2 and 3 for every mark that lacks them: when the vault is opened, and before
+* `finish` does step 2 for every mark that lacks them: when the vault is opened, and before
   anybody is let in again, so that an old key never meets a new row.
 * The mark stays. A row of a marked subject is left out of every ingest until `readmit`, which gives
   the subject a key of a later generation.
@@ -53,11 +54,15 @@ def finish(file: VaultFile, keys: VaultKeys) -> None:
         "SELECT subject FROM erased_subjects WHERE key_destroyed = 0"
     ).fetchall()
     for (subject,) in pending:
-        keys.destroy(subject)
         with file.transaction() as connection:
-            connection.execute(
-                "UPDATE erased_subjects SET key_destroyed = 1 WHERE subject = ?", (subject,)
+            # Another process may have done it and let the subject in again, under a new key.
+            marked = connection.execute(
+                "UPDATE erased_subjects SET key_destroyed = 1 "
+                "WHERE subject = ? AND key_destroyed = 0",
+                (subject,),
             )
+            if marked.rowcount:
+                keys.destroy(subject)
 
 
 def readmit(file: VaultFile, keys: VaultKeys, subject: str) -> None:
@@ -65,12 +70,16 @@ def readmit(file: VaultFile, keys: VaultKeys, subject: str) -> None:
 
     Raises:
         NotFound: When the subject is not erased.
+        Conflict: When another process is erasing the subject just now.
     """
     finish(file, keys)  # the old key goes before a new one may come
     with file.transaction() as connection:
-        done = connection.execute("DELETE FROM erased_subjects WHERE subject = ?", (subject,))
-        if done.rowcount == 0:
+        found = erasure_of(connection, subject)
+        if found is None:
             raise NotFound("this subject is not erased", fix="check the id's spelling")
+        if not found.key_destroyed:
+            raise Conflict("the subject is being erased", fix="repeat it when that is done")
+        connection.execute("DELETE FROM erased_subjects WHERE subject = ?", (subject,))
         connection.execute(
             "UPDATE subject_keys SET generation = generation + 1 WHERE subject = ?", (subject,)
         )

@@ -15,7 +15,8 @@ from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
 from audit.keyring import KeyDestroyed, Keyring
 from client.site import Site
-from client.vault import Content, Dataset, Provenance, Record, Staging, Vault, sealing
+from client.vault import Content, Dataset, Provenance, Record, Staging, Vault, erasing, sealing
+from client.vault.file import VaultFile
 from client.vault.tables import digest_of
 from tests.client.data.records import KEY, PIPELINE, ROWS, stage
 
@@ -410,6 +411,42 @@ class TestErasure:
         with pytest.raises(KeyDestroyed):
             site.keyring.data_key(f"subject:{pseudonym}:2")
 
+    def test_nobody_is_let_in_while_the_old_key_is_there(
+        self, site: Site, vault: Vault, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another process marks the subject after this one has looked for unfinished erasures."""
+        stage(vault, *ROWS)
+        with Vault.open(site.paths, site.keyring) as other:
+            half_erase(vault, monkeypatch)
+            with monkeypatch.context() as patched:
+                patched.setattr(erasing, "finish", lambda *_: None)
+                with pytest.raises(Conflict, match="being erased"):
+                    other.readmit("P-1")
+            assert other.is_erased("P-1")
+            other.readmit("P-1")
+        with pytest.raises(KeyDestroyed):
+            site.keyring.data_key(f"subject:{vault.pseudonym('P-1')}")
+
+    def test_a_late_look_destroys_no_new_key(
+        self, site: Site, vault: Vault, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another process finishes an erasure and lets the subject in again meanwhile."""
+        stage(vault, *ROWS)
+        with Vault.open(site.paths, site.keyring) as other:
+            half_erase(vault, monkeypatch)
+            begin = VaultFile.transaction
+
+            def overtaken(file: VaultFile) -> Any:
+                monkeypatch.setattr(VaultFile, "transaction", begin)
+                other.readmit("P-1")
+                stage(other, *ROWS)
+                return begin(file)
+
+            monkeypatch.setattr(VaultFile, "transaction", overtaken)
+            with pytest.raises(NotFound, match="not erased"):
+                vault.readmit("P-1")
+        assert len(vault.examples("notes")) == 10
+
     def test_erasing_during_an_ingest_keeps_the_subject_out(self, site: Site, vault: Vault) -> None:
         stage(vault, *ROWS)
         with Vault.open(site.paths, site.keyring) as other, Staging(vault, "more") as staging:
@@ -421,6 +458,18 @@ class TestErasure:
         assert (dataset.records, dataset.datasheet.erased_rows_left_out) == (1, 1)
         assert [record.text for record in vault.examples("more")] == ["stays"]
         assert vault.verify("more").problems == ()
+
+
+def half_erase(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Erase `P-1` up to the key, which stays: the process is killed there."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vault.keys, "destroy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            vault.erase("P-1")
 
 
 class TestKeyring:
