@@ -191,7 +191,8 @@ class Detector:
         ]
         found = [[f for rule in self._rules for f in rule(text)] for text in texts]
         for text, mended_text, own in zip(texts, read_as, found, strict=True):
-            own.extend(find_dates(mended_text) if mended_text != text else ())
+            if mended_text != text:
+                own.extend(f for rule in self._rules for f in rule(mended_text))
         if self._small_letters is not None:
             for text, casing, own in zip(read_as, casings, found, strict=True):
                 for start, end in casing.silent:

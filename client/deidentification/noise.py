@@ -1,7 +1,8 @@
 """What scanners and hurried hands do to names and dates, and how it is read all the same.
 
-* `mended` gives letters back to words in which a scan read figures: "C0dyview". Its result has the
-  length of the text, so that spans carry over.
+* `mended` gives letters back to words in which a scan read figures, "C0dyview", and figures to
+  numbers in which it read letters, "2O24". Its result has the length of the text, so that spans
+  carry over.
 * A name beside a found one is a name in small letters too: "Yasmin U. lafleur".
 * A month with one slip is a month where a day and a year stand beside it: "Ma 28, 2018".
 * An age before "yeear old" is one still.
@@ -26,6 +27,13 @@ MIN_LETTERS: Final = 4
 
 _LOOK_ALIKES: Final = {"0": "o", "1": "l", "5": "s"}
 _FIGURE_IN_WORD = re.compile(r"(?<=[A-Za-z])[015](?=[a-z]{2})")
+_FIGURES: Final = str.maketrans({"o": "0", "O": "0", "l": "1", "I": "1"})
+_LETTER_IN_NUMBER = re.compile(
+    r"(?<![^\W_])(?!\d+l(?!\w))(?=[\doOlI]*\d[oOlI]*\d)(?=\d*[oOlI])[\doOlI]+(?![^\W_])"
+    r"|(?<=[/.-])[oO]\d(?!\w)|(?<!\w)[oO](?=\d[/.-][\doO])|(?<!\w)\d[lI](?=[/.-][\doO])"
+)
+"""Two figures and letters like figures, "2O24" but not "100l"; or one in a date, "13/O9"."""
+
 _JOINED = re.compile(r"(?<=[a-z])[A-Z][a-z]{2,}(?![\w-])")
 _NEXT = re.compile(r"[ \t]+(?P<word>[a-z][^\W\d_]{3,}(?:-[^\W\d_]+)?)(?![\w.-]\w|')")
 _BEFORE = re.compile(r"(?<![\w.-])(?P<word>[a-z][^\W\d_]{3,})[ \t]+$")
@@ -51,12 +59,13 @@ _SLIPPED_AGE = re.compile(
 
 
 def mended(text: str) -> str:
-    """The text with letters where a scan read figures inside a word.
+    """The text with letters where a scan read figures inside a word, and the other way round.
 
-    >>> mended("C0dyview, Gr0up 5 and CYP1A2")
-    'Codyview, Group 5 and CYP1A2'
+    >>> mended("C0dyview, Gr0up 5 and CYP1A2 on 2l.O3.2O25")
+    'Codyview, Group 5 and CYP1A2 on 21.03.2025'
     """
-    return _FIGURE_IN_WORD.sub(lambda match: _LOOK_ALIKES[match.group()], text)
+    words = _FIGURE_IN_WORD.sub(lambda match: _LOOK_ALIKES[match.group()], text)
+    return _LETTER_IN_NUMBER.sub(lambda match: match.group().translate(_FIGURES), words)
 
 
 def find_slipped(text: str) -> Iterator[Finding]:

@@ -31,6 +31,9 @@ def covered_words(detector: Detector, text: str) -> str:
         ("It happened on 24-Jaan-2020 at home.", "24-Jaan-2020"),
         ("They met on Thur5day in the ward.", "Thur5day"),
         ("An 83 yeear old was seen.", "83"),
+        ("Born O4/11/1947 in the town.", "O4/11/1947"),
+        ("Seen again on 21 Feb 2O22 at home.", "2O22"),
+        ("Moved on 2l.O3.2O25 to the ward.", "2l.O3.2O25"),
         ("She worked at Kowalski Hernandez and Przybylski until May.", "and Przybylski"),
     ],
 )
@@ -38,7 +41,10 @@ def test_what_noise_did_is_read_all_the_same(detector: Detector, text: str, word
     assert word in covered_words(detector, text)
 
 
-@pytest.mark.parametrize("text", ["CYP1A2, H1N1 and p53", "a 5HT1A block", "0.5mg, then 1ml"])
+@pytest.mark.parametrize(
+    "text",
+    ["CYP1A2, H1N1 and p53", "a 5HT1A block", "0.5mg, then 1ml", "O2 at 2l or 15l", "T10, IO 12"],
+)
 def test_codes_are_no_words_that_a_scan_distorted(text: str) -> None:
     assert mended(text) == text
 
