@@ -23,7 +23,7 @@ from client.learning.base_model import resolve_base_model
 from client.learning.plan_model import PlanModel, State
 from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
-from compliance.resources import PlanView
+from compliance.resources import PlanEvidence, PlanView
 from compliance.statements import Decision, Refusal, TrainingPlan, utc_now
 from server.checkpoints import Keeper, kept_rounds
 from server.erased_models import remove_erased
@@ -258,8 +258,10 @@ class Coordinator:
             state = self._training(compliance, state.plan_id, plan, folder)().record_outcome(state)
         if _released(state):
             return
-        self._await_reports(compliance, state)
-        release = build_release(self._federation, compliance, view, plan, folder, state)
+        release = build_release(
+            self._federation, compliance, view, plan, folder, state,
+            lambda: self._reported(compliance, state),
+        )  # fmt: skip
         release_id = publish(self._federation, compliance, release)
         folder.save(state.model_copy(update={"release_id": release_id}))
         self._reporter.note(_release_line(plan, release, release_id))
@@ -270,8 +272,8 @@ class Coordinator:
             bytes=release.ciphertext_bytes,
         )
 
-    def _await_reports(self, compliance: ComplianceClient, state: RunState) -> None:
-        """Wait for what sites are still sending: a release tells of their reports.
+    def _reported(self, compliance: ComplianceClient, state: RunState) -> PlanEvidence:
+        """What was reported of a run, with what sites are still sending: a release tells of it.
 
         A site that is gone is not waited for long. Its report comes later, and until then the
         release does not pass its gate.
@@ -280,13 +282,17 @@ class Coordinator:
             Stopped: When the coordinator was asked to stop.
         """
         ends = time.monotonic() + REPORTS_SECONDS
-        while missing := unreported(compliance.plan_evidence(state.plan_id), state):
+        while True:
+            evidence = compliance.plan_evidence(state.plan_id)
+            missing = unreported(evidence, state)
+            if not missing:
+                return evidence
             if time.monotonic() >= ends:
                 self._reporter.note(
                     f"{state.name}: not all reports of {', '.join(missing)} have come; until then "
                     "the release does not pass its gate"
                 )
-                return
+                return evidence
             if self._stop.wait(REPORTS_LOOK_SECONDS):
                 raise Stopped
 

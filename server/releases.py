@@ -17,6 +17,7 @@ import contextlib
 import json
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -85,8 +86,18 @@ def build_release(
     plan: TrainingPlan,
     run: RunFolder,
     state: RunState,
+    gather: Callable[[], PlanEvidence],
 ) -> Release:
     """Make the release of a completed run, or find the one that was made before a crash.
+
+    Args:
+        federation: This federation.
+        compliance: Knows the plans that this one starts from.
+        view: The plan as the service knows it.
+        plan: The same, verified.
+        run: Where the run is kept.
+        state: How it ended.
+        gather: Gives what was reported; asked only when there is a release to make.
 
     Raises:
         MalformedInput: When the run has no model or was not measured.
@@ -101,7 +112,7 @@ def build_release(
         raise MalformedInput(
             f"the run of {plan.name} has no measured model", fix="run a new plan: server submit"
         )
-    evidence = compliance.plan_evidence(view.plan_id)
+    evidence = gather()
     epsilon_by_site = spent_by_site(evidence, state)
     line = read_line(compliance, federation.identity.public, view.plan_id, plan)
     building = folder.with_name(f".{folder.name}.building")
