@@ -164,7 +164,7 @@ class Worker:
         self._asked = float("-inf")
         self._key_published = ""
         self._renewal = Renewal(site, service, now)
-        self._renewal_looked = float("-inf")
+        self._renewal_looked = self._end_looked = float("-inf")
         self._renewal_problem: FiduciaryError | None = None
         self._waiting_requests: frozenset[str] = frozenset()
         self._witnessing = Witnessing(site, service, network=stop.interruptible)
@@ -272,8 +272,6 @@ class Worker:
                 self._answers.deliver()
             if task is not None:
                 self._handle(fleet, task)
-                if _ends_round(task):
-                    self._answers.deliver()
                 self._activity.update(doing="waiting", round=None)
 
     def _note_malformed(self, code: str, reason: str) -> None:
@@ -350,12 +348,13 @@ class Worker:
 
     def _renew(self) -> bool:
         """See to the node certificate, when it is time to; whether there is a new one."""
-        waited = time.monotonic() - self._renewal_looked
-        if waited < min(ENDED_SECONDS, RENEWAL_SECONDS):
+        now = time.monotonic()
+        if now - self._end_looked < min(ENDED_SECONDS, RENEWAL_SECONDS):
             return False
-        if waited < RENEWAL_SECONDS and self._renewal.ended_at() is None:
+        self._end_looked = now
+        if now - self._renewal_looked < RENEWAL_SECONDS and self._renewal.ended_at() is None:
             return False
-        self._renewal_looked = time.monotonic()
+        self._renewal_looked = now
         self._renewal_problem = None
         try:
             with self._stop.interruptible():
@@ -425,6 +424,9 @@ class Worker:
             # The exception's text may quote data: only its type is told.
             self._say(f"round {task.round} failed: {type(error).__name__}", problem=True)
             self._refuse(fleet, task, Declined("training-failed", type(error).__name__))
+        else:
+            if _ends_round(task):
+                self._answers.deliver()
 
     def _give_work(self, fleet: Fleet, task: IncomingTask, work: Work) -> None:
         if work.plan.secure_aggregation:
