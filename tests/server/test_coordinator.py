@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from typing import Any, cast
 
 import pytest
@@ -14,13 +13,14 @@ from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from compliance.resources import PlanEvidence, PlanView
-from compliance.statements import Decision, Refusal, SiteReport, utc_now
+from compliance.statements import Decision, Refusal, utc_now
 from server.coordinator import Coordinator, verify_plan
 from server.errors import PlanRefused
 from server.rounds import Stopped
 from server.runs import RoundSummary, RunState
 from tests.server.conftest import Service, plan_of, until
 from tests.server.ground import Ground, ground
+from tests.site_reports import site_report
 
 COORDINATOR = SigningKey.generate("demo/coordinator")
 LOG = SigningKey.generate("log")
@@ -218,25 +218,11 @@ class LateReports:
         here = self._sites[: self.asked]
         self.asked += 1
         return PlanEvidence(
-            rounds=(), reports=tuple(sign_statement(site_report(one), LOG) for one in here)
+            rounds=(),
+            reports=tuple(
+                sign_statement(site_report(PLAN.digest, one).body(), LOG) for one in here
+            ),
         )
-
-
-def site_report(site: str) -> dict[str, Any]:
-    return SiteReport(
-        plan_id=PLAN.digest,
-        site=site,
-        round=0,
-        activity="train",
-        steps=1,
-        epsilon_spent=Decimal(1),
-        update_digest=PLAN.digest,
-        dataset_digest=PLAN.digest,
-        base_model_digest=PLAN.digest,
-        deidentification_digest=PLAN.digest,
-        software="test",
-        reported_at=utc_now(),
-    ).body()
 
 
 def trained_by(*sites: str) -> RunState:
@@ -266,14 +252,14 @@ def test_a_release_waits_for_reports_that_are_being_sent(
     stop = threading.Event()
     coordinator = Coordinator(field.federation, field.link, field.registrar, field.notes, stop)
     late = LateReports("st-elm", "lakeside")
-    coordinator._await_reports(cast(Any, late), trained_by("lakeside", "st-elm"))
+    coordinator._reported(cast(Any, late), trained_by("lakeside", "st-elm"))
     assert late.asked == 3
     assert not any(line.startswith("late:") for line in field.notes.lines)
 
     monkeypatch.setattr("server.coordinator.REPORTS_SECONDS", 0.01)
-    coordinator._await_reports(cast(Any, LateReports("st-elm")), trained_by("lakeside", "st-elm"))
+    coordinator._reported(cast(Any, LateReports("st-elm")), trained_by("lakeside", "st-elm"))
     assert "not all reports of lakeside have come" in field.notes.lines[-1]
 
     stop.set()
     with pytest.raises(Stopped):
-        coordinator._await_reports(cast(Any, LateReports()), trained_by("lakeside"))
+        coordinator._reported(cast(Any, LateReports()), trained_by("lakeside"))

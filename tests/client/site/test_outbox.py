@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from itertools import count
 
 import pytest
@@ -14,8 +13,9 @@ from client.site import Site
 from compliance.resources import MAX_REPORTS_AT_ONCE, Recorded
 from compliance.statements import Refusal, SiteReport, utc_now
 from tests.client.site.counterparts import FakeCompliance
+from tests.site_reports import site_report
 
-FIRST, SECOND, NO_DIGEST = (f"sha256:{digit * 64}" for digit in "120")
+FIRST, SECOND = (f"sha256:{digit * 64}" for digit in "12")
 
 
 class Service(FakeCompliance):
@@ -54,20 +54,7 @@ def outbox(joined: Site) -> Outbox:
 
 
 def put_report(site: Site, outbox: Outbox, round_index: int, plan_id: str = FIRST) -> None:
-    report = SiteReport(
-        plan_id=plan_id,
-        site=site.name,
-        round=round_index,
-        activity="train",
-        steps=1,
-        epsilon_spent=Decimal(1),
-        update_digest=NO_DIGEST,
-        dataset_digest=NO_DIGEST,
-        base_model_digest=NO_DIGEST,
-        deidentification_digest=NO_DIGEST,
-        software="test",
-        reported_at=utc_now(),
-    )
+    report = site_report(plan_id, site.name, round=round_index)
     outbox.put("site-report", sign_statement(report.body(), site.identity))
 
 

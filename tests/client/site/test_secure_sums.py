@@ -6,7 +6,6 @@ import contextlib
 import json
 import secrets
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,11 @@ from client.secure_aggregation.member import Member
 from client.secure_aggregation.messages import MASKED, Session
 from client.secure_sums import SecureSums
 from client.stopping import StopSignal
-from compliance.statements import SiteReport, TrainingPlan, utc_now
-from tests.client.site.documents import ZERO_DIGEST, make_plan
+from compliance.statements import TrainingPlan
+from tests.client.site.documents import make_plan
 from tests.client.site.fleet import make_task
 from tests.client.site.world import World
+from tests.site_reports import site_report
 
 PLAN_ID = f"sha256:{'3' * 64}"
 ARRAYS = {"w": np.array([0.25, -0.5, 0.125], np.float32)}
@@ -64,20 +64,7 @@ class Ours:
         self.keys = {"north": world.site.identity.public, "south": self.south.public}
 
     def work(self, stretch: float = 1.0) -> Work:
-        report = SiteReport(
-            plan_id=PLAN_ID,
-            site="north",
-            round=0,
-            activity="train",
-            steps=1,
-            epsilon_spent=Decimal(1),
-            update_digest=ZERO_DIGEST,
-            dataset_digest=ZERO_DIGEST,
-            base_model_digest=ZERO_DIGEST,
-            deidentification_digest=ZERO_DIGEST,
-            software="test",
-            reported_at=utc_now(),
-        )
+        report = site_report(PLAN_ID, "north")
         return Work(self.plan, Answer(self.arrays, report.body()), stretch)
 
     def session(self, **changes: Any) -> Session:
