@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compliance.service.connections import Turns
-from compliance.service.gate import install_error_handlers
+from compliance.service.problems import install_error_handlers
 from compliance.service.registry import Registry
 from compliance.service.routes import (
     aliases,

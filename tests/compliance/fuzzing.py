@@ -36,8 +36,8 @@ from schemathesis.engine import Status, events, from_schema
 from schemathesis.generation import GenerationMode
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from compliance.service.access import access_of
 from compliance.service.app import create_app, openapi_document
-from compliance.service.gate import access_of
 from compliance.service.metrics import ServiceMetrics
 from compliance.service.throttle import PublicThrottle, Rates, Throttle
 from compliance.session import IDEMPOTENCY_HEADER

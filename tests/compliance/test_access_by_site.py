@@ -27,7 +27,7 @@ from compliance.reports.facts import Facts, Logged, PartFacts, RequestFacts, Ret
 from compliance.reports.narrowing import NARROWABLE, narrowed
 from compliance.rules.access import EVERYWHERE, Scope
 from compliance.rules.retention import default_rules
-from compliance.service.gate import access_of
+from compliance.service.access import access_of
 from compliance.statements import format_time
 from tests.compliance.federation import Consumer, Coordinator, Site
 from tests.compliance.running import START, RunningService

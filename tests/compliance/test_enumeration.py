@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import event
 
-from compliance.service.gate import access_of
+from compliance.service.access import access_of
 from tests.compliance.federation import Coordinator, Site
 from tests.compliance.running import RunningService
 from tests.compliance.subjects import Desk, ask, configure

@@ -14,8 +14,8 @@ from sqlalchemy import func, select
 from audit.errors import Unreachable
 from compliance.api import ComplianceClient
 from compliance.service import idempotency
+from compliance.service.access import access_of
 from compliance.service.app import openapi_document
-from compliance.service.gate import access_of
 from compliance.service.idempotency_tables import GivenAnswerRow
 from compliance.session import ANSWER_ATTEMPTS, IDEMPOTENCY_HEADER
 from tests.compliance.running import RunningService

@@ -18,8 +18,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from compliance.resources import Answer, RequestBody
+from compliance.service.access import public, requires
 from compliance.service.app import SECURITY_HEADERS
-from compliance.service.gate import PROBLEM_MEDIA_TYPE, GatedRoute, public, requires
+from compliance.service.gate import GatedRoute
+from compliance.service.problems import PROBLEM_MEDIA_TYPE
 from compliance.service.routes.subject_pages import PAGE_POLICY
 from compliance.statements import Name
 from tests.compliance.fuzzing import CANARY, DEEP, NOBODY, FuzzedService, fuzz, is_positive

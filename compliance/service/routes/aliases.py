@@ -14,9 +14,11 @@ from audit.errors import NotFound
 from compliance import rules
 from compliance.alias_views import AliasBody, AliasMoveView, AliasView, RollbackBody
 from compliance.rules.aliases import Move, MoveKind, may_set_alias, rollback_target
+from compliance.service.access import requires
+from compliance.service.call import Caller, Office
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import load_rows, parse_envelope
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.recalls import recall_of
 from compliance.service.registry import Transaction
 from compliance.service.release_tables import AliasMoveRow

@@ -30,6 +30,7 @@ from compliance.rules.breaches import (
     may_update_breach,
 )
 from compliance.rules.registers import default_law
+from compliance.service.access import requires
 from compliance.service.breaches import (
     CLOSED,
     NOTIFIED,
@@ -44,8 +45,9 @@ from compliance.service.breaches import (
     sites_of_breach,
     visible_breach,
 )
+from compliance.service.call import Caller, Office
 from compliance.service.errors import enforce
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.register_tables import BreachRow
 from compliance.service.registry import Transaction, parse_time
 

@@ -32,6 +32,8 @@ from compliance.rules.kept_models import may_remove
 from compliance.rules.ruling import contradiction
 from compliance.rules.starts import may_start_without
 from compliance.rules.unlearning import Debt
+from compliance.service.access import requires
+from compliance.service.call import Caller, Office
 from compliance.service.erasure_cases import (
     Stage,
     case_row,
@@ -54,7 +56,7 @@ from compliance.service.filing import (
     read_statement,
     sign_decision,
 )
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.kept_models import kept_models
 from compliance.service.plan_lines import erased_of, first_rounds, plan_line
 from compliance.service.recalls import notify_grantees, recall_release

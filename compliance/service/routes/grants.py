@@ -17,9 +17,11 @@ from compliance import rules
 from compliance.resources import GrantBody, GrantView, ReleaseState, SealedKey
 from compliance.rules.erasure_cases import may_be_given
 from compliance.sealing import SERVICE, open_data_key, seal_data_key
+from compliance.service.access import ANY_ROLE, requires
+from compliance.service.call import Caller, Office
 from compliance.service.erasure_cases import owes
 from compliance.service.errors import enforce
-from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.recalls import recall_of
 from compliance.service.registry import Transaction, find_bearer, parse_time
 from compliance.service.release_tables import GrantLimitRow

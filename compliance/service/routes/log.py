@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 from audit.checkpoint import read_checkpoint
 from audit.errors import NotFound
 from compliance.resources import LogConsistency, LogHead, LogProof
-from compliance.service.gate import ANY_ROLE, GatedRoute, Office, requires
+from compliance.service.access import ANY_ROLE, requires
+from compliance.service.call import Office
+from compliance.service.gate import GatedRoute
 from compliance.service.registry import Registry
 from compliance.service.witnessing import cosigned
 

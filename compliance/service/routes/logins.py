@@ -11,9 +11,11 @@ from fastapi import APIRouter
 
 from compliance import rules
 from compliance.access_views import LoginBegun, LoginBody, NewSession, SessionBody, SessionEnded
+from compliance.service.access import ANY_ROLE, public, requires
 from compliance.service.access_tables import SessionRow
+from compliance.service.call import Caller, Office
 from compliance.service.errors import Denied
-from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, public, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.login import LoginDesk
 from compliance.service.registry import Registry
 from compliance.service.routes.principals import limits_by_role, present_officers

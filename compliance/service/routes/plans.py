@@ -26,6 +26,8 @@ from compliance.resources import (
     SubmittedPlan,
 )
 from compliance.rules.starts import may_start
+from compliance.service.access import requires
+from compliance.service.call import Caller, Office
 from compliance.service.driver import Fixed
 from compliance.service.erasure_tables import PlanStartRow
 from compliance.service.errors import Denied, enforce
@@ -40,7 +42,7 @@ from compliance.service.filing import (
     sign_decision,
     site_standing,
 )
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.log_index import topics_of_clear_fields
 from compliance.service.plan_lines import note_model, plan_line, reported_model
 from compliance.service.registry import Registry, Transaction

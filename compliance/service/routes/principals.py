@@ -20,9 +20,11 @@ from audit.errors import NotFound
 from compliance import rules
 from compliance.access_views import IdentityView, NewKey, RotationBody
 from compliance.resources import NewPrincipal, PrincipalBody, PrincipalView, Role
+from compliance.service.access import ANY_ROLE, requires
 from compliance.service.access_tables import AppointmentRow, FormerTokenRow, RoleSiteRow
+from compliance.service.call import Caller, Office
 from compliance.service.errors import Denied, enforce
-from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.identities import find_bearers
 from compliance.service.registry import Transaction, find_bearer, hash_token, new_token
 from compliance.service.tables import PrincipalRow

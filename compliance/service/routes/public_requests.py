@@ -16,15 +16,11 @@ from audit.errors import NotFound
 from compliance import rules
 from compliance.rules import subject_requests as machine
 from compliance.rules.deadlines import deadline_book
+from compliance.service.access import public, public_counted
+from compliance.service.call import Office, address_of
 from compliance.service.errors import Denied, TooManyAttempts
-from compliance.service.gate import (
-    GatedRoute,
-    Office,
-    address_of,
-    problem_response,
-    public,
-    public_counted,
-)
+from compliance.service.gate import GatedRoute
+from compliance.service.problems import problem_response
 from compliance.service.registry import Registry
 from compliance.service.subject_cases import Case, send_to_sites, write_mail
 from compliance.service.subject_codes import ask_identity, find_case, receipt_code, try_code

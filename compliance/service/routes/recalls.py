@@ -10,7 +10,9 @@ from sqlalchemy import or_, select
 from audit.errors import NotFound
 from compliance.recall_views import NoticeView, RecallBody
 from compliance.resources import ReleaseView
-from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, requires
+from compliance.service.access import ANY_ROLE, requires
+from compliance.service.call import Caller, Office
+from compliance.service.gate import GatedRoute
 from compliance.service.recalls import notice_view, recall_release
 from compliance.service.release_tables import NoticeRow
 from compliance.service.release_views import release_row, release_views

@@ -31,6 +31,8 @@ from compliance.resources import (
 )
 from compliance.rules.erasure_cases import may_be_given
 from compliance.sealing import SERVICE, open_data_key
+from compliance.service.access import requires
+from compliance.service.call import Caller, Office
 from compliance.service.content import Received
 from compliance.service.erasure_cases import owes, reach_release
 from compliance.service.errors import enforce
@@ -43,7 +45,7 @@ from compliance.service.filing import (
     read_statement,
     sign_decision,
 )
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.registry import Registry
 from compliance.service.release_gates import enforce_gates, gates_view
 from compliance.service.release_views import no_release, release_row, release_views, state_of

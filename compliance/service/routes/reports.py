@@ -12,7 +12,9 @@ from compliance.report_views import ReportFormat, ReportKind
 from compliance.reports.narrowing import may_report
 from compliance.rules import ALLOWED
 from compliance.rules.registers import default_law
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.access import requires
+from compliance.service.call import Caller, Office
+from compliance.service.gate import GatedRoute
 from compliance.service.reports import make_report
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/reports", tags=["reports"])

@@ -15,7 +15,9 @@ from compliance.retention_views import (
     RetentionRunView,
     RetentionView,
 )
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.access import requires
+from compliance.service.call import Caller, Office
+from compliance.service.gate import GatedRoute
 from compliance.service.retention import service_retention, settings_of_the_service
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/retention", tags=["retention"])

@@ -6,8 +6,10 @@ from typing import Final
 
 from fastapi import APIRouter
 
+from compliance.service.access import public
+from compliance.service.call import Office
 from compliance.service.errors import ServiceUnavailable
-from compliance.service.gate import GatedRoute, Office, public
+from compliance.service.gate import GatedRoute
 
 router: Final = APIRouter(route_class=GatedRoute, tags=["service"])
 

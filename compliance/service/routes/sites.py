@@ -26,7 +26,9 @@ from compliance.resources import (
     SiteView,
     StatementBody,
 )
+from compliance.service.access import ANY_ROLE, public, requires
 from compliance.service.access_tables import SiteRenewalRow
+from compliance.service.call import Caller, Office
 from compliance.service.certificates import certifies, ends_at, node_key_of
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import (
@@ -38,7 +40,7 @@ from compliance.service.filing import (
     read_statement,
     site_row,
 )
-from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, public, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.registry import Registry, Transaction, hash_token, parse_time
 from compliance.service.tables import (
     CoordinatorRow,

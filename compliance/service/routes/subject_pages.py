@@ -22,14 +22,11 @@ from starlette.concurrency import run_in_threadpool
 from audit.errors import MalformedInput
 from compliance.resources import Problem
 from compliance.rules.subject_requests import WITHOUT_IDENTITY
+from compliance.service.access import public, public_form
+from compliance.service.call import Office
 from compliance.service.errors import Denied
-from compliance.service.gate import (
-    PROBLEM_MEDIA_TYPE,
-    GatedRoute,
-    Office,
-    public,
-    public_form,
-)
+from compliance.service.gate import GatedRoute
+from compliance.service.problems import PROBLEM_MEDIA_TYPE
 from compliance.service.registry import Registry
 from compliance.service.routes.public_requests import (
     look_up,

@@ -16,6 +16,8 @@ from compliance import rules
 from compliance.resources import Recorded, StatementBody
 from compliance.rules import subject_requests as machine
 from compliance.rules.deadlines import deadline_book, may_refuse_on
+from compliance.service.access import requires
+from compliance.service.call import Caller, Office
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import (
     file_statement,
@@ -23,7 +25,7 @@ from compliance.service.filing import (
     read_statement,
     site_row,
 )
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.routes.plans import site_key
 from compliance.service.subject_cases import (
     Case,

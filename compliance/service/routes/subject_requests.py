@@ -16,11 +16,13 @@ from audit.errors import NotFound
 from compliance import rules
 from compliance.rules import subject_requests as machine
 from compliance.rules.deadlines import deadline_book, due, may_extend, may_refuse_on
+from compliance.service.access import requires
+from compliance.service.call import Caller, Office
 from compliance.service.errors import Denied, enforce
 from compliance.service.filing import (
     site_row,
 )
-from compliance.service.gate import Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.subject_cases import (
     Case,
     decide,

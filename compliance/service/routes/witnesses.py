@@ -14,9 +14,11 @@ from audit.merkle import root
 from audit.storage import LogStorage, with_hashes
 from compliance import rules
 from compliance.resources import CosignatureBody, SiteState, WitnessView
+from compliance.service.access import ANY_ROLE, requires
+from compliance.service.call import Caller, Office
 from compliance.service.errors import enforce
 from compliance.service.filing import site_row
-from compliance.service.gate import ANY_ROLE, Caller, GatedRoute, Office, requires
+from compliance.service.gate import GatedRoute
 from compliance.service.tables import SiteRow
 from compliance.service.witnessing import (
     keep_cosignature,
