@@ -16,25 +16,31 @@ Both are plain ASGI; they know paths and keys, and leave protobuf to `server.sup
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hmac
-import json
 import math
-import threading
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from client.polling import MAX_WAIT_SECONDS, PULL_TASK, WAIT_HEADER
+from server.asgi import (
+    TOKEN_REQUIRED,
+    Application,
+    Problem,
+    Receive,
+    Scope,
+    Send,
+    headers_of,
+    pass_on,
+    read_body,
+    remote_of,
+    send_json,
+    send_problem,
+)
 from server.events import EventLog
+from server.mailboxes import Mailboxes
 from server.turns import LONG_BODY_BYTES, Turns
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """An object of a message is at most 5 MB in Flower's own chunking; this leaves a wide margin."""
@@ -44,7 +50,6 @@ MAX_CONTROL_BODY_BYTES = 16 * 1024 * 1024
 CLIENT_KEY_STATE = "client_public_key"
 """Where the listener puts the key of the caller's certificate (PEM bytes) in the ASGI state."""
 
-TOKEN_REQUIRED = "token-required"  # noqa: S105 - a reason, not a token
 NODE_KEY_HEADER = b"flwr-public-key"
 FLEET = "/v1/fleet/"
 POLL = FLEET + PULL_TASK
@@ -60,22 +65,6 @@ _ROUTINE = frozenset(
 )
 
 
-class Problem(Exception):
-    """A refusal, as an RFC 9457 problem document.
-
-    Args:
-        status: HTTP status.
-        code: Stable kebab-case reason, the end of the document's `type`.
-        detail: One sentence for people.
-    """
-
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-
-
 class FleetChecks(Protocol):
     """What the partner gate asks of the SuperLink's adapter."""
 
@@ -87,62 +76,6 @@ class FleetChecks(Protocol):
 
     def site_of(self, node_key: bytes) -> str:
         """The site that a key belongs to; raises `Problem` when none is let in with it."""
-
-
-class Mailboxes:
-    """Wakes the held polls of a node when a message for it was stored.
-
-    A notification stays until the node looks for itself, so a poll that comes after it is not held.
-    One that is lost, because two came before one look, costs the time that a poll is held.
-    """
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._boxes: dict[bytes, asyncio.Event] = {}
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def notify(self, node_key: bytes) -> None:
-        """Wake the node; may be called from any thread."""
-        with self._lock:
-            loop, box = self._loop, self._boxes.setdefault(node_key, asyncio.Event())
-            if loop is None:  # nobody has ever waited, so nobody is to be woken
-                box.set()
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(box.set)
-
-    def close(self) -> None:
-        """Let go of every held poll; may be called from any thread."""
-        self._closed = True
-        with self._lock:
-            keys = list(self._boxes)
-        for key in keys:
-            self.notify(key)
-
-    def empty(self, node_key: bytes) -> None:
-        """Forget earlier notifications: the node is about to look for itself."""
-        self._box(node_key).clear()
-
-    async def wait(self, node_key: bytes, seconds: float, receive: Receive) -> bool:
-        """Wait for a notification; False when the caller has gone away meanwhile."""
-        with self._lock:
-            self._loop = asyncio.get_running_loop()
-        if self._closed:
-            return True
-        notified = asyncio.ensure_future(self._box(node_key).wait())
-        gone = asyncio.ensure_future(receive())
-        try:
-            await asyncio.wait(
-                {notified, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            return not gone.done()
-        finally:
-            notified.cancel()
-            gone.cancel()
-
-    def _box(self, node_key: bytes) -> asyncio.Event:
-        with self._lock:
-            return self._boxes.setdefault(node_key, asyncio.Event())
 
 
 class PartnerGate:
@@ -177,20 +110,20 @@ class PartnerGate:
         path, actor, node_key = str(scope["path"]), "unknown", b""
         try:
             if path == "/health" and scope["method"] in ("GET", "HEAD"):
-                await _send_json(send, 200, "application/json", {"status": "ok"})
+                await send_json(send, 200, "application/json", {"status": "ok"})
                 return
             _require_plain_fleet_path(scope, path)
             node_key = _authenticated_key(scope)
             actor = self._checks.site_of(node_key)  # before a stranger's body is read
             if _is_long(scope):
                 await self._turns.take(node_key)
-            body = await _read_body(scope, receive, MAX_BODY_BYTES)
+            body = await read_body(scope, receive, MAX_BODY_BYTES)
             self._checks.check(path, node_key, body)
             if path == POLL:
                 if not await self._hold(scope, node_key, receive):
                     return
                 self._mailboxes.empty(node_key)
-            status = await _pass_on(self._application, scope, body, receive, send)
+            status = await pass_on(self._application, scope, body, receive, send)
             if status < 400:
                 self._checks.answered(path, node_key)
             else:
@@ -212,7 +145,7 @@ class PartnerGate:
             actor=actor,
             path=str(scope["path"]),
             status=status,
-            remote=_remote(scope),
+            remote=remote_of(scope),
             reason=reason,
         )
 
@@ -249,22 +182,22 @@ class ControlGate:
         if scope["type"] != "http":
             return
         if scope["path"] == "/health":
-            await _send_json(send, 200, "application/json", {"status": "ok"})
+            await send_json(send, 200, "application/json", {"status": "ok"})
             return
         try:
             self._require_token(scope)
-            body = await _read_body(scope, receive, MAX_CONTROL_BODY_BYTES)
+            body = await read_body(scope, receive, MAX_CONTROL_BODY_BYTES)
             if scope["path"] == self.STATUS_PATH:
-                await _send_json(send, 200, "application/json", self._status())
+                await send_json(send, 200, "application/json", self._status())
                 return
-            status = await _pass_on(self._application, scope, body, receive, send)
+            status = await pass_on(self._application, scope, body, receive, send)
             self._record(scope, "coordinator", status, "")
         except Problem as problem:
             self._record(scope, "unknown", problem.status, problem.code)
             await send_problem(send, problem)
 
     def _require_token(self, scope: Scope) -> None:
-        given = _headers(scope, b"authorization")
+        given = headers_of(scope, b"authorization")
         scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         known = hmac.compare_digest(token.strip(), self._token)
         if scheme.lower() != b"bearer" or not known:
@@ -276,7 +209,7 @@ class ControlGate:
             actor=actor,
             path=str(scope["path"]),
             status=status,
-            remote=_remote(scope),
+            remote=remote_of(scope),
             reason=reason,
         )
 
@@ -299,7 +232,7 @@ def _authenticated_key(scope: Scope) -> bytes:
             "client-certificate-required",
             "a Fleet call needs the client certificate that the federation issued",
         )
-    given = _headers(scope, NODE_KEY_HEADER)
+    given = headers_of(scope, NODE_KEY_HEADER)
     try:
         claimed = base64.b64decode(given[0], validate=True) if len(given) == 1 else b""
     except (binascii.Error, ValueError):
@@ -313,102 +246,18 @@ def _authenticated_key(scope: Scope) -> bytes:
     return bytes(certified)
 
 
-def _headers(scope: Scope, name: bytes) -> list[bytes]:
-    return [value for key, value in scope["headers"] if key.lower() == name]
-
-
-def _remote(scope: Scope) -> str:
-    client = scope.get("client")
-    return f"{client[0]}:{client[1]}" if client else ""
-
-
 def _is_long(scope: Scope) -> bool:
     """Whether the body is long, or does not say how long it is."""
-    declared = _headers(scope, b"content-length")
+    declared = headers_of(scope, b"content-length")
     return not all(
         length.isdigit() and int(length) < LONG_BODY_BYTES for length in declared or [b""]
     )
 
 
 def _wait_seconds(scope: Scope) -> float:
-    given = _headers(scope, WAIT_HEADER.encode("ascii"))
+    given = headers_of(scope, WAIT_HEADER.encode("ascii"))
     try:
         seconds = float(given[0]) if given else 0.0
     except ValueError:
         return 0.0
     return min(max(seconds, 0.0), MAX_WAIT_SECONDS) if math.isfinite(seconds) else 0.0
-
-
-async def _read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
-    too_large = Problem(413, "body-too-large", f"a body is at most {limit_bytes} bytes")
-    for declared in _headers(scope, b"content-length"):
-        if not declared.isdigit() or int(declared) > limit_bytes:
-            raise too_large
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Problem(400, "incomplete-body", "the body ended early")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit_bytes:
-            raise too_large
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _pass_on(
-    application: Application, scope: Scope, body: bytes, receive: Receive, send: Send
-) -> int:
-    status, given = 500, False
-
-    async def receive_again() -> Message:
-        nonlocal given
-        if not given:
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
-
-    async def send_watched(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = int(message["status"])
-        await send(message)
-
-    await application(scope, receive_again, send_watched)
-    return status
-
-
-async def send_problem(send: Send, problem: Problem) -> None:
-    """Answer with an RFC 9457 problem document."""
-    document = {
-        "type": f"urn:fiduciary:problem:{problem.code}",
-        "title": problem.code.replace("-", " "),
-        "status": problem.status,
-        "detail": problem.detail,
-    }
-    headers = []
-    if problem.code == TOKEN_REQUIRED:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if problem.status == 413:
-        headers.append((b"connection", b"close"))  # the rest of the body is not waited for
-    await _send_json(send, problem.status, "application/problem+json", document, headers)
-
-
-async def _send_json(
-    send: Send,
-    status: int,
-    media_type: str,
-    document: dict[str, Any],
-    more_headers: Sequence[tuple[bytes, bytes]] = (),
-) -> None:
-    body = json.dumps(document).encode("utf-8")
-    headers = [
-        (b"content-type", media_type.encode("ascii")),
-        (b"content-length", str(len(body)).encode("ascii")),
-        (b"cache-control", b"no-store"),
-        *more_headers,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from audit.errors import FiduciaryError, Unreachable
+from server.asgi import Application
 from server.errors import PortInUse
-from server.gate import CLIENT_KEY_STATE, Application
+from server.gate import CLIENT_KEY_STATE
 
 START_SECONDS = 30.0
 STOP_SECONDS = 2.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from audit.metrics_port import process_registry
 from audit.process_events import EventField
-from server.gate import Application, Message, Receive, Scope, Send
+from server.asgi import Application, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

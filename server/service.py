@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from audit.errors import FiduciaryError
+from server.asgi import Application
 from server.coordinator import Coordinator
 from server.events import EventLog
 from server.federation import CONTROL_HOST, Federation
 from server.founding import renew_server_certificate
-from server.gate import Application, ControlGate, PartnerGate
+from server.gate import ControlGate, PartnerGate
 from server.listeners import Listeners, ServerTls, bind
 from server.metrics import CoordinatorMetrics
 from server.progress import Reporter

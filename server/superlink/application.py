@@ -31,7 +31,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from client.fleet_frames import PUSH_ANSWER, WHOLE_BYTES, Frames
 from client.polling import PULL_TASK
-from server.gate import FLEET, Problem, Receive, Scope, Send, send_problem
+from server.asgi import Problem, Receive, Scope, Send, send_problem
+from server.gate import FLEET
 
 logging.getLogger("flwr").setLevel(logging.CRITICAL)
 

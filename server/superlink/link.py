@@ -28,7 +28,9 @@ from flwr.supercore.object_store import NoObjectInStoreError
 from audit.errors import FiduciaryError, MalformedInput
 from client.fleet_frames import PUSH_ANSWER
 from client.fleet_tasks import TaskKind
-from server.gate import FLEET, Application, Mailboxes, Problem
+from server.asgi import Application, Problem
+from server.gate import FLEET
+from server.mailboxes import Mailboxes
 from server.superlink.application import COORDINATOR, FleetApplication, create_application
 from server.superlink.messages import (
     TYPE_OF,

@@ -19,8 +19,8 @@ from client.deflated import is_deflated
 from client.fleet_content import content_with, read_content
 from client.fleet_frames import Frames
 from client.fleet_tasks import MAX_DOCUMENT_BYTES, MESSAGE_TYPES
+from server.asgi import Problem
 from server.errors import MalformedReply
-from server.gate import Problem
 
 MESSAGE_LIFETIME_SECONDS = 30 * 86_400.0
 """Longer than any deadline: rounds end when the coordinator says so, not when a message expires."""

@@ -23,9 +23,11 @@ from client.fleet_content import INLINE_BYTES
 from client.fleet_frames import PUSH_ANSWER, Frames
 from client.fleet_tasks import IncomingTask
 from client.flower import FleetConnection
+from server.asgi import Problem
 from server.errors import PortInUse
-from server.gate import FLEET, Mailboxes, Problem
+from server.gate import FLEET
 from server.listeners import bind
+from server.mailboxes import Mailboxes
 from server.superlink import Answer, Lost
 from server.superlink import link as link_module
 from server.superlink.messages import task_for
