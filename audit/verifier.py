@@ -13,11 +13,7 @@ log's own signing key. Both need something from outside: the keys of witnesses (
 earlier checkpoint (`known`), and the log's key from its owner (`key`). Without `key` the key that
 the log states is used, and the report says so.
 
-**Witnesses.** A cosignature of size `s` vouches for the first `s` entries, so for every shorter log
-too. With `required_witnesses = n`, the log is vouched for up to the n-th largest size among the
-known witnesses, each counted with the largest size at which its signed root is the recomputed one.
-What follows is not yet witnessed; that is an error once it is older than `unwitnessed_hours` when
-the last entry was made. See docs/adr/0011-witnesses.md.
+For how much of it witnesses vouch is judged in `audit.vouching`.
 """
 
 from __future__ import annotations
@@ -25,23 +21,25 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from hashlib import sha256
-from itertools import count, islice, zip_longest
+from itertools import islice
 from operator import ne
 from pathlib import Path
 from typing import Any, Final
 
 from audit.checkpoint import verify_checkpoint
-from audit.cosignature import WitnessKey, verify_cosignature
+from audit.cosignature import WitnessKey
 from audit.encoding import encode_base64
-from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
+from audit.errors import MalformedInput, VerificationFailed
 from audit.keys import VerifyKey
-from audit.leaf import Leaf, check_leaf
-from audit.merkle import Frontier, Node
-from audit.report import Problem, Report, WitnessReport
+from audit.leaf import check_leaf
+from audit.merkle import Frontier
+from audit.report import Problem, Report
+from audit.signed_heads import Head, stored_heads
 from audit.source import LogDamaged, LogSource, open_source
 from audit.storage import FIRST_LOG_FORMAT, LOG_FORMAT, META_FORMAT, META_KEY, META_ORIGIN
+from audit.stored_hashes import StoredHashes
+from audit.vouching import Demand, Vouching
 
 Progress = Callable[[int, int], None]
 """Called now and then with the number of entries checked and the number expected."""
@@ -84,42 +82,12 @@ def verify_log(
         Conflict: When the file changed while it was read.
     """
     with open_source(log) as source:
-        demand = _Demand(
+        demand = Demand(
             tuple({(witness.name, witness.raw): witness for witness in witnesses}.values()),
             required_witnesses,
             unwitnessed_hours,
         )
-        return _Verification(source, key, known, demand, progress).run()
-
-
-@dataclass(frozen=True)
-class _Demand:
-    """Who must vouch for the log."""
-
-    witnesses: tuple[WitnessKey, ...]
-    required: int
-    unwitnessed_hours: int
-
-
-@dataclass(frozen=True)
-class _Head:
-    """A tree head that somebody signed, to be compared with the recomputed tree.
-
-    Attributes:
-        size: Number of entries.
-        root: Their root.
-        name: Whose word it is, as a problem calls it.
-        stored: Whether it is one of the log's own checkpoints.
-        witness: The witness that cosigned it.
-        time: When.
-    """
-
-    size: int
-    root: bytes
-    name: str = "the signed checkpoint"
-    stored: bool = True
-    witness: WitnessKey | None = None
-    time: int = 0
+        return _Verification(source, key, known, Vouching(demand), progress).run()
 
 
 @dataclass
@@ -129,28 +97,25 @@ class _Verification:
     source: LogSource
     pinned: VerifyKey | None
     known_note: str | None
-    demand: _Demand
+    vouching: Vouching
     progress: Progress | None
 
     key: VerifyKey | None = None
     origin: str = ""
-    known: _Head | None = None
+    known: Head | None = None
 
     entries: int = 0
     frontier: Frontier = field(default_factory=Frontier)
     checkpoints: int = 0
     signed: int = 0  # the largest size at which the recomputed root is a signed one
     known_matches: bool = False
-    vouched: dict[WitnessKey, _Head] = field(default_factory=dict)
-    unchecked: int = 0
-    times: dict[int, str] = field(default_factory=dict)  # of entries that follow a cosigned head
     last_leaf: bytes = b""
-    hashes: _StoredHashes | None = None
+    hashes: StoredHashes | None = None
 
     problems: list[Problem] = field(default_factory=list)
     bad_leaf: Problem | None = None
     bad_hash: Problem | None = None
-    bad_head: tuple[int, _Head] | None = None  # with the last size that was fine before it
+    bad_head: tuple[int, Head] | None = None  # with the last size that was fine before it
     gap: bool = False
 
     def run(self) -> Report:
@@ -162,7 +127,7 @@ class _Verification:
             # A database's driver reads one row ahead of the one it returns.
             self._add(self.entries, f"at this entry or the next, {error}")
         self._conclude()
-        witnessed = self._witnessed() if self.demand.required else None
+        witnessed = self._witnessed() if self.vouching.demand.required else None
         self.problems.sort(key=lambda p: (p.position is None, p.position or 0))
         return Report(
             origin=self.origin,
@@ -174,9 +139,9 @@ class _Verification:
             checkpoints=self.checkpoints,
             known_entries=self.known.size if self.known and self.known_matches else None,
             problems=tuple(self.problems),
-            witnesses=tuple(self._witness_reports()),
+            witnesses=tuple(self.vouching.reports()),
             witnessed_entries=witnessed,
-            unchecked_cosignatures=self.unchecked,
+            unchecked_cosignatures=self.vouching.unchecked,
         )
 
     def _add(self, position: int | None, what: str) -> None:
@@ -207,7 +172,7 @@ class _Verification:
                 f"the given checkpoint is of the log {known.origin}, not {self.origin}",
                 fix="give a checkpoint of this log",
             )
-        self.known = _Head(known.size, known.root, "the given checkpoint", stored=False)
+        self.known = Head(known.size, known.root, "the given checkpoint", stored=False)
 
     def _check_tree(self) -> None:
         total = self.source.expected_entries()
@@ -218,7 +183,7 @@ class _Verification:
             key=lambda head: head.size,
         )
         head = self._compare_heads(next(heads, None), heads)
-        self.hashes = _StoredHashes(self.source) if self.source.stores_hashes else None
+        self.hashes = StoredHashes(self.source) if self.source.stores_hashes else None
         leaves = self.source.leaves()
         while not self.gap:
             until_head = CHUNK if head is None else head.size - self.entries
@@ -258,8 +223,7 @@ class _Verification:
             return
         if self.bad_leaf is None:
             self.bad_leaf = _first_leaf_problem(self.entries, leaves)
-        if self.entries in self.times:  # chunks end where heads are
-            self.times[self.entries] = _time_of(leaves[0])
+        self.vouching.reached(self.entries, leaves[0])  # chunks end where heads are
         hashes = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
         self.frontier, nodes = self.frontier.extend(hashes)
         if self.bad_hash is None and self.hashes is not None:
@@ -279,51 +243,18 @@ class _Verification:
             leaves.append(leaf)
         return leaves
 
-    def _stored_heads(self) -> Iterator[_Head]:
-        """Stored checkpoints whose signature verifies, smallest first."""
+    def _stored_heads(self) -> Iterator[Head]:
         if self.key is None:
             return
-        for size, note in self.source.checkpoints():
-            try:
-                head = verify_checkpoint(str(note), self.key, self.origin)
-            except FiduciaryError as error:
-                self._add(None, f"checkpoint of {size} entries: {error}")
-                continue
-            if head.size != size:
-                self._add(None, f"checkpoint of {size} entries: it signs {head.size}")
-                continue
+        for head in stored_heads(self.source, self.key, self.origin, self._add):
             self.checkpoints += 1
-            yield _Head(head.size, head.root)
+            yield head
 
-    def _cosigned_heads(self) -> Iterator[_Head]:
-        """Heads that witnesses cosigned, smallest first; without their keys, only the log's word.
+    def _cosigned_heads(self) -> Iterator[Head]:
+        if self.key is not None:
+            yield from self.vouching.heads(self.source, self.key, self.origin, self._add)
 
-        A head counts for a witness when the log signed it too: nobody else's head is this log's.
-        """
-        if self.key is None:
-            return
-        known = {witness.name: witness for witness in self.demand.witnesses}
-        heads = []
-        for name, size, note in self.source.cosignatures():
-            try:
-                witness = known.get(str(name))
-                head = verify_checkpoint(str(note), self.key, self.origin)
-                time = verify_cosignature(str(note), witness)[1] if witness else 0
-            except FiduciaryError as error:
-                self._add(None, f"cosignature of {size} entries by {name}: {error}")
-                continue
-            if head.size != size:
-                self._add(None, f"cosignature of {size} entries by {name}: it signs {head.size}")
-                continue
-            if witness is None:
-                self.unchecked += 1
-            else:
-                self.times[head.size] = ""
-            named = f"what {name} cosigned" if witness else f"the checkpoint filed for {name}"
-            heads.append(_Head(head.size, head.root, named, False, witness, time))
-        yield from sorted(heads, key=lambda head: head.size)
-
-    def _compare_heads(self, head: _Head | None, heads: Iterator[_Head]) -> _Head | None:
+    def _compare_heads(self, head: Head | None, heads: Iterator[Head]) -> Head | None:
         """Compare the tree so far with every head of its size; return the next larger one."""
         while head is not None and head.size == self.entries:
             if head.root != self.frontier.root():
@@ -332,12 +263,11 @@ class _Verification:
             else:
                 self.signed = head.size
                 self.known_matches = self.known_matches or head is self.known
-                if head.witness is not None:
-                    self.vouched[head.witness] = head
+                self.vouching.matches(head)
             head = next(heads, None)
         return head
 
-    def _check_cut(self, heads: list[_Head]) -> None:
+    def _check_cut(self, heads: list[Head]) -> None:
         """Heads that are left over at the end sign entries that are not there."""
         if heads:
             name = "a signed checkpoint" if heads[0].stored else heads[0].name
@@ -347,36 +277,10 @@ class _Verification:
                 " end of the log was cut off",
             )
 
-    def _witness_reports(self) -> Iterator[WitnessReport]:
-        for witness in self.demand.witnesses:
-            head = self.vouched.get(witness)
-            yield WitnessReport(
-                witness.name,
-                witness.encoded(),
-                head.size if head else 0,
-                head.time if head else None,
-            )
-
     def _witnessed(self) -> int:
-        """For how many entries as many witnesses as demanded vouch."""
-        sizes = sorted((head.size for head in self.vouched.values()), reverse=True)
-        if len(sizes) < self.demand.required:
-            self._add(
-                None,
-                f"{len(sizes)} of the given witnesses vouch for this log,"
-                f" {self.demand.required} are demanded",
-            )
-            return 0
-        size = sizes[self.demand.required - 1]
-        if size < self.entries and not self.gap and self.bad_leaf is None:
-            waited = _hours_between(self.times.get(size, ""), _time_of(self.last_leaf))
-            if waited > self.demand.unwitnessed_hours:
-                self._add(
-                    size,
-                    f"from here on fewer than {self.demand.required} witnesses vouch for the log;"
-                    f" entries waited {waited} hours, {self.demand.unwitnessed_hours} are allowed",
-                )
-        return size
+        # What follows the last entry of a damaged log, and how old it is, nobody knows.
+        whole = not self.gap and self.bad_leaf is None
+        return self.vouching.witnessed(self.entries, self.last_leaf if whole else None, self._add)
 
     def _conclude(self) -> None:
         """Put the findings together, so that one cause is one problem."""
@@ -413,53 +317,3 @@ def _first_leaf_problem(first: int, leaves: list[bytes]) -> Problem | None:
     except MalformedInput as error:
         return Problem(position + 1, str(error))
     return None
-
-
-def _time_of(leaf: bytes) -> str:
-    """When an entry says that it was made; empty when it does not."""
-    try:
-        return Leaf.parse(leaf).time
-    except MalformedInput:
-        return ""
-
-
-def _hours_between(earlier: str, later: str) -> int:
-    """Whole hours; 0 when either is unknown."""
-    if not earlier or not later:
-        return 0
-    span = datetime.fromisoformat(later) - datetime.fromisoformat(earlier)
-    return max(0, int(span.total_seconds() // 3600))
-
-
-class _StoredHashes:
-    """The stored hashes, read in the order in which entries complete them."""
-
-    def __init__(self, source: LogSource) -> None:
-        self._source = source
-        self._stored = source.hashes()
-        self._matched = 0
-
-    def mismatch(self, nodes: list[Node]) -> Problem | None:
-        """The first of the nodes that is not as it is stored."""
-        expected = list(zip(count(self._matched), [value for _, _, value in nodes], strict=False))
-        stored = list(islice(self._stored, len(expected)))
-        if stored == expected:
-            self._matched += len(expected)
-            return None
-        matching = next(
-            number
-            for number, (wanted, found) in enumerate(zip_longest(expected, stored))
-            if wanted != found
-        )
-        level, index, _ = nodes[matching]
-        if level == 0:
-            return Problem(index, "it does not have the hash that is stored for it")
-        start, last = index << level, ((index + 1) << level) - 1
-        return Problem(start, f"entries {start} to {last} do not have the hash stored for them")
-
-    def surplus(self) -> Problem | None:
-        """Hashes that belong to no entry."""
-        stored = self._source.count_hashes()
-        if stored == self._matched:
-            return None
-        return Problem(None, f"{stored - self._matched} stored hashes belong to no entry")
