@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from audit.errors import Unauthorised, Unreachable, VerificationFailed
 from audit.statement import verify_statement
-from client import worker
+from client import timers, worker
 from client.renewal import Renewal, present_certificate
 from client.site import Site
 from client.status import read_expiry
@@ -134,7 +134,7 @@ class Strict(FakeFleet):
 def test_a_site_that_slept_past_the_end_of_its_certificate_comes_back_by_itself(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "ENDED_SECONDS", 0.0)
+    monkeypatch.setattr(timers, "ENDED_SECONDS", 0.0)
     monkeypatch.setattr(worker, "UNAUTHORISED_SECONDS", 0.0)
     now = datetime.now(UTC) + timedelta(days=DAYS + 100)
     world.fleet = fleet = Strict(world, now, answers_at=3)
@@ -151,7 +151,7 @@ def test_a_site_that_slept_past_the_end_of_its_certificate_comes_back_by_itself(
 def test_a_site_that_may_not_renew_does_not_wait_for_ever(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "ENDED_SECONDS", 0.0)
+    monkeypatch.setattr(timers, "ENDED_SECONDS", 0.0)
     monkeypatch.setattr(worker, "UNAUTHORISED_SECONDS", 0.0)
     now = datetime.now(UTC) + timedelta(days=DAYS + 100)
     world.fleet = Strict(world, now, answers_at=None)
@@ -163,7 +163,7 @@ def test_a_site_that_may_not_renew_does_not_wait_for_ever(
 def test_a_worker_dials_again_with_its_new_certificate(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "RENEWAL_SECONDS", 0.0)
+    monkeypatch.setattr(timers, "RENEWAL_SECONDS", 0.0)
     now = datetime.now(UTC) + timedelta(days=DAYS - 59)
     first = world.site.paths.certificate.read_text()
 

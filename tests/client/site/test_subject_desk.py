@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from audit.canonical import digest
 from audit.errors import FiduciaryError, NotFound, Refused, Unreachable, VerificationFailed
 from audit.statement import verify_statement
-from client import export, worker
+from client import export, timers, worker
 from client.lessons import Lessons
 from client.outbox import Outbox
 from client.review import Review
@@ -257,7 +257,7 @@ def test_the_trail_of_who_objected_ends_there(
 ) -> None:
     """What the journal says: trained, then excluded, and never again trained."""
     monkeypatch.setattr(worker, "TEND_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(timers, "REQUEST_SECONDS", 0.0)
     site, compliance = world.site, world.compliance
     compliance.sealing_keys["north"] = stated_key(site).key
     with Vault.open(site.paths, site.keyring) as vault:
@@ -288,7 +288,7 @@ def test_the_worker_publishes_the_key_and_tells_what_waits(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "TEND_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(timers, "REQUEST_SECONDS", 0.0)
     compliance = world.compliance
     compliance.fail["publish_key"] = Unreachable("away")
     world.fleet.tasks += [

@@ -25,7 +25,7 @@ from audit.keys import SigningKey
 from audit.log import Entry
 from audit.storage import LogUnavailable
 from audit.witness import WitnessStateAltered
-from client import worker
+from client import timers
 from client.alarms import Alarm, LogAlarm, alarms
 from client.guard import Allowed
 from client.review import Review
@@ -382,7 +382,7 @@ def test_the_worker_witnesses_at_its_start_and_before_each_round(
     world: World, monkeypatch: pytest.MonkeyPatch, handed_in: str
 ) -> None:
     """Every look holds a newer head; cosignatures that follow each other closely wait."""
-    monkeypatch.setattr(worker, "HAND_IN_SECONDS", 0.0 if handed_in == "each" else 3600.0)
+    monkeypatch.setattr(timers, "HAND_IN_SECONDS", 0.0 if handed_in == "each" else 3600.0)
     sizes: list[int] = []
 
     def look() -> None:
@@ -402,8 +402,8 @@ def test_the_worker_witnesses_at_its_start_and_before_each_round(
 
 
 def test_the_worker_witnesses_on_a_timer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "WITNESS_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "HAND_IN_SECONDS", 0.0)
+    monkeypatch.setattr(timers, "WITNESS_SECONDS", 0.0)
+    monkeypatch.setattr(timers, "HAND_IN_SECONDS", 0.0)
     world.fleet.tasks += [lambda: grow(world.compliance), lambda: grow(world.compliance)]
     world.run()
     sizes = [read_checkpoint(note).size for note in world.compliance.cosigned]
