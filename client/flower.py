@@ -36,43 +36,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
 from flwr.app import Message, RecordDict
-from flwr.app.message.message import remove_content_from_message
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
     PullMessagesResponse,
-    PushMessagesRequest,
-    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    PullObjectRequest,
-    PullObjectResponse,
-    PushObjectRequest,
-    PushObjectResponse,
-)
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
     iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
 from client.arrays import Arrays
 from client.fleet_client import FleetClient, WaitHeader
-from client.fleet_content import is_inline
 from client.fleet_frames import Frames
 from client.fleet_signature import NodeSignature
 from client.fleet_tasks import (
@@ -83,7 +68,8 @@ from client.fleet_tasks import (
     refusal_content,
     task_of,
 )
-from client.fleet_tls import ConnectionLost, load_node_key, lost, mutual_tls, refused
+from client.fleet_tls import ConnectionLost, load_node_key, mutual_tls
+from client.fleet_transfer import Transfer
 from client.polling import MAX_WAIT_SECONDS
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -129,7 +115,6 @@ class FleetConnection:
         *,
         on_malformed: Callable[[str, str], None] | None = None,
     ) -> None:
-        self._address = address
         self._on_malformed = on_malformed
         self._key = load_node_key(node_key)
         self._public_key = public_key_to_bytes(self._key.public_key())
@@ -144,6 +129,7 @@ class FleetConnection:
             verify=mutual_tls(ca_certificate, client_certificate, node_key),
             timeout=REQUEST_TIMEOUT_SECONDS,
         )
+        self._transfer = Transfer(self._client, address)
         self._node: Node | None = None
         self._stop = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -183,7 +169,7 @@ class FleetConnection:
             self._node = None
             # When the coordinator is gone or has dropped this site, nothing is left to say.
             with contextlib.suppress(FiduciaryError):
-                self._call(self._client.DeactivateNode, request)
+                self._transfer.call(self._client.DeactivateNode, request)
         self._client.close()
 
     def poll(self, wait_seconds: float = 1.0) -> IncomingTask | None:
@@ -196,8 +182,8 @@ class FleetConnection:
         node = self._activated()
         self._wait.seconds = min(wait_seconds, MAX_WAIT_SECONDS)
         try:
-            frames = self._call(self._client.pull_task, PullMessagesRequest(node=node))
-            response = self._read_frame(frames, 0, PullMessagesResponse)
+            frames = self._transfer.call(self._client.pull_task, PullMessagesRequest(node=node))
+            response = self._transfer.read_frame(frames, 0, PullMessagesResponse)
         except (Unauthorised, Unreachable):
             self._node = None  # The next poll introduces the site again.
             raise
@@ -266,7 +252,9 @@ class FleetConnection:
             request = ActivateNodeRequest(
                 public_key=self._public_key, heartbeat_interval=HEARTBEAT_PROMISE_SECONDS
             )
-            self._node = Node(node_id=self._call(self._client.ActivateNode, request).node_id)
+            self._node = Node(
+                node_id=self._transfer.call(self._client.ActivateNode, request).node_id
+            )
             self._expect_more = True
         return self._node
 
@@ -274,9 +262,9 @@ class FleetConnection:
         bundled = self._names_bundle(message.metadata.run_id)
         object_ids = [part.object_id for part in iterate_object_tree(tree)]
         contents = (
-            self._objects_of(object_ids, frames)
+            self._transfer.objects_of(object_ids, frames)
             if len(frames) > 1
-            else self._pull_objects(message.metadata.run_id, object_ids)
+            else self._transfer.pull_objects(self._activated(), message.metadata.run_id, object_ids)
         )
         if contents is None:
             self._malformed(message, "the coordinator did not send all of its message")
@@ -290,39 +278,6 @@ class FleetConnection:
             self._malformed(message, f"unreadable message ({type(error).__name__})")
         return None
 
-    def _objects_of(self, object_ids: list[str], frames: Frames) -> dict[str, bytes] | None:
-        """The objects that came with the message."""
-        if len(frames) != 1 + len(object_ids):
-            return None
-        responses = [
-            self._read_frame(frames, index, PullObjectResponse) for index in range(1, len(frames))
-        ]
-        if not all(response.object_available for response in responses):
-            return None
-        return {
-            object_id: response.object_content
-            for object_id, response in zip(object_ids, responses, strict=True)
-        }
-
-    def _pull_objects(self, run_id: int, object_ids: list[str]) -> dict[str, bytes] | None:
-        """The objects of a message that is too long to come whole; then the coordinator's go."""
-        node, contents = self._activated(), dict[str, bytes]()
-        for object_id in object_ids:
-            response = self._call(
-                self._client.PullObject,
-                PullObjectRequest(node=node, run_id=run_id, object_id=object_id),
-            )
-            if not response.object_available:
-                return None
-            contents[object_id] = response.object_content
-        self._call(
-            self._client.ConfirmMessageReceived,
-            ConfirmMessageReceivedRequest(
-                node=node, run_id=run_id, message_object_id=object_ids[-1]
-            ),
-        )
-        return contents
-
     def _names_bundle(self, run_id: int) -> bool:
         """Whether a run names an app bundle; the coordinator is asked once a run.
 
@@ -333,7 +288,7 @@ class FleetConnection:
         if known is not None:
             return known
         request = GetRunRequest(node=self._activated(), run_id=run_id)
-        response = self._call(self._client.GetRun, request)
+        response = self._transfer.call(self._client.GetRun, request)
         run = response.run
         plain = response.HasField("run") and run.run_id == run_id
         named = not plain or any(name.startswith(BUNDLE_PREFIX) for name in _stated(run))
@@ -353,55 +308,12 @@ class FleetConnection:
             reply.metadata.__dict__["_message_id"] = reply.object_id
             for pause_seconds in RESEND_PAUSES_SECONDS:
                 try:
-                    return self._push(reply)
+                    return self._transfer.push(self._activated(), reply)
                 except ConnectionLost:
                     # What was trained is spent: it is worth another try. Flower takes the same
                     # message again and asks for what it does not have yet.
                     self._stop.wait(pause_seconds)
-            return self._push(reply)
-
-    def _push(self, reply: Message) -> bool:
-        node, whole = self._activated(), is_inline(reply.content)
-        head = PushMessagesRequest(
-            node=node,
-            messages_list=[message_to_proto(remove_content_from_message(reply))],
-            message_object_trees=[get_object_tree(reply)],
-            clientapp_runtime_list=[0.0],
-        )
-        objects = get_all_nested_objects(reply)
-        parts = [
-            PushObjectRequest(object_id=object_id, object_content=part.deflate())
-            for object_id, part in (objects.items() if whole else ())
-        ]
-        frames = self._call(self._client.push_answer, Frames([head, *parts]))
-        if whole:
-            return bool(self._read_frame(frames, 1, PushObjectResponse).stored)
-        answer = self._read_frame(frames, 0, PushMessagesResponse)
-        # Flower says nothing of a reply that comes too late; it asks for none of its objects.
-        taken = reply.object_id in answer.objects_to_push
-        for object_id, part in objects.items():
-            if object_id in answer.objects_to_push:
-                request = PushObjectRequest(
-                    node=node,
-                    run_id=reply.metadata.run_id,
-                    object_id=object_id,
-                    object_content=part.deflate(),
-                    session_id=answer.session_id,
-                )
-                taken = self._call(self._client.PushObject, request).stored and taken
-        return bool(taken)
-
-    def _read_frame(self, frames: Frames, index: int, kind: Any) -> Any:
-        try:
-            return frames.read(index, kind)
-        except DecodeError as error:
-            raise self._garbled() from error
-
-    def _garbled(self) -> Unreachable:
-        return Unreachable(
-            f"the coordinator at {self._address} answered with what is no Fleet message",
-            fix="compare the versions: client --version here, server --version there",
-        )
+            return self._transfer.push(self._activated(), reply)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -412,19 +324,9 @@ class FleetConnection:
                 node=node, heartbeat_interval=HEARTBEAT_PROMISE_SECONDS
             )
             try:
-                self._call(self._client.SendNodeHeartbeat, request)
+                self._transfer.call(self._client.SendNodeHeartbeat, request)
             except FiduciaryError:
                 continue  # The next poll meets the same trouble and reports it.
-
-    def _call(self, method: Callable[[Any], Any], request: Any) -> Any:
-        try:
-            return method(request)
-        except httpx.HTTPStatusError as error:
-            raise refused(self._address, error.response) from error
-        except httpx.TransportError as error:
-            raise lost(self._address, error) from error
-        except ValueError as error:  # Flower's client for a body that cannot be read
-            raise self._garbled() from error
 
 
 def _stated(document: Any) -> list[str]:
