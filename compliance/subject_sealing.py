@@ -74,7 +74,9 @@ def open_identifiers(
     try:
         return Identifiers.model_validate_json(text)
     except ValidationError as error:
-        raise MalformedInput(f"malformed identifiers: {first_problem(error)}") from error
+        raise MalformedInput(
+            f"malformed identifiers: {first_problem(error, of_others=True)}"
+        ) from error
 
 
 def seal_package(package: bytes, subject_key: bytes, *, request_id: str, site: str) -> bytes:

@@ -150,4 +150,5 @@ def read_document(value: object, kind: type[D]) -> D:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise MalformedInput(f"malformed secure sum: {first_problem(error)}") from error
+        reason = first_problem(error, of_others=True)
+        raise MalformedInput(f"malformed secure sum: {reason}") from error

@@ -2,7 +2,7 @@
 
 * An operation declares its access (`compliance.service.access`); one that declares none cannot be
   registered. Identity and role are checked before one octet of the body is read.
-* A query parameter that the operation does not know, or that comes twice, is refused by name.
+* A query parameter that the operation does not know, or that comes twice, is refused.
 * How a refusal is answered and written down is in `compliance.service.problems`.
 """
 
@@ -29,6 +29,7 @@ from compliance.service.problems import PROBLEMS, on_unexpected_error
 from compliance.service.request import StrictRequest
 from compliance.service.site_certificates import PEER_CERTIFICATE
 from compliance.service.throttle import Verdict
+from compliance.statements import field_path
 
 
 class GatedRoute(APIRoute):
@@ -122,15 +123,14 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
     """Refuse a query that would be understood in part: a filter that is ignored shows too much.
 
     Raises:
-        MalformedInput: With the name of the parameter that is unknown or given twice.
+        MalformedInput: With the parameter that is unknown or given twice.
     """
     names = [name for name, _ in request.query_params.multi_items()]
     takes = f"this takes {', '.join(sorted(known)) or 'no parameters'}"
     for name in names:
         if name not in known:
-            raise MalformedInput(
-                f"malformed request: query.{name[:40]}: unknown parameter", fix=takes
-            )
+            where = field_path(("query", name))
+            raise MalformedInput(f"malformed request: {where}: unknown parameter", fix=takes)
         if names.count(name) > 1:
             raise MalformedInput(f"malformed request: query.{name}: given twice", fix=takes)
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import traceback
 from http import HTTPStatus
@@ -29,6 +28,7 @@ from compliance.service.errors import ServiceUnavailable, TooManyAttempts, TooMa
 from compliance.service.log_index import topics_of_path
 from compliance.service.process_log import event, logger
 from compliance.service.throttle import WINDOW, Verdict
+from compliance.statements import field_path
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
@@ -136,19 +136,11 @@ def problem_response(error: FiduciaryError) -> Response:
     return _problem(*classify(error), str(error), error.fix)
 
 
-_FIELD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}|\[key\]")
-"""Names as our own fields have them. Others are a caller's words, as a value is."""
-
-
 def _first_problem(error: RequestValidationError) -> str:
     problem = error.errors()[0]
-    where = ".".join(_shown(part) for part in problem["loc"] if part != "body") or "body"
+    where = field_path([part for part in problem["loc"] if part != "body"]) or "body"
     reason = "unknown field" if problem["type"] == "extra_forbidden" else str(problem["msg"])
     return f"{where}: {reason.removeprefix('Value error, ')}"
-
-
-def _shown(part: int | str) -> str:
-    return str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "?"
 
 
 def _is_recorded(request: Request, status: HTTPStatus) -> bool:

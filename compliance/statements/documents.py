@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -32,6 +32,7 @@ from audit.errors import MalformedInput
 
 _NAME = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
+_FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}|\[key\]")
 _TIME = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z$")
 
 
@@ -151,12 +152,13 @@ class Statement(Document):
         """Read a statement.
 
         Raises:
-            MalformedInput: With the first field that is wrong and why.
+            MalformedInput: With the first field that is wrong and why, and no word of what it says.
         """
         try:
             return cls.model_validate(body)
         except ValidationError as error:
-            raise MalformedInput(f"malformed {cls.kind}: {first_problem(error)}") from error
+            reason = first_problem(error, of_others=True)
+            raise MalformedInput(f"malformed {cls.kind}: {reason}") from error
 
 
 def format_number(written: str) -> int:
@@ -168,11 +170,31 @@ def format_number(written: str) -> int:
     return int(written.rpartition("/")[2])
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first problem that pydantic found, as one sentence without the input's value."""
+def first_problem(error: ValidationError, *, of_others: bool = False) -> str:
+    """The first problem that pydantic found, as one sentence without the input's value.
+
+    Args:
+        error: What pydantic raised.
+        of_others: Whether others wrote the input, so that its keys may be their words too
+            (`field_path`). Whoever wrote a file should read the names that are in it.
+    """
     problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "document"
+    where = field_path(problem["loc"]) if of_others else ".".join(map(str, problem["loc"]))
     reason = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         reason = "unknown field"
-    return f"{where}: {reason}"
+    return f"{where or 'document'}: {reason}"
+
+
+def field_path(location: Sequence[int | str]) -> str:
+    """Where in a document of others a problem is, without the words of who made it.
+
+    Keys of maps and unknown fields are such words, as values are. Only names as our own fields have
+    them are shown.
+
+    >>> field_path(("sealed", "Anna Schmidt", "[key]"))
+    'sealed.?.[key]'
+    """
+    return ".".join(
+        str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "?" for part in location
+    )

@@ -201,6 +201,24 @@ def test_statements_with_unknown_or_repeated_keys_are_refused(
     assert document["detail"] == "malformed plan: unknown: unknown field"
 
 
+def test_keys_of_statements_and_queries_are_not_repeated(
+    service: RunningService, coordinator: Coordinator, north: Site
+) -> None:
+    """Nor written down: a key of a statement, or of a query, may be somebody's name."""
+    http, name = service.http(service.token("coordinator")), SECRET.upper()
+    for body, where in (
+        ({**plan_body(), name: 1}, "?"),
+        (plan_body(privacy={**plan_body()["privacy"], name: 1}), "privacy.?"),
+    ):
+        envelope = {"statement": coordinator.sign(body).to_json()}
+        answer = http.post("/v1/plans", json=envelope)
+        assert problem(answer, 422)["detail"] == f"malformed plan: {where}: unknown field"
+        assert name not in answer.text + str(service.last_entry()[3])
+    answer = http.post("/v1/plans", json=envelope, params={name: "1"})
+    assert problem(answer, 422)["detail"] == "malformed request: query.?: unknown parameter"
+    assert name not in answer.text + str(service.last_entry()[3])
+
+
 @pytest.mark.parametrize("path", ["..%2f..%2fetc%2fpasswd", "%00", "sha256:" + "0" * 64 + "'--"])
 def test_odd_identifiers_are_not_found(service: RunningService, path: str) -> None:
     officer = service.http(service.token("officer"))

@@ -15,7 +15,7 @@ from audit.statement import sign_statement
 from client.secure_aggregation import tolerated_collusion
 from client.secure_aggregation.collector import TooFewMembers
 from client.secure_aggregation.member import Member, SumRefused
-from client.secure_aggregation.messages import Dealt
+from client.secure_aggregation.messages import Dealt, Survivors, read_document
 from tests.client.secure_aggregation.federation import Sum, session_of
 
 
@@ -362,3 +362,12 @@ def test_how_many_may_collude(sites: int, quorum: int, colluding: int) -> None:
 def test_errors_are_the_product_s() -> None:
     assert issubclass(SumRefused, FiduciaryError)
     assert SumRefused.code == "secure-sum-refused"
+
+
+def test_keys_that_another_made_up_are_not_repeated() -> None:
+    """What a site says of a message reaches the log with its refusal."""
+    digest = f"sha256:{'1' * 64}"
+    survivors = {"session": digest, "members": digest, "dealers": [], "survivors": []}
+    read_document(survivors, Survivors)
+    with pytest.raises(MalformedInput, match=r"malformed secure sum: \?: unknown field"):
+        read_document({**survivors, "Jane Doe": 1}, Survivors)
