@@ -60,7 +60,7 @@ from client.deidentification.presidio import (
     RecognizerRegistry,
     RecognizerResult,
 )
-from client.deidentification.recognizers import load_model_recognizer, pattern_rule
+from client.deidentification.recognizers import load_model_rule, pattern_rule
 from client.deidentification.settings import BLANK, DEFAULTS, PACKAGED, Detection
 from client.deidentification.small_letters import SmallLetters
 from client.deidentification.spoken import find_spoken
@@ -156,8 +156,7 @@ class Detector:
             _taken_out(registry, name)
         self._rules = [rule for _, _, rule in _RULES]
         self._rules += [pattern_rule(pattern) for pattern in settings.pattern]
-        for model in settings.model_recognizer:
-            registry.add_recognizer(load_model_recognizer(model, self._language))
+        self._rules += [load_model_rule(model) for model in settings.model_recognizer]
         self._analyzer = AnalyzerEngine(
             registry=registry,
             nlp_engine=self._engine,

@@ -51,11 +51,12 @@ def model_digest(folder: Path) -> str:
     Args:
         folder: The folder with `config.cfg` and `meta.json`.
     """
-    files = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    files: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            with path.open("rb") as file:
+                name = path.relative_to(folder).as_posix()
+                files[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digest(canonical_bytes(files))
 
 

@@ -40,6 +40,7 @@ from client.deidentification.policy import (
     generalised,
     redacted,
 )
+from client.deidentification.recognizers import LIBRARIES
 from client.deidentification.replacement import (
     Replacement,
     from_original,
@@ -279,7 +280,7 @@ def pipeline_digest(model_digest: str, policy: ReplacementPolicy = STAND_INS) ->
     configuration = {
         "format": FORMAT,
         "language_model": model_digest,
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "libraries": {name: metadata.version(name) for name in (*_LIBRARIES, *_read_with(policy))},
         "small_letters": adapter_digest(),
         "word_lists": hashlib.sha256(word_list_bytes()).hexdigest(),
         "rules": code,
@@ -289,6 +290,11 @@ def pipeline_digest(model_digest: str, policy: ReplacementPolicy = STAND_INS) ->
     if policy != STAND_INS:
         configuration["replacement"] = digest(policy.model_dump_json().encode())
     return digest(canonical_bytes(configuration))
+
+
+def _read_with(policy: ReplacementPolicy) -> set[str]:
+    """The libraries that read the models which a site adds."""
+    return {name for model in policy.detect.model_recognizer for name in LIBRARIES[model.engine]}
 
 
 def _unfit(record: SourceRecord) -> Quarantined | None:

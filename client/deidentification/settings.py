@@ -18,7 +18,7 @@ regex = '\bWARD-(?P<value>\d{3})'      # the group `value`, or the whole match
 engine = "transformer"                   # Hugging Face token classification, or "gliner"
 model = "/models/deid-roberta"           # a folder
 model_digest = "sha256:…"
-labels = { PATIENT = "PERSON", HOSP = "ORGANIZATION" }
+labels = { PATIENT = "PERSON", HOSP = "ORGANIZATION" }   # the model's; others are not looked at
 threshold = 0.3
 ```
 """

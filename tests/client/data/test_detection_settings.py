@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -86,25 +85,6 @@ def test_another_model_is_loaded_by_folder_and_digest(tmp_path: Path) -> None:
         Detector(Detection(model=str(folder), model_digest="sha256:" + "0" * 64))
     with pytest.raises(NotFound, match="no_such_model is neither a folder nor"):
         Detector(Detection(model="no_such_model", model_digest=MODEL_DIGEST))
-
-
-@pytest.mark.skipif(importlib.util.find_spec("gliner") is not None, reason="gliner is installed")
-def test_a_recognizer_whose_package_is_missing_says_which(tmp_path: Path) -> None:
-    (tmp_path / "weights").write_bytes(b"x")
-    written = f"""
-    [[detect.model_recognizer]]
-    engine = "gliner"
-    model = "{tmp_path}"
-    model_digest = "{model_digest(tmp_path)}"
-    labels = {{ person = "PERSON" }}
-    """
-    settings = read(tmp_path.parent / "d.toml", written)
-    with pytest.raises(NotFound, match="gliner is not installed") as raised:
-        Detector(settings)
-    assert "pip install gliner" in str(raised.value.fix)
-    (tmp_path / "weights").write_bytes(b"y")
-    with pytest.raises(VerificationFailed):
-        Detector(settings)
 
 
 @pytest.mark.parametrize(
