@@ -11,10 +11,10 @@ from compliance.erasure_views import (
     CaseDecisionBody,
     ErasureCaseView,
     ErasureReceiptView,
-    KeptModelsView,
 )
 from compliance.resources import Recorded, StatementBody
 from compliance.rules.erasure_cases import CaseState
+from compliance.rules.kept_models import KeptModels
 from compliance.session import ComplianceSession, make_body, path_segment
 from compliance.statements import CaseChoice, Evidence
 
@@ -67,9 +67,9 @@ class ErasureCalls:
         body = make_body(CaseConclusionBody, release_id=release_id)
         return self._session.send("POST", path, body, ErasureCaseView)
 
-    def kept_models(self, plan_id: str) -> KeptModelsView:
+    def kept_models(self, plan_id: str) -> KeptModels:
         """Which kept models of a plan hold somebody who was erased (coordinator)."""
-        return self._session.fetch(f"/v1/plans/{path_segment(plan_id)}/kept-models", KeptModelsView)
+        return self._session.fetch(f"/v1/plans/{path_segment(plan_id)}/kept-models", KeptModels)
 
     def report_removal(self, plan_id: str, removal: SignedStatement) -> Recorded:
         """Record a KeptModelRemoval, before it is done (coordinator)."""

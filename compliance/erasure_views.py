@@ -8,7 +8,6 @@ from pydantic import Field
 
 from compliance.resources import Answer, RequestBody
 from compliance.rules.erasure_cases import CaseState
-from compliance.rules.kept_models import KeptModels
 from compliance.rules.unlearning import Debt, stated
 from compliance.statements import (
     CaseChoice,
@@ -158,28 +157,6 @@ class ErasureCaseView(Answer):
     def decided(self) -> ErasureDecision | None:
         """The decision itself. Its signature is the caller's to verify."""
         return None if self.decision is None else ErasureDecision.from_body(self.decision.body)
-
-
-class KeptModelsView(Answer):
-    """What is known of the models that the coordinator kept of a plan.
-
-    Attributes:
-        plan_id: The plan.
-        holds_from: Models after more than so many rounds hold somebody who was erased; None when
-            nobody was.
-        undecided: Whether it is open what becomes of a release that holds them.
-        needed: Rounds after which unfinished plans start.
-    """
-
-    plan_id: Digest
-    holds_from: Count | None
-    undecided: bool
-    needed: tuple[Count, ...]
-
-    @property
-    def known(self) -> KeptModels:
-        """As the rules see it."""
-        return KeptModels(self.plan_id, self.holds_from, self.undecided, frozenset(self.needed))
 
 
 class ErasureReceiptView(Answer):

@@ -14,8 +14,8 @@ from typing import Protocol
 from audit.errors import NotFound
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement
-from compliance.erasure_views import KeptModelsView
 from compliance.resources import Recorded
+from compliance.rules.kept_models import KeptModels
 from compliance.statements import KeptModelRemoval, RemovedModel
 from server.checkpoints import Checkpoints, KeptModel
 
@@ -23,7 +23,7 @@ from server.checkpoints import Checkpoints, KeptModel
 class RemovalService(Protocol):
     """The part of `compliance.erasure_api.ErasureCalls` that is about kept models."""
 
-    def kept_models(self, plan_id: str) -> KeptModelsView:
+    def kept_models(self, plan_id: str) -> KeptModels:
         """What is known of a plan's models."""
 
     def report_removal(self, plan_id: str, removal: SignedStatement) -> Recorded:
@@ -50,7 +50,7 @@ def remove_erased(
     removed = 0
     for plan_id, models in by_plan.items():
         try:
-            known = service.kept_models(plan_id).known
+            known = service.kept_models(plan_id)
         except NotFound:
             continue  # a service of an earlier version, or one that does not know the plan
         going = [model for model in models if known.may_go(model.rounds)]

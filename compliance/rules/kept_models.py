@@ -10,15 +10,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from compliance.resources import Answer
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
-from compliance.statements import KeptModelRemoval
+from compliance.statements import Count, Digest, KeptModelRemoval
 
 
-@dataclass(frozen=True)
-class KeptModels:
-    """What is known of the models of one plan.
+class KeptModels(Answer):
+    """What is known of the models that the coordinator kept of a plan, as the service answers it.
 
     Attributes:
         plan_id: The plan.
@@ -28,10 +26,10 @@ class KeptModels:
         needed: Rounds after which unfinished plans start.
     """
 
-    plan_id: str
-    holds_from: int | None
+    plan_id: Digest
+    holds_from: Count | None
     undecided: bool
-    needed: frozenset[int]
+    needed: tuple[Count, ...]
 
     def may_go(self, rounds: int) -> bool:
         """Whether the model after so many rounds is to be removed."""

@@ -24,7 +24,7 @@ def kept_models(session: Session, plan_id: str) -> KeptModels:
         raise NotFound("there is no such plan", fix="list the plans: `compliance plans`")
     first = first_rounds(erased_of(session, line))
     if not first:
-        return KeptModels(plan_id, None, undecided=False, needed=frozenset())
+        return KeptModels(plan_id=plan_id, holds_from=None, undecided=False, needed=())
     holds_from = first[plan_id] if set(first) == {plan_id} else 0
     holding = {plan_id, *plans_holding(session, plan_id, holds_from)}
     releases = session.scalars(
@@ -43,9 +43,9 @@ def kept_models(session: Session, plan_id: str) -> KeptModels:
         )
     )
     return KeptModels(
-        plan_id,
-        holds_from,
+        plan_id=plan_id,
+        holds_from=holds_from,
         undecided=may_be_released
         or any(case is not None and case.state == "open" for case in cases),
-        needed=frozenset(session.scalars(starts)),
+        needed=tuple(sorted(set(session.scalars(starts)))),
     )

@@ -31,11 +31,11 @@ def removal(ground: Ground, plan_id: str, *rounds: int) -> SignedStatement:
 @pytest.mark.parametrize(
     ("known", "going"),
     [
-        (KeptModels("a", None, undecided=False, needed=frozenset()), ()),
-        (KeptModels("a", 2, undecided=False, needed=frozenset()), (3, 4)),
-        (KeptModels("a", 0, undecided=False, needed=frozenset()), (1, 2, 3, 4)),
-        (KeptModels("a", 2, undecided=True, needed=frozenset()), ()),
-        (KeptModels("a", 2, undecided=False, needed=frozenset({4})), (3,)),
+        (KeptModels(plan_id=DIGEST, holds_from=None, undecided=False, needed=()), ()),
+        (KeptModels(plan_id=DIGEST, holds_from=2, undecided=False, needed=()), (3, 4)),
+        (KeptModels(plan_id=DIGEST, holds_from=0, undecided=False, needed=()), (1, 2, 3, 4)),
+        (KeptModels(plan_id=DIGEST, holds_from=2, undecided=True, needed=()), ()),
+        (KeptModels(plan_id=DIGEST, holds_from=2, undecided=False, needed=(4,)), (3,)),
     ],
 )
 def test_which_models_go(known: KeptModels, going: tuple[int, ...]) -> None:

@@ -13,8 +13,8 @@ from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, verify_statement
 from client.arrays import arrays_digest
-from compliance.erasure_views import KeptModelsView
 from compliance.resources import Recorded
+from compliance.rules.kept_models import KeptModels
 from compliance.statements import KeptModelRemoval
 from server.checkpoints import Checkpoints
 from server.erased_models import remove_erased
@@ -31,13 +31,13 @@ class FakeService:
 
     def __init__(self) -> None:
         self.known = {
-            HELD: KeptModelsView(plan_id=HELD, holds_from=1, undecided=False, needed=(3,)),
-            CLEAN: KeptModelsView(plan_id=CLEAN, holds_from=None, undecided=False, needed=()),
+            HELD: KeptModels(plan_id=HELD, holds_from=1, undecided=False, needed=(3,)),
+            CLEAN: KeptModels(plan_id=CLEAN, holds_from=None, undecided=False, needed=()),
         }
         self.recorded: list[tuple[str, KeptModelRemoval]] = []
         self.fail: Exception | None = None
 
-    def kept_models(self, plan_id: str) -> KeptModelsView:
+    def kept_models(self, plan_id: str) -> KeptModels:
         if plan_id not in self.known:
             raise NotFound("there is no such plan")
         return self.known[plan_id]

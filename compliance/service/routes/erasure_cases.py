@@ -17,7 +17,6 @@ from compliance.erasure_views import (
     DebtView,
     ErasureCaseView,
     ErasureReceiptView,
-    KeptModelsView,
 )
 from compliance.resources import PlanState, Recorded, StatementBody
 from compliance.rules.erasure_cases import (
@@ -28,7 +27,7 @@ from compliance.rules.erasure_cases import (
     may_rely,
     may_retrain,
 )
-from compliance.rules.kept_models import may_remove
+from compliance.rules.kept_models import KeptModels, may_remove
 from compliance.rules.ruling import contradiction
 from compliance.rules.starts import may_start_without
 from compliance.rules.unlearning import Debt
@@ -201,16 +200,10 @@ def erasure_receipt(erasure: str, office: Office, caller: Caller) -> ErasureRece
 
 @router.get("/plans/{plan_id}/kept-models")
 @requires("coordinator")
-def show_kept_models(plan_id: str, office: Office) -> KeptModelsView:
+def show_kept_models(plan_id: str, office: Office) -> KeptModels:
     """Which models that the coordinator kept of a plan hold somebody who was erased."""
     with office.reading() as session:
-        known = kept_models(session, plan_id)
-    return KeptModelsView(
-        plan_id=plan_id,
-        holds_from=known.holds_from,
-        undecided=known.undecided,
-        needed=tuple(sorted(known.needed)),
-    )
+        return kept_models(session, plan_id)
 
 
 @router.post("/plans/{plan_id}/kept-models/removal", status_code=201)
