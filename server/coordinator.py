@@ -164,14 +164,27 @@ class Coordinator:
             self._train(compliance, view)
 
     def _tidy(self, compliance: ComplianceClient) -> None:
-        """Remove kept models whose time is over, or that hold somebody erased, now and then."""
+        """Remove kept models whose time is over, or that hold somebody erased, now and then.
+
+        Raises:
+            Unreachable: When the service is away; it is all tried again with the next work.
+        """
         if time.monotonic() - self._tidied < TIDY_SECONDS:
             return
-        self._tidied = time.monotonic()
         keeping = self._federation.settings.kept_checkpoints > 0
         checkpoints, now = self._federation.checkpoints, datetime.now(UTC)
-        checkpoints.tidy(now, keeping=keeping)
-        removed = remove_erased(checkpoints, compliance.erasures, self._federation.identity, now)
+        removed = 0
+        try:
+            checkpoints.tidy(now, keeping=keeping)
+            removed = remove_erased(
+                checkpoints, compliance.erasures, self._federation.identity, now
+            )
+        except Unreachable:
+            raise
+        except FiduciaryError as error:
+            # A refusal is an entry of the log: it is not asked for again before it is time.
+            self._trouble(f"kept models were not looked through: {error}", error.code)
+        self._tidied = time.monotonic()
         if removed:
             self._reporter.note(f"kept models that held erased subjects were removed: {removed}")
 

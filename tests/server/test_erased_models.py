@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,8 +21,10 @@ from compliance.resources import Recorded
 from compliance.rules.kept_models import KeptModels
 from compliance.statements import KeptModelRemoval
 from server.checkpoints import Checkpoints
+from server.coordinator import Coordinator
 from server.erased_models import remove_erased
 from tests.server.conftest import plan_of
+from tests.server.ground import Notes
 
 HELD, CLEAN, UNKNOWN = (f"sha256:{digit * 64}" for digit in "abc")
 NOW = datetime(2026, 11, 2, 9, tzinfo=UTC)
@@ -93,3 +99,73 @@ def test_nothing_goes_before_it_is_decided(checkpoints: Checkpoints) -> None:
     service.known[HELD] = service.known[HELD].model_copy(update={"undecided": True})
     assert remove_erased(checkpoints, service, KEY, NOW) == 0
     assert service.recorded == []
+
+
+class Compliance:
+    """What a coordinator without plans asks; it stops the coordinator at its second look."""
+
+    def __init__(self, erasures: FakeService, stop: threading.Event) -> None:
+        self.erasures = erasures
+        self._stop = stop
+        self.looks = 0
+
+    def plans(self, state: str) -> tuple[()]:
+        self.looks += 1
+        if self.looks == 2:
+            self._stop.set()
+        return ()
+
+
+def work(checkpoints: Checkpoints, service: FakeService, tmp_path: Path) -> Coordinator:
+    """A coordinator that worked until its service was asked for plans twice."""
+    stop = threading.Event()
+    compliance = Compliance(service, stop)
+    federation = SimpleNamespace(
+        settings=SimpleNamespace(poll_seconds=0.0, kept_checkpoints=9),
+        checkpoints=checkpoints,
+        identity=KEY,
+        runs=tmp_path / "runs",
+        compliance=lambda: nullcontext(compliance),
+    )
+    link = SimpleNamespace(online=tuple, registered=tuple)
+    registrar = SimpleNamespace(trouble=())
+    coordinator = Coordinator(
+        cast(Any, federation), cast(Any, link), cast(Any, registrar), Notes(), stop
+    )
+    coordinator.run()
+    return coordinator
+
+
+def test_a_removal_is_tried_again_as_soon_as_the_service_is_there(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    class AwayOnce(FakeService):
+        def kept_models(self, plan_id: str) -> KeptModels:
+            self.fail, failed = None, self.fail
+            if failed is not None:
+                raise failed
+            return super().kept_models(plan_id)
+
+    service = AwayOnce()
+    service.fail = Unreachable("away")
+    coordinator = work(checkpoints, service, tmp_path)
+    assert [plan_id for plan_id, _ in service.recorded] == [HELD]
+    assert ("held", 2) not in there(checkpoints)
+    assert coordinator.status()["compliance"] == "reachable"
+
+
+def test_a_removal_that_is_refused_is_told_and_stands_in_nobodys_way(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    class Refusing(FakeService):
+        asked = 0
+
+        def report_removal(self, plan_id: str, removal: SignedStatement) -> Recorded:
+            self.asked += 1
+            raise Conflict("models stay")
+
+    service, before = Refusing(), there(checkpoints)
+    coordinator = work(checkpoints, service, tmp_path)
+    assert service.asked == 1, "each refusal is an entry of the log"
+    assert coordinator.status()["errors"] == ["kept models were not looked through: models stay"]
+    assert there(checkpoints) == before
