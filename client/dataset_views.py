@@ -180,7 +180,9 @@ def _searched(dataset: Dataset) -> str:
 def print_dataset(dataset: Dataset, measured: Sequence[Measured] = ()) -> None:
     """What is known of a dataset."""
     sheet = dataset.datasheet
-    table = Table("", "", box=None, show_header=False)
+    table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest is of use only whole
     rows = [
         ("dataset", f"{dataset.name}, version {dataset.version}, added {sheet.created_at}"),
         ("content", _RECORDS_OF[sheet.content]),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from audit.errors import ExitCode, MalformedInput, NotFound
+from audit.errors import ExitCode, MalformedInput, NotFound, Refused
 from audit.options import Json
 from audit.terminal import err, out, print_json
 from client import quarantine_cli
@@ -164,7 +165,7 @@ def remove(
 ) -> None:
     """Delete a dataset's rows. This erases nobody: use `client erase` for a person.
 
-    Exit codes: 4 no such dataset.
+    Exit codes: 2 nobody is there to ask and no --yes, 3 not confirmed, 4 no such dataset.
 
     Example: `client data remove messages --yes`
     """
@@ -174,13 +175,20 @@ def remove(
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         dataset = vault.dataset(name)
         if not yes:
-            typer.confirm(f"Delete the {dataset.records} records of {name}?", abort=True, err=True)
+            _ask(dataset.records, name)
         Recorder(site.journal, site.principal).removed(dataset)
         vault.remove(name)
     if json:
         print_json({"removed": name, "records": dataset.records})
     else:
         out().print(f"removed {name}: {dataset.records} records", highlight=False)
+
+
+def _ask(records: int, name: str) -> None:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("removed rows are gone: add --yes")
+    if not typer.confirm(f"Delete the {records} records of {name}?", err=True):
+        raise Refused("nothing was removed", fix="answer y, or add --yes")
 
 
 @app.command()

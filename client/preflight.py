@@ -231,7 +231,7 @@ class Preflight:
                 if not dataset.datasheet.purposes:
                     raise CheckWarning(
                         f"dataset {dataset.name} states no purpose, so no plan may use it",
-                        f"`client data add … --dataset {dataset.name} --purpose PURPOSE`",
+                        f"`client data add … --dataset {dataset.name} --purpose PURPOSE --replace`",
                     )
             counted = ", ".join(
                 f"{d.name} ({d.subjects} subjects, {d.records} records)" for d in found

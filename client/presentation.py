@@ -56,9 +56,14 @@ def print_policy(policy: Policy) -> None:
     table = _table("key", "value")
     for name, value in policy.model_dump(mode="json").items():
         shown = ", ".join(value) or "none: every plan is refused" if name == "purposes" else value
+        if isinstance(shown, bool):
+            shown = str(shown).lower()  # as policy.toml writes it
         table.add_row(name, escape(", ".join(shown) if isinstance(shown, list) else str(shown)))
     out().print(table)
 
+
+SHORT_ID_DIGITS = 12
+"""Digits of a plan's id that are shown."""
 
 BAR_CELLS = 60
 """Cells of the bar that shows a budget."""
@@ -90,6 +95,7 @@ def print_budget(budget: Budget) -> None:
     if budget.adaptive is not None:
         say(f"[dim]{budget.adaptive!s:<10} {ADAPTIVE}[/]")
     table = _table("plan", "purpose", "state", "rounds started", "spent", "committed", "promised")
+    table.columns[0].min_width = SHORT_ID_DIGITS  # whole, to be copied, also at 80 columns
     for plan in budget.plans:
         total = plan.rounds_started + plan.rounds_reserved + plan.rounds_released
         table.add_row(
@@ -191,7 +197,7 @@ def print_head(head: dict[str, Any]) -> None:
 
 def short(plan_id: str) -> str:
     """The first twelve digits of a plan's id; enough to name it to every command."""
-    return plan_id.removeprefix("sha256:")[:12]
+    return plan_id.removeprefix("sha256:")[:SHORT_ID_DIGITS]
 
 
 def _table(*columns: str) -> Table:

@@ -220,39 +220,40 @@ def submit(
     r"""Propose a training plan: check it, show what it costs, sign it and hand it in.
 
     The noise is computed from the epsilon that you promise; the base model's digest is that of the
-    model on this machine. A complete file; what `#` says is optional:
+    model on this machine. A complete file, to copy; what `#` says is optional:
 
     ```toml
     [plan]
     name = "message-routing"
-    task = "text-classification"       # token-, image-, tabular-; causal-language-modelling
+    # token-, image-, tabular-classification; causal-language-modelling
+    task = "text-classification"
     labels = ["billing", "clinical"]   # none where language is modelled
     sites = ["st-elm", "lakeside"]
     purpose = "message-routing"
     legal_basis = "legitimate-interests"
     retention_days = 365
-    # base_model = "embedded:all-MiniLM-L6-v2"   # its own for a table: "tabular:linear"
-    # groups = ["north", "south"]      # evaluation by group, of sites that declare them
-    # class_weights = "histogram"      # rare labels weigh more, by a noisy count
+    # base_model = "embedded:all-MiniLM-L6-v2"  # "tabular:linear" for a table
+    # groups = ["north", "south"]      # evaluate by group, at sites with groups
+    # class_weights = "histogram"      # rare labels weigh more, by noisy counts
     # focal_gamma = 2                  # so do examples that are hard
-    # privacy_audit = true             # each site tests its trainer before it trains
+    # privacy_audit = true             # each site tests its trainer first
     # rounds = 40                      # instead of stating phases
 
     [privacy]
     epsilon = 8
     delta = 1e-5
     nominal_subjects = 1000
-    # unit = "record"                  # protects single records; sites must allow that
+    # unit = "record"                  # single records; sites must allow that
 
     # [adapter]
     # rank = 8
     # layers = 2                       # only the upper two have LoRA
 
-    # [starts_from]                    # a kept model instead of the base model, and, without
-    # plan = "message-routing-3"       # [[phases]], what was left of its plan
+    # [starts_from]                    # a kept model, not the base model
+    # plan = "message-routing-3"       # whose rest is trained, or [[phases]]
     # rounds = 20                      # see `server checkpoints`
 
-    # [[features]]                     # columns of a table, with their public ranges
+    # [[features]]                     # columns of a table, with public ranges
     # name = "age"
     # kind = "number"                  # or "category" with values = ["a", "b"]
     # low = 0
@@ -268,7 +269,7 @@ def submit(
     # batch_limit = { subjects = 500, max_population = 5000 }
     ```
 
-    Exit codes: 5 the file is not a plan, 7 the compliance service does not answer.
+    Exit codes: 4 no such file, 5 it is not a plan, 7 the compliance service does not answer.
     """
     from server.submission import propose
 

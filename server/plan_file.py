@@ -76,6 +76,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, ValidationError
 
+from audit.errors import NotFound
 from client.learning.accounting import solve_noise_multipliers
 from client.learning.base_model import EMBEDDED_MODEL, base_model_digest, resolve_base_model
 from client.learning.task_recipes import LINEAR_MODEL, kinds_for, recommended_for
@@ -93,7 +94,7 @@ from compliance.statements import (
     TaskName,
     TrainingPlan,
     Transport,
-    first_problem,
+    problem_reason,
     utc_now,
 )
 from server.errors import MalformedPlanFile
@@ -190,6 +191,7 @@ def read_plan_file(path: Path) -> PlanFile:
     """Read `plan.toml`.
 
     Raises:
+        NotFound: When it cannot be read.
         MalformedPlanFile: With the first thing that is wrong.
     """
     try:
@@ -198,7 +200,7 @@ def read_plan_file(path: Path) -> PlanFile:
             raise MalformedPlanFile(f"{path} is larger than any plan", fix="pass a plan.toml")
         document = tomllib.loads(data.decode("utf-8"), parse_float=Decimal)
     except OSError as error:
-        raise MalformedPlanFile(
+        raise NotFound(
             f"cannot read {path}: {error.strerror}", fix="pass the path of a plan.toml"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -354,13 +356,17 @@ def _checked(path: Path, fields: dict[str, Any]) -> TrainingPlan:
 
 
 def _malformed(path: Path, error: ValidationError, model: type[BaseModel]) -> MalformedPlanFile:
-    problem = error.errors(include_url=False, include_input=False)[0]
+    problems = error.errors(include_url=False, include_input=False)
+    # A slip in a key is an unknown key and a missing one: only the first tells what to do.
+    slips = (p for p in problems if p["type"] == "extra_forbidden" and _nearest(p["loc"]))
+    problem = next(slips, problems[0])
     where = ".".join(str(part) for part in problem["loc"])
     if model is TrainingPlan and where.partition(".")[0] in PlanSection.model_fields:
         where = f"plan.{where}"
-    reason = first_problem(error).partition(": ")[2]
+    reason = problem_reason(problem)
     if problem["type"] == "missing":
-        fix = f"add {where} to {path.name}; `server submit --help` shows a complete file"
+        what = where if len(problem["loc"]) > 1 or model is TrainingPlan else f"[{where}]"
+        fix = f"add {what} to {path.name}; `server submit --help` shows a complete file"
     elif problem["type"] == "extra_forbidden":
         fix = _nearest(problem["loc"]) or f"remove {where} from {path.name}"
     else:

@@ -115,14 +115,17 @@ class Registrar:
         self._sites, self._trouble = present, trouble
 
     def _run(self) -> None:
-        backoff_seconds = self._federation.settings.poll_seconds
+        backoff_seconds = poll_seconds = self._federation.settings.poll_seconds
         with self._federation.compliance() as compliance:
-            while not self._stop.wait(backoff_seconds):
+            # The first look is at once: until then sites that dial again are told that they are
+            # strangers, and wait for as long as their own patience with an outage has become.
+            while not self._stop.is_set():
                 try:
                     self.look(compliance)
-                    backoff_seconds = self._federation.settings.poll_seconds
+                    backoff_seconds = poll_seconds
                 except Unreachable:
                     backoff_seconds = min(2 * backoff_seconds, MAX_BACKOFF_SECONDS)
                 except FiduciaryError as error:
                     self._trouble["compliance"] = str(error)
                     backoff_seconds = min(2 * backoff_seconds, MAX_BACKOFF_SECONDS)
+                self._stop.wait(backoff_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -94,6 +95,16 @@ def test_every_command_and_option_is_explained(path: str, command: click.Command
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"`{path}` does not explain {parameter.opts[0]}"
+
+
+@pytest.mark.parametrize(("path", "command"), ALL_COMMANDS, ids=[path for path, _ in ALL_COMMANDS])
+def test_what_a_help_page_shows_to_copy_is_not_broken_by_a_narrow_terminal(
+    path: str, command: click.Command
+) -> None:
+    help_text = inspect.cleandoc(command.help or "")
+    for block in re.findall(r"```\w*\n(.*?)```", help_text, re.DOTALL):
+        wide = [line for line in block.splitlines() if len(line) > 76]
+        assert not wide, f"`{path}` is folded at 80 columns"
 
 
 def test_readme_lists_every_exit_code() -> None:

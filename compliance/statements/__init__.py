@@ -16,6 +16,7 @@ from compliance.statements.documents import (
     field_path,
     first_problem,
     format_time,
+    problem_reason,
     utc_now,
 )
 from compliance.statements.plan_parts import (
@@ -131,6 +132,7 @@ __all__ = [
     "Transport",
     "field_path",
     "first_problem",
+    "problem_reason",
     "certificate_digest",
     "format_time",
     "utc_now",

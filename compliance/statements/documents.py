@@ -27,6 +27,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from audit.errors import MalformedInput
 
@@ -180,10 +181,7 @@ def first_problem(error: ValidationError, *, of_others: bool = False) -> str:
     """
     problem = error.errors(include_url=False, include_input=False)[0]
     where = field_path(problem["loc"]) if of_others else ".".join(map(str, problem["loc"]))
-    reason = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        reason = "unknown field"
-    return f"{where or 'document'}: {reason}"
+    return f"{where or 'document'}: {problem_reason(problem)}"
 
 
 def field_path(location: Sequence[int | str]) -> str:
@@ -198,3 +196,15 @@ def field_path(location: Sequence[int | str]) -> str:
     return ".".join(
         str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "?" for part in location
     )
+
+
+def problem_reason(problem: ErrorDetails) -> str:
+    """What pydantic found, in the words of whoever wrote the document."""
+    match problem["type"]:
+        case "extra_forbidden":
+            return "unknown field"
+        case "string_pattern_mismatch" if problem["ctx"]["pattern"] == _NAME:
+            return "a name is 1 to 64 of a-z 0-9 . _ -, a letter or a digit first and last"
+        case "tuple_type" | "list_type":
+            return "expected a list"
+    return problem["msg"].removeprefix("Value error, ")

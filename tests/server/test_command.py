@@ -503,7 +503,7 @@ def test_an_open_key_stops_the_start(desk: Desk, finished: Finished) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["submit", "none.toml"], ExitCode.MALFORMED_INPUT, "cannot read"),
+        (["submit", "none.toml"], ExitCode.NOT_FOUND, "cannot read"),
         (["admit", "nobody"], ExitCode.NOT_FOUND, "nobody"),
         (["invite", "St Elm"], ExitCode.MALFORMED_INPUT, "malformed site name"),
         (["status", "nowhere"], ExitCode.NOT_FOUND, "server init"),

@@ -128,7 +128,9 @@ def _add(line: str, after: str = "[plan]") -> Callable[[str], str]:
         (_add('colour = "red"'), "plan.colour: unknown field", "remove plan.colour"),
         (_add("deadline_second = 9"), "plan.deadline_second: unknown", "mean deadline_seconds?"),
         (_add("noise_multiplier = 1", "[privacy]"), "privacy.noise_multiplier: unknown", "remove"),
-        (_set("[privacy]", "[privcy]"), "privacy: Field required", "add privacy"),
+        (_set("[privacy]", "[privcy]"), "privcy: unknown field", "mean privacy?"),
+        (_set("epsilon =", "epsilom ="), "privacy.epsilom: unknown", "mean epsilon?"),
+        (_set('["st-elm", "lakeside"]', '"st-elm"'), "plan.sites: expected a list", "correct"),
         (_without("labels"), "plan.labels: Field required", "add plan.labels"),
         (_without("purpose"), "plan.purpose: Field required", "add plan.purpose"),
         (_without("epsilon"), "privacy.epsilon: Field required", "add privacy.epsilon"),
@@ -152,12 +154,12 @@ def _add(line: str, after: str = "[plan]") -> Callable[[str], str]:
         (_add("deadline_seconds = 1"), "plan.deadline_seconds: Input should be", "correct"),
         (_add("rounds = 0"), "plan.rounds: Input should be greater", "correct"),
         (_set('legal_basis = "legit', 'legal_basis = "illegit'), "plan.legal_basis", "correct"),
-        (_set('name = "message-routing"', 'name = "Mess age"'), "plan.name: String", "correct"),
+        (_set('name = "message-routing"', 'name = "Mess age"'), "plan.name: a name is", "correct"),
         (_add('task = "poetry"'), "plan.task", "correct"),
         (_set("retention_days = 365", "retention_days = 0"), "plan.retention_days", "correct"),
         (_set("[plan]", "[plan"), "is not TOML", "correct it"),
         (lambda text: text + "\n[plan]\n", "is not TOML", "correct it"),
-        (lambda text: "", "plan: Field required", "add plan"),
+        (lambda text: "", "plan: Field required", "add [plan]"),
     ],
 )
 def test_each_mistake_has_one_clear_message(
@@ -202,7 +204,7 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path, data: by
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
-        with pytest.raises(MalformedPlanFile, match="cannot read"):
+        with pytest.raises(NotFound, match="cannot read"):
             read_plan_file(path)
 
 

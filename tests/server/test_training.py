@@ -357,6 +357,18 @@ def test_the_registrar_lets_revoked_sites_out_and_believes_its_own_record(field:
     assert other.trouble == []
 
 
+def test_the_registrar_looks_at_once_so_that_sites_that_dial_again_are_known(
+    field: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, looked = threading.Event(), threading.Event()
+    registrar = Registrar(field.federation, field.link, field.notes, stop)
+    monkeypatch.setattr(stop, "wait", lambda _: stop.set())  # it ends where it would first wait
+    monkeypatch.setattr(registrar, "look", lambda _: looked.set())
+    registrar.start()
+    registrar.join(10)
+    assert looked.is_set()
+
+
 def simple_phase(rounds: int) -> Phase:
     return Phase(
         kind="probe",

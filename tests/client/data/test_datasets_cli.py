@@ -58,6 +58,26 @@ def test_records_are_added_shown_verified_and_removed(typed: Any, notes: Path, s
     assert journalled(site)[-2:] == ["dataset-added", "dataset-removed"]
 
 
+def test_nothing_is_removed_without_a_yes(typed: Any, notes: Path, site: Site) -> None:
+    assert typed("add", str(notes), *COLUMNS)[0] == ExitCode.OK
+    before = journalled(site)
+    code, _, err = typed("remove", "default")
+    assert (code, "add --yes" in err) == (ExitCode.USAGE, True)
+    assert journalled(site) == before
+    assert typed("verify", "default")[0] == ExitCode.OK
+
+
+def test_digests_are_shown_whole_on_a_narrow_terminal(
+    typed: Any, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed("add", str(notes), *COLUMNS)
+    (listed,) = json.loads(typed("list", "--json")[1])
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = "".join(typed("show", "default")[1].split())
+    assert listed["digest"] in shown
+    assert listed["deidentification_digest"] in shown
+
+
 def test_what_is_stored_names_nobody(typed: Any, notes: Path, site: Site) -> None:
     assert typed("add", str(notes), *COLUMNS)[0] == ExitCode.OK
     with Vault.open(site.paths, site.keyring) as vault:
@@ -104,6 +124,7 @@ def test_a_bad_file_gets_one_message_and_leaves_nothing(
         (("show", "nothing"), ExitCode.NOT_FOUND),
         (("verify", "nothing"), ExitCode.NOT_FOUND),
         (("remove", "nothing", "--yes"), ExitCode.NOT_FOUND),
+        (("remove", "calls"), ExitCode.NOT_FOUND),
         (("readmit", "P-1", "--reason", "asked"), ExitCode.NOT_FOUND),
         (("readmit", "P-1", "--reason", " "), ExitCode.MALFORMED_INPUT),
         (("check-leaks", "--planted", "absent.json"), ExitCode.NOT_FOUND),

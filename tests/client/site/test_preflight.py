@@ -250,7 +250,9 @@ def test_how_the_site_computes_is_told(ready: Site, probe: FakeProbe) -> None:
 
 def test_a_dataset_without_purpose_warns(ready: Site, probe: FakeProbe) -> None:
     add_dataset(ready, "older", purposes=())
-    assert run(ready, probe)["dataset"].outcome == "warning"
+    found = run(ready, probe)["dataset"]
+    assert found.outcome == "warning"
+    assert "--dataset older --purpose PURPOSE --replace" in found.fix
 
 
 def test_a_purpose_without_dataset_warns(ready: Site, probe: FakeProbe) -> None:
