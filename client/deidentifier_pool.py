@@ -17,8 +17,8 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from audit.errors import FiduciaryError
 from client.deidentification.pipeline import Deidentifier, Outcome, SourceRecord
+from client.vault import CutOff
 
 WORTH_CHARACTERS: Final = 1_000_000
 """Less text than this is done before a second process has loaded the model."""
@@ -27,7 +27,7 @@ MOST_WORKERS: Final = 8
 """By default; memory, not time, is what more of them take."""
 
 
-class WorkerEnded(FiduciaryError):
+class WorkerEnded(CutOff):
     """A process of the pool ended, most likely because memory ran out."""
 
     code = "worker-ended"

@@ -2,17 +2,20 @@
 
 * Only databases are read whose sessions can be made read-only: PostgreSQL, MySQL and MariaDB, and
   SQLite. Another is refused, rather than trusted to be asked nicely.
+* MySQL and MariaDB let such a session set variables of the server and write files: there, what does
+  not begin as a query does, or writes into a file, is refused before it is sent.
 * PostgreSQL and MySQL answer from one snapshot each time the query is read.
 * A password comes from a file or the environment and is given to the driver alone. A URL that
   holds one is refused: commands are kept in histories and process lists.
 * What the database's driver says may hold values of rows, or the address: it is never repeated,
-  but for the SQLSTATE and the kind of error.
+  but for the SQLSTATE, the error's number and its kind.
 
 SQLAlchemy is imported here alone, and is an extra (`pip install fiduciary[sql]`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time
@@ -36,6 +39,18 @@ READ_ONLY: Final = ("postgresql", "mysql", "mariadb", "sqlite")
 """Dialects whose sessions this module can make read-only."""
 
 
+_MYSQL: Final = ("mysql", "mariadb")
+
+_QUERY = re.compile(
+    r"(?:\s|\(|--\s[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!!).*?\*/)*"
+    r"(?:SELECT|WITH|TABLE|VALUES)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How a statement begins that answers with rows and changes nothing, after comments."""
+
+_INTO_FILE = re.compile(r"\bINTO\s+(?:OUTFILE|DUMPFILE)\b", re.IGNORECASE)
+
+
 class DatabaseFailed(Unreachable):
     """The database did not answer the query."""
 
@@ -52,7 +67,7 @@ class SqlQuery:
 
     Raises:
         MalformedInput: When the URL is none, or holds a password.
-        Refused: When the database cannot be read without the right to write.
+        Refused: When the database cannot be read without the right to write, or the query writes.
         NotFound: When SQLAlchemy is not installed.
     """
 
@@ -64,6 +79,8 @@ class SqlQuery:
         self._url = _read_url(url)
         self._query = _read_query(query)
         self._password = password
+        if self._url.get_backend_name() in _MYSQL:
+            _check_reads(self._query)
 
     def rows(self, columns: Sequence[str], lists: Collection[str] = ()) -> Iterator[Row]:
         """Every row of the answer; see `client.sources.source.Source.rows`."""
@@ -71,10 +88,12 @@ class SqlQuery:
 
         # A colon begins a parameter in SQLAlchemy's text; this query has none.
         statement = text(self._query.replace(":", "\\:"))
-        with self._connected() as connection, _own_words():
-            answer = connection.execution_options(
-                stream_results=True, max_row_buffer=ROWS_AT_ONCE
-            ).execute(statement)
+        streamed = {"stream_results": True, "max_row_buffer": ROWS_AT_ONCE}
+        with (
+            self._connected() as connection,
+            _own_words(),
+            connection.execution_options(**streamed).execute(statement) as answer,
+        ):
             if not answer.returns_rows:
                 raise MalformedTable("the query answers with no rows", fix="write a SELECT")
             at = positions_of(self.name, list(answer.keys()), columns)
@@ -122,7 +141,7 @@ class SqlQuery:
             cursor = connection.cursor()
             if backend == "sqlite":
                 cursor.execute("PRAGMA query_only = ON")
-            elif backend in ("mysql", "mariadb"):
+            elif backend in _MYSQL:
                 cursor.execute("SET SESSION TRANSACTION READ ONLY")
             cursor.close()
 
@@ -170,6 +189,15 @@ def _read_query(given: str) -> str:
         raise NotFound(f"there is no readable file {path.name}", fix="check --query") from error
 
 
+def _check_reads(query: str) -> None:
+    """Refuse what MySQL's read-only sessions let through."""
+    if not _QUERY.match(query) or _INTO_FILE.search(query):
+        raise Refused(
+            "the query does not begin as one, or writes into a file",
+            fix="write a SELECT, or WITH … SELECT, without INTO OUTFILE",
+        )
+
+
 def read_password(path: Path | None, environment: Mapping[str, str]) -> str:
     """The password out of a file, else out of the environment, else none.
 
@@ -196,10 +224,14 @@ def _own_words() -> Iterator[None]:
     except SQLAlchemyError as error:
         original = getattr(error, "orig", None)
         state = getattr(original, "sqlstate", None) or ""
-        kind = type(original or error).__name__
+        told = [type(original or error).__name__, state and f"SQLSTATE {state}"]
+        number = next(iter(getattr(original, "args", ())), None)
+        if isinstance(number, int):  # as MySQL's drivers tell it
+            told.append(f"error {number}")
         raise DatabaseFailed(
-            f"the database did not answer the query ({kind}{state and f', SQLSTATE {state}'})",
-            fix="try the query with the database's own client, as the same user",
+            f"the database did not answer the query ({', '.join(filter(None, told))})",
+            fix="try the query with the database's own client, as the same user; an ingest goes on"
+            " where it stopped when its command is given again",
         ) from None  # the driver's own words may hold values
 
 

@@ -19,12 +19,13 @@ from client.vault.contents import (
     VaultPaths,
     labels_of,
 )
-from client.vault.staging import Staging
+from client.vault.staging import CutOff, Staging
 from client.vault.store import Vault
 
 __all__ = [
     "ANY_USE",
     "Content",
+    "CutOff",
     "Dataset",
     "DatasetCheck",
     "Datasheet",

@@ -6,6 +6,8 @@ Guarantees:
 * After a kill at any point the dataset is as it was before. The same work goes on where the killed
   one stopped, by what was stored in the same transaction as the last batch; what other work had
   left, sealed and invisible, is deleted by the next ingest.
+* What comes from outside and may pass (`CutOff`, a database or a disk that does not answer, Ctrl-C)
+  leaves as much as a kill; after a fault that would come again nothing is left.
 * `publish` calls `announce` (the journal entry) first; when that fails, nothing becomes visible.
 * A row of an erased subject is left out even when the erasure happens during the ingest.
 """
@@ -21,7 +23,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from audit.errors import Conflict, MalformedInput, Refused, VerificationFailed
+from audit.errors import (
+    Conflict,
+    FiduciaryError,
+    MalformedInput,
+    Refused,
+    Unreachable,
+    VerificationFailed,
+)
 from client.vault import quarantine, sealing
 from client.vault.contents import (
     SEARCH_OF_CONTENT,
@@ -39,10 +48,19 @@ from client.vault.tables import digest_of
 from compliance.statements import utc_now
 
 
+class CutOff(FiduciaryError):
+    """Something from outside ended the work, which goes on when it is asked for again."""
+
+    code = "cut-off"
+
+
+_PASSES = (CutOff, OSError, Unreachable)
+
+
 class Staging:
     """A new version of a dataset, invisible until published. Use it as a context manager.
 
-    Leaving the block without `publish` discards what was staged.
+    Leaving the block without `publish` discards what was staged, unless the work can go on.
     """
 
     def __init__(
@@ -106,8 +124,9 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         try:
-            # Who was interrupted, as by Ctrl-C, wants to go on later; a fault would come again.
-            goes_on = self._work and kind is not None and not issubclass(kind, Exception)
+            # A fault would come again; who was interrupted, as by Ctrl-C, wants to go on later.
+            passes = not isinstance(error, Exception | None) or isinstance(error, _PASSES)
+            goes_on = bool(self._work) and passes
             if not self._published and not goes_on:
                 with self._vault.transaction() as connection:
                     connection.execute("DELETE FROM datasets WHERE id = ?", (self._id,))

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from audit.canonical import digest
 from client.deidentification.pipeline import Outcome, SourceRecord
+from client.deidentifier_pool import WorkerEnded
 from client.ingest import Recorder, ingest
 from client.intake import Columns, Intake
 from client.site import Site
 from client.source_file import SourceChanged, read_source
 from client.source_parts import batches, parts_of
+from client.sources.sql_query import DatabaseFailed
 from client.vault import Vault
 from tests.client.data.records import ROWS, WordForWord, source_file
 
@@ -95,6 +97,33 @@ class TestGoingOn:
         assert (result.resumed, rest.batches) == (True, [2, 2, 2])
         assert sorted(r.text for r in vault.examples("notes")) == sorted(t for _, t, _ in ROWS)
         assert result.dataset.datasheet.replacements == {"PERSON": 10}
+
+    @pytest.mark.parametrize(
+        ("error", "goes_on"),
+        [
+            (DatabaseFailed("the connection ended"), True),
+            (WorkerEnded("no memory"), True),
+            (OSError(28, "no space left"), True),
+            (SourceChanged("other rows"), False),
+            (ValueError("a fault"), False),
+        ],
+    )
+    def test_what_may_pass_leaves_what_was_done(
+        self, vault: Vault, stopped: Recorder, error: Exception, goes_on: bool
+    ) -> None:
+        class Failing(WordForWord):
+            def deidentify(self, records: Sequence[SourceRecord]) -> list[Outcome]:
+                if len(self.batches) == 1:
+                    raise error
+                return super().deidentify(records)
+
+        intake, failing = Intake(dataset="notes"), Failing()
+        with pytest.raises(type(error)):
+            ingest(source_file(*ROWS), intake, vault, failing, stopped)
+        rest = WordForWord()
+        result = ingest(source_file(*ROWS), intake, vault, rest, stopped)
+        assert (result.resumed, len(rest.batches)) == ((True, 2) if goes_on else (False, 5))
+        assert result.dataset.records == len(ROWS)
 
     def test_another_source_begins_anew(self, vault: Vault, stopped: Recorder) -> None:
         other = source_file(*ROWS[:-1])
