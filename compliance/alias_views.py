@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from compliance.resources import Answer, Reason, ReleaseState, RequestBody
+from compliance.resources import Answer, RequestBody
 from compliance.rules.aliases import MoveKind
 from compliance.statements import Digest, Name, Time
+from compliance.wire import Reason, ReleaseState
 
 
 class AliasBody(RequestBody):

@@ -35,7 +35,6 @@ from compliance.resources import (
     PrincipalBody,
     PrincipalView,
     Recorded,
-    Role,
 )
 from compliance.retention_api import RetentionCalls
 from compliance.session import (
@@ -49,6 +48,7 @@ from compliance.session import (
 from compliance.site_api import SiteCalls
 from compliance.subject_requests_api import SubjectRequestCalls
 from compliance.trust import Trust
+from compliance.wire import Role
 
 __all__ = ["PROBLEM_PREFIX", "ComplianceClient"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from audit.statement import SignedStatement
 from compliance.resources import (
     PlanEvidence,
-    PlanState,
     PlanView,
     Recorded,
     ReportsBody,
@@ -16,6 +15,7 @@ from compliance.session import (
     SessionCalls,
     path_segment,
 )
+from compliance.wire import PlanState
 
 
 class PlanCalls(SessionCalls):

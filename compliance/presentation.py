@@ -21,9 +21,9 @@ from compliance.resources import (
     PrincipalView,
     RecallView,
     ReleaseView,
-    Role,
     SiteView,
 )
+from compliance.wire import Role
 
 CERTIFICATE_WARNING: Final = timedelta(days=30)
 """So long before a site's certificate ends the list of sites says so in red."""

@@ -38,52 +38,6 @@ from compliance.wire import (
     TokenHash,
 )
 
-__all__ = [
-    "ASSIGNABLE_ROLES",
-    "CoordinatorKeyBody",
-    "CosignatureBody",
-    "DecisionBody",
-    "Enrolled",
-    "EnrolmentBody",
-    "Envelope",
-    "ErasureBody",
-    "ErasureRecorded",
-    "GrantBody",
-    "GrantView",
-    "InvitationBody",
-    "LogConsistency",
-    "LogProof",
-    "MAX_REPORTS_AT_ONCE",
-    "NewPrincipal",
-    "Octets",
-    "PlanEvidence",
-    "PlanState",
-    "PlanView",
-    "PrincipalBody",
-    "PrincipalName",
-    "PrincipalView",
-    "Problem",
-    "PublicKey",
-    "Reason",
-    "RecallView",
-    "Recorded",
-    "ReleaseBody",
-    "ReleaseState",
-    "ReleaseView",
-    "ReportsBody",
-    "RequestId",
-    "Role",
-    "SealedKey",
-    "SiteState",
-    "SiteView",
-    "StatementBody",
-    "SubmittedPlan",
-    "SubmittedRelease",
-    "TokenHash",
-    "WitnessView",
-]
-
-
 MAX_REPORTS_AT_ONCE: Final = 16
 """Reports of a site in one call."""
 

@@ -21,8 +21,8 @@ from audit.errors import MalformedInput
 from audit.keys import VerifyKey
 from client.secure_aggregation.collector import Collector
 from client.secure_aggregation.messages import Activity, Session
-from compliance.resources import Envelope
 from compliance.statements import Document, Name, SiteReport, Text, first_problem
+from compliance.wire import Envelope
 
 _TOTAL: Final = "total"
 _SUM: Final = "sum"

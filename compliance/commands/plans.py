@@ -26,7 +26,7 @@ from compliance.presentation import (
     say,
     short,
 )
-from compliance.resources import PlanState
+from compliance.wire import PlanState
 
 
 def plans(

@@ -28,8 +28,8 @@ from compliance.presentation import (
     roles_and_sites,
     say,
 )
-from compliance.resources import ASSIGNABLE_ROLES, Role
 from compliance.statements import format_time
+from compliance.wire import ASSIGNABLE_ROLES, Role
 
 
 def list_principals(

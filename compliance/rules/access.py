@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from compliance.resources import Role
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
+from compliance.wire import Role
 
 LIMITABLE_ROLES: Final[frozenset[Role]] = frozenset({"officer", "auditor"})
 """Roles that can be held for some sites alone. The others mean nothing when they are cut: a

@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compliance.resources import ReleaseState
 from compliance.rules.access import Bearer
 from compliance.rules.recalls import Recall
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
+from compliance.wire import ReleaseState
 
 MoveKind = Literal["set", "rollback"]
 

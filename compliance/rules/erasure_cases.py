@@ -28,11 +28,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from compliance.resources import PlanState, ReleaseState
 from compliance.rules.access import Bearer
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.rules.unlearning import Debt
 from compliance.statements import Evidence, TrainingPlan
+from compliance.wire import PlanState, ReleaseState
 
 CaseState = Literal["open", "retraining", "closed"]
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from compliance.resources import Role
 from compliance.rules.access import Bearer
 from compliance.rules.principals import RESERVED_NAMES
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
+from compliance.wire import Role
 
 LEEWAY: Final = timedelta(seconds=60)
 """How far the provider's clock may be from ours."""

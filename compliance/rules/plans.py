@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from compliance.resources import PlanState, ReleaseState
 from compliance.rules.access import Bearer
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.statements import RoundReport, RunOutcome, SiteReport, TrainingPlan
+from compliance.wire import PlanState, ReleaseState
 
 ENDED: Final[tuple[PlanState, ...]] = ("completed", "failed")
 """States of a plan whose run is over."""

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from compliance.resources import Role
 from compliance.rules.access import LIMITABLE_ROLES, Bearer, Scope
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
+from compliance.wire import Role
 
 RESERVED_NAMES: Final = frozenset({"anonymous", "compliance", "oidc"})
 """Names that the log and sealed keys use for nobody, for the service and for the login provider."""

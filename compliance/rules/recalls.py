@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from compliance.resources import ReleaseState
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
+from compliance.wire import ReleaseState
 
 
 @dataclass(frozen=True)

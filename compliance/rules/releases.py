@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from compliance.resources import PlanState, ReleaseState
 from compliance.rules.access import Bearer, may_use_token
 from compliance.rules.recalls import Recall
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.statements import BaseModelReference, ReleaseManifest, TrainingPlan
+from compliance.wire import PlanState, ReleaseState
 
 MAX_GRANT: Final = timedelta(days=3 * 366)
 """A grant is a permission for a purpose, not a transfer of ownership."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from compliance.resources import SiteState
 from compliance.rules.access import Bearer
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.statements import CertificateRenewal, SiteAdmission, SiteEnrolment
+from compliance.wire import SiteState
 
 REPLAY_WINDOW: Final = timedelta(minutes=10)
 """How long a site may repeat its own enrolment whose answer it did not get."""

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from audit.checkpoint import Checkpoint
-from compliance.resources import SiteState
 from compliance.rules.ruling import ALLOWED, Ruling, contradiction
 from compliance.rules.sites import may_act_as_site
+from compliance.wire import SiteState
 
 MAX_CLOCK_AHEAD: Final = timedelta(minutes=5)
 """A site's clock may be that far ahead; a later time would vouch for what has not happened yet."""

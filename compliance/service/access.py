@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from compliance.resources import Role
 from compliance.service.request import MAX_JSON_BYTES
+from compliance.wire import Role
 
 _ACCESS: Final = "__fiduciary_access__"
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])

@@ -54,7 +54,6 @@ from audit.log import AuditLog
 from audit.ownership import denied
 from compliance.reports.organisation import FILE as ORGANISATION_FILE
 from compliance.reports.organisation import template
-from compliance.resources import Role
 from compliance.rules.logins import GroupRole
 from compliance.rules.registers import default_law
 from compliance.service.certificates import self_signed
@@ -73,6 +72,7 @@ from compliance.service.settings import (
 )
 from compliance.service.tables import PrincipalRow
 from compliance.trust import Trust
+from compliance.wire import Role
 
 FIRST_PRINCIPALS: Final[tuple[Role, ...]] = ("coordinator", "officer", "auditor")
 """Made by `init`, each named after its only role."""

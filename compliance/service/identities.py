@@ -18,7 +18,6 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from compliance import rules
-from compliance.resources import Role
 from compliance.service.access_tables import (
     AppointmentRow,
     FormerTokenRow,
@@ -28,6 +27,7 @@ from compliance.service.access_tables import (
 )
 from compliance.service.driver import Fixed
 from compliance.service.tables import PrincipalRow, SiteRow
+from compliance.wire import Role
 
 _PRINCIPALS: Final = PrincipalRow.__table__.c
 _LIMITS: Final = RoleSiteRow.__table__.c

@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
 from compliance import rules
-from compliance.resources import GrantView, RecallView, ReleaseState, ReleaseView
+from compliance.resources import GrantView, RecallView, ReleaseView
 from compliance.service.filing import load_rows, parse_envelope
 from compliance.service.release_tables import GrantLimitRow, RecallRow
 from compliance.service.tables import GrantRow, ReleaseRow, StatementRow
+from compliance.wire import ReleaseState
 
 FORGOTTEN: Final = "(forgotten)"
 """What is shown of a reason whose key was destroyed."""

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from compliance import rules
-from compliance.resources import ASSIGNABLE_ROLES, Role
 from compliance.rules import ALLOWED, Bearer, Refused, Scope
+from compliance.wire import ASSIGNABLE_ROLES, Role
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 SITES = ("north", "south")

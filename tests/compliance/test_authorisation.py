@@ -13,11 +13,11 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from audit.errors import NotFound, Refused, Unauthorised
-from compliance.resources import ASSIGNABLE_ROLES
 from compliance.service.access import access_of
 from compliance.service.app import create_app, openapi_document
 from compliance.service.gate import GatedRoute
 from compliance.statements import format_time
+from compliance.wire import ASSIGNABLE_ROLES
 from tests.compliance.federation import DIGEST, Consumer, Coordinator, Site
 from tests.compliance.running import Clock, RunningService
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compliance import rules
-from compliance.resources import ASSIGNABLE_ROLES, PlanState, ReleaseState, Role
 from compliance.rules import ALLOWED, Bearer, Grant, Invitation, Refused
 from compliance.service.throttle import MAX_ADDRESSES, Throttle, Verdict
 from compliance.statements import ReleaseManifest, SiteEnrolment, TrainingPlan
+from compliance.wire import ASSIGNABLE_ROLES, PlanState, ReleaseState, Role
 from tests.compliance.federation import DIGEST, METRICS, plan_body
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)

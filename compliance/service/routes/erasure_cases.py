@@ -18,7 +18,7 @@ from compliance.erasure_views import (
     ErasureCaseView,
     ErasureReceiptView,
 )
-from compliance.resources import PlanState, Recorded, StatementBody
+from compliance.resources import Recorded, StatementBody
 from compliance.rules.erasure_cases import (
     CaseFacts,
     CaseState,
@@ -71,6 +71,7 @@ from compliance.statements import (
     ReleaseManifest,
     SiteReport,
 )
+from compliance.wire import PlanState
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["erasures"])
 

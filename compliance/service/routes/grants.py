@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
 from compliance import rules
-from compliance.resources import GrantBody, GrantView, ReleaseState, SealedKey
+from compliance.resources import GrantBody, GrantView, SealedKey
 from compliance.rules.erasure_cases import may_be_given
 from compliance.sealing import SERVICE, open_data_key, seal_data_key
 from compliance.service.access import ANY_ROLE, requires
@@ -36,6 +36,7 @@ from compliance.service.routes.plans import sites_of_plan
 from compliance.service.routes.releases import OCTETS, visible_release
 from compliance.service.tables import GrantRow, ReleaseRow
 from compliance.statements import format_time
+from compliance.wire import ReleaseState
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/releases", tags=["releases"])
 

@@ -15,12 +15,12 @@ from fastapi.responses import StreamingResponse
 
 from compliance.log_access import COUNT_HEADER
 from compliance.log_views import LogExport, LogPage, LogQuery
-from compliance.resources import Role
 from compliance.service.access import requires
 from compliance.service.call import Caller, Office
 from compliance.service.gate import GatedRoute
 from compliance.service.log_export import MEDIA_TYPES, export_lines, prepare_export
 from compliance.service.log_search import read_page
+from compliance.wire import Role
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/log", tags=["log"])
 

@@ -17,11 +17,9 @@ from compliance import rules
 from compliance.resources import (
     DecisionBody,
     PlanEvidence,
-    PlanState,
     PlanView,
     Recorded,
     ReportsBody,
-    Role,
     StatementBody,
     SubmittedPlan,
 )
@@ -62,6 +60,7 @@ from compliance.statements import (
     SiteReport,
     TrainingPlan,
 )
+from compliance.wire import PlanState, Role
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["plans"])
 

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from audit.errors import NotFound
 from compliance import rules
 from compliance.access_views import IdentityView, NewKey, RotationBody
-from compliance.resources import NewPrincipal, PrincipalBody, PrincipalView, Role
+from compliance.resources import NewPrincipal, PrincipalBody, PrincipalView
 from compliance.service.access import ANY_ROLE, requires
 from compliance.service.access_tables import AppointmentRow, FormerTokenRow, RoleSiteRow
 from compliance.service.call import Caller, Office
@@ -29,6 +29,7 @@ from compliance.service.identities import find_bearers
 from compliance.service.registry import Transaction, find_bearer, hash_token, new_token
 from compliance.service.tables import PrincipalRow
 from compliance.statements import format_time
+from compliance.wire import Role
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["principals"])
 

@@ -21,14 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from audit.errors import MalformedInput, VerificationFailed
 from compliance import rules
 from compliance.gate_views import GatesView
-from compliance.resources import (
-    DecisionBody,
-    PlanState,
-    ReleaseBody,
-    ReleaseView,
-    Role,
-    SubmittedRelease,
-)
+from compliance.resources import DecisionBody, ReleaseBody, ReleaseView, SubmittedRelease
 from compliance.rules.erasure_cases import may_be_given
 from compliance.sealing import SERVICE, open_data_key
 from compliance.service.access import requires
@@ -59,6 +52,7 @@ from compliance.service.routes.plans import (
 )
 from compliance.service.tables import GrantRow, ReleaseRow
 from compliance.statements import ReleaseManifest, SiteReport
+from compliance.wire import PlanState, Role
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/releases", tags=["releases"])
 

@@ -22,7 +22,6 @@ from compliance.resources import (
     EnrolmentBody,
     InvitationBody,
     Recorded,
-    SiteState,
     SiteView,
     StatementBody,
 )
@@ -56,6 +55,7 @@ from compliance.statements import (
     certificate_digest,
     format_time,
 )
+from compliance.wire import SiteState
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["sites"])
 

@@ -13,7 +13,7 @@ from audit.errors import NotFound
 from audit.merkle import root
 from audit.storage import LogStorage, with_hashes
 from compliance import rules
-from compliance.resources import CosignatureBody, SiteState, WitnessView
+from compliance.resources import CosignatureBody, WitnessView
 from compliance.service.access import ANY_ROLE, requires
 from compliance.service.call import Caller, Office
 from compliance.service.errors import enforce
@@ -26,6 +26,7 @@ from compliance.service.witnessing import (
     witness_views,
     witnessing,
 )
+from compliance.wire import SiteState
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/log", tags=["log"])
 

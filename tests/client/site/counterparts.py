@@ -40,7 +40,6 @@ from compliance.resources import (
     LogConsistency,
     LogHead,
     LogProof,
-    PlanState,
     PlanView,
     Recorded,
     SiteView,
@@ -68,6 +67,7 @@ from compliance.subject_requests_views import (
 )
 from compliance.subject_sealing import Identifiers, seal_identifiers
 from compliance.trust import Trust
+from compliance.wire import PlanState
 
 FEDERATION = "hospitals"
 SITE = "north"
