@@ -13,7 +13,8 @@ from audit.checkpoint import read_checkpoint
 from audit.errors import MalformedInput
 from audit.proof import Proof
 from audit.statement import SignedStatement
-from compliance.resources import LogConsistency, LogProof, PlanView
+from compliance.log_views import LogConsistency, LogProof
+from compliance.resources import PlanView
 
 
 class EvidenceService(Protocol):

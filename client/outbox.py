@@ -37,7 +37,8 @@ from audit.log import Entry
 from audit.receipt import Receipt, verify_receipt
 from audit.statement import SignedStatement
 from client.site import Site
-from compliance.resources import MAX_REPORTS_AT_ONCE, ErasureRecorded, Recorded
+from compliance.erasure_views import ErasureRecorded
+from compliance.resources import MAX_REPORTS_AT_ONCE, Recorded
 from compliance.statements import (
     Document,
     ErasureReceipt,

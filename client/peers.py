@@ -26,7 +26,8 @@ from audit.log import Entry
 from audit.proof import Proof, verify_proof
 from audit.statement import verify_statement
 from client.site import Site
-from compliance.resources import LogProof, SiteView
+from compliance.log_views import LogProof
+from compliance.resources import SiteView
 from compliance.statements import Document, Name, SiteEnrolment, first_problem
 
 LEARNED = "peer-learned"

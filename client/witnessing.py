@@ -26,7 +26,7 @@ from audit.witness import Held, Refused, Witness, WitnessMoved, WitnessStateAlte
 from client.alarms import LogAlarm, alarms, raise_alarm
 from client.evidence import PlanEvidence, heads_of
 from client.site import Site
-from compliance.resources import LogHead, WitnessView
+from compliance.log_views import LogHead, WitnessView
 from compliance.statements import format_time
 
 ATTEMPTS = 5

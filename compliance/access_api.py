@@ -9,11 +9,11 @@ from compliance.access_views import (
     LoginBody,
     NewKey,
     NewSession,
+    PrincipalView,
     RotationBody,
     SessionBody,
     SessionEnded,
 )
-from compliance.resources import PrincipalView
 from compliance.session import ComplianceSession, make_body, parse_answer, path_segment
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from compliance.resources import Answer, RequestBody
-from compliance.statements import Time
-from compliance.wire import Role
+from compliance.statements import Name, Time
+from compliance.wire import ASSIGNABLE_ROLES, Role
 
 DEFAULT_OVERLAP_HOURS = 24
 """Long enough to bring the new key to where the old one is used, on a working day."""
@@ -104,3 +104,39 @@ class SessionEnded(Answer):
     """The log entry that says that a session was ended."""
 
     position: int
+
+
+class PrincipalBody(RequestBody):
+    """A new principal. With `sites`, its roles hold for these alone."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._@-]{0,62}[a-z0-9])?$")]
+    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=len(ASSIGNABLE_ROLES))]
+    sites: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+    expires_at: Time | None = None
+
+
+class PrincipalView(Answer):
+    """One principal. Tokens are never shown again.
+
+    Attributes:
+        sites: By role, the sites to which it is limited; a role that is not in it is not limited.
+        confirmed: False while an officer's appointment waits for a second officer.
+        last_used_at: About when it called last.
+    """
+
+    name: str
+    roles: tuple[Role, ...]
+    sites: dict[Role, tuple[str, ...]] = Field(default={})
+    created_by: str
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+    confirmed: bool = True
+    last_used_at: Time | None = None
+
+
+class NewPrincipal(PrincipalView):
+    """A principal that was just made; `token` is shown this once."""
+
+    position: int
+    token: str

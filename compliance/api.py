@@ -19,23 +19,17 @@ import httpx
 from audit.keys import VerifyKey
 from audit.statement import SignedStatement
 from compliance.access_api import AccessCalls
+from compliance.access_views import NewPrincipal, PrincipalBody, PrincipalView
 from compliance.alias_api import AliasCalls
 from compliance.breach_api import BreachCalls
 from compliance.erasure_api import ErasureCalls
+from compliance.erasure_views import ErasureBody, ErasureRecorded
 from compliance.log_api import LogCalls
 from compliance.plan_api import PlanCalls
 from compliance.recall_api import RecallCalls
 from compliance.release_api import ReleaseCalls
 from compliance.report_api import ReportCalls
-from compliance.resources import (
-    CoordinatorKeyBody,
-    ErasureBody,
-    ErasureRecorded,
-    NewPrincipal,
-    PrincipalBody,
-    PrincipalView,
-    Recorded,
-)
+from compliance.resources import CoordinatorKeyBody, Recorded
 from compliance.retention_api import RetentionCalls
 from compliance.session import (
     PROBLEM_PREFIX,

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from compliance.gate_views import GatesView
-from compliance.resources import Answer, PlanView, ReleaseView
+from compliance.release_views import ReleaseView
+from compliance.resources import Answer, PlanView
 from compliance.statements import GroupEvaluation, ReleaseEvaluation
 
 WHERE_FROM = "plan."

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from compliance.resources import Answer, RequestBody
+from compliance.resources import Answer, Recorded, RequestBody
 from compliance.rules.erasure_cases import CaseState
 from compliance.rules.unlearning import Debt, stated
 from compliance.statements import (
@@ -19,7 +19,7 @@ from compliance.statements import (
     Name,
     Time,
 )
-from compliance.wire import Envelope, ReleaseState
+from compliance.wire import Envelope, ReleaseState, RequestId
 
 MAX_EVIDENCE = 20
 
@@ -163,3 +163,24 @@ class ErasureReceiptView(Answer):
     """An erasure's receipt with all that followed, as `audit verify-receipt` checks it offline."""
 
     receipt: dict[str, Any]
+
+
+class ErasureBody(RequestBody):
+    """A site's erasure receipt.
+
+    `request_id` comes from sites of before, where `client erase` could name a request. It says
+    nothing any more: requests are answered by `/v1/subject-requests/{request_id}/answer`.
+    """
+
+    statement: Envelope
+    request_id: RequestId | None = None
+
+
+class ErasureRecorded(Recorded):
+    """An erasure was recorded. `receipt` is the file that `audit verify-receipt` checks offline.
+
+    `follow_ups` are receipts, likewise, of what was found and decided of releases since.
+    """
+
+    receipt: dict[str, Any]
+    follow_ups: tuple[dict[str, Any], ...] = ()

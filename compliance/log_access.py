@@ -25,8 +25,7 @@ from audit.export_file import verify_export
 from audit.leaf import Leaf
 from audit.merkle import verify_consistency
 from audit.shown import CLEAR_FIELDS, ShownEntry, verify_shown
-from compliance.log_views import LogEntryView, LogExport, LogPage, LogQuery
-from compliance.resources import LogConsistency
+from compliance.log_views import LogConsistency, LogEntryView, LogExport, LogPage, LogQuery
 from compliance.session import ComplianceSession
 from compliance.trust import Trust
 

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compliance.log_access import Progress, VerifiedPage, fetch_page, fetch_pages, save_export
-from compliance.log_views import LogEntryView, LogExport, LogQuery, Order
-from compliance.resources import (
+from compliance.log_views import (
     CosignatureBody,
     LogConsistency,
+    LogEntryView,
+    LogExport,
     LogHead,
     LogProof,
+    LogQuery,
+    Order,
     WitnessView,
 )
 from compliance.session import (

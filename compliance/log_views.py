@@ -1,4 +1,4 @@
-"""Questions to the audit log and their answers, for both ends of the wire.
+"""Questions to the audit log and their answers, its heads and proofs, for both ends of the wire.
 
 * A question is a set of conditions on the index: exact values, one prefix of an action, a span of
   time. Nothing is searched in payloads: they are sealed, and no plaintext is indexed.
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from audit.canonical import canonical_bytes, digest
 from audit.leaf import Leaf
 from audit.search import EntryFilter
+from compliance.resources import Answer, RequestBody
 from compliance.statements import Digest, Name, Time, format_time
 from compliance.wire import Octets
 
@@ -170,3 +171,55 @@ class LogPage(BaseModel):
     size: int
     entries: tuple[LogEntryView, ...]
     next: str | None
+
+
+class CosignatureBody(RequestBody):
+    """A head of the log with the site's cosignature: a C2SP tlog-checkpoint note."""
+
+    note: Annotated[str, Field(max_length=16_384)]
+
+
+class LogProof(Answer):
+    """A leaf and its C2SP tlog-proof."""
+
+    leaf: Octets
+    proof: str
+
+
+class WitnessView(Answer):
+    """One witness of the log, and the newest head that it vouched for.
+
+    Attributes:
+        witness: Key name of the witness, `<federation>/site/<name>`.
+        vkey: Its verifier key; compare it with the one that the site itself publishes.
+        size: Entries of the newest head that it cosigned.
+        cosigned_at: When it did so.
+        note: That head, signed by the log and by the witness.
+    """
+
+    witness: str
+    vkey: str
+    size: int
+    cosigned_at: Time
+    note: str
+
+
+class LogConsistency(Answer):
+    """RFC 6962 consistency proof between two tree sizes."""
+
+    first: int
+    second: int
+    hashes: tuple[Octets, ...]
+
+
+class LogHead(Answer):
+    """The newest head of the log.
+
+    Attributes:
+        checkpoint: C2SP tlog-checkpoint text, with the lines of the witnesses that cosigned it.
+        growth: Proof that it extends the log of the size that was asked about; None where nothing
+            was asked, or where the log does not have that many entries.
+    """
+
+    checkpoint: str
+    growth: LogConsistency | None = None

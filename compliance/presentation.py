@@ -14,15 +14,11 @@ from rich.text import Text
 
 from audit.statement import SignedStatement
 from audit.terminal import out
+from compliance.access_views import PrincipalView
 from compliance.log_views import LogEntryView
-from compliance.resources import (
-    GrantView,
-    PlanView,
-    PrincipalView,
-    RecallView,
-    ReleaseView,
-    SiteView,
-)
+from compliance.recall_views import RecallView
+from compliance.release_views import GrantView, ReleaseView
+from compliance.resources import PlanView, SiteView
 from compliance.wire import Role
 
 CERTIFICATE_WARNING: Final = timedelta(days=30)

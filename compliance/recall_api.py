@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compliance.recall_views import NoticeView, RecallBody
-from compliance.resources import ReleaseView
+from compliance.release_views import ReleaseView
 from compliance.session import ComplianceSession, make_body, parse_answer, path_segment
 
 

@@ -32,3 +32,12 @@ class NoticeView(Answer):
     issued_at: Time
     position: int
     acknowledged_at: Time | None
+
+
+class RecallView(Answer):
+    """That a release was recalled: nobody can have it any more. `position` is its log entry."""
+
+    reason: str
+    recalled_by: str
+    recalled_at: Time
+    position: int

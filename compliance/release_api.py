@@ -13,7 +13,7 @@ import httpx
 
 from audit.statement import SignedStatement
 from compliance.gate_views import GatesView
-from compliance.resources import (
+from compliance.release_views import (
     GrantBody,
     GrantView,
     ReleaseBody,

@@ -12,7 +12,7 @@ from audit.errors import MalformedInput, VerificationFailed
 from audit.leaf import Leaf
 from audit.proof import Proof, verify_proof
 from compliance.log_access import fetch_page
-from compliance.log_views import LogEntryView, LogQuery
+from compliance.log_views import LogEntryView, LogProof, LogQuery
 from compliance.report_views import (
     MadeReport,
     ReportDocument,
@@ -20,7 +20,6 @@ from compliance.report_views import (
     ReportKind,
     report_object,
 )
-from compliance.resources import LogProof
 from compliance.session import ComplianceSession, path_segment
 from compliance.statements import first_problem
 from compliance.trust import Trust

@@ -1,4 +1,6 @@
-"""What the compliance service sends and receives, in one place for both ends of the wire.
+"""What the compliance service sends and receives, for both ends of the wire: sites and plans.
+
+What all bodies and answers have in common is here, too. Each other topic has its `*_views` module.
 
 * Requests refuse unknown fields, so a typing mistake is never silently ignored.
 * Answers may gain fields in a later version; readers ignore what they do not know.
@@ -13,30 +15,8 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from compliance.statements import (
-    Decision,
-    Digest,
-    Name,
-    ReleaseManifest,
-    RunOutcome,
-    Time,
-    TrainingPlan,
-)
-from compliance.wire import (
-    ASSIGNABLE_ROLES,
-    Envelope,
-    Octets,
-    PlanState,
-    PrincipalName,
-    PublicKey,
-    Reason,
-    ReleaseState,
-    RequestId,
-    Role,
-    SealedOctets,
-    SiteState,
-    TokenHash,
-)
+from compliance.statements import Decision, Digest, Name, RunOutcome, Time, TrainingPlan
+from compliance.wire import Envelope, PlanState, Reason, SiteState, TokenHash
 
 MAX_REPORTS_AT_ONCE: Final = 16
 """Reports of a site in one call."""
@@ -127,49 +107,6 @@ class DecisionBody(RequestBody):
     reason: Reason = ""
 
 
-class ReleaseBody(RequestBody):
-    """A release and its data key, sealed to the service's release key."""
-
-    statement: Envelope
-    sealed_key: SealedOctets
-
-
-class GrantBody(RequestBody):
-    """Who may download a release, for what, until when, and how often."""
-
-    principal: PrincipalName
-    public_key: PublicKey
-    purpose: Name
-    expires_at: Time
-    max_downloads: Annotated[int, Field(ge=1, le=100_000)] | None = None
-
-
-class ErasureBody(RequestBody):
-    """A site's erasure receipt.
-
-    `request_id` comes from sites of before, where `client erase` could name a request. It says
-    nothing any more: requests are answered by `/v1/subject-requests/{request_id}/answer`.
-    """
-
-    statement: Envelope
-    request_id: RequestId | None = None
-
-
-class PrincipalBody(RequestBody):
-    """A new principal. With `sites`, its roles hold for these alone."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._@-]{0,62}[a-z0-9])?$")]
-    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=len(ASSIGNABLE_ROLES))]
-    sites: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
-    expires_at: Time | None = None
-
-
-class CosignatureBody(RequestBody):
-    """A head of the log with the site's cosignature: a C2SP tlog-checkpoint note."""
-
-    note: Annotated[str, Field(max_length=16_384)]
-
-
 # --- answers -------------------------------------------------------------------------------------
 
 
@@ -200,12 +137,6 @@ class SubmittedPlan(Recorded):
     """A plan was recorded."""
 
     plan_id: Digest
-
-
-class SubmittedRelease(Recorded):
-    """A release was recorded."""
-
-    release_id: Digest
 
 
 class Enrolled(Recorded):
@@ -278,145 +209,3 @@ class PlanEvidence(Answer):
 
     rounds: tuple[Envelope, ...]
     reports: tuple[Envelope, ...]
-
-
-class GrantView(Answer):
-    """One principal's permission to download one release.
-
-    `downloads` counts every download that was begun under this grant or an earlier one;
-    `downloads_left` is None where the grant does not limit them.
-    """
-
-    release_id: Digest
-    principal: str
-    public_key: PublicKey
-    purpose: Name
-    granted_by: str
-    granted_at: Time
-    expires_at: Time
-    revoked_at: Time | None
-    downloads: int
-    max_downloads: int | None = None
-    downloads_left: int | None = None
-
-
-class RecallView(Answer):
-    """That a release was recalled: nobody can have it any more. `position` is its log entry."""
-
-    reason: str
-    recalled_by: str
-    recalled_at: Time
-    position: int
-
-
-class ReleaseView(Answer):
-    """One release and what became of it. `grants` holds what the caller may know of them."""
-
-    release_id: Digest
-    state: ReleaseState
-    statement: Envelope
-    plan_id: Digest
-    submitted_by: str
-    submitted_at: Time
-    submitted_position: int
-    approval: Envelope | None
-    rejection: Envelope | None
-    approved_position: int | None
-    grants: tuple[GrantView, ...]
-    recall: RecallView | None = None
-
-    @property
-    def manifest(self) -> ReleaseManifest:
-        """The manifest itself. Its signature is the caller's to verify."""
-        return ReleaseManifest.from_body(self.statement.body)
-
-
-class SealedKey(Answer):
-    """A release's data key, sealed to the grantee (`compliance.sealing.open_data_key`)."""
-
-    release_id: Digest
-    principal: str
-    sealed_key: Octets
-
-
-class ErasureRecorded(Recorded):
-    """An erasure was recorded. `receipt` is the file that `audit verify-receipt` checks offline.
-
-    `follow_ups` are receipts, likewise, of what was found and decided of releases since.
-    """
-
-    receipt: dict[str, Any]
-    follow_ups: tuple[dict[str, Any], ...] = ()
-
-
-class PrincipalView(Answer):
-    """One principal. Tokens are never shown again.
-
-    Attributes:
-        sites: By role, the sites to which it is limited; a role that is not in it is not limited.
-        confirmed: False while an officer's appointment waits for a second officer.
-        last_used_at: About when it called last.
-    """
-
-    name: str
-    roles: tuple[Role, ...]
-    sites: dict[Role, tuple[str, ...]] = {}
-    created_by: str
-    created_at: Time
-    expires_at: Time | None
-    revoked_at: Time | None
-    confirmed: bool = True
-    last_used_at: Time | None = None
-
-
-class NewPrincipal(PrincipalView):
-    """A principal that was just made; `token` is shown this once."""
-
-    position: int
-    token: str
-
-
-class LogProof(Answer):
-    """A leaf and its C2SP tlog-proof."""
-
-    leaf: Octets
-    proof: str
-
-
-class WitnessView(Answer):
-    """One witness of the log, and the newest head that it vouched for.
-
-    Attributes:
-        witness: Key name of the witness, `<federation>/site/<name>`.
-        vkey: Its verifier key; compare it with the one that the site itself publishes.
-        size: Entries of the newest head that it cosigned.
-        cosigned_at: When it did so.
-        note: That head, signed by the log and by the witness.
-    """
-
-    witness: str
-    vkey: str
-    size: int
-    cosigned_at: Time
-    note: str
-
-
-class LogConsistency(Answer):
-    """RFC 6962 consistency proof between two tree sizes."""
-
-    first: int
-    second: int
-    hashes: tuple[Octets, ...]
-
-
-class LogHead(Answer):
-    """The newest head of the log.
-
-    Attributes:
-        checkpoint: C2SP tlog-checkpoint text, with the lines of the witnesses that cosigned it.
-        growth: Proof that it extends the log of the size that was asked about; None where nothing
-            was asked, or where the log does not have that many entries.
-    """
-
-    checkpoint: str
-    growth: LogConsistency | None = None

@@ -24,7 +24,7 @@ from audit.errors import Conflict, NotFound, Refused, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import verify_statement
 from compliance.api import ComplianceClient
-from compliance.resources import ReleaseView
+from compliance.release_views import ReleaseView
 from compliance.sealing import open_data_key
 from compliance.statements import Decision, ReleaseManifest
 from server.content import decrypt, extract, require_free

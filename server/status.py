@@ -17,7 +17,8 @@ import httpx
 from audit.errors import FiduciaryError
 from client.learning.metrics import report_in_words
 from client.pace import Pace, pace_of
-from compliance.resources import PlanView, ReleaseView, SiteView
+from compliance.release_views import ReleaseView
+from compliance.resources import PlanView, SiteView
 from server.federation import CONTROL_HOST, Federation
 from server.gate import ControlGate
 from server.runs import RunState, all_runs

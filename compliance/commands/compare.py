@@ -21,7 +21,8 @@ from compliance.commands.options import (
 from compliance.comparison import compare as compare_releases
 from compliance.gate_views import GatesView
 from compliance.presentation import document, print_table, short
-from compliance.resources import PlanView, ReleaseView
+from compliance.release_views import ReleaseView
+from compliance.resources import PlanView
 
 
 def compare(

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
 from compliance import rules
-from compliance.resources import GrantView, RecallView, ReleaseView
+from compliance.recall_views import RecallView
+from compliance.release_views import GrantView, ReleaseView
 from compliance.service.filing import load_rows, parse_envelope
 from compliance.service.release_tables import GrantLimitRow, RecallRow
 from compliance.service.tables import GrantRow, ReleaseRow, StatementRow

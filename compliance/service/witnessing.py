@@ -29,7 +29,7 @@ from audit.keys import VerifyKey
 from audit.log import CHECKPOINT_BLOCK, LogStorage
 from audit.note import Note
 from compliance import rules
-from compliance.resources import WitnessView
+from compliance.log_views import WitnessView
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.registry import Registry, check_present
 from compliance.service.tables import LogCosignatureRow, SiteRow

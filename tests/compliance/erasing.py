@@ -10,8 +10,7 @@ from typing import Any
 
 from audit.receipt import Receipt, VerifiedReceipt, verify_receipt
 from compliance.api import ComplianceClient
-from compliance.erasure_views import ErasureCaseView
-from compliance.resources import ErasureRecorded
+from compliance.erasure_views import ErasureCaseView, ErasureRecorded
 from compliance.statements import Evidence, format_time
 from tests.compliance.federation import DIGEST, Consumer, Coordinator, Release, Site
 from tests.compliance.running import RunningService

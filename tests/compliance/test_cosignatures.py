@@ -17,7 +17,7 @@ from audit.keys import SigningKey
 from audit.log import CHECKPOINT_BLOCK
 from audit.merkle import verify_consistency
 from audit.note import Note, NoteSignature
-from compliance.resources import WitnessView
+from compliance.log_views import WitnessView
 from compliance.rules import Bearer
 from compliance.service.errors import ServiceUnavailable
 from compliance.service.tables import PlanSiteRow, SiteRow

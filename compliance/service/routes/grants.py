@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
 from compliance import rules
-from compliance.resources import GrantBody, GrantView, SealedKey
+from compliance.release_views import GrantBody, GrantView, SealedKey
 from compliance.rules.erasure_cases import may_be_given
 from compliance.sealing import SERVICE, open_data_key, seal_data_key
 from compliance.service.access import ANY_ROLE, requires

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from audit.checkpoint import read_checkpoint
 from audit.errors import NotFound
-from compliance.resources import LogConsistency, LogHead, LogProof
+from compliance.log_views import LogConsistency, LogHead, LogProof
 from compliance.service.access import ANY_ROLE, requires
 from compliance.service.call import Office
 from compliance.service.gate import GatedRoute

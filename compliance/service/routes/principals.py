@@ -18,8 +18,14 @@ from sqlalchemy.orm import Session
 
 from audit.errors import NotFound
 from compliance import rules
-from compliance.access_views import IdentityView, NewKey, RotationBody
-from compliance.resources import NewPrincipal, PrincipalBody, PrincipalView
+from compliance.access_views import (
+    IdentityView,
+    NewKey,
+    NewPrincipal,
+    PrincipalBody,
+    PrincipalView,
+    RotationBody,
+)
 from compliance.service.access import ANY_ROLE, requires
 from compliance.service.access_tables import AppointmentRow, FormerTokenRow, RoleSiteRow
 from compliance.service.call import Caller, Office

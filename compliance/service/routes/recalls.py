@@ -9,7 +9,7 @@ from sqlalchemy import or_, select
 
 from audit.errors import NotFound
 from compliance.recall_views import NoticeView, RecallBody
-from compliance.resources import ReleaseView
+from compliance.release_views import ReleaseView
 from compliance.service.access import ANY_ROLE, requires
 from compliance.service.call import Caller, Office
 from compliance.service.gate import GatedRoute

@@ -21,7 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from audit.errors import MalformedInput, VerificationFailed
 from compliance import rules
 from compliance.gate_views import GatesView
-from compliance.resources import DecisionBody, ReleaseBody, ReleaseView, SubmittedRelease
+from compliance.release_views import ReleaseBody, ReleaseView, SubmittedRelease
+from compliance.resources import DecisionBody
 from compliance.rules.erasure_cases import may_be_given
 from compliance.sealing import SERVICE, open_data_key
 from compliance.service.access import requires

@@ -15,10 +15,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from compliance import rules
-from compliance.resources import (
-    ErasureBody,
-    ErasureRecorded,
-)
+from compliance.erasure_views import ErasureBody, ErasureRecorded
 from compliance.service.access import requires
 from compliance.service.call import Caller, Office
 from compliance.service.erasure_cases import reach_releases, receipt_of

@@ -13,7 +13,7 @@ from audit.errors import NotFound
 from audit.merkle import root
 from audit.storage import LogStorage, with_hashes
 from compliance import rules
-from compliance.resources import CosignatureBody, WitnessView
+from compliance.log_views import CosignatureBody, WitnessView
 from compliance.service.access import ANY_ROLE, requires
 from compliance.service.call import Caller, Office
 from compliance.service.errors import enforce

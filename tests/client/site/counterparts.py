@@ -34,17 +34,9 @@ from audit.proof import Proof
 from audit.receipt import Receipt
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from client.kit import Kit
-from compliance.resources import (
-    Enrolled,
-    ErasureRecorded,
-    LogConsistency,
-    LogHead,
-    LogProof,
-    PlanView,
-    Recorded,
-    SiteView,
-    WitnessView,
-)
+from compliance.erasure_views import ErasureRecorded
+from compliance.log_views import LogConsistency, LogHead, LogProof, WitnessView
+from compliance.resources import Enrolled, PlanView, Recorded, SiteView
 from compliance.statements import (
     CertificateRenewal,
     Decision,

@@ -17,7 +17,7 @@ from client.outbox import Outbox
 from client.refusals import Declined
 from client.subject_trail import Use, record_ingested
 from client.vault import Provenance, Record, Staging, Vault
-from compliance.resources import ErasureRecorded
+from compliance.erasure_views import ErasureRecorded
 from compliance.statements import AffectedRelease, ErasureFollowUp, utc_now
 from tests.client.site.documents import LABELS, PURPOSE, ZERO_DIGEST
 from tests.client.site.test_secure_sums import Ours, summed

@@ -26,7 +26,7 @@ from client.ledger import Ledger
 from client.outbox import REJECTED, Outbox
 from client.site import Site
 from client.vault import Vault
-from compliance.resources import ErasureRecorded
+from compliance.erasure_views import ErasureRecorded
 from tests.client.site.counterparts import FakeCompliance
 from tests.client.site.documents import add_dataset, make_limits, make_reservation
 

@@ -20,7 +20,7 @@ from client.guard import (
     Membership,
     check_evidence,
 )
-from compliance.resources import LogConsistency
+from compliance.log_views import LogConsistency
 from tests.client.site.counterparts import (
     ORIGIN,
     Coordinator,

@@ -16,7 +16,8 @@ from audit.statement import sign_statement
 from client.peers import Peers
 from client.reveals import AlreadyRevealed, Reveals
 from client.secure_aggregation.messages import Session
-from compliance.resources import LogProof, SiteView
+from compliance.log_views import LogProof
+from compliance.resources import SiteView
 from compliance.statements import SiteEnrolment, utc_now
 from tests.client.site.world import World
 

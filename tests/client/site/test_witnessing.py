@@ -33,7 +33,7 @@ from client.site import Site
 from client.vault import Vault
 from client.witnessing import ATTEMPTS, Witnessing, describe_witness
 from client.worker import Ending
-from compliance.resources import LogConsistency, LogHead, WitnessView
+from compliance.log_views import LogConsistency, LogHead, WitnessView
 from tests.client.site.counterparts import ORIGIN, Coordinator, FakeCompliance
 from tests.client.site.world import World, refusal_of
 
