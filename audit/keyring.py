@@ -33,8 +33,6 @@ from audit.key_managers import KeyManagers, ManagerSettings
 from audit.key_rotation import Progress, renew_wrapping
 from audit.keyring_file import DATABASE, KeyringFile, KeyRow, key_context
 
-__all__ = ["KeyDestroyed", "Keyring", "KeyringStatus", "KeyringUnavailable"]
-
 MAX_KEY_NAME_LENGTH: Final = 300
 
 _ATTEMPTS: Final = 5

@@ -54,20 +54,6 @@ from audit.storage import (
     with_hashes,
 )
 
-__all__ = [
-    "Appended",
-    "AuditLog",
-    "Entry",
-    "LogStorage",
-    "LogTampered",
-    "action_key_name",
-    "open_payload",
-    "prove_entry",
-    "read_leaf",
-    "subject_key_name",
-    "utc_clock",
-]
-
 CHECKPOINT_BLOCK: Final = 1024
 """A kept checkpoint costs 200 bytes and a signature check, so one in 1024 entries is free."""
 

@@ -32,7 +32,6 @@ from compliance.report_api import ReportCalls
 from compliance.resources import CoordinatorKeyBody, Recorded
 from compliance.retention_api import RetentionCalls
 from compliance.session import (
-    PROBLEM_PREFIX,
     TIMEOUT_SECONDS,
     ComplianceSession,
     make_body,
@@ -43,8 +42,6 @@ from compliance.site_api import SiteCalls
 from compliance.subject_requests_api import SubjectRequestCalls
 from compliance.trust import Trust
 from compliance.wire import Role
-
-__all__ = ["PROBLEM_PREFIX", "ComplianceClient"]
 
 
 class ComplianceClient(SiteCalls, PlanCalls, ReleaseCalls, LogCalls):

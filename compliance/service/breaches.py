@@ -35,9 +35,10 @@ from compliance.rules.breaches import (
 from compliance.rules.registers import LawBook, default_law
 from compliance.service.background import Recurring
 from compliance.service.filing import site_row
+from compliance.service.identities import parse_time
 from compliance.service.process_log import event, logger
 from compliance.service.register_tables import BreachRow, BreachSiteRow
-from compliance.service.registry import Registry, Transaction, parse_time
+from compliance.service.registry import Registry, Transaction
 from compliance.service.tables import LogIndexRow
 from compliance.statements import format_time
 

@@ -29,7 +29,7 @@ from audit.errors import (
     Unauthorised,
     VerificationFailed,
 )
-from audit.keyring import KeyringUnavailable
+from audit.key_manager import KeyringUnavailable
 from compliance import rules
 
 

@@ -60,9 +60,10 @@ from compliance.service.certificates import self_signed
 from compliance.service.content import ContentFolder
 from compliance.service.database import Database
 from compliance.service.errors import ServiceUnavailable
+from compliance.service.identities import hash_token
 from compliance.service.login import LoginDesk
 from compliance.service.provider import Provider
-from compliance.service.registry import Registry, hash_token, new_token
+from compliance.service.registry import Registry, new_token
 from compliance.service.schema import check_schema, make_tables
 from compliance.service.settings import (
     DEFAULT_DATABASE_URL,

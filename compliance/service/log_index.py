@@ -19,7 +19,7 @@ from sqlalchemy import delete, insert
 from sqlalchemy.orm import Session
 
 from audit.errors import MalformedInput
-from audit.keyring import KeyDestroyed
+from audit.key_manager import KeyDestroyed
 from audit.leaf import Leaf
 from audit.log import AuditLog, Entry
 from audit.search import stored_leaves

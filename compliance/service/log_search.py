@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from audit.canonical import canonical_bytes, parse_canonical_object
 from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.errors import MalformedInput, NotFound
-from audit.keyring import KeyDestroyed
+from audit.key_manager import KeyDestroyed
 from audit.leaf import Leaf
 from audit.merkle import HashReader, hash_leaf, inclusion_proofs
 from audit.storage import LogStorage, latest_head, parse_stored, with_hashes

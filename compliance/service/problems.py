@@ -21,13 +21,13 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from audit.errors import FiduciaryError, MalformedInput
-from compliance.api import PROBLEM_PREFIX
 from compliance.resources import Problem
 from compliance.service.call import address_of, operation_of, registry_of, template_of
 from compliance.service.errors import ServiceUnavailable, TooManyAttempts, TooManyCalls, classify
 from compliance.service.log_index import topics_of_path
 from compliance.service.process_log import event, logger
 from compliance.service.throttle import WINDOW, Verdict
+from compliance.session import PROBLEM_PREFIX
 from compliance.statements import field_path
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"

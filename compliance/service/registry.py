@@ -29,7 +29,8 @@ from sqlalchemy.orm import Session
 from audit.errors import FiduciaryError
 from audit.keyring import Keyring
 from audit.keys import SigningKey
-from audit.log import AuditLog, Entry, LogStorage
+from audit.log import AuditLog, Entry
+from audit.storage import LogStorage
 from compliance import rules
 from compliance.service.content import ContentFolder
 from compliance.service.database import Database, ServiceSession
@@ -38,11 +39,8 @@ from compliance.service.errors import Denied, ServiceUnavailable, enforce
 from compliance.service.idempotency import KEYED_CALL
 from compliance.service.identities import (
     find_again,
-    find_bearer,
     find_by_key,
     hash_token,
-    parse_roles,
-    parse_time,
 )
 from compliance.service.last_use import LastUses
 from compliance.service.log_index import Topics, index_fields
@@ -55,18 +53,6 @@ from compliance.service.tables import Base, LogIndexRow, ReleaseRow
 from compliance.service.throttle import PublicThrottle, Rates, Throttle
 from compliance.statements import format_time
 from compliance.trust import Trust
-
-__all__ = [
-    "ANONYMOUS",
-    "Registry",
-    "Transaction",
-    "check_present",
-    "find_bearer",
-    "hash_token",
-    "new_token",
-    "parse_roles",
-    "parse_time",
-]
 
 ANONYMOUS: Final = "anonymous"
 """The actor of what nobody in particular did."""

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from audit.errors import MalformedInput, Refused
-from audit.keyring import KeyDestroyed
+from audit.key_manager import KeyDestroyed
 from audit.storage import read_leaf
 from compliance.report_api import MADE
 from compliance.report_views import MAX_EVIDENCE_OF_A_FIGURE

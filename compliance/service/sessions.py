@@ -26,8 +26,9 @@ from compliance.service.access_tables import (
     SpentLoginRow,
 )
 from compliance.service.errors import Denied, enforce
+from compliance.service.identities import find_bearer, hash_token
 from compliance.service.login import Person, Ticket
-from compliance.service.registry import Transaction, find_bearer, hash_token, new_token
+from compliance.service.registry import Transaction, new_token
 from compliance.service.tables import PrincipalRow
 from compliance.statements import format_time
 

@@ -26,8 +26,9 @@ from sqlalchemy.orm import Session
 from audit.checkpoint import read_checkpoint
 from audit.cosignature import WitnessKey, verify_cosignature, with_lines
 from audit.keys import VerifyKey
-from audit.log import CHECKPOINT_BLOCK, LogStorage
+from audit.log import CHECKPOINT_BLOCK
 from audit.note import Note
+from audit.storage import LogStorage
 from compliance import rules
 from compliance.log_views import WitnessView
 from compliance.service.errors import ServiceUnavailable

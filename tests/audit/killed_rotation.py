@@ -26,8 +26,9 @@ from audit import (
     keyring_file,
     vault_transit,
 )
+from audit.key_manager import KeyDestroyed, KeyringUnavailable
 from audit.key_managers import FILE_SETTINGS, ManagerSettings
-from audit.keyring import KeyDestroyed, Keyring, KeyringUnavailable
+from audit.keyring import Keyring
 from tests.audit.custodians import transit
 from tests.audit.keyrings import filled_keyring, read_all
 from tests.audit.transit_server import TOKEN

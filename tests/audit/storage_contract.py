@@ -13,10 +13,10 @@ from audit import sql_log
 from audit.checkpoint import read_checkpoint
 from audit.keyring import Keyring
 from audit.keys import SigningKey
-from audit.log import AuditLog, LogStorage
+from audit.log import AuditLog
 from audit.merkle import verify_consistency
 from audit.proof import verify_proof
-from audit.storage import Append, LogStore, LogUnavailable, prove_entry
+from audit.storage import Append, LogStorage, LogStore, LogUnavailable, prove_entry
 from audit.verifier import verify_log
 from tests.audit.logs import ORIGIN, Clock, entries, entry
 

@@ -19,12 +19,11 @@ from audit.file_log import FileStore
 from audit.file_view import FileView
 from audit.journal import Journal
 from audit.keyring import Keyring
-from audit.log import LogStorage
 from audit.merkle import Frontier
 from audit.node_order import node_count, node_place
 from audit.source import LogDamaged, open_source
 from audit.sqlite_log import SqliteStore
-from audit.storage import LogStore, LogUnavailable
+from audit.storage import LogStorage, LogStore, LogUnavailable
 from audit.verifier import verify_log
 from tests.audit.logs import Clock, entries, entry
 from tests.audit.storage_contract import (

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from audit.errors import FiduciaryError, MalformedInput
 from audit.file_key_manager import FileKeyManager
 from audit.key_cache import KeyCache
-from audit.key_manager import KeyringUnavailable, WrappedKey
+from audit.key_manager import KeyDestroyed, KeyringUnavailable, WrappedKey
 from audit.key_managers import (
     FILE_SETTINGS,
     SETTINGS_FILE,
@@ -26,7 +26,7 @@ from audit.key_managers import (
     ManagerSettings,
     open_manager,
 )
-from audit.keyring import KeyDestroyed, Keyring
+from audit.keyring import Keyring
 from audit.leaf import Leaf
 from audit.log import open_payload, subject_key_name
 from audit.verifier import verify_log

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from audit.errors import Conflict, VerificationFailed
+from audit.key_manager import KeyDestroyed, KeyringUnavailable
 from audit.key_managers import FILE_SETTINGS, SETTINGS_FILE, ManagerSettings
-from audit.keyring import KeyDestroyed, Keyring, KeyringUnavailable
+from audit.keyring import Keyring
 from tests.audit.custodians import transit
 from tests.audit.keyrings import exchange, filled_keyring, read_all, stored
 from tests.audit.transit_server import TOKEN, Fault, TransitServer

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from audit.envelope import Envelope, seal, unseal
 from audit.errors import Conflict, MalformedInput, NotFound, VerificationFailed
-from audit.keyring import KeyDestroyed, Keyring
+from audit.key_manager import KeyDestroyed
+from audit.keyring import Keyring
 from tests.audit.keyrings import exchange
 
 

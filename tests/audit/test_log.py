@@ -12,14 +12,14 @@ import pytest
 
 from audit.checkpoint import read_checkpoint
 from audit.errors import Conflict, MalformedInput, NotFound, VerificationFailed
-from audit.keyring import KeyDestroyed, Keyring
+from audit.key_manager import KeyDestroyed
+from audit.keyring import Keyring
 from audit.keys import SigningKey
 from audit.leaf import Leaf
 from audit.log import (
     CHECKPOINT_BLOCK,
     MAX_PAYLOAD_BYTES,
     AuditLog,
-    LogTampered,
     action_key_name,
     subject_key_name,
 )
@@ -27,6 +27,7 @@ from audit.merkle import Node, verify_consistency
 from audit.proof import Proof, verify_proof
 from audit.sql_log import SqlLogStorage
 from audit.sqlite_log import SCHEMA
+from audit.storage import LogTampered
 from audit.verifier import verify_log
 from tests.audit.logs import ORIGIN, Clock, entries, entry
 from tests.audit.storage_contract import LogStorageContract

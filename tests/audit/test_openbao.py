@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from audit.key_manager import KeyDestroyed, KeyringUnavailable
 from audit.key_managers import ManagerSettings, open_manager
-from audit.keyring import KeyDestroyed, Keyring, KeyringUnavailable
+from audit.keyring import Keyring
 from audit.vault_settings import VaultSettings
 from audit.vault_transit import OPERATORS_TOKEN_FILE, VaultTransit
 from tests.audit.keyrings import filled_keyring, read_all

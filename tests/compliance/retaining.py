@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from audit.log import LogStorage, read_leaf
+from audit.storage import LogStorage, read_leaf
 from audit.verifier import verify_log
 from compliance.retention import Event, Retention, RetentionLog, ShreddableKeys
 from compliance.rules.months import Month

@@ -18,9 +18,8 @@ from fastapi import FastAPI
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from audit.log import LogStorage
 from audit.merkle import Node
-from audit.storage import Append, StoredCosignature
+from audit.storage import Append, LogStorage, StoredCosignature
 from compliance.api import ComplianceClient
 from compliance.service.folder import Folder, NewService, create_folder, open_registry
 from compliance.service.in_use import share_database

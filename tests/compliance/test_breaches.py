@@ -23,7 +23,7 @@ from audit.errors import (
     Refused,
     Unreachable,
 )
-from audit.keyring import KeyDestroyed
+from audit.key_manager import KeyDestroyed
 from compliance import cli
 from compliance.api import ComplianceClient
 from compliance.breach_views import BreachView

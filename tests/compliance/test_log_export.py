@@ -30,7 +30,7 @@ from audit.errors import (
     VerificationFailed,
 )
 from audit.export_file import VerifiedExport, verify_export
-from audit.log import LogStorage
+from audit.storage import LogStorage
 from compliance.log_views import LogExport
 from compliance.service.log_export import (
     CSV_COLUMNS,

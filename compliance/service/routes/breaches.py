@@ -48,8 +48,9 @@ from compliance.service.breaches import (
 from compliance.service.call import Caller, Office
 from compliance.service.errors import enforce
 from compliance.service.gate import GatedRoute
+from compliance.service.identities import parse_time
 from compliance.service.register_tables import BreachRow
-from compliance.service.registry import Transaction, parse_time
+from compliance.service.registry import Transaction
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/breaches", tags=["breaches"])
 

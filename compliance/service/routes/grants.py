@@ -22,8 +22,9 @@ from compliance.service.call import Caller, Office
 from compliance.service.erasure_cases import owes
 from compliance.service.errors import enforce
 from compliance.service.gate import GatedRoute
+from compliance.service.identities import find_bearer, parse_time
 from compliance.service.recalls import recall_of
-from compliance.service.registry import Transaction, find_bearer, parse_time
+from compliance.service.registry import Transaction
 from compliance.service.release_tables import GrantLimitRow
 from compliance.service.release_views import (
     downloads_left,

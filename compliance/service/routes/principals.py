@@ -31,8 +31,8 @@ from compliance.service.access_tables import AppointmentRow, FormerTokenRow, Rol
 from compliance.service.call import Caller, Office
 from compliance.service.errors import Denied, enforce
 from compliance.service.gate import GatedRoute
-from compliance.service.identities import find_bearers
-from compliance.service.registry import Transaction, find_bearer, hash_token, new_token
+from compliance.service.identities import find_bearer, find_bearers, hash_token
+from compliance.service.registry import Transaction, new_token
 from compliance.service.tables import PrincipalRow
 from compliance.statements import format_time
 from compliance.wire import Role

@@ -40,7 +40,8 @@ from compliance.service.filing import (
     site_row,
 )
 from compliance.service.gate import GatedRoute
-from compliance.service.registry import Registry, Transaction, hash_token, parse_time
+from compliance.service.identities import hash_token, parse_time
+from compliance.service.registry import Registry, Transaction
 from compliance.service.tables import (
     CoordinatorRow,
     InvitationRow,

@@ -14,7 +14,8 @@ import pytest
 from audit.canonical import canonical_bytes
 from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
 from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
-from audit.keyring import KeyDestroyed, Keyring
+from audit.key_manager import KeyDestroyed
+from audit.keyring import Keyring
 from client.site import Site
 from client.vault import Content, Dataset, Provenance, Record, Staging, Vault, erasing, sealing
 from client.vault.tables import digest_of
