@@ -19,7 +19,7 @@ One `train` task, in order; a crash between any two steps leaves the ledger righ
 7. What was computed with the records of somebody who was erased meanwhile is not answered with, and
    is not summed (`Work.check`): the round counts as spent, and the site is absent from it.
 
-Nothing is sent from here: `client.worker` gives the answer to the coordinator.
+Nothing is sent from here: `client.tasks` gives the answer to the coordinator.
 """
 
 from __future__ import annotations

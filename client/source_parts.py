@@ -54,7 +54,7 @@ def batches(
 
     Args:
         source: A checked source.
-        pseudonym: Of a subject's id (`client.vault.Vault.pseudonym`).
+        pseudonym: Of a subject's id (`client.vault.store.Vault.pseudonym`).
         reached: The last pseudonym that is done; it and lower ones are left out.
         part_characters: How much may be in memory at once.
 

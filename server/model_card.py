@@ -65,7 +65,7 @@ def load_example(plan: TrainingPlan, *, folder: str, base: str) -> str:
 
 def labels_file(plan: TrainingPlan) -> bytes:
     """`labels.json`: the labels, in the order of the model's outputs."""
-    return _json(list(plan.labels))
+    return json_file(list(plan.labels))
 
 
 def evaluation_file(evaluation: EvaluationReport) -> bytes:
@@ -90,7 +90,7 @@ def evaluation_file(evaluation: EvaluationReport) -> bytes:
     }
     if evaluation.entities is not None:
         told["entities"] = _entities(evaluation.entities)
-    return _json(told)
+    return json_file(told)
 
 
 def _independent(evaluation: EvaluationReport) -> str:
@@ -293,5 +293,6 @@ def _labels(plan: TrainingPlan) -> list[str]:
     return ["## Labels", "", *shown, ""]
 
 
-def _json(value: Any) -> bytes:
+def json_file(value: Any) -> bytes:
+    """JSON as the files of a release have it: for people to read, the same for the same value."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")

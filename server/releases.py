@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from audit.durable import write_durably
 from audit.errors import Conflict, MalformedInput
@@ -47,7 +46,7 @@ from server.datasets_told import datasets_told
 from server.federation import Federation
 from server.inert_files import require_inert
 from server.ml_bom import BOM_FILE, ml_bom
-from server.model_card import evaluation_file, labels_file, model_card
+from server.model_card import evaluation_file, json_file, labels_file, model_card
 from server.model_signature import SIGNATURE_FILE, public_pem, sign_model
 from server.privacy_statement import privacy_statement
 from server.provenance import ATTESTATION_FILE, PROVENANCE_FILE, attestation, provenance
@@ -254,10 +253,10 @@ def _write_documents(
         "README.md": model_card(
             plan, view.plan_id, state, epsilon_by_site, audited, datasets, line
         ),
-        "dp_statement.json": _json(
+        "dp_statement.json": json_file(
             privacy_statement(plan, view.plan_id, epsilon_by_site, audited, line)
         ),
-        BOM_FILE: _json(bill),
+        BOM_FILE: json_file(bill),
     }
     if plan.labels:
         documents["labels.json"] = labels_file(plan)
@@ -265,7 +264,7 @@ def _write_documents(
         documents["evaluation.json"] = evaluation_file(state.evaluation)
     for name, data in documents.items():
         (folder / name).write_bytes(data)
-    statement = _json(
+    statement = json_file(
         provenance(
             plan,
             view,
@@ -301,7 +300,3 @@ def _load(folder: Path) -> Release | None:
             f"malformed release in {folder}: {error}", fix=f"remove {folder}; it is made again"
         ) from error
     return Release(folder, manifest, sealed, size_bytes)
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")

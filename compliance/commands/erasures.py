@@ -19,8 +19,8 @@ from compliance.commands.options import (
     FolderOption,
     TokenOption,
     TrustOption,
+    plan_id_of,
     release_id_of,
-    resolve,
     service,
 )
 from compliance.erasure_presentation import print_case, print_cases
@@ -123,7 +123,7 @@ def decide(
             _case_id(client, case),
             _choice(choice),
             reason=reason,
-            retraining_plan=None if plan is None else _plan_id(client, plan),
+            retraining_plan=None if plan is None else plan_id_of(client, plan),
             evidence=[_evidence(text) for text in evidence or ()],
         )
     if json:
@@ -197,12 +197,6 @@ def _case_id(client: ComplianceClient, text: str) -> str:
     if len(found) > 1:
         raise MalformedInput(f"{text} fits {len(found)} cases", fix="give more of the case's id")
     return found[0]
-
-
-def _plan_id(client: ComplianceClient, text: str) -> str:
-    return resolve(
-        text, "plan", lambda: [(view.plan_id, view.plan.name) for view in client.plans()]
-    )
 
 
 def _state(text: str | None) -> CaseState | None:

@@ -19,7 +19,8 @@ from compliance.commands.options import (
     FolderOption,
     TokenOption,
     TrustOption,
-    resolve,
+    plan_id_of,
+    release_id_of,
     service,
 )
 from compliance.log_access import VerifiedPage
@@ -158,8 +159,8 @@ def log(
             "object": object_,
             "subject": subject,
             "site": site,
-            "plan": _plan_id(client, plan),
-            "release": _release_id(client, release),
+            "plan": None if plan is None else plan_id_of(client, plan),
+            "release": None if release is None else release_id_of(client, release),
             "after": after,
         }
         if format_ is not None or output is not None:
@@ -215,17 +216,3 @@ def _show(pages: list[VerifiedPage], json: bool) -> None:
 
 def _moment(text: str | None) -> str | None:
     return f"{text}T00:00:00Z" if text is not None and _DATE.fullmatch(text) else text
-
-
-def _plan_id(client: ComplianceClient, text: str | None) -> str | None:
-    def known() -> list[tuple[str, str]]:
-        return [(view.plan_id, view.plan.name) for view in client.plans()]
-
-    return None if text is None else resolve(text, "plan", known)
-
-
-def _release_id(client: ComplianceClient, text: str | None) -> str | None:
-    def known() -> list[tuple[str, str]]:
-        return [(view.release_id, view.manifest.name) for view in client.releases()]
-
-    return None if text is None else resolve(text, "release", known)

@@ -136,6 +136,15 @@ def resolve(text: str, what: str, known: Callable[[], Sequence[tuple[str, str]]]
     return matches[0]
 
 
+def plan_id_of(client: ComplianceClient, text: str) -> str:
+    """The id of the plan that a whole id, its first digits or a name stands for."""
+
+    def known() -> list[tuple[str, str]]:
+        return [(view.plan_id, view.plan.name) for view in client.plans()]
+
+    return resolve(text, "plan", known)
+
+
 def release_id_of(client: ComplianceClient, text: str) -> str:
     """The id of the release that a whole id, its first digits, a name or an `@ALIAS` stands for."""
     if text.startswith("@"):

@@ -8,7 +8,6 @@ import typer
 
 from audit.options import Json
 from audit.terminal import print_json
-from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
     FolderOption,
@@ -16,7 +15,7 @@ from compliance.commands.options import (
     ReasonOption,
     TokenOption,
     TrustOption,
-    resolve,
+    plan_id_of,
     service,
 )
 from compliance.presentation import (
@@ -52,7 +51,7 @@ def plans(
             found = client.plans(cast("PlanState | None", state))
             print_json([document(view) for view in found]) if json else print_plans(found)
             return
-        shown = client.plan(_plan_id(client, plan))
+        shown = client.plan(plan_id_of(client, plan))
     print_json(document(shown)) if json else print_plan(shown)
 
 
@@ -71,7 +70,7 @@ def approve_plan(
     Example: `compliance approve plan 3fa2c1 --reason "DPIA 12 covers it"`
     """
     with service(trust, token_file, folder) as client:
-        view = client.approve_plan(_plan_id(client, plan), reason=reason)
+        view = client.approve_plan(plan_id_of(client, plan), reason=reason)
     if json:
         print_json(document(view))
     else:
@@ -92,12 +91,5 @@ def reject_plan(
     Example: `compliance reject plan 3fa2c1 --reason "epsilon too large for this purpose"`
     """
     with service(trust, token_file, folder) as client:
-        view = client.reject_plan(_plan_id(client, plan), reason=reason)
+        view = client.reject_plan(plan_id_of(client, plan), reason=reason)
     print_json(document(view)) if json else say(f"[red]rejected[/] plan {short(view.plan_id)}")
-
-
-def _plan_id(client: ComplianceClient, text: str) -> str:
-    def known() -> list[tuple[str, str]]:
-        return [(view.plan_id, view.plan.name) for view in client.plans()]
-
-    return resolve(text, "plan", known)

@@ -23,7 +23,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -112,7 +111,7 @@ def may_rely(
             "measure it: `client evaluate-privacy` at the site, then --evidence NAME=DIGEST",
         )
     bound = debt.together
-    if not math.isfinite(bound.epsilon) or bound.delta >= 1:
+    if not bound.says_something:
         return Refused(
             "debt-unbounded",
             f"no finite bound holds for {debt.subjects} erased subjects",
