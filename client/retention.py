@@ -24,7 +24,8 @@ from client.ledger import Ledger
 from client.ledger_journal import ACTION_PREFIX as LEDGER_PREFIX
 from client.progress import Reporter
 from client.site import Site
-from compliance.retention import ACTION_PREFIX, CHECK_SECONDS, Event, Retention
+from compliance.retention import CHECK_SECONDS, Retention
+from compliance.retention_history import ACTION_PREFIX, Event
 from compliance.rules.months import Month
 from compliance.rules.retention import ActionKey
 

@@ -25,13 +25,22 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from audit.errors import Conflict, MalformedInput, NotFound, Refused
 from compliance import rules
+from compliance.retention_history import (
+    HELD,
+    HOLD_PREFIX,
+    ORDERED,
+    RELEASED,
+    SHREDDED,
+    Event,
+    History,
+)
 from compliance.rules.months import Month
 from compliance.rules.retention import (
     ActionKey,
@@ -46,32 +55,11 @@ from compliance.rules.retention import (
 )
 from compliance.toml_file import MAX_SETTINGS_BYTES
 
-ACTION_PREFIX: Final = "retention."
-ORDERED: Final = "retention.ordered"
-SHREDDED: Final = "retention.shredded"
-HELD: Final = "retention.held"
-RELEASED: Final = "retention.released"
-
 SETTINGS_FILE: Final = "retention.toml"
 LOCK_FILE: Final = "retention.lock"
 
 CHECK_SECONDS: Final = 24 * 3600.0
 """How often a running service or site looks for what is due. Periods are months: a day is soon."""
-
-
-_HOLD: Final = "hold:"
-
-
-@dataclass(frozen=True)
-class Event:
-    """An entry of the log whose action begins with `retention.`."""
-
-    position: int
-    time: str
-    actor: str
-    action: str
-    object: str
-    payload: Mapping[str, Any]
 
 
 class RetentionLog(Protocol):
@@ -112,37 +100,6 @@ class ShreddableKeys(Protocol):
     def rotate(self) -> object:
         """Wrap all keys under a new key-encryption key and destroy the old one."""
         ...
-
-
-@dataclass
-class _History:
-    """What the log says of retention so far.
-
-    Attributes:
-        ordered: Position of the order for each key that was ordered and not confirmed.
-        holds: Holds in force, by name.
-    """
-
-    ordered: dict[str, int] = field(default_factory=dict)
-    holds: dict[str, Hold] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, events: Iterable[Event]) -> _History:
-        history = cls()
-        for event in events:
-            match event.action:
-                case "retention.ordered":
-                    history.ordered.setdefault(event.object, event.position)
-                case "retention.shredded":
-                    history.ordered.pop(event.object, None)
-                case "retention.held":
-                    hold = _read_hold(event)
-                    history.holds[hold.name] = hold
-                case "retention.released":
-                    history.holds.pop(event.object.removeprefix(_HOLD), None)
-                case _:
-                    pass
-        return history
 
 
 @dataclass(frozen=True)
@@ -212,7 +169,7 @@ class Retention:
             Refused: When it asks for what a rule forbids.
         """
         policy = read_policy(self._folder, self._book)
-        history = _History.of(self._log.events())
+        history = History.of(self._log.events())
         return Report(
             rules_version=policy.book.version,
             jurisdictions=policy.settings.jurisdictions,
@@ -235,7 +192,7 @@ class Retention:
         """
         with _exclusive(self._folder / LOCK_FILE):
             policy = read_policy(self._folder, self._book)
-            history = _History.of(self._log.events())
+            history = History.of(self._log.events())
             due = tuple(
                 judgement for judgement in self._judge(policy, history) if judgement.status == "due"
             )
@@ -288,7 +245,7 @@ class Retention:
                 "last": None if last is None else str(last),
                 "reason": reason,
             }
-            self._log.record(HELD, f"{_HOLD}{name}", payload)
+            self._log.record(HELD, f"{HOLD_PREFIX}{name}", payload)
             return self._holds()[name]
 
     def release(self, name: str, *, reason: str) -> Hold:
@@ -306,13 +263,13 @@ class Retention:
                 raise NotFound(
                     "no hold of this name is in force", fix="`retention show` lists the holds"
                 )
-            self._log.record(RELEASED, f"{_HOLD}{name}", {"reason": reason})
+            self._log.record(RELEASED, f"{HOLD_PREFIX}{name}", {"reason": reason})
             return hold
 
     def _holds(self) -> dict[str, Hold]:
-        return _History.of(self._log.events()).holds
+        return History.of(self._log.events()).holds
 
-    def _judge(self, policy: Policy, history: _History) -> Iterator[Judgement]:
+    def _judge(self, policy: Policy, history: History) -> Iterator[Judgement]:
         now = self._clock()
         holds = tuple(history.holds.values())
         keys = (ActionKey.parse(name) for name in self._keys.names())
@@ -351,27 +308,6 @@ def _order(policy: Policy, judgement: Judgement) -> dict[str, Any]:
         "rules_version": policy.book.version,
         "jurisdictions": list(policy.settings.jurisdictions),
     }
-
-
-def _read_hold(event: Event) -> Hold:
-    payload = event.payload
-    return Hold(
-        name=event.object.removeprefix(_HOLD),
-        action=payload["action"],
-        first=_month(payload["first"]),
-        last=_month(payload["last"]),
-        reason=payload["reason"],
-        placed_by=event.actor,
-        placed_at=event.time,
-    )
-
-
-def _month(text: str | None) -> Month | None:
-    month = None if text is None else Month.parse(text)
-    if text is not None and month is None:
-        # A hold that cannot be read must not count as one that covers less.
-        raise MalformedInput(f"malformed hold in the log: {text} is no month")
-    return month
 
 
 def parse_month(text: str | None) -> Month | None:

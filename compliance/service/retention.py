@@ -22,14 +22,8 @@ from audit.errors import MalformedInput, Refused
 from audit.log import action_key_name
 from audit.storage import read_leaf
 from compliance import rules
-from compliance.retention import (
-    ACTION_PREFIX,
-    CHECK_SECONDS,
-    ORDERED,
-    Event,
-    Outcome,
-    Retention,
-)
+from compliance.retention import CHECK_SECONDS, Outcome, Retention
+from compliance.retention_history import ACTION_PREFIX, ORDERED, Event
 from compliance.rules.months import Month
 from compliance.rules.retention import ActionKey
 from compliance.service.background import Recurring

@@ -7,7 +7,8 @@ from typing import Any
 
 from audit.storage import LogStorage, read_leaf
 from audit.verifier import verify_log
-from compliance.retention import Event, Retention, RetentionLog, ShreddableKeys
+from compliance.retention import Retention, RetentionLog, ShreddableKeys
+from compliance.retention_history import Event
 from compliance.rules.months import Month
 from compliance.rules.retention import ActionKey
 from compliance.service.retention import (
