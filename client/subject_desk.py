@@ -12,9 +12,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from audit.canonical import digest
@@ -31,8 +29,9 @@ from audit.log import Entry
 from audit.statement import SignedStatement, sign_statement
 from client.erasure import erase_subject
 from client.evidence import EvidenceService
+from client.kept_subject_answers import KeptSubjectAnswers
 from client.ledger import Ledger
-from client.outbox import Outbox, SubjectAnswers
+from client.outbox import SubjectAnswers
 from client.request_settings import read_request_settings
 from client.sealing_keys import destroy_earlier, open_sealed, rotate_key, sealing_statement
 from client.site import Site
@@ -41,7 +40,6 @@ from client.subject_package import make_package
 from client.vault.store import Vault
 from compliance.resources import Recorded
 from compliance.statements import (
-    Document,
     SiteSealingKey,
     SubjectAnswer,
     SubjectIdentity,
@@ -104,7 +102,7 @@ class SubjectDesk:
         self._ledger = ledger
         self._service = service
         self._clock = clock
-        self._outbox = Outbox(site)
+        self._answers = KeptSubjectAnswers(site)
 
     def publish_key(self) -> str:
         """Tell the service to which key identifiers are sealed. Repeating it changes nothing.
@@ -169,13 +167,13 @@ class SubjectDesk:
         """
         automatic = read_request_settings(self._site.paths.request_settings).automatic
         waiting = []
-        self._forget_answers({part.request_id for part in parts})
+        self._answers.forget_all_but({part.request_id for part in parts})
         for part in parts:
             if part.sealed is None:
                 waiting.append(part)
                 continue
             try:
-                if self.resume(part):
+                if self._answers.give_again(part.request_id):
                     continue
                 self._take(part)
                 if part.right not in automatic:
@@ -190,22 +188,6 @@ class SubjectDesk:
                 waiting.append(part)
                 told(f"request {part.request_id[:8]} waits: {error}. {error.fix}", True)
         return waiting
-
-    def resume(self, part: SitePart) -> bool:
-        """Send an answer that was given before and did not arrive; whether there is one."""
-        kept = self._answer_path(part.request_id)
-        if not kept.exists():
-            return False
-        item = _KeptAnswer.model_validate_json(kept.read_bytes())
-        signed = SignedStatement.from_json(item.statement)
-        if self._outbox.was_rejected(signed):
-            raise Refused(
-                "the compliance service did not take this site's answer",
-                fix="see why in the journal, then give another: `client requests answer ID`",
-            )
-        package = None if item.package is None else base64.b64decode(item.package)
-        self._outbox.put("subject-answer", signed, package=package)
-        return True
 
     def identify(self, part: SitePart) -> Identifiers:
         """Who it is.
@@ -296,15 +278,6 @@ class SubjectDesk:
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _forget_answers(self, still_asked: set[str]) -> None:
-        """Drop kept answers that arrived; the journal has what they say."""
-        waiting = any("-subject-answer-" in path.name for path in self._outbox.files())
-        if waiting or not self._site.paths.requests.is_dir():
-            return
-        for path in self._site.paths.requests.glob("*.json"):
-            if path.stem not in still_asked:
-                path.unlink(missing_ok=True)
-
     def _take(self, part: SitePart) -> None:
         if part.state == "sent":
             self._service.subject_requests.take(part.request_id)
@@ -383,17 +356,8 @@ class SubjectDesk:
         )
         signed = sign_statement(answer.body(), self._site.identity)
         self._record(ANSWERED, signed)
-        self._site.paths.requests.mkdir(mode=0o700, exist_ok=True)
-        kept = _KeptAnswer(
-            statement=signed.to_json(),
-            package=None if package is None else base64.b64encode(package).decode("ascii"),
-        )
-        write_durably(self._answer_path(part.request_id), kept.model_dump_json().encode())
-        self._outbox.put("subject-answer", signed, package=package)
+        self._answers.give(part.request_id, signed, package)
         return answer
-
-    def _answer_path(self, request_id: str) -> Path:
-        return self._site.paths.requests / f"{request_id}.json"
 
     def _record(self, action: str, signed: SignedStatement) -> None:
         self._site.journal.record(
@@ -405,11 +369,3 @@ class SubjectDesk:
                 payload={"statement": signed.to_json()},
             )
         )
-
-
-class _KeptAnswer(Document):
-    """An answer as the site keeps it, until the service no longer asks."""
-
-    format: Literal["fiduciary.kept-subject-answer/1"] = "fiduciary.kept-subject-answer/1"
-    statement: dict[str, object]
-    package: str | None = None
