@@ -61,7 +61,8 @@ without it, a log is checked only against the key that the log itself states.
 - `audit verify-receipt receipt.json --key "$LOG_KEY" --site-key "$SITE_KEY"`
 
 **Exit codes.** 0 verified or done · 2 wrong usage · 4 no such file or entry · 5 a file is not what
-it should be · 6 **verification failed** · 9 the file changed meanwhile, or the entry is ambiguous
+it should be · 6 **verification failed** · 7 the database does not answer · 9 the file changed
+meanwhile, or the entry is ambiguous
 """,
 )
 

@@ -48,6 +48,9 @@ class ExitCode(IntEnum):
     CHECK_BUDGET = 27
     CHECK_COMPUTE = 28
     INTERRUPTED = 130
+    CLOSED_PIPE = 141
+    """Whoever read the output went before its end, as `head` does. Not 0: what was not read may
+    have been that a log does not verify."""
 
 
 class FiduciaryError(Exception):

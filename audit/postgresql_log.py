@@ -22,7 +22,7 @@ from audit.database_address import read_password, split_password_file
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound
 from audit.source import LogDamaged, LogSource, SqlSource
 from audit.sql_log import TABLES, PostgresLogStorage, SqlCursor
-from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable
+from audit.storage import META_ORIGIN, LogReader, LogStorage, LogUnavailable, LogUnreachable
 
 try:
     import psycopg
@@ -231,7 +231,7 @@ def open_postgresql_source(address: str) -> Iterator[LogSource]:
     """A log in a database, at one moment, streamed by server-side cursors.
 
     Raises:
-        LogUnavailable: When the server does not answer.
+        LogUnreachable: When the server does not answer.
         MalformedInput: When the database holds no log.
     """
     numbers = count()
@@ -261,7 +261,7 @@ def open_postgresql_source(address: str) -> Iterator[LogSource]:
             )
             connection.rollback()
     except psycopg.Error as error:
-        raise LogUnavailable(
+        raise LogUnreachable(
             f"the database cannot be read: {_first_line(error)}",
             fix="check the address and that the server runs",
         ) from error

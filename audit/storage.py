@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from audit.checkpoint import read_checkpoint
-from audit.errors import FiduciaryError, MalformedInput, NotFound, VerificationFailed
+from audit.errors import ExitCode, FiduciaryError, MalformedInput, NotFound, VerificationFailed
 from audit.leaf import Leaf
 from audit.merkle import EMPTY_ROOT, HASH_BYTES, HashReader, Node, inclusion_proof, root
 from audit.proof import Proof
@@ -43,6 +43,12 @@ class LogUnavailable(FiduciaryError):
     """The log cannot be read or written; what was to be recorded must not happen."""
 
     code = "journal-unavailable"
+
+
+class LogUnreachable(LogUnavailable):
+    """The database of the log does not answer whoever reads it."""
+
+    exit_code = ExitCode.UNREACHABLE
 
 
 class StoredCosignature(NamedTuple):

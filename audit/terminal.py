@@ -13,10 +13,11 @@ import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import click
 import typer
+from click.utils import PacifyFlushWrapper
 from rich.console import Console
 from rich.markup import escape
 
@@ -90,6 +91,11 @@ def run_app(app: typer.Typer, *, extra: str = "") -> None:
 def _exit_code_of(call: Callable[[], object], extra: str) -> int:
     try:
         result = call()
+        sys.stdout.flush()
+    except SystemExit as ended:
+        if ended.code == 1:  # so Rich and Typer end at a closed pipe, and nobody else does
+            return int(ExitCode.CLOSED_PIPE)
+        raise
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not extra or package in _OWN_PACKAGES:
@@ -112,8 +118,9 @@ def _exit_code_of(call: Callable[[], object], extra: str) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         err().print("interrupted")
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        return int(ExitCode.OK)
+    except BrokenPipeError:  # at the flush: what is left is for nobody
+        sys.stdout = cast("TextIO", PacifyFlushWrapper(sys.stdout))
+        return int(ExitCode.CLOSED_PIPE)
     except PermissionError as error:
         print_error(denied(error))
         return int(ExitCode.UNEXPECTED)

@@ -263,6 +263,10 @@ class ActivityFile:
             step_seconds_left=None,
         )
 
+    def ended(self) -> None:
+        """The plan whose round began last has ended: nothing of it is left to do."""
+        self.update(plan_id=None, phase_rounds=(), last_round=None, steps=None, epsilon_promised="")
+
     def step(self, done: int, total: int, records: int) -> None:
         """A step of the round that was begun last is done.
 

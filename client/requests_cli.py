@@ -138,7 +138,7 @@ def answer(
         typer.Option(
             "--refuse",
             metavar="GROUND",
-            help="Say no, on a ground of the law such as legal-obligation.",
+            help="Say no, on a ground of the law such as legal-obligation; a wrong one lists them.",
             show_default=False,
         ),
     ] = None,

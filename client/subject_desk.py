@@ -39,6 +39,7 @@ from client.subject_exclusions import exclude_subjects
 from client.subject_package import make_package
 from client.vault.store import Vault
 from compliance.resources import Recorded
+from compliance.rules.deadlines import Ground, deadline_book, may_refuse_on
 from compliance.statements import (
     SiteSealingKey,
     SubjectAnswer,
@@ -270,9 +271,16 @@ class SubjectDesk:
         return self._answer(part, by, done, package)
 
     def decline(self, part: SitePart, *, ground: str | None) -> SubjectAnswer:
-        """Say no on a ground of the law; without one, that nobody is known here by these ids."""
+        """Say no on a ground of the law; without one, that nobody is known here by these ids.
+
+        Raises:
+            Refused: When the law has no such ground. Nothing is signed then.
+        """
         outcome: dict[str, object] = {"outcome": "not-found"}
         if ground is not None:
+            found = may_refuse_on(deadline_book(), part.jurisdiction, part.right, ground)
+            if not isinstance(found, Ground):
+                raise Refused(found.reason, fix=found.fix)
             outcome = {"outcome": "refused", "ground": ground}
         return self._answer(part, "operator", outcome)
 

@@ -274,6 +274,8 @@ class Worker:
         self._reporter.event("plan-settled", plan=plan_id, state=state, rounds_returned=released)
         self._lessons.forget()
         self._sums.forget(plan_id)
+        if plan_id == self._activity.activity.plan_id:
+            self._activity.ended()
         if self._once:
             self._ending = Ending.COMPLETED if state == "completed" else Ending.FAILED
 

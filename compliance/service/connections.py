@@ -32,7 +32,7 @@ from typing import Any, Final
 
 import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 MAX_CONNECTIONS: Final = 512
 """Half of the files that a process may usually have open."""
@@ -199,6 +199,21 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and self._deadline is None:
             self._deadline = self.loop.call_later(self.linger_seconds, self._give_up)
+
+    def shutdown(self) -> None:
+        """Drop an idle connection; let a request in flight end.
+
+        A caller that keeps a connection for its next question reads nothing meanwhile, so it would
+        not answer TLS's goodbye, and the stop would wait for it in vain.
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            if self.transport.get_write_buffer_size() == 0:
+                self.transport.abort()
+            else:
+                self.transport.close()
+        else:
+            cycle.keep_alive = False
 
     def pause_writing(self) -> None:
         """The caller does not take the answer: for how long?"""

@@ -13,7 +13,7 @@ import pytest
 
 from audit.bundle_verifier import verify_bundle
 from audit.checkpoint import read_checkpoint
-from audit.errors import Conflict, MalformedInput, NotFound
+from audit.errors import Conflict, ExitCode, MalformedInput, NotFound
 from audit.exporting import export_bundle
 from audit.journal import Journal
 from audit.keyring import Keyring
@@ -291,8 +291,9 @@ def test_an_address_where_nobody_listens() -> None:
     with pytest.raises(LogUnavailable) as refused:
         PostgresStore.open("postgresql://anna:secret@127.0.0.1:1/log")
     assert "secret" not in str(refused.value)
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(LogUnavailable) as refused:
         verify_log("postgresql://anna:secret@127.0.0.1:1/log")
+    assert refused.value.exit_code == ExitCode.UNREACHABLE
 
 
 def test_the_lock_is_the_services_own() -> None:

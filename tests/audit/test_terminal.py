@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +52,21 @@ def raising(error: BaseException) -> Callable[[], None]:
 )
 def test_outcomes(error: BaseException, code: ExitCode, monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_code_of(raising(error), monkeypatch) == code
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])
+def test_a_reader_that_went_away_is_no_success_and_no_noise(lines: int) -> None:
+    program = (
+        "import typer; from audit.terminal import out, run_app; app = typer.Typer();"
+        f" app.command()(lambda: out().print('NOT VERIFIED\\n' * {lines})); run_app(app)"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stdout=closed, stderr=subprocess.PIPE, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (ExitCode.CLOSED_PIPE, b"")
 
 
 def test_success_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ from compliance.reports.organisation import FILE, parse_organisation, template
 from compliance.reports.rendering import render
 from compliance.rules.registers import default_law
 from compliance.statements import format_time
+from tests.compliance.browser import browser
 from tests.compliance.federation import Consumer, Coordinator
 from tests.compliance.recomputing import figures, tables
 from tests.compliance.reporting import HOSTILE, History, fresh_service, make_history
@@ -527,6 +528,18 @@ def test_a_page_in_a_browser(pages: dict[str, str], tmp_path: Path) -> None:
     assert shown.count("<svg") == 1
     assert shown.count('class="bar over"') == 2
     assert Page(shown).tags.isdisjoint({"script", "img"})
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+def test_entries_stay_readable_on_a_phone(pages: dict[str, str], tmp_path: Path) -> None:
+    """Where the table is narrower than its digests it scrolls: no row is a screen high."""
+    (tmp_path / "report.html").write_text(pages["gdpr-33"], "utf-8")
+    with browser(tmp_path / "profile") as page:
+        page.open((tmp_path / "report.html").as_uri())
+        page.picture(tmp_path / "phone.png", width=380)
+        heights = page.run("[...document.querySelectorAll('#evidence tr')].map(r => r.offsetHeight)")
+        assert max(heights) < 150
+        assert page.run("document.documentElement.scrollWidth") == 380
 
 
 def test_a_section_counts_its_blanks() -> None:

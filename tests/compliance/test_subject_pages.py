@@ -240,7 +240,7 @@ def test_what_comes_in_a_form_is_text(service: RunningService, desk: Desk) -> No
     assert filed.request_id in text
     for body in ("", "receipt_code=", "receipt_code=%3Cscript%3Ealert(1)%3C/script%3E", "x=1"):
         status, text = post(body)
-        assert (status, "there is no request with this receipt code" in text) == (404, True)
+        assert (status, "There is no request with this receipt code: check" in text) == (404, True)
         assert "alert(1)" not in text
     assert post(f"receipt_code={filed.receipt_code}&code=" + "9" * 8)[0] == 403
     for body in ("&".join(f"a{n}=1" for n in range(20)), "receipt_code=\xff", "a=%ff"):
@@ -254,10 +254,12 @@ def test_a_wrong_code_is_told_on_the_page(service: RunningService, desk: Desk) -
         "/requests/status", data={"receipt_code": filed.receipt_code, "code": "not-it"}
     )
     assert answer.status_code == 403
-    assert "the code is not right" in answer.text
+    assert "The code is not right" in answer.text
 
 
-def test_no_page_is_shown_where_nothing_is_offered(service: RunningService) -> None:
+def test_where_nothing_is_offered_a_person_reads_whom_to_ask(service: RunningService) -> None:
     answer = service.http().get("/requests")
     assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "in writing" in answer.text
+    assert "<form" not in answer.text

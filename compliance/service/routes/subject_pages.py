@@ -19,7 +19,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 
-from audit.errors import MalformedInput
+from audit.errors import FiduciaryError, MalformedInput, NotFound
 from compliance.resources import Problem
 from compliance.rules.subject_requests import WITHOUT_IDENTITY
 from compliance.service.access import public, public_form
@@ -111,14 +111,17 @@ _TOLD_ON_THE_PAGE: Final[dict[int | str, dict[str, Any]]] = {
     }
     for status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 }
-"""A wrong code is told in words, to a person."""
+"""What is wrong is told in words, to a person."""
 
 
-@router.get("", response_class=HTMLResponse)
+@router.get("", response_class=HTMLResponse, responses=_TOLD_ON_THE_PAGE)
 @public
 def show_form(office: Office) -> HTMLResponse:
-    """The form of a request."""
-    offer = show_offer(office)
+    """The form of a request; where none is taken, where to ask instead."""
+    try:
+        offer = show_offer(office)
+    except NotFound:
+        return _page("closed.html", office, HTTPStatus.NOT_FOUND)
     sites = [
         {
             "name": view.site,
@@ -196,7 +199,7 @@ def _answer(
 ) -> HTMLResponse:
     case = look_up(office, request, receipt)
     if case is None:
-        return _status_page(office, None, str(unknown_code()), HTTPStatus.NOT_FOUND)
+        return _status_page(office, None, _in_words(unknown_code()), HTTPStatus.NOT_FOUND)
     problem, told = "", ""
     status = HTTPStatus.OK
     try:
@@ -206,7 +209,7 @@ def _answer(
         elif code.strip():
             case = prove(office, receipt, code)
     except Denied as denied:
-        problem = f"{denied}; {denied.fix}"
+        problem = _in_words(denied)
         status = HTTPStatus.FORBIDDEN
     return _status_page(office, public_status(case), problem, status, receipt, told)
 
@@ -245,6 +248,11 @@ def _script(name: str) -> Response:
 
 def _told(part: PublicPart) -> str:
     return PART_TEXTS[part.state] if part.outcome is None else OUTCOME_TEXTS[part.outcome]
+
+
+def _in_words(error: FiduciaryError) -> str:
+    said = f"{error}: {error.fix}." if error.fix else f"{error}."
+    return said[0].upper() + said[1:]
 
 
 def _page(

@@ -420,6 +420,17 @@ def test_the_operator_says_no_on_a_ground(
     assert (answer.outcome, answer.ground) == ("refused", "rights-of-others")
 
 
+def test_a_ground_that_the_law_does_not_have_is_neither_signed_nor_sent(
+    joined: Site, compliance: FakeCompliance, desk: SubjectDesk
+) -> None:
+    request = compliance.ask_site("access", SUBJECT)
+    with pytest.raises(Refused, match="no such ground") as refused:
+        desk.decline(desk.part(request), ground="too-busy")
+    assert "rights-of-others" in refused.value.fix
+    Outbox(joined).send(compliance)
+    assert request not in compliance.answered
+
+
 def test_nobody_is_opened_before_it_is_known_who_asks(
     joined: Site, compliance: FakeCompliance, desk: SubjectDesk, vault: Vault
 ) -> None:

@@ -24,6 +24,7 @@ from client.learning.data import Example, split_by_subject
 from client.learning.plan_model import State
 from client.learning.private_sgd import RoundResult, SiteTrainer
 from client.outbox import Outbox
+from client.progress import read_activity
 from client.transport import decode
 from client.vault import Vault
 from client.worker import Ending
@@ -99,6 +100,9 @@ def test_a_plan_from_its_first_round_to_its_end(world: World) -> None:
         *["budget-round-started", "round-train", "budget-evaluation-allowed", "round-evaluate"] * 4,
         "budget-settled",
     ]
+    activity = read_activity(world.site.paths.worker_state)
+    assert activity is not None
+    assert (activity.plan_id, activity.steps, activity.pace()) == (None, None, None)
 
 
 def test_nothing_trains_before_its_round_is_spent_and_journalled(
