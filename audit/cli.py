@@ -266,7 +266,10 @@ def show(
         str | None, typer.Option(help="Only this action, or with a trailing `.` all below it.")
     ] = None,
     object_: Annotated[
-        str | None, typer.Option("--object", metavar="ID", help="Only entries about this.")
+        str | None,
+        typer.Option(
+            "--object", metavar="ID", help="Only entries about this: a digest, or its first digits."
+        ),
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Only entries of this pseudonym.")] = None,
     after: Annotated[int, typer.Option(min=-1, help="Only entries after this position.")] = -1,

@@ -30,7 +30,10 @@ def export(
         str | None, typer.Option(help="Only this action, or with a trailing `.` all below it.")
     ] = None,
     object_: Annotated[
-        str | None, typer.Option("--object", metavar="ID", help="Only entries about this.")
+        str | None,
+        typer.Option(
+            "--object", metavar="ID", help="Only entries about this: a digest, or its first digits."
+        ),
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Only entries of this pseudonym.")] = None,
     entries: Annotated[

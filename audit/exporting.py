@@ -217,7 +217,7 @@ class _Writer:
         chosen = [leaf for leaf in streamed_leaves(self._source) if wanted.accepts(leaf)]
         if not chosen:
             raise NotFound(
-                "no entry of the log is wanted", fix="list what there is: audit show LOG"
+                "no entry of the log fits what was asked", fix="list what there is: audit show LOG"
             )
         note = widest_note(reader, chosen[-1].position + 1)
         for number, leaf in enumerate(chosen, start=1):

@@ -21,6 +21,8 @@ _LISTED_POSITIONS: Final = 10
 
 _SPAN: Final = re.compile(r"(?P<first>\d{1,15})(?:-(?P<last>\d{1,15}))?", re.ASCII)
 
+_DIGITS: Final = re.compile(r"[0-9a-f]{6,64}")
+
 
 @dataclass(frozen=True)
 class EntryFilter:
@@ -29,7 +31,7 @@ class EntryFilter:
     Attributes:
         actor: Exactly this actor.
         action: Exactly this action, or with a trailing `.` every action that begins so.
-        object: About `kind:digest`, or about whatever has that digest.
+        object: About `kind:digest`, or about whatever has that digest, or one that begins so.
         subject: Exactly this pseudonym.
         positions: At one of these positions.
     """
@@ -77,8 +79,15 @@ def parse_positions(text: str) -> tuple[range, ...]:
 
 
 def is_about(leaf: Leaf, object_id: str) -> bool:
-    """Whether the entry is about `kind:digest`, or about whatever kind has that digest."""
-    return leaf.object == object_id or leaf.object.endswith(f":{object_id}")
+    """Whether the entry is about `kind:digest`, or about whatever kind has that digest.
+
+    Of a digest the first six digits or more will do, as everywhere else.
+    """
+    if leaf.object == object_id or leaf.object.endswith(f":{object_id}"):
+        return True
+    digits = object_id.removeprefix("sha256:")
+    _, is_digest, full = leaf.object.rpartition(":sha256:")
+    return bool(is_digest) and _DIGITS.fullmatch(digits) is not None and full.startswith(digits)
 
 
 def stored_leaves(reader: LogReader, after: int = -1) -> Iterator[Leaf]:

@@ -96,7 +96,8 @@ def check(
     """Explain, rule by rule, what this site would say to a plan. Nothing is reserved.
 
     For a file only the policy can be asked. For a submitted plan every rule of the guard is: its
-    signature, approval and place in the audit log, then policy, datasets, base model and budget.
+    signature, approval and place in the audit log, and, where these hold, policy, datasets, base
+    model and budget.
 
     Exit codes: 0 the plan is allowed, 3 a rule refuses it, 10 only the budget does, 4 no such plan.
 

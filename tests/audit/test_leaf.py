@@ -15,6 +15,7 @@ from audit.envelope import Envelope
 from audit.errors import MalformedInput
 from audit.leaf import Leaf, check_leaf, format_time, is_time
 from audit.log import Entry
+from audit.search import is_about
 from tests.audit.logs import entry
 
 LEAF = Leaf(
@@ -50,6 +51,25 @@ leaves = st.builds(
 def changed(**changes: Any) -> bytes:
     fields = parse_canonical_object(LEAF.encoded()) | changes
     return canonical_bytes({name: value for name, value in fields.items() if value != "absent"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (LEAF.object, True),
+        ("sha256:" + "a" * 64, True),
+        ("a" * 64, True),
+        ("a" * 6, True),
+        ("sha256:" + "a" * 12, True),
+        ("a" * 5, False),  # too few to name one thing
+        ("b" * 6, False),
+        ("release:sha256:" + "a" * 64, False),
+        ("sha256:", False),
+        ("", False),
+    ],
+)
+def test_what_an_entry_is_about_is_named_as_elsewhere(asked: str, found: bool) -> None:
+    assert is_about(LEAF, asked) is found
 
 
 @given(leaves)

@@ -537,7 +537,9 @@ def test_entries_stay_readable_on_a_phone(pages: dict[str, str], tmp_path: Path)
     with browser(tmp_path / "profile") as page:
         page.open((tmp_path / "report.html").as_uri())
         page.picture(tmp_path / "phone.png", width=380)
-        heights = page.run("[...document.querySelectorAll('#evidence tr')].map(r => r.offsetHeight)")
+        heights = page.run(
+            "[...document.querySelectorAll('#evidence tr')].map(r => r.offsetHeight)"
+        )
         assert max(heights) < 150
         assert page.run("document.documentElement.scrollWidth") == 380
 

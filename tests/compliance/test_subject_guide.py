@@ -14,7 +14,7 @@ from compliance.service.routes.subject_pages import (
     RIGHT_TEXTS,
     STAGE_TEXTS,
 )
-from compliance.service.subject_codes import CODE_DIGITS, CODE_LIFE, CODE_TRIES
+from compliance.service.subject_codes import CODE_DIGITS, CODE_LIFE, CODE_TRIES, MAX_CODES
 from compliance.service.subject_settings import SubjectSettings
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "subject-guide.md").read_text("utf-8")
@@ -77,5 +77,6 @@ def test_the_other_figures_are_those_of_the_service() -> None:
         f"It has {CODE_DIGITS} digits, works for {hours} hours and bears {CODE_TRIES} wrong tries"
         in words
     )
+    assert f"sends another, {('two', 'three', 'four')[MAX_CODES - 2]} in all" in words
     assert f"within {settings['identity_days'].default} days, the request ends" in words
     assert f"reminded every {settings['remind_after_days'].default} days" in words
