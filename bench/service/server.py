@@ -27,8 +27,9 @@ from compliance.service.connections import BoundedProtocol, PatientLoop
 from compliance.service.database import Database
 from compliance.service.folder import Folder, open_registry
 from compliance.service.listener import Listener, open_socket
-from compliance.service.routes import plans, sites
+from compliance.service.plans import plan_views
 from compliance.service.settings import read_settings
+from compliance.service.site_views import site_views
 from compliance.service.subject_cases import Case
 from compliance.service.subject_codes import hash_receipt
 from compliance.service.subject_settings import SubjectSettings
@@ -56,12 +57,12 @@ def bare_application(engine: Engine, positions: Iterator[int]) -> FastAPI:
     @app.get("/v1/plans/{plan_id}")
     def show_plan(plan_id: str) -> PlanView:
         with session() as opened:
-            return plans._views(opened, [opened.get_one(PlanRow, plan_id)])[0]
+            return plan_views(opened, [opened.get_one(PlanRow, plan_id)])[0]
 
     @app.get("/v1/sites/{name}")
     def show_site(name: str) -> SiteView:
         with session() as opened:
-            return sites._views(opened, [opened.get_one(SiteRow, name)])[0]
+            return site_views(opened, [opened.get_one(SiteRow, name)])[0]
 
     @app.post("/v1/subject-requests", status_code=201)
     def file_request(body: FiledRequestBody) -> FiledRequest:

@@ -22,7 +22,7 @@ from audit.keys import VerifyKey
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from compliance import rules
 from compliance.service.driver import Fixed
-from compliance.service.errors import Denied
+from compliance.service.errors import Denied, enforce
 from compliance.service.registry import Transaction
 from compliance.service.tables import Base, CoordinatorRow, SiteRow, StatementRow
 from compliance.statements import Decision, Statement
@@ -171,6 +171,16 @@ def sign_decision(
     return signed, position
 
 
+def is_repeated(
+    rows: dict[str, StatementRow], decision: str | None, caller: rules.Bearer, verdict: str
+) -> bool:
+    """Whether the caller decided just this before: a repeated call is no second decision."""
+    if decision is None:
+        return False
+    made = Decision.from_body(parse_envelope(rows[decision]).body)
+    return (made.decided_by, made.verdict) == (caller.name, verdict)
+
+
 def load_rows(session: Session, digests: Iterable[str | None]) -> dict[str, StatementRow]:
     """Rows of several statements, by digest."""
     wanted = sorted({digest for digest in digests if digest is not None})
@@ -234,6 +244,19 @@ def site_standing(session: Session, name: str) -> tuple[SiteState, str]:
     if found is None:
         raise no_site()
     return found[0], found[1]
+
+
+def site_key(session: Session, caller: rules.Bearer) -> VerifyKey:
+    """The identity key of the site that calls, when it takes part.
+
+    Raises:
+        Denied: When it is not approved, or is no site.
+    """
+    if caller.site is None:
+        raise Denied(rules.Refused("not-a-site", "a site speaks for itself only"))
+    state, identity_key = site_standing(session, caller.site)
+    enforce(rules.may_act_as_site(state))
+    return VerifyKey.parse(identity_key)
 
 
 def no_site() -> NotFound:

@@ -58,10 +58,10 @@ from compliance.service.filing import (
 from compliance.service.gate import GatedRoute
 from compliance.service.kept_models import kept_models
 from compliance.service.plan_lines import erased_of, first_rounds, plan_line
+from compliance.service.plans import filed_about, plan_row, read_plan, sites_of_plan
 from compliance.service.recalls import notify_grantees, recall_release
 from compliance.service.registry import Transaction
 from compliance.service.release_views import release_row, state_of
-from compliance.service.routes.plans import filed_about, plan_row, read_plan, sites_of_plan
 from compliance.service.routes.releases import releases_concerning
 from compliance.service.tables import ReleaseRow, SiteRow
 from compliance.statements import (

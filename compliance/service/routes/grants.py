@@ -23,6 +23,7 @@ from compliance.service.erasure_cases import owes
 from compliance.service.errors import enforce
 from compliance.service.gate import GatedRoute
 from compliance.service.identities import find_bearer, parse_time
+from compliance.service.plans import sites_of_plan
 from compliance.service.recalls import recall_of
 from compliance.service.registry import Transaction
 from compliance.service.release_tables import GrantLimitRow
@@ -33,7 +34,6 @@ from compliance.service.release_views import (
     state_of,
 )
 from compliance.service.retention import evidence_ended
-from compliance.service.routes.plans import sites_of_plan
 from compliance.service.routes.releases import OCTETS, visible_release
 from compliance.service.tables import GrantRow, ReleaseRow
 from compliance.statements import format_time

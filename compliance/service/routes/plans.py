@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
-from typing import Final, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
 
 from fastapi import APIRouter
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from audit.errors import NotFound
-from audit.keys import VerifyKey
 from audit.statement import SignedStatement
 from compliance import rules
 from compliance.resources import (
@@ -26,34 +23,40 @@ from compliance.resources import (
 from compliance.rules.starts import may_start
 from compliance.service.access import requires
 from compliance.service.call import Caller, Office
-from compliance.service.driver import Fixed
 from compliance.service.erasure_tables import PlanStartRow
-from compliance.service.errors import Denied, enforce
+from compliance.service.errors import enforce
 from compliance.service.filing import (
     coordinator_key,
     file_statement,
     find_filed,
+    is_repeated,
     load_rows,
-    parse_envelope,
-    parse_stored,
     read_statement,
     sign_decision,
-    site_standing,
+    site_key,
 )
 from compliance.service.gate import GatedRoute
 from compliance.service.log_index import topics_of_clear_fields
 from compliance.service.plan_lines import note_model, plan_line, reported_model
+from compliance.service.plans import (
+    filed_about,
+    plan_row,
+    plan_views,
+    plans_naming,
+    read_plan,
+    rounds_missed,
+    sites_of_plan,
+    state_of_plan,
+    visible_plan,
+)
 from compliance.service.registry import Registry, Transaction
 from compliance.service.tables import (
-    Base,
     MissedRoundRow,
     PlanRow,
     PlanSiteRow,
     SiteRow,
-    StatementRow,
 )
 from compliance.statements import (
-    Decision,
     Refusal,
     RoundReport,
     RunOutcome,
@@ -63,18 +66,6 @@ from compliance.statements import (
 from compliance.wire import PlanState, Role
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["plans"])
-
-_TABLES: Final = Base.metadata.tables
-_PLAN_SITES: Final = _TABLES[PlanSiteRow.__tablename__].c
-_SITES_OF_PLAN: Final = Fixed(
-    select(_PLAN_SITES.site).where(_PLAN_SITES.plan_id == bindparam("plan_id"))
-)
-_MISSED_ROUNDS: Final = _TABLES[MissedRoundRow.__tablename__].c
-_MISSED: Final = Fixed(select(func.count()).where(_MISSED_ROUNDS.plan_id == bindparam("plan_id")))
-_STATEMENTS: Final = _TABLES[StatementRow.__tablename__].c
-_ENVELOPE: Final = Fixed(
-    select(_STATEMENTS.envelope).where(_STATEMENTS.digest == bindparam("digest"))
-)
 
 READERS: Final[tuple[Role, ...]] = ("coordinator", "site", "officer", "auditor")
 EVIDENCE_READERS: Final[tuple[Role, ...]] = ("coordinator", "officer", "auditor")
@@ -119,7 +110,7 @@ def list_plans(
         sites = caller.scope(*READERS).sites
         if sites is not None:
             query = query.where(PlanRow.plan_id.in_(plans_naming(sites)))
-        return {"plans": _views(session, session.scalars(query).all())}
+        return {"plans": plan_views(session, session.scalars(query).all())}
 
 
 @router.get("/plans/{plan_id}")
@@ -128,7 +119,7 @@ def show_plan(plan_id: str, office: Office, caller: Caller) -> PlanView:
     """One plan. To whom it concerns not at all it does not exist."""
     with office.reading() as session:
         row = visible_plan(session, plan_id, caller.scope(*READERS))
-        return _views(session, [row])[0]
+        return plan_views(session, [row])[0]
 
 
 @router.get("/plans/{plan_id}/reports")
@@ -168,7 +159,7 @@ def report_round(plan_id: str, body: StatementBody, office: Office, caller: Call
         transaction: Transaction, row: PlanRow, plan: TrainingPlan, statement: SignedStatement
     ) -> None:
         report = read_statement(RoundReport, statement, coordinator_key(transaction.session))
-        enforce(rules.may_report_round(report, plan, plan_id, _state(row)))
+        enforce(rules.may_report_round(report, plan, plan_id, state_of_plan(row)))
         row.rounds_reported = max(row.rounds_reported, report.round + 1)
         _note_missed(transaction.session, plan_id, report)
         note_model(transaction.session, report)
@@ -189,7 +180,7 @@ def report_site(plan_id: str, body: ReportsBody, office: Office, caller: Caller)
     ) -> None:
         report = read_statement(SiteReport, statement, site_key(transaction.session, caller))
         enforce(rules.may_speak_for(caller, report.site))
-        enforce(rules.may_report_site(report, plan, plan_id, _state(row)))
+        enforce(rules.may_report_site(report, plan, plan_id, state_of_plan(row)))
 
     statements = (body.statement, *body.more)
     return _file_about(plan_id, statements, office, caller, "site.reported", check)
@@ -204,8 +195,8 @@ def report_outcome(plan_id: str, body: StatementBody, office: Office, caller: Ca
         transaction: Transaction, row: PlanRow, plan: TrainingPlan, statement: SignedStatement
     ) -> None:
         outcome = read_statement(RunOutcome, statement, coordinator_key(transaction.session))
-        missed = _rounds_missed(transaction.session, plan_id)
-        enforce(rules.may_close(outcome, plan, plan_id, _state(row), missed))
+        missed = rounds_missed(transaction.session, plan_id)
+        enforce(rules.may_close(outcome, plan, plan_id, state_of_plan(row), missed))
         row.state = outcome.verdict
 
     statements = (body.statement,)
@@ -238,74 +229,6 @@ def report_refusal(body: StatementBody, office: Office, caller: Caller) -> Recor
         return Recorded(position=position)
 
 
-def plan_row(session: Session, plan_id: str) -> PlanRow:
-    """A plan.
-
-    Raises:
-        NotFound: When there is none of that id.
-    """
-    row = session.get(PlanRow, plan_id)
-    if row is None:
-        raise _no_plan()
-    return row
-
-
-def plans_naming(sites: Collection[str]) -> Select[str]:
-    """The ids of all plans that name any of these sites, as a subquery."""
-    return select(PlanSiteRow.plan_id).where(PlanSiteRow.site.in_(sorted(sites)))
-
-
-def sites_of_plan(session: Session, plan_id: str) -> frozenset[str]:
-    """The sites that a plan names."""
-    rows = _SITES_OF_PLAN.run(session, {"plan_id": plan_id}).fetchall()
-    return frozenset(site for (site,) in rows)
-
-
-def visible_plan(session: Session, plan_id: str, scope: rules.Scope) -> PlanRow:
-    """A plan that concerns somebody.
-
-    Raises:
-        NotFound: When there is none of that id, or it names no site of theirs.
-    """
-    row = plan_row(session, plan_id)
-    if scope.sites is not None and scope.sites.isdisjoint(sites_of_plan(session, plan_id)):
-        raise _no_plan()
-    return row
-
-
-def read_plan(session: Session, plan_id: str) -> TrainingPlan:
-    """The document of a plan that was filed."""
-    return _plan_in(_ENVELOPE.run(session, {"digest": plan_id}).fetchone()[0])
-
-
-@lru_cache(maxsize=64)
-def _plan_in(envelope: str) -> TrainingPlan:
-    return TrainingPlan.from_body(parse_stored(envelope).body)
-
-
-def site_key(session: Session, caller: rules.Bearer) -> VerifyKey:
-    """The identity key of the site that calls, when it takes part.
-
-    Raises:
-        Denied: When it is not approved, or is no site.
-    """
-    if caller.site is None:
-        raise Denied(rules.Refused("not-a-site", "a site speaks for itself only"))
-    state, identity_key = site_standing(session, caller.site)
-    enforce(rules.may_act_as_site(state))
-    return VerifyKey.parse(identity_key)
-
-
-def filed_about(session: Session, plan_id: str, kind: str) -> list[SignedStatement]:
-    """Statements of one kind about a plan, oldest first."""
-    rows = session.scalars(
-        select(StatementRow)
-        .where(StatementRow.plan_id == plan_id, StatementRow.kind == kind)
-        .order_by(StatementRow.position)
-    )
-    return [parse_envelope(row) for row in rows]
-
-
 def _decide(
     plan_id: str,
     reason: str,
@@ -319,13 +242,13 @@ def _decide(
         row = visible_plan(session, plan_id, scope)
         rows = load_rows(session, [plan_id, row.decision])
         if is_repeated(rows, row.decision, caller, verdict):
-            return _views(session, [row])[0]
+            return plan_views(session, [row])[0]
         enforce(
             rules.may_decide(
                 caller,
                 submitted_by=rows[plan_id].filed_by,
                 author=read_plan(session, plan_id).author,
-                state=_state(row),
+                state=state_of_plan(row),
                 undecided="submitted",
             )
         )
@@ -334,17 +257,7 @@ def _decide(
         signed, _ = sign_decision(transaction, f"plan:{plan_id}", verdict, reason, plan_id=plan_id)
         row.state = verdict
         row.decision = signed.digest
-        return _views(session, [row])[0]
-
-
-def is_repeated(
-    rows: dict[str, StatementRow], decision: str | None, caller: rules.Bearer, verdict: str
-) -> bool:
-    """Whether the caller decided just this before: a repeated call is no second decision."""
-    if decision is None:
-        return False
-    made = Decision.from_body(parse_envelope(rows[decision]).body)
-    return (made.decided_by, made.verdict) == (caller.name, verdict)
+        return plan_views(session, [row])[0]
 
 
 _Check = Callable[[Transaction, PlanRow, TrainingPlan, SignedStatement], None]
@@ -385,41 +298,3 @@ def _note_missed(session: Session, plan_id: str, report: RoundReport) -> None:
         session.delete(row)
     elif not report.participants and row is None:
         session.add(MissedRoundRow(plan_id=plan_id, round=report.round))
-
-
-def _rounds_missed(session: Session, plan_id: str) -> int:
-    return int(_MISSED.run(session, {"plan_id": plan_id}).fetchone()[0])
-
-
-def _no_plan() -> NotFound:
-    return NotFound("there is no such plan", fix="list the plans: `compliance plans`")
-
-
-def _state(row: PlanRow) -> PlanState:
-    return cast(PlanState, row.state)
-
-
-def _views(session: Session, plans: Sequence[PlanRow]) -> list[PlanView]:
-    digests = [digest for plan in plans for digest in (plan.plan_id, plan.decision, plan.outcome)]
-    rows = load_rows(session, digests)
-    return [_view(session, plan, rows) for plan in plans]
-
-
-def _view(session: Session, plan: PlanRow, rows: dict[str, StatementRow]) -> PlanView:
-    decision = None if plan.decision is None else rows[plan.decision]
-    signed = None if decision is None else parse_envelope(decision)
-    rejected = plan.state == "rejected"
-    return PlanView(
-        plan_id=plan.plan_id,
-        state=_state(plan),
-        statement=parse_envelope(rows[plan.plan_id]),
-        submitted_by=rows[plan.plan_id].filed_by,
-        submitted_at=rows[plan.plan_id].filed_at,
-        submitted_position=plan.position,
-        approval=None if rejected else signed,
-        rejection=signed if rejected else None,
-        approved_position=None if rejected or decision is None else decision.position,
-        rounds_reported=plan.rounds_reported,
-        rounds_missed=_rounds_missed(session, plan.plan_id),
-        outcome=None if plan.outcome is None else parse_envelope(rows[plan.outcome]),
-    )

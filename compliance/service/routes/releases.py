@@ -34,23 +34,17 @@ from compliance.service.filing import (
     coordinator_key,
     file_statement,
     find_filed,
+    is_repeated,
     load_rows,
     parse_envelope,
     read_statement,
     sign_decision,
 )
 from compliance.service.gate import GatedRoute
+from compliance.service.plans import filed_about, plan_row, plans_naming, read_plan, sites_of_plan
 from compliance.service.registry import Registry
 from compliance.service.release_gates import enforce_gates, gates_view
 from compliance.service.release_views import no_release, release_row, release_views, state_of
-from compliance.service.routes.plans import (
-    filed_about,
-    is_repeated,
-    plan_row,
-    plans_naming,
-    read_plan,
-    sites_of_plan,
-)
 from compliance.service.tables import GrantRow, ReleaseRow
 from compliance.statements import ReleaseManifest, SiteReport
 from compliance.wire import PlanState, Role

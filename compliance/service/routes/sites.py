@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, cast
+from typing import Final
 
 from fastapi import APIRouter
 from sqlalchemy import select
@@ -34,14 +33,13 @@ from compliance.service.filing import (
     coordinator_key,
     file_statement,
     find_filed,
-    load_rows,
-    parse_envelope,
     read_statement,
     site_row,
 )
 from compliance.service.gate import GatedRoute
 from compliance.service.identities import hash_token, parse_time
 from compliance.service.registry import Registry, Transaction
+from compliance.service.site_views import site_views, state_of_site
 from compliance.service.tables import (
     CoordinatorRow,
     InvitationRow,
@@ -56,7 +54,6 @@ from compliance.statements import (
     certificate_digest,
     format_time,
 )
-from compliance.wire import SiteState
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["sites"])
 
@@ -182,7 +179,7 @@ def list_sites(office: Office) -> dict[str, list[SiteView]]:
     """All sites, by name. Everybody may know who takes part, and by which key."""
     with office.reading() as session:
         rows = session.scalars(select(SiteRow).order_by(SiteRow.name)).all()
-        return {"sites": _views(session, rows)}
+        return {"sites": site_views(session, rows)}
 
 
 @router.get("/sites/{name}")
@@ -190,7 +187,7 @@ def list_sites(office: Office) -> dict[str, list[SiteView]]:
 def show_site(name: str, office: Office) -> SiteView:
     """One site."""
     with office.reading() as session:
-        return _views(session, [site_row(session, name)])[0]
+        return site_views(session, [site_row(session, name)])[0]
 
 
 @router.post("/sites/{name}/approval")
@@ -208,7 +205,7 @@ def admit(name: str, body: StatementBody, office: Office, caller: Caller) -> Sit
                     site=site.name,
                     federation=site.federation,
                     enrolment_id=site.enrolment,
-                    state=_view_state(site),
+                    state=state_of_site(site),
                     certificate_matches=certifies(admission.certificate, site.node_key),
                 )
             )
@@ -216,7 +213,7 @@ def admit(name: str, body: StatementBody, office: Office, caller: Caller) -> Sit
             site.state = "approved"
             site.certificate = admission.certificate
             site.admission = body.statement.digest
-        view = _views(session, [site])[0]
+        view = site_views(session, [site])[0]
     _tell_admitted(office, view)
     return view
 
@@ -240,7 +237,7 @@ def request_renewal(name: str, body: StatementBody, office: Office, caller: Call
                 request,
                 site=name,
                 federation=site.federation,
-                state=_view_state(site),
+                state=state_of_site(site),
                 present=None if present is None else certificate_digest(present),
                 ends_at=None if present is None else ends_at(present),
                 same_key=node_key_of(request.certificate_request) == site.node_key,
@@ -273,7 +270,7 @@ def renew(name: str, body: StatementBody, office: Office, caller: Caller) -> Sit
                     site=name,
                     federation=site.federation,
                     enrolment_id=site.enrolment,
-                    state=_view_state(site),
+                    state=state_of_site(site),
                     waiting=waiting,
                     certificate_matches=certifies(admission.certificate, site.node_key),
                     lasts_longer=present is not None
@@ -286,7 +283,7 @@ def renew(name: str, body: StatementBody, office: Office, caller: Caller) -> Sit
             site.certificate = admission.certificate
             site.admission = body.statement.digest
         session.flush()
-        view = _views(session, [site])[0]
+        view = site_views(session, [site])[0]
     _tell_admitted(office, view)
     return view
 
@@ -305,7 +302,7 @@ def revoke(name: str, body: DecisionBody, office: Office, caller: Caller) -> Sit
             principal = session.get(PrincipalRow, f"site:{name}")
             if principal is not None:
                 principal.revoked_at = transaction.time
-        return _views(session, [site])[0]
+        return site_views(session, [site])[0]
 
 
 def _tell_admitted(office: Registry, view: SiteView) -> None:
@@ -381,33 +378,3 @@ def _invitation(row: InvitationRow) -> rules.Invitation:
 def _moment(text: str) -> datetime:
     """A time that the body's type has checked."""
     return datetime.fromisoformat(text)
-
-
-def _view_state(site: SiteRow) -> SiteState:
-    return cast(SiteState, site.state)
-
-
-def _views(session: Session, rows: Sequence[SiteRow]) -> list[SiteView]:
-    query = select(SiteRenewalRow).where(SiteRenewalRow.answer.is_(None))
-    waiting = {row.site: row.request for row in session.scalars(query)}
-    requests = load_rows(session, waiting.values())
-    enrolments = load_rows(session, (row.enrolment for row in rows))
-    return [
-        SiteView(
-            name=row.name,
-            state=_view_state(row),
-            identity_key=row.identity_key,
-            node_key=row.node_key,
-            certificate_request=row.certificate_request,
-            certificate=row.certificate,
-            enrolment=row.enrolment,
-            statement=parse_envelope(enrolments[row.enrolment]),
-            enrolled_at=enrolments[row.enrolment].filed_at,
-            enrolled_position=enrolments[row.enrolment].position,
-            certificate_ends_at=None
-            if row.certificate is None
-            else format_time(ends_at(row.certificate)),
-            renewal=parse_envelope(requests[waiting[row.name]]) if row.name in waiting else None,
-        )
-        for row in rows
-    ]

@@ -23,10 +23,10 @@ from compliance.service.filing import (
     file_statement,
     find_filed,
     read_statement,
+    site_key,
     site_row,
 )
 from compliance.service.gate import GatedRoute
-from compliance.service.routes.plans import site_key
 from compliance.service.subject_cases import (
     Case,
     advance,

@@ -20,9 +20,8 @@ from compliance.service.access import requires
 from compliance.service.call import Caller, Office
 from compliance.service.erasure_cases import reach_releases, receipt_of
 from compliance.service.errors import enforce
-from compliance.service.filing import file_statement, find_filed, read_statement
+from compliance.service.filing import file_statement, find_filed, read_statement, site_key
 from compliance.service.gate import GatedRoute
-from compliance.service.routes.plans import site_key
 from compliance.statements import ErasureReceipt
 
 router: Final = APIRouter(route_class=GatedRoute, prefix="/v1", tags=["subjects"])
