@@ -25,8 +25,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600, replace: bool =
         FileExistsError: When `replace` is False and the file exists.
         OSError: When the file cannot be written; the target is then as it was.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
+    descriptor, temporary = _beside(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
@@ -38,9 +37,21 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600, replace: bool =
             sync_directory(path.parent)
         else:
             publish_durably(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def _beside(path: Path) -> tuple[int, Path]:
+    """A new file in the same folder. Errors name the file that was asked for, not this one."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+    return descriptor, Path(name)
 
 
 def publish_durably(temporary: Path, path: Path) -> None:
@@ -80,9 +91,9 @@ def create_private_file(path: Path) -> None:
 
 def private_temporary(path: Path) -> Path:
     """A new, empty file with mode 0600 beside `path`, to be finished and then published."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, temporary = _beside(path)
     os.close(descriptor)
-    return Path(name)
+    return temporary
 
 
 def remove_durably(path: Path) -> None:

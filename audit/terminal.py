@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -26,6 +27,11 @@ from audit.ownership import denied
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """C0 and C1 controls, but for tabs and line breaks."""
+
+_NO_SUCH_PATH = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+)
+"""There is no file or folder of this name, or the other where one is wanted."""
 
 _OWN_PACKAGES = frozenset({"audit", "client", "compliance", "server"})
 
@@ -132,5 +138,5 @@ def _exit_code_of(call: Callable[[], object], extra: str) -> int:
                 fix="check the path, its permissions and the free space, then try again",
             )
         )
-        return int(ExitCode.UNEXPECTED)
+        return int(ExitCode.NOT_FOUND if error.errno in _NO_SUCH_PATH else ExitCode.UNEXPECTED)
     return result if isinstance(result, int) else int(ExitCode.OK)

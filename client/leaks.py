@@ -83,7 +83,7 @@ def read_planted(path: Path) -> Planted:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}", fix="`client data demo` writes one") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise MalformedInput(f"{path.name} is not JSON", fix="use planted.json") from error
     try:
         return Planted.model_validate(content)

@@ -326,8 +326,12 @@ def make_body(model: type[Model], **fields: Any) -> Model:
 
 def path_segment(name: str) -> str:
     """One segment of a path. No identifier has a slash; a hostile one must not gain a segment."""
-    if not name or "/" in name or name in (".", "..") or not name.isascii() or "?" in name:
-        raise MalformedInput("an identifier holds a character that none may have")
+    plain = name.isascii() and name.isprintable() and not set("/?#%") & set(name)
+    if not plain or name in ("", ".", ".."):
+        raise MalformedInput(
+            "an identifier holds a character that none may have",
+            fix="copy it from a list, such as `compliance plans`",
+        )
     return name
 
 

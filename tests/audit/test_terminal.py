@@ -48,6 +48,9 @@ def raising(error: BaseException) -> Callable[[], None]:
         (KeyboardInterrupt(), ExitCode.INTERRUPTED),
         (typer.Exit(26), ExitCode.CHECK_POLICY),
         (PermissionError(13, "Permission denied", "token"), ExitCode.UNEXPECTED),
+        (OSError(28, "No space left on device", "log.csv"), ExitCode.UNEXPECTED),
+        (FileNotFoundError(2, "No such file or directory", "log.csv"), ExitCode.NOT_FOUND),
+        (IsADirectoryError(21, "Is a directory", "log.csv"), ExitCode.NOT_FOUND),
     ],
 )
 def test_outcomes(error: BaseException, code: ExitCode, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from audit.errors import MalformedInput
 from compliance.access_views import RotationBody
 from compliance.service.app import create_app, openapi_document
 from compliance.service.request import MAX_DEPTH, MAX_JSON_BYTES, parse_json
+from compliance.session import path_segment
 from tests.compliance.federation import Coordinator, Site, plan_body
 from tests.compliance.running import RunningService, wait_for
 
@@ -320,3 +321,9 @@ def test_depth_is_bounded(depth: int) -> None:
             parse_json(data)
     else:
         parse_json(data)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a?b", "a#b", "%2e%2e", "Zoë", "\x1b[2J"])
+def test_an_identifier_that_would_be_another_address_is_not_sent(name: str) -> None:
+    with pytest.raises(MalformedInput, match="character that none may have"):
+        path_segment(name)

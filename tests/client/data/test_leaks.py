@@ -83,7 +83,9 @@ def test_two_records_are_not_read_as_one() -> None:
     assert count_leaks(planted, records, {"P": OWN}).left == 0
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"subjects": {"P": [{"kind": "name"}]}}', "{"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "[" * 100_000, '{"subjects": {"P": [{"kind": "name"}]}}', "{"]
+)
 def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "planted.json"
     with pytest.raises(NotFound):
