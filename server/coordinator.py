@@ -17,7 +17,6 @@ from typing import Any
 
 from audit.errors import FiduciaryError, Refused, Unreachable, VerificationFailed
 from audit.keys import VerifyKey
-from audit.process_events import EventField
 from audit.statement import sign_statement, verify_statement
 from client.learning.base_model import resolve_base_model
 from client.learning.plan_model import PlanModel, State
@@ -29,7 +28,7 @@ from server.checkpoints import Keeper, kept_rounds
 from server.erased_models import remove_erased
 from server.errors import PlanRefused
 from server.federation import Federation
-from server.progress import Reporter, RunView
+from server.progress import RememberingReporter, Reporter
 from server.registrar import Registrar
 from server.releases import Release, build_release, publish, unreported
 from server.rounds import Stopped, plain
@@ -102,7 +101,7 @@ class Coordinator:
         self._federation = federation
         self._link = link
         self._registrar = registrar
-        self._reporter = _Remembering(reporter)
+        self._reporter = RememberingReporter(reporter)
         self._stop = stop
         self._refused: set[str] = set()
         self._troubles: list[str] = []
@@ -117,7 +116,7 @@ class Coordinator:
             "sites": {
                 site: site in self._link.online() for site in sorted(self._link.registered())
             },
-            "run": None if view is None else _as_json(view, self._reporter.round_seconds),
+            "run": None if view is None else view.to_json(self._reporter.round_seconds),
             "compliance": self._compliance_away or "reachable",
             "errors": [*self._registrar.trouble, *self._troubles],
         }
@@ -340,37 +339,6 @@ class Coordinator:
             self._troubles = [*self._troubles, sentence][-MAX_TROUBLES:]
 
 
-class _Remembering:
-    """Passes news on, and keeps the last view and when its round began, for the control port."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._began = 0.0
-        self.view: RunView | None = None
-
-    @property
-    def round_seconds(self) -> float:
-        """How long the present round has gone on; 0 when none does."""
-        return 0.0 if self.view is None else round(time.monotonic() - self._began, 1)
-
-    def note(self, message: str) -> None:
-        self._reporter.note(message)
-
-    def show(self, view: RunView | None) -> None:
-        if view is not None and (self.view is None or _round_of(self.view) != _round_of(view)):
-            self._began = time.monotonic()
-        self.view = view
-        self._reporter.show(view)
-
-    def event(self, name: str, **fields: EventField) -> None:
-        self._reporter.event(name, **fields)
-
-
-def _round_of(view: RunView) -> tuple[str, int, bool]:
-    """A round begins when it has its number and nothing is waited for any more."""
-    return view.plan_id, view.round, view.activity.startswith(("starting", "waiting"))
-
-
 def _released(state: RunState) -> bool:
     return state.stage == "failed" or state.release_id is not None
 
@@ -380,23 +348,3 @@ def _release_line(plan: TrainingPlan, release: Release, release_id: str) -> str:
         f"{plan.name}: released as {release_id} ({release.ciphertext_bytes / 1e6:.1f} MB, "
         f"encrypted); next, by an officer: compliance approve release {release_id}"
     )
-
-
-def _as_json(view: RunView, round_seconds: float) -> dict[str, Any]:
-    return {
-        "plan_id": view.plan_id,
-        "name": view.name,
-        "round": view.round,
-        "round_seconds": round_seconds,
-        "rounds": view.rounds,
-        "phase": view.phase,
-        "activity": view.activity,
-        "answered": list(view.answered),
-        "waiting": list(view.waiting),
-        "absent": dict(view.absent),
-        "epsilon_by_site": dict(view.epsilon_by_site),
-        "epsilon_promised": view.epsilon_promised,
-        "accuracy": view.accuracy,
-        "macro_f1": view.macro_f1,
-        "perplexity": view.perplexity,
-    }

@@ -10,8 +10,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from time import monotonic
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -54,6 +55,26 @@ class RunView:
     accuracy: str = ""
     macro_f1: str = ""
     perplexity: str = ""
+
+    def to_json(self, round_seconds: float) -> dict[str, Any]:
+        """The run as the control port tells it."""
+        return {
+            "plan_id": self.plan_id,
+            "name": self.name,
+            "round": self.round,
+            "round_seconds": round_seconds,
+            "rounds": self.rounds,
+            "phase": self.phase,
+            "activity": self.activity,
+            "answered": list(self.answered),
+            "waiting": list(self.waiting),
+            "absent": dict(self.absent),
+            "epsilon_by_site": dict(self.epsilon_by_site),
+            "epsilon_promised": self.epsilon_promised,
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "perplexity": self.perplexity,
+        }
 
 
 class Reporter(Protocol):
@@ -125,6 +146,40 @@ class CountedReporter:
         """Count it, and pass it on."""
         self._count(name, fields)
         self._reporter.event(name, **fields)
+
+
+class RememberingReporter:
+    """Passes news on, and keeps the last view and when its round began, for the control port."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._began = 0.0
+        self.view: RunView | None = None
+
+    @property
+    def round_seconds(self) -> float:
+        """How long the present round has gone on; 0 when none does."""
+        return 0.0 if self.view is None else round(monotonic() - self._began, 1)
+
+    def note(self, message: str) -> None:
+        """Pass it on."""
+        self._reporter.note(message)
+
+    def show(self, view: RunView | None) -> None:
+        """Keep it, and pass it on."""
+        if view is not None and (self.view is None or _round_of(self.view) != _round_of(view)):
+            self._began = monotonic()
+        self.view = view
+        self._reporter.show(view)
+
+    def event(self, name: str, **fields: EventField) -> None:
+        """Pass it on."""
+        self._reporter.event(name, **fields)
+
+
+def _round_of(view: RunView) -> tuple[str, int, bool]:
+    """A round begins when it has its number and nothing is waited for any more."""
+    return view.plan_id, view.round, view.activity.startswith(("starting", "waiting"))
 
 
 class LiveReporter:
