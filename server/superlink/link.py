@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any
 
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_pem_public_key,
 )
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from flwr.common.constant import NOOP_FLWR_AID, SubStatus
 from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.object_store import NoObjectInStoreError
 
-from audit.errors import FiduciaryError, MalformedInput
+from audit.errors import MalformedInput
 from client.fleet_frames import PUSH_ANSWER
 from client.fleet_tasks import TaskKind
 from server.asgi import Application, Problem
@@ -36,13 +31,13 @@ from server.superlink.messages import (
     TYPE_OF,
     Answer,
     Lost,
-    answer_of,
     check_sender,
     loss_of,
     task_content,
     task_for,
     without_content,
 )
+from server.superlink.stored import StoredReplies, register_trees_atomically
 from server.turns import Turns
 
 HEARTBEAT_INTERVAL_SECONDS = 15.0
@@ -90,7 +85,8 @@ class SuperLink:
         self._arrivals = 0
         self._arriving: dict[str, str] = {}  # message id to the id of its reply
         self._interrupted: set[str] = set()  # taken by a process that has ended since
-        _register_trees_atomically(self._state.object_store)
+        self._replies = StoredReplies(self._state)
+        register_trees_atomically(self._state.object_store)
 
     # --- sites ---------------------------------------------------------------------------------
 
@@ -312,7 +308,7 @@ class SuperLink:
         """
         settled: dict[str, Answer | Lost] = {}
         asked = {message_id: site for site, message_id in waiting.items()}
-        for reply in self._replies_to(run_id, set(asked) - set(self._arriving)):
+        for reply in self._replies.replies_to(run_id, set(asked) - set(self._arriving)):
             message_id, reply_id = reply.metadata.reply_to_message_id, reply.metadata.message_id
             if message_id not in asked:
                 continue
@@ -322,7 +318,7 @@ class SuperLink:
             else:
                 self._arriving[message_id] = reply_id
         for message_id in set(asked) & set(self._arriving):
-            outcome = self._whole(run_id, self._arriving[message_id])
+            outcome = self._replies.whole(run_id, self._arriving[message_id])
             if outcome is not None:
                 site = asked[message_id]
                 settled[site] = outcome
@@ -356,51 +352,6 @@ class SuperLink:
         self.mailboxes.close()
         self.turns.close()
 
-    def _replies_to(self, run_id: int, message_ids: set[str]) -> list[Message]:
-        """What came to messages, or why nothing will; nothing while both are open.
-
-        Flower takes a message for lost when its site has gone, also when the whole answer is here.
-        """
-        state, here = self._state, []
-        with state.lock:
-            for message_id in message_ids:
-                reply_id = state.message_ins_id_to_message_res_id.get(message_id)
-                reply = state.message_res_store.get(reply_id)
-                if reply is not None and not reply.has_error() and self._is_here(reply_id):
-                    here.append(reply)
-        open_ids = message_ids - {reply.metadata.reply_to_message_id for reply in here}
-        if open_ids:
-            here += state.get_message_res(message_ids=open_ids, run_id=run_id)
-        return here
-
-    def _is_here(self, reply_id: str) -> bool:
-        store = self._state.object_store
-        try:
-            tree = store.get_object_tree(reply_id)
-        except NoObjectInStoreError:
-            return False
-        return all(store.get(part.object_id) for part in iterate_object_tree(tree))
-
-    def _whole(self, run_id: int, reply_id: str) -> Answer | Lost | None:
-        contents: dict[str, bytes] = {}
-        try:
-            tree = self._state.object_store.get_object_tree(reply_id)
-        except NoObjectInStoreError:
-            return Lost("its reply was not sent completely")
-        for part in iterate_object_tree(tree):
-            content = self._state.get_object(run_id, part.object_id)
-            if content is None:
-                return Lost("its reply was not sent completely")
-            if not content:
-                return None
-            contents[part.object_id] = content
-        try:
-            return answer_of(inflate_object_from_contents(tree.object_id, contents).content)
-        except FiduciaryError as error:
-            return Lost(f"its reply cannot be read: {error}")
-        except Exception as error:  # noqa: BLE001 - Flower's readers raise anything on hostile bytes
-            return Lost(f"its reply cannot be read ({type(error).__name__})")
-
     def _forget(self, message_id: str, reply_id: str | None) -> None:
         self._interrupted.discard(message_id)
         self._state.delete_messages({message_id})
@@ -415,19 +366,3 @@ def _normal_form(node_key: str) -> bytes:
     except ValueError as error:
         raise MalformedInput("malformed node key: not a PEM public key") from error
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _register_trees_atomically(store: Any) -> None:
-    """Keep two sites' equal objects from vanishing under each other.
-
-    Flower's in-memory store registers a tree object by object and counts a child only when it comes
-    to the parent, so a tree that shares a child with one that is being deleted can lose it.
-    """
-    register: Callable[[int, Any], list[str]] = store.preregister
-
-    @wraps(register)
-    def preregister(run_id: int, object_tree: Any) -> list[str]:
-        with store.lock_store:
-            return register(run_id, object_tree)
-
-    store.preregister = preregister
