@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from audit.durable import write_durably
 from audit.encoding import encode_base64
-from audit.errors import MalformedInput, NotFound
+from audit.errors import Conflict, MalformedInput, NotFound
 from audit.hpke import create_private_key, load_private_key
 from audit.keys import VerifyKey
 from audit.options import Json
@@ -49,13 +49,27 @@ def keygen(
     *,
     json: Json = False,
 ) -> None:
-    """Make a key for receiving releases. Its public half goes to a compliance officer."""
+    """Make a key for receiving releases. Its public half goes to a compliance officer.
+
+    The public half is printed, and lies beside the private key in a file that ends in `.pub`. Keys
+    for backups (`compliance backup --recipient`) are made in the same way.
+
+    Exit codes: 4 no such folder, 9 one of both files exists.
+
+    Example: `server release keygen consumer.key`
+    """
+    public_file = file.with_suffix(".pub")
+    if public_file == file:
+        raise typer.BadParameter("a name that ends in .pub is for the public half")
+    if public_file.exists():
+        raise Conflict(f"{public_file} exists already", fix="choose another file")
     public = encode_base64(create_private_key(file).public_key().public_bytes_raw())
+    write_durably(public_file, f"{public}\n".encode(), mode=0o644)
     if json:
-        print_json({"key": str(file), "public_key": public})
+        print_json({"key": str(file), "public_key": public, "public_key_file": str(public_file)})
         return
     out().print(f"private key: {escape(str(file))} (keep it)")
-    out().print(f"public key:  {public}", highlight=False)
+    out().print(f"public key:  {public}, also in {escape(str(public_file))}", highlight=False)
     out().print("next, by an officer: compliance grant RELEASE --to YOU --public-key KEY …")
 
 

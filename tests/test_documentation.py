@@ -7,6 +7,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ COMMANDS = ("audit", "client", "compliance", "server")
 FOLDERS = (*COMMANDS, "bench", "demo", "docs", "tests")
 
 
+@cache
 def command_tree(name: str) -> click.Command:
     return typer.main.get_command(importlib.import_module(f"{name}.cli").app)
 
@@ -81,6 +83,45 @@ def test_documented_command_parses(line: str) -> None:
     assert used <= known, f"`{path}` has no {used - known}"
     required = {p.opts[0] for p in command.params if isinstance(p, click.Option) and p.required}
     assert required <= used, f"`{path}` also needs {required - used}"
+
+
+def mentioned_commands() -> Iterator[tuple[Path, str]]:
+    """Commands in running text, in containers, and in what the programs tell people to type."""
+    texts = [page for page in pages() if page.name != "CHANGELOG.md"]  # which names removed ones
+    sources = [path for name in COMMANDS for path in sorted((ROOT / name).rglob("*.py"))]
+    for path in [*texts, *(path for path in sources if path.parent.name != "versions")]:
+        text = path.read_text(encoding="utf-8")
+        for command in re.findall(rf"`((?:{'|'.join(COMMANDS)}) [^`\n{{]*)`", text):
+            yield path, command
+        for service, command in re.findall(
+            r"^\$ docker compose .*? (\w+) (\w+ .*)", text, re.MULTILINE
+        ):
+            if service != "exec" and command.split()[0] in COMMANDS:
+                yield path, command
+
+
+def test_every_mentioned_command_and_option_is_there() -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)}: {command}"
+        for path, command in mentioned_commands()
+        if not _is_there(command)
+    }
+    assert not wrong
+
+
+def _is_there(line: str) -> bool:
+    name, *arguments = re.sub(r"[\"']", "", line).split()
+    command = command_tree(name)
+    while isinstance(command, click.Group) and arguments and not _acts_itself(command, arguments):
+        word = arguments.pop(0)
+        if word in ("…", "|") or word.startswith("-"):
+            return True
+        if word not in command.commands:
+            return False
+        command = command.commands[word]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    used = {word.split("=")[0] for word in arguments if word.startswith("--") and word != "--"}
+    return used <= known
 
 
 def _acts_itself(group: click.Group, arguments: list[str]) -> bool:

@@ -23,6 +23,7 @@ from prometheus_client.samples import Sample
 from rich.console import Console
 
 from audit.errors import ExitCode
+from audit.hpke import load_private_key
 from client.arrays import Arrays
 from client.learning.base_model import resolve_base_model
 from client.learning.plan_model import trained_names
@@ -300,6 +301,21 @@ class Consumer:
         options |= {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
         named = [part for option in options.items() for part in option if option[1]]
         return ["release", "fetch", self.finished.release_id, *named]
+
+
+def test_keygen_leaves_both_halves_or_neither(desk: Desk) -> None:
+    made = desk.json("release", "keygen", "pair.key")
+    public = desk.folder / "pair.pub"
+    assert made["public_key_file"] == "pair.pub"
+    assert public.read_text() == f"{made['public_key']}\n"
+    assert load_private_key(desk.folder / "pair.key").public_key().public_bytes_raw() == (
+        base64.b64decode(made["public_key"])
+    )
+    (desk.folder / "other.pub").touch()
+    desk.run("release", "keygen", "other.key", expect=int(ExitCode.CONFLICT))
+    assert not (desk.folder / "other.key").exists()
+    desk.run("release", "keygen", "mine.pub", expect=int(ExitCode.USAGE))
+    assert not (desk.folder / "mine.pub").exists()
 
 
 @pytest.fixture(scope="module")
