@@ -4,10 +4,10 @@
 
 Without files it reads `deid/generated_small.json` and `deid/generated_large.json` of
 `FIDUCIARY_DATA`; with `--generated` also texts of both families of `bench.deidentify_texts`, which
-needs Faker. Each is also read in small letters, in capitals and with noise. Plain Presidio is
-`AnalyzerEngine` and `AnonymizerEngine` as their quick start has them, one text after the other;
-ours is a site's whole pipeline over all cores, each text a subject of its own. The last line is one
-JSON document:
+need Faker (`pip install faker==40.63.0`) and are the same each time. Each is also read in small
+letters, in capitals and with noise. Plain Presidio is `AnalyzerEngine` and `AnonymizerEngine` as
+their quick start has them, one text after the other; ours is a site's whole pipeline over all
+cores, each text a subject of its own. The last line is one JSON document:
 
 * `character_recall`, `character_precision`, `documents_with_leak`: of all files' texts as written,
   and of each form of each file;
@@ -24,12 +24,14 @@ import json
 import logging
 import os
 import resource
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from audit.errors import NotFound
 from bench.deidentify_texts import FAMILIES, forms, generate
 from client.deidentification.detection import Detector
 from client.deidentification.findings import Finding, covered
@@ -62,7 +64,11 @@ def main() -> None:
         return
     given = [text for labelled in sets.values() for text in labelled]
     if options.generated:
-        sets |= {family: generate(family, GENERATED) for family in FAMILIES}
+        try:
+            sets |= {family: generate(family, GENERATED) for family in FAMILIES}
+        except NotFound as error:
+            print(f"error: {error}\n  fix: {error.fix}", file=sys.stderr)
+            sys.exit(int(error.exit_code))
         given = given or [text for labelled in sets.values() for text in labelled]
     results = _quality(sets, given, None if options.no_plain else _Plain().detect)
     if not options.no_plain:

@@ -10,7 +10,8 @@
   once, by somebody who knew neither the rules nor the templates; docs/deidentification.md has the
   first reading. They are files for `python -m bench.deidentify FILE …`.
 
-Needs Faker (`pip install faker`), which the product does not.
+Needs Faker, which the product does not; without it an error says which release to install. The texts
+are the same each time they are made.
 """
 
 from bench.deidentify_texts.generation import FAMILIES, forms, generate

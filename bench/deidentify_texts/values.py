@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 LOCALES = {
@@ -46,6 +47,7 @@ _DATES = (
     "%m/%d/%Y", "%m/%d/%y", "%d/%m/%Y", "%d.%m.%Y", "%Y-%m-%d", "%B %d, %Y", "%d %B %Y", "%b %d %Y",
     "%d-%b-%Y", "%d %b", "%B %d", "%A", "%A, %B %d", "%B %Y", "%m-%d-%Y", "%Y/%m/%d", "%d%b%Y", "%A %d %B",
 )  # fmt: skip
+_BETWEEN = (datetime(1996, 11, 26), datetime(2026, 11, 26))  # noqa: DTZ001 - nobody's clock
 _CLOCKS = (" %H:%M", " %H:%M:%S", " at %I:%M %p", "T%H:%M:%SZ", ", %I:%M%p", " %H%M hrs", " %I %p")
 _PLAIN_LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 _MBI = "123456789|ACDEFGHJKMNPQRTUVWXY|*|0123456789|ACDEFGHJKMNPQRTUVWXY|*|0123456789|ACDEFGHJKMNPQRTUVWXY|ACDEFGHJKMNPQRTUVWXY|0123456789|0123456789"
@@ -179,7 +181,7 @@ class Values:
         return f"{made[:4]}-{made[4:7]}-{made[7:]}" if self._choice.random() < 0.4 else made
 
     def _date(self, clock: str) -> str:
-        moment = self._faker.date_time_between("-30y", "now")
+        moment = self._faker.date_time_between(*_BETWEEN)
         return str(
             moment.strftime(self._choice.choice(_DATES if not clock else _DATES[:9]) + clock)
         )
