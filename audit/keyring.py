@@ -20,7 +20,7 @@ same folder that is each copy of the whole folder, with Vault none (docs/key-man
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -137,6 +137,14 @@ class Keyring:
         """
         return self._get_or_make("data", name)
 
+    def make_data_keys(self, names: Collection[str]) -> None:
+        """Make those of the data keys that there never were, durably, in one write to the disk.
+
+        Raises:
+            KeyringUnavailable: When the key manager or the file cannot be used; none was made.
+        """
+        self._make("data", [_check_name(name) for name in names])
+
     def data_key(self, name: str) -> bytes:
         """The data key `name`.
 
@@ -247,19 +255,30 @@ class Keyring:
             return key
 
     def _get_or_make(self, kind: str, name: str) -> bytes:
-        _check_name(name)
+        try:
+            return self._get(kind, _check_name(name))
+        except KeyDestroyed:
+            raise
+        except NotFound:
+            self._make(kind, [name])
+            return self._get(kind, name)  # the winner's, where two processes made one
+
+    def _make(self, kind: str, names: Collection[str]) -> None:
         for _ in range(_ATTEMPTS):
-            try:
-                return self._get(kind, name)  # the winner's, where two processes made one
-            except KeyDestroyed:
-                raise
-            except NotFound:
-                rotations = self._file.rotations()
+            rotations = self._file.rotations()
+            missing = [name for name in names if self._file.row(kind, name) is None]
+            if not missing:
+                return
             drops = self._cache.drops
-            key, wrapped, seconds = self._managers.generate_data_key(key_context(kind, name))
-            if self._file.store_new(KeyRow(kind, name, wrapped), rotations):
-                # Served only if the row turns out to hold just these bytes.
-                self._cache.put((kind, name), wrapped, key, seconds, drops)
+            made = {
+                name: self._managers.generate_data_key(key_context(kind, name)) for name in missing
+            }
+            rows = [KeyRow(kind, name, wrapped) for name, (_, wrapped, _) in made.items()]
+            if self._file.store_new(rows, rotations):
+                for name, (key, wrapped, seconds) in made.items():
+                    # Served only if the row turns out to hold just these bytes.
+                    self._cache.put((kind, name), wrapped, key, seconds, drops)
+                return
         raise KeyringUnavailable(
             f"{self._directory} is rotated faster than a key can be made", fix="try again"
         )

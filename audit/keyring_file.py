@@ -147,23 +147,26 @@ class KeyringFile:
         wrapped, key_id, destroyed_at = found
         return Row(None if wrapped is None else WrappedKey(key_id, wrapped), destroyed_at)
 
-    def store_new(self, row: KeyRow, rotations: int) -> bool:
-        """Store a key, unless the name has one or had one.
+    def store_new(self, rows: Iterable[KeyRow], rotations: int) -> bool:
+        """Store keys together, but for names that have one or had one.
 
         Args:
-            row: The new key.
-            rotations: `rotations` before the key was wrapped.
+            rows: The new keys.
+            rotations: `rotations` before the keys were wrapped.
 
         Returns:
-            False when a rotation began since: wrap it anew.
+            False when a rotation began since: wrap them anew.
         """
         with self.transaction():
             if self.rotations() != rotations:
                 return False
-            self._connection.execute(
+            self._connection.executemany(
                 "INSERT OR IGNORE INTO keyring_keys (kind, name, wrapped, wrapping_key, created_at)"
                 " VALUES (?, ?, ?, ?, ?)",
-                (row.kind, row.name, row.wrapped.data, row.wrapped.key_id, _now()),
+                (
+                    (row.kind, row.name, row.wrapped.data, row.wrapped.key_id, _now())
+                    for row in rows
+                ),
             )
         return True
 

@@ -97,17 +97,34 @@ class DeidentifierPool:
             FiduciaryError: As the pipeline's own construction does.
             WorkerEnded: When a process ended.
         """
+        return self.start(records)()
+
+    def start(self, records: Sequence[SourceRecord]) -> Callable[[], list[Outcome]]:
+        """Give records to the processes; what is returned waits for them, and is `deidentify`.
+
+        Whoever starts the next records before it waits for these leaves no process idle: shares of
+        one length take different times.
+        """
         shares = [share for share in dealt(records, self._workers) if share]
         try:
-            done = self._pool.map(_deidentify, [[records[at] for at in share] for share in shares])
-            outcomes = dict(
-                pair
-                for share, results in zip(shares, done, strict=True)
-                for pair in zip(share, results, strict=True)
-            )
+            done = [
+                self._pool.submit(_deidentify, [records[at] for at in share]) for share in shares
+            ]
         except BrokenProcessPool as error:
             raise _ended() from error
-        return [outcomes[at] for at in range(len(records))]
+
+        def outcomes() -> list[Outcome]:
+            try:
+                of = dict(
+                    pair
+                    for share, results in zip(shares, done, strict=True)
+                    for pair in zip(share, results.result(), strict=True)
+                )
+            except BrokenProcessPool as error:
+                raise _ended() from error
+            return [of[at] for at in range(len(records))]
+
+        return outcomes
 
 
 def dealt(records: Sequence[SourceRecord], workers: int) -> list[list[int]]:

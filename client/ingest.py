@@ -17,8 +17,8 @@ Options weighed: docs/adr/0042-sources.md.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 from audit.canonical import canonical_bytes, digest
 from audit.log import Entry
+from client.cleaning.settings import Cleaning
 from client.cleaning.steps import clean_subject
 from client.deidentification.pipeline import (
     Deidentifier,
@@ -41,11 +42,14 @@ from client.labelled_spans import spans_after, stored_spans
 from client.originals import seal_originals
 from client.pictures import PictureFolder
 from client.source_file import NO_FOLDER, SourceFile
-from client.source_parts import PART_CHARACTERS, batches
+from client.source_parts import PART_CHARACTERS, SubjectRecords, batches
 from client.subject_trail import READMITTED, JournalWriter, record_ingested
 from client.table_rows import TableDeidentifier
 from client.vault import Content, Dataset, Done, HeldSubject, Provenance, Record, Staging, Vault
 from client.vault.quarantine import KeptOut, row_digest
+
+BATCHES_AHEAD = 2
+"""What a pool of processes is given before the batch that is waited for is done."""
 
 
 @dataclass(frozen=True)
@@ -217,18 +221,15 @@ def ingest(
     ) as staging:
         done = staging.done
         resumed = bool(done.reached)
-        for batch in batches(source, vault.pseudonym, done.reached, part_characters):
-            records: list[LabelledRecord] = []
-            cleaned: Counter[str] = Counter()
-            for one in batch:
-                fit, steps = clean_subject(intake.cleaning, one.records)
-                records += fit
-                cleaned.update(steps)
-            outcomes = deidentifier.deidentify([record.source for record in records])
+        cleaned = map(
+            partial(_cleaned, intake.cleaning),
+            batches(source, vault.pseudonym, done.reached, part_characters),
+        )
+        for batch, outcomes in _with_outcomes(cleaned, deidentifier):
             kept: list[Record] = []
             kept_out: list[KeptOut] = []
             replaced: Counter[str] = Counter()
-            for record, outcome in zip(records, outcomes, strict=True):
+            for record, outcome in zip(batch.records, outcomes, strict=True):
                 stored = stored_form(vault, source.content, record, outcome, reveal)
                 if isinstance(stored, Quarantined):
                     kept_out.append(_kept_out(vault, record, stored, columns))
@@ -238,12 +239,12 @@ def ingest(
             staging.add(
                 kept,
                 Done(
-                    reached=batch[-1].pseudonym,
-                    rows=sum(len(one.records) for one in batch),
-                    repeated=sum(one.repeated for one in batch),
+                    reached=batch.subjects[-1].pseudonym,
+                    rows=sum(len(one.records) for one in batch.subjects),
+                    repeated=sum(one.repeated for one in batch.subjects),
                     quarantined=Counter(entry.reason for entry in kept_out),
                     replacements=replaced,
-                    cleaned=cleaned,
+                    cleaned=batch.steps,
                 ),
                 kept_out,
             )
@@ -271,6 +272,41 @@ def ingest(
         staging.leftovers_removed,
         resumed=resumed,
     )
+
+
+class _Batch(NamedTuple):
+    """Whole subjects, their records after cleaning, and how often each step of it applied."""
+
+    subjects: list[SubjectRecords]
+    records: list[LabelledRecord]
+    steps: Counter[str]
+
+
+def _cleaned(cleaning: Cleaning, subjects: list[SubjectRecords]) -> _Batch:
+    batch = _Batch(subjects, [], Counter())
+    for one in subjects:
+        fit, steps = clean_subject(cleaning, one.records)
+        batch.records.extend(fit)
+        batch.steps.update(steps)
+    return batch
+
+
+def _with_outcomes(
+    cleaned: Iterable[_Batch], deidentifier: RecordDeidentifier
+) -> Iterator[tuple[_Batch, list[Outcome]]]:
+    """Each batch with its outcomes, in order; a pool works on the next ones meanwhile."""
+    ahead: deque[tuple[_Batch, Callable[[], list[Outcome]]]] = deque()
+    for batch in cleaned:
+        sources = [record.source for record in batch.records]
+        if not isinstance(deidentifier, DeidentifierPool):
+            yield batch, deidentifier.deidentify(sources)
+            continue
+        ahead.append((batch, deidentifier.start(sources)))
+        if len(ahead) > BATCHES_AHEAD:
+            first, outcomes = ahead.popleft()
+            yield first, outcomes()
+    for batch, outcomes in ahead:
+        yield batch, outcomes()
 
 
 def _kept_out(

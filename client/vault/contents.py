@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
@@ -52,6 +52,10 @@ class KeyStore(Protocol):
         Raises:
             KeyDestroyed: When it was destroyed.
         """
+        ...
+
+    def make_data_keys(self, names: Collection[str], /) -> None:
+        """Make those of the keys that there never were, durably, in one write."""
         ...
 
     def data_key(self, name: str, /) -> bytes:

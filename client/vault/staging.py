@@ -151,18 +151,24 @@ class Staging:
         """
         stored = erased_rows = 0
         position = self._position
-        keys: dict[str, bytes] = {}  # for one transaction only: an erasure may come after it
+        records, kept_out = list(records), list(kept_out)
+        subjects = dict.fromkeys([row.subject for row in records] + [e.subject for e in kept_out])
         with self._vault.transaction() as connection:
+            # For this transaction only: an erasure may come after it.
+            keys = self._vault.keys.ensure_all(
+                [
+                    subject
+                    for subject in subjects
+                    if not connection.execute(
+                        "SELECT 1 FROM erased_subjects WHERE subject = ?", (subject,)
+                    ).fetchone()
+                ]
+            )
             for record in records:
                 subject = record.subject
-                erased = connection.execute(
-                    "SELECT 1 FROM erased_subjects WHERE subject = ?", (subject,)
-                ).fetchone()
-                if erased:
+                if subject not in keys:
                     erased_rows += 1
                     continue
-                if subject not in keys:
-                    keys[subject] = self._vault.keys.ensure(subject)
                 sealed = sealing.seal_record(keys[subject], self._id, position, record)
                 connection.execute(
                     "INSERT INTO records VALUES (?, ?, ?, ?)",
@@ -172,11 +178,8 @@ class Staging:
                 stored += 1
             number = quarantine.next_number(connection, self._id)
             for entry in kept_out:
-                erased = connection.execute(
-                    "SELECT 1 FROM erased_subjects WHERE subject = ?", (entry.subject,)
-                ).fetchone()
-                if not erased:
-                    key = self._vault.keys.ensure(entry.subject)
+                if entry.subject in keys:
+                    key = keys[entry.subject]
                     quarantine.insert(connection, self._id, key, number, entry)
                     number += 1
             done = self.done.plus(replace(more or Done(), erased_rows=erased_rows))

@@ -70,6 +70,24 @@ def test_a_name_can_be_destroyed_before_it_has_a_key(keyring: Keyring) -> None:
         keyring.generate_data_key("subject:never")
 
 
+def test_keys_made_together_are_those_that_there_never_were(
+    keyring: Keyring, tmp_path: Path
+) -> None:
+    first = keyring.generate_data_key("subject:a")
+    keyring.destroy("subject:b")
+    keyring.make_data_keys([f"subject:{name}" for name in "abcd"])
+    made = {name: keyring.data_key(f"subject:{name}") for name in "acd"}
+    assert made["a"] == first
+    assert len(set(made.values())) == 3
+    with pytest.raises(KeyDestroyed):
+        keyring.data_key("subject:b")
+    with pytest.raises(MalformedInput, match="key name"):
+        keyring.make_data_keys(["subject:e", "no name"])
+    again = reopened(keyring, tmp_path)
+    assert {name: again.data_key(f"subject:{name}") for name in "acd"} == made
+    assert "subject:e" not in set(again.names())
+
+
 def test_a_secret_can_be_destroyed(keyring: Keyring) -> None:
     keyring.generate_data_key("pseudonyms")
     keyring.secret("pseudonyms")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from client.deidentifier_pool import (
     dealt,
     usual_workers,
 )
+from client.ingest import Recorder, ingest
+from client.intake import Intake
 from client.preview import Previewed, counted, print_preview, side_by_side
 from client.site import Site
-from tests.client.data.records import PIPELINE, journalled
+from client.vault import Vault
+from tests.client.data.records import PIPELINE, ROWS, journalled, source_file
 
 
 class Shouting:
@@ -71,6 +74,40 @@ def test_a_pool_gives_each_record_its_own_outcome_in_order() -> None:
         assert {text.split(" ", 2)[2] for text in told} == {"2 key", "3 key"}, "five in two shares"
         with pytest.raises(WorkerEnded, match="memory"):
             pool.deidentify([SourceRecord("P", "end")])
+
+
+def test_an_ingest_starts_the_next_batches_before_it_waits(
+    site: Site, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noted(DeidentifierPool):
+        """Notes when each batch is started and waited for, by the number of its records."""
+
+        digest = PIPELINE
+
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def start(self, records: Sequence[SourceRecord]) -> Callable[[], list[Outcome]]:
+            number = sum(note.startswith("start") for note in self.notes)
+            self.notes.append(f"start {number}")
+
+            def outcomes() -> list[Outcome]:
+                self.notes.append(f"wait {number}")
+                return [Deidentified(f"{record.text} done") for record in records]
+
+            return outcomes
+
+    monkeypatch.setattr("client.source_parts.BATCH_RECORDS", 1)
+    pool = Noted()
+    recorder = Recorder(site.journal, site.principal)
+    ingest(source_file(*ROWS), Intake(dataset="notes"), vault, pool, recorder)
+    assert pool.notes == [
+        "start 0", "start 1", "start 2", "wait 0", "start 3", "wait 1", "start 4", "wait 2",
+        "wait 3", "wait 4",
+    ]  # fmt: skip
+    assert {(record.subject, record.text) for record in vault.examples("notes")} == {
+        (vault.pseudonym(who), f"{text} done") for who, text, _ in ROWS
+    }
 
 
 def test_what_is_wrong_in_a_process_is_said_in_its_own_words() -> None:
