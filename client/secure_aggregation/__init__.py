@@ -34,7 +34,7 @@ believed to be:
 What it does not protect:
 
 * The sum itself, and what follows from it: with two sites either of them learns the other's vector.
-  Differential privacy is what bounds that (DESIGN section 5), and it does not depend on this
+  Differential privacy is what bounds that (`docs/privacy.md`), and it does not depend on this
   protocol unless the plan distributes its noise (`privacy.noise_sites`).
 * Against a site that sends a wrong vector: nobody sees it. Numbers are bounded by construction
   (`fixed_point`), so the mean moves by at most `bound / survivors` a coordinate; robust rules need

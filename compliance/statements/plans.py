@@ -66,7 +66,7 @@ class StartsFrom(Document):
 
 
 class TrainingPlan(Statement):
-    """One federated fine-tuning run, as the coordinator proposes it (DESIGN: declarative only)."""
+    """One federated fine-tuning run, as the coordinator proposes it: what is to be, and no code."""
 
     kind: ClassVar[str] = "plan"
 

@@ -8,7 +8,7 @@
 * A reply counts for the site whose key signed the call that brought it. Flower itself compares only
   the sender that the message *names*; `SuperLink.check` closes that.
 * Messages are put and read through the state directly: Flower's HTTP grid polls every three seconds
-  and its in-memory grid cannot serve a site (DESIGN §10).
+  and its in-memory grid cannot serve a site (docs/adr/0009-flower-embedded.md).
 * Fleet calls skip Flower's web framework and go to its handlers (`FleetApplication`): the same
   protocol at a tenth of the work.
 
