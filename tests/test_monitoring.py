@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from client.event_kinds import EVENTS as CLIENT_EVENTS
 from client.metrics import SiteMetrics
 from client.site import Site
 from compliance.event_kinds import EVENTS as COMPLIANCE_EVENTS
-from compliance.service.folder import Folder, NewService, create_folder, open_registry
+from compliance.service.folder import NewService, create_folder, open_registry
 from compliance.service.metrics import ServiceMetrics
 from server.absences import MEANINGS
 from server.event_kinds import EVENTS as SERVER_EVENTS
@@ -53,7 +54,7 @@ def measured(registry: CollectorRegistry) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def registries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CollectorRegistry]:
+def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, CollectorRegistry]]:
     folder = tmp_path_factory.mktemp("monitoring")
     coordinator = CoordinatorMetrics()
     with Site.create(folder / "site", name="north", federation="demo") as site:
@@ -61,12 +62,13 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CollectorR
     clock = Clock()
     new = NewService("127.0.0.1", 8443, "127.0.0.1", "fiduciary.test/log")
     service = ServiceMetrics()
-    service.watch(open_registry(Folder(create_folder(folder / "c", new, clock).path), clock))
-    return {
-        "Coordinator": coordinator.registry,
-        "Site": site_metrics.registry,
-        "Compliance service": service.registry,
-    }
+    with closing(open_registry(create_folder(folder / "c", new, clock), clock)) as office:
+        service.watch(office)
+        yield {
+            "Coordinator": coordinator.registry,
+            "Site": site_metrics.registry,
+            "Compliance service": service.registry,
+        }
 
 
 @pytest.mark.parametrize("process", ["Coordinator", "Site", "Compliance service"])
