@@ -28,7 +28,7 @@ from compliance.service.log_index import topics_of_path
 from compliance.service.process_log import event, logger
 from compliance.service.throttle import WINDOW, Verdict
 from compliance.session import PROBLEM_PREFIX
-from compliance.statements import field_path
+from compliance.statements import field_path, problem_reason
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
@@ -139,8 +139,7 @@ def problem_response(error: FiduciaryError) -> Response:
 def _first_problem(error: RequestValidationError) -> str:
     problem = error.errors()[0]
     where = field_path([part for part in problem["loc"] if part != "body"]) or "body"
-    reason = "unknown field" if problem["type"] == "extra_forbidden" else str(problem["msg"])
-    return f"{where}: {reason.removeprefix('Value error, ')}"
+    return f"{where}: {problem_reason(problem)}"
 
 
 def _is_recorded(request: Request, status: HTTPStatus) -> bool:
