@@ -162,6 +162,9 @@ def _begin(make: Callable[[bytes], Pipeline], secret: bytes) -> None:
     """Remember how to make the pipeline; an error in here would break the pool without words."""
     global _making
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    # torch is loaded after this, where a site's own model asks for it. With its usual threads in
+    # each process they wait for each other's: several times the processor time.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     _making = lambda: make(secret)  # noqa: E731
 
 

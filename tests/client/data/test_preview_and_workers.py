@@ -62,9 +62,11 @@ class Shouting:
 RECORDS = [SourceRecord(f"P-{n % 5}", f"text {n}" if n else "") for n in range(20)]
 
 
-def test_a_pool_gives_each_record_its_own_outcome_in_order() -> None:
+def test_a_pool_gives_each_record_its_own_outcome_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with DeidentifierPool(b"key", 2, Shouting) as pool:
         assert pool.digest == PIPELINE
+        assert list(pool._pool.map(os.getenv, ["OMP_NUM_THREADS"])) == ["1"], "one thread each"
         first, *outcomes = pool.deidentify(RECORDS)
         assert first == Quarantined(Reason.NOT_TEXT)
         told = [outcome.text for outcome in outcomes if isinstance(outcome, Deidentified)]
