@@ -23,7 +23,8 @@ def denied(error: PermissionError) -> FiduciaryError:
     user, owner = os.geteuid(), found.stat().st_uid
     if user == owner:
         return FiduciaryError(
-            f"{place}: {reason}", fix=f"let its owner write: chmod u+rwX {found}, then try again"
+            f"{place}: {reason}",
+            fix=f"let its owner read and write: chmod u+rwX {found}, then try again",
         )
     return FiduciaryError(
         f"{place}: {reason}; {found} belongs to user {owner}, and this process is user {user}",

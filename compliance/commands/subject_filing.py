@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from audit.errors import NotFound
+from audit.errors import MalformedInput, NotFound
 from audit.keys import VerifyKey
 from audit.options import Json, read_text
 from audit.terminal import print_json
@@ -95,9 +95,14 @@ def new(
     Example: `compliance requests new --right erasure --law gdpr --site north --identifiers ids.txt`
     """
     request_id = secrets.token_hex(16)
+    subject_ids = tuple(filter(None, (line.strip() for line in _lines(identifiers))))
+    if not subject_ids:
+        raise MalformedInput(
+            f"{identifiers} names nobody", fix="write the subject's ids into it, one on each line"
+        )
     who = make_body(
         Identifiers,
-        subject_ids=tuple(filter(None, (line.strip() for line in _lines(identifiers)))),
+        subject_ids=subject_ids,
         details="" if details is None else "\n".join(_lines(details)),
         package_key=None if package_key is None else parse_key(package_key),
     )

@@ -207,4 +207,8 @@ def problem_reason(problem: ErrorDetails) -> str:
             return "a name is 1 to 64 of a-z 0-9 . _ -, a letter or a digit first and last"
         case "tuple_type" | "list_type":
             return "expected a list"
+        case "too_short":
+            return f"expected at least {problem['ctx']['min_length']} of them"
+        case "too_long":
+            return f"expected at most {problem['ctx']['max_length']} of them"
     return problem["msg"].removeprefix("Value error, ")

@@ -26,7 +26,7 @@ def test_a_folder_of_somebody_else_is_named(tmp_path: Path) -> None:
 def test_a_folder_of_ones_own_needs_another_mode(tmp_path: Path) -> None:
     told = denied(PermissionError(13, "Permission denied", str(tmp_path / "a" / "b")))
     assert str(told) == f"{tmp_path}/a/b: Permission denied"
-    assert told.fix == f"let its owner write: chmod u+rwX {tmp_path}, then try again"
+    assert told.fix == f"let its owner read and write: chmod u+rwX {tmp_path}, then try again"
 
 
 @pytest.mark.parametrize("error", [PermissionError("not permitted"), PermissionError(1, "no")])

@@ -180,6 +180,17 @@ def test_wrong_input_is_said_before_anything_is_sent(officer: Run) -> None:
     assert code == ExitCode.MALFORMED_INPUT
 
 
+def test_a_file_that_names_nobody_is_no_request(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text(" \n\n")
+    code, _, err = run(
+        "requests", "new", "--right", "erasure", "--law", "gdpr", "--site", "north",
+        "--identifiers", str(tmp_path / "ids.txt"),
+    )  # fmt: skip
+    assert code == ExitCode.MALFORMED_INPUT
+    assert "names nobody" in err
+    assert "one on each line" in err
+
+
 def test_files_that_are_missing_or_wrong(run: Run, service: RunningService, tmp_path: Path) -> None:
     trust, token = tmp_path / "trust.json", tmp_path / "token"
     code, _, err = run("plans", "--trust", str(trust), "--token-file", str(token))

@@ -131,6 +131,7 @@ def _add(line: str, after: str = "[plan]") -> Callable[[str], str]:
         (_set("[privacy]", "[privcy]"), "privcy: unknown field", "mean privacy?"),
         (_set("epsilon =", "epsilom ="), "privacy.epsilom: unknown", "mean epsilon?"),
         (_set('["st-elm", "lakeside"]', '"st-elm"'), "plan.sites: expected a list", "correct"),
+        (_set('["st-elm", "lakeside"]', "[]"), "plan.sites: expected at least 1", "correct"),
         (_without("labels"), "plan.labels: Field required", "add plan.labels"),
         (_without("purpose"), "plan.purpose: Field required", "add plan.purpose"),
         (_without("epsilon"), "privacy.epsilon: Field required", "add privacy.epsilon"),
