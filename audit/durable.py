@@ -7,6 +7,7 @@ articles/457667). Files are private (0600) unless the caller says otherwise.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -23,7 +24,8 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600, replace: bool =
 
     Raises:
         FileExistsError: When `replace` is False and the file exists.
-        OSError: When the file cannot be written; the target is then as it was.
+        OSError: When the file cannot be written, or the target is a device or a pipe; the target is
+            then as it was.
     """
     descriptor, temporary = _beside(path)
     try:
@@ -45,7 +47,14 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600, replace: bool =
 
 
 def _beside(path: Path) -> tuple[int, Path]:
-    """A new file in the same folder. Errors name the file that was asked for, not this one."""
+    """A new file in the same folder. Errors name the file that was asked for, not this one.
+
+    Raises:
+        OSError: When it cannot be made, or when the target is a device or a pipe: a rename would
+            put a file in its place, on the whole machine where it is `/dev/null`.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "It is no regular file; name one, or none", str(path))
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,3 +30,15 @@ def test_an_error_names_the_file_that_was_asked_for(
         write(tmp_path / name)
     assert refused.value.filename == str(tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("write", [lambda path: write_durably(path, b"x"), private_temporary])
+def test_a_device_or_a_pipe_is_never_replaced(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no regular file"):
+        write(pipe)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
