@@ -55,7 +55,7 @@ document.getElementById('email').value = '%s';
 
 
 def test_a_subject_asks_in_a_browser_and_the_sites_alone_can_read_it(
-    service: RunningService, coordinator: Coordinator, desk: Desk, page: Page
+    service: RunningService, coordinator: Coordinator, desk: Desk, page: Page, tmp_path: Path
 ) -> None:
     south = Desk(service, coordinator.welcome("south"))
     page.open(f"{service.trust.url}/requests")
@@ -98,6 +98,8 @@ def test_a_subject_asks_in_a_browser_and_the_sites_alone_can_read_it(
     page.run("document.querySelector('form button').click()")
     page.wait("document.querySelector('h2').innerText === 'It is answered'")
     picture(page, "answered")
+    page.picture(tmp_path / "phone.png", width=390)
+    assert page.run("document.querySelector('dd').getClientRects()[0].height") < 40  # one line
     assert page.console == []
     assert SUBJECT not in str(service.tables())
 
