@@ -31,9 +31,9 @@ def print_case(view: CaseView) -> None:
             "asks for": f"{view.right}, under {view.jurisdiction} ({view.rules_version})",
             "stage": view.stage,
             "came": f"{view.received_at}, filed by {view.filed_by}",
-            "confirmed": view.confirmed_at or f"not yet, by {view.confirm_by or 'no deadline'}",
+            "confirmed": view.confirmed_at or f"not yet; due {view.confirm_by or 'at no time'}",
             "identity": f"{view.identity}: {view.verified_at or 'not proven'}",
-            "due": f"{view.due_at} ({view.urgency})",
+            "due": f"{view.due_at} ({in_time(view.urgency, view.due_at, view.finished_at)})",
             "extended": view.extended_at or "no",
             "ended": view.finished_at or "no",
         }
@@ -45,6 +45,17 @@ def print_case(view: CaseView) -> None:
         [_part_row(part) for part in view.parts],
         "",
     )
+
+
+def in_time(urgency: str, due_at: str, finished_at: str | None) -> str:
+    """How a clock stands; of one that has ended also whether that was too late.
+
+    >>> in_time("ended", "2026-11-20T22:59:59.999Z", "2026-11-27T06:36:00.380Z")
+    'ended late'
+    >>> in_time("overdue", "2026-11-20T22:59:59.999Z", None)
+    'overdue'
+    """
+    return f"{urgency} late" if finished_at is not None and finished_at > due_at else urgency
 
 
 def _row(view: CaseView) -> tuple[str | Text, ...]:
