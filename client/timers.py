@@ -154,6 +154,8 @@ class RequestTimer:
         self._asked = float("-inf")
         self._key_published = ""
         self._waiting: frozenset[str] = frozenset()
+        self._problems: set[str] = set()
+        self._known_problems: set[str] = set()
 
     def tend(self) -> None:
         """Ask if it is time to.
@@ -171,7 +173,9 @@ class RequestTimer:
                     self._key_published = self._desk.publish_key()
                 parts = self._desk.fetch()
             # An erasure that has begun is finished, whatever the operator wants to end.
+            self._problems = set()
             waiting = self._desk.serve(parts, self._tell)
+            self._known_problems = self._problems
         except (MalformedInput, NotFound, Conflict, Refused) as error:
             # Another version's service, the operator's own file, or a site restored from a backup.
             self._activity.update(last_problem=str(error)[:MAX_REASON])
@@ -190,6 +194,10 @@ class RequestTimer:
         self._waiting = ids
 
     def _tell(self, message: str, is_problem: bool) -> None:
-        self._reporter.say(message, problem=is_problem)
+        """What is still wrong as it was half a minute ago is not told again."""
+        if is_problem:
+            self._problems.add(message)
+        if message not in self._known_problems:
+            self._reporter.say(message, problem=is_problem)
         if not is_problem:
             self._reporter.event("request-answered")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from audit.statement import verify_statement
 from client import export, timers, worker
 from client.lessons import Lessons
 from client.outbox import Outbox
+from client.progress import ActivityFile
 from client.review import Review
 from client.sealing_keys import (
     DESTROYED,
@@ -26,6 +28,7 @@ from client.sealing_keys import (
     sealing_statement,
 )
 from client.site import Site
+from client.stopping import StopSignal
 from client.subject_desk import SubjectDesk
 from client.subject_exclusions import EXCLUDED, journal_exclusions, lift_exclusions
 from client.subject_trail import Use
@@ -43,7 +46,7 @@ from compliance.subject_sealing import Identifiers, open_package, seal_identifie
 from tests.client.site.counterparts import FakeCompliance
 from tests.client.site.documents import ZERO_DIGEST, add_dataset
 from tests.client.site.test_erasure import everything_written
-from tests.client.site.world import World
+from tests.client.site.world import Notes, World
 
 SUBJECT, OTHER, STRANGER = "P-003", "P-004", "P-999"
 
@@ -549,6 +552,25 @@ def test_an_answer_that_the_service_refuses_is_shown_and_not_sent_for_ever(
         assert "did not take this site's answer" in waiting[1]
     rejected = [leaf for leaf in joined.journal.leaves() if leaf.action == "statement-rejected"]
     assert len(rejected) == 1
+
+
+def test_why_a_request_waits_is_said_once(
+    joined: Site,
+    compliance: FakeCompliance,
+    desk: SubjectDesk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timers, "REQUEST_SECONDS", 0.0)
+    compliance.ask_site("objection", SUBJECT)
+    compliance.fail["answer"] = Refused("not like this")
+    notes = Notes()
+    activity = ActivityFile(tmp_path / "worker.json")
+    timer = timers.RequestTimer(joined, desk, StopSignal(), notes, activity)
+    for _ in range(4):
+        timer.tend()
+        Outbox(joined).send(compliance)
+    assert sum("did not take this site's answer" in line for line in notes.lines) == 1
 
 
 @pytest.mark.parametrize("right", ["erasure", "objection", "access", "rectification"])
