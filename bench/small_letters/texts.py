@@ -17,13 +17,14 @@ from client.deidentification.lexicon import Lexicon
 Labelled = tuple[str, list[tuple[int, int, str]]]
 """A text, and its names: start, end, kind."""
 
-PLAIN_SHARE = 0.4
+PLAIN_SHARE = 0.33
 """Share of texts in which nobody is named."""
 
-NOISY_SHARE = 0.25
-"""Share of texts with slips of the finger."""
+NOISY_SHARE = 0.3
+"""Share of texts with slips of the finger and of scanners."""
 
-_SLIP_SHARE = 0.03
+_SLIP_SHARES = (0.01, 0.02, 0.03, 0.06)
+_LOOK_ALIKES = {"o": "0", "l": "1", "i": "1", "s": "5", "0": "o", "1": "l", "5": "s", "m": "rn"}
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -45,7 +46,7 @@ def generate(
     for _ in range(count):
         text, spans = "", list[tuple[int, int, str]]()
         without_names = choice.random() < PLAIN_SHARE
-        for _ in range(choice.choice((1, 1, 1, 2, 2, 3, 4))):
+        for _ in range(choice.choice((1, 1, 1, 2, 2, 3))):
             own = plain if without_names or choice.random() < 0.25 else named
             piece, found = _filled(choice.choice(own), values, choice)
             spans += [(len(text) + start, len(text) + end, kind) for start, end, kind in found]
@@ -80,14 +81,15 @@ def _filled(template: str, values: Values, choice: random.Random) -> Labelled:
 
 
 def _noisy(text: str, spans: list[tuple[int, int, str]], choice: random.Random) -> Labelled:
-    """The text with letters left out, doubled, swapped or mistaken, and marks left out."""
+    """The text with letters left out, doubled, swapped or mistaken, and marks and spaces left out."""
     pieces = []
+    slips = choice.choice(_SLIP_SHARES)
     for char in text:
         if char in ".,:;'?!" and choice.random() < 0.25:
-            pieces.append("")
-        elif char.isalpha() and choice.random() < _SLIP_SHARE:
-            pieces.append(choice.choice(("", char * 2, choice.choice("abcdefghijklmnoprstuvwy"))))
-        elif char == " " and choice.random() < 0.02:
+            pieces.append(choice.choice(("", "", f" {char}")))
+        elif char.isalnum() and choice.random() < slips:
+            pieces.append(_slipped(char, choice))
+        elif char == " " and choice.random() < slips:
             pieces.append(choice.choice(("", "  ", "\n")))
         else:
             pieces.append(char)
@@ -96,3 +98,9 @@ def _noisy(text: str, spans: list[tuple[int, int, str]], choice: random.Random) 
         starts.append(starts[-1] + len(piece))
     moved = [(starts[start], starts[end], kind) for start, end, kind in spans]
     return "".join(pieces), [span for span in moved if span[0] < span[1]]
+
+
+def _slipped(char: str, choice: random.Random) -> str:
+    if char.isdigit() or choice.random() < 0.2:
+        return _LOOK_ALIKES.get(char, char)
+    return choice.choice(("", char * 2, choice.choice("abcdefghijklmnoprstuvwy")))

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from bench.small_letters import words
-from client.deidentification.lexicon import Lexicon
+from client.deidentification.lexicon import Lexicon, medicines
 
 
 class Values:
@@ -42,6 +42,7 @@ class Values:
             if w in lexicon.other_than_nouns and w[-2:] in words.ADJECTIVE_ENDINGS
         ]
         self._only_nouns = [w for w in self._nouns if w not in lexicon.other_than_nouns]
+        self._medicines = sorted(medicines())
         self._learned = sorted(word for word in lexicon.words if lexicon.is_jargon(word)) + [
             word for word in self._nouns if lexicon.is_jargon(word)
         ]
@@ -58,6 +59,8 @@ class Values:
             "n": self.noun,
             "adj": lambda: choice.choice(self._adjectives),
             "med": self.learned_word,
+            "drug": lambda: choice.choice(self._medicines),
+            "code": self.code,
             "rel": lambda: choice.choice(words.RELATIVES),
             "job": lambda: choice.choice(words.JOBS),
             "num": lambda: str(choice.choice((choice.randint(1, 99), choice.randint(100, 9_999_999)))),
@@ -84,10 +87,16 @@ class Values:
         start = choice.choice(("", "", *words.LEARNED_STARTS))
         return start + choice.choice(words.LEARNED_STEMS) + choice.choice(words.LEARNED_ENDINGS)
 
+    def code(self) -> str:
+        """A reference, which other rules find."""
+        return self._digits(
+            self._choice.choice(("??-####", "######", "?######", "???##", "##-####/#", "#?##?#"))
+        )
+
     def first(self) -> str:
         """A given name."""
         chance = self._choice.random()
-        if chance < 0.6:
+        if chance < 0.52:
             return self._choice.choice(self._given)
         if chance < 0.88:
             return self._choice.choice(self._both)
@@ -172,7 +181,7 @@ class Values:
             return self.noun() if choice.random() < 0.4 else self._glued()
         if chance < 0.93:
             return self._invented_place()
-        if chance < 0.96:
+        if chance < 0.97:
             letters = "".join(
                 choice.choice("abcdefgiklmnoprstuvw") for _ in range(choice.randint(2, 4))
             )

@@ -24,6 +24,17 @@ FIRM_WORDS = (
     "times", "news", "world", "today", "watch", "intelligence", "innovations", "dynamics", "engineering",
     "entertainment", "productions", "gallery", "academy", "nursery", "dental", "van lines", "movers",
     "mutual insurance company", "web services", "support services", "wealth management", "building society",
+    "lets", "lettings", "parking", "advice", "housing", "homes", "taxis", "cabs", "cars", "storage", "claims",
+    "cleaners", "cleaning", "plumbing", "heating", "roofing", "vets", "opticians", "dentists", "gym", "fitness",
+    "tavern", "arms", "inn", "cinema", "theatre", "primary", "primary school", "high school", "high", "fc", "united",
+    "rovers", "rugby club", "city council", "borough council", "county council", "council", "court", "prison",
+    "ambulance service", "fire service", "police", "nhs trust", "hospice", "care", "nursing home", "day centre",
+    "resource centre", "community centre", "converters", "debt advice", "water", "electric", "gas", "power",
+    "broadband", "car hire", "garage", "tyres", "autos", "travel agents", "tours", "cruises", "lodge", "house",
+    "court hotel", "estates", "estate agents", "solicitors", "accountants", "recruitment", "staffing", "logistics",
+    "haulage", "removals", "couriers", "post office", "depot", "chapel", "parish", "mosque", "temple", "ministries",
+    "credit", "finance", "loans", "savings", "pensions", "benefits office", "job centre", "labs", "imaging",
+    "diagnostics", "eye clinic", "walk in centre", "birth centre", "ward", "unit", "annexe", "wing",
 )  # fmt: skip
 LEGAL = (
     "inc", "ltd", "llc", "plc", "gmbh", "corp", "co", "ag", "inc.", "ltd.", "limited", "s.a.", "bv", "ab",

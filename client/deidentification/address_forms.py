@@ -28,7 +28,7 @@ _GLUED = r"""(?:straat|plaats|stra(?:ß|ss)e|str\.?|gasse|weg|laan|plein|platz|a
 _SEPARATE = r"""(?:u\.|utca|utc[áa]ja|út|útja|t[ée]r|tere|rakpart|k[öo]r[úu]t|s[ée]t[áa]ny|ulica|
     ulice|nad|plads|all[ée]e?|stra(?:ß|ss)e|weg|platz|gasse|ring|plein|straat|laan|v[äa]g|gata|vej|
     katu|tie|trg|cesta)"""
-_UNIT = r"""(?:h\.?\s?no\.?|house\s+no\.?|door\s+no\.?|plot(?:\s+no\.?)?|flat\s+no\.?|studio|
+_UNIT = r"""(?:h\.?\s?no\.?|(?:old|new|house|door)\s+no\.?|plot(?:\s+no\.?)?|flat\s+no\.?|studio|
     interior|edif\.?|edificio|dep?to\.?|appartamento|lgh|lok\.|puerta|planta|etg\.?|sala|stiege|top|apt|apartment|suite|ste|unit|flat|room|rm|floor|fl|bldg|building|lot|block|box|
     p\.?\s?o\.?\s?box|postbus|postfach|hc|rr|psc|cmr|byt|appt|piso|int\.|apto)"""
 

@@ -153,7 +153,7 @@ def _town_start(match: re.Match[str], lexicon: Lexicon) -> int:
 
 def _holds_name(match: re.Match[str], lexicon: Lexicon) -> bool:
     """Whether words after a number name something: one is a name, or all have capitals."""
-    words = WORD.findall(match.group("words"))
+    words = WORD.findall(match.group("words").removeprefix("The ").removeprefix("the "))
     if plain(words[0]) in _MONTHS or not words[0][0].isupper():
         return False
     named = [word for word in words if word[0].isupper() and not lexicon.is_function_word(word)]
@@ -213,9 +213,12 @@ def _grown_left(text: str, start: int, lexicon: Lexicon) -> int:
     line_start = max(text.rfind("\n", 0, start), text.rfind(":", 0, start), start - 120) + 1
     tokens = list(re.finditer(r"\S+", text[max(0, line_start) : start]))
     best = start
-    for token in reversed(tokens[-MAX_SEGMENT_WORDS - 2 :]):
+    near = tokens[-MAX_SEGMENT_WORDS - 2 :]
+    for at in reversed(range(len(near))):
+        token = near[at]
         word = token.group().strip("().,'\"")
-        if not word or lexicon.is_function_word(word):
+        opens = plain(word) == "the" and at and near[at - 1].group()[-1:].isdigit()  # "3 The Oaks"
+        if not word or (lexicon.is_function_word(word) and not opens):
             break
         if any(char.isdigit() for char in word):
             best = max(0, line_start) + token.start()

@@ -4,7 +4,7 @@ The named-entity model was trained on edited text and misses half of the names i
 john smith". A sentence that carries no evidence of careful capitals gets a second reading in which
 every word that is no everyday word begins with a capital.
 
-* `truecased` has the same length as the text, character for character, so spans carry over.
+* It has the same length as the text, character for character, so spans carry over.
 * Sentences with capitals in mid-sentence are left as they are.
 """
 
@@ -33,7 +33,7 @@ _RELATIONS = word_set(
     "grandson granddaughter hi hello hey dear"
 )
 _PREPOSITIONS = word_set("in to from of at near via")
-_PLACES_TOO = word_set(
+PLACES_TOO = word_set(
     "turkey chad jordan china chile guinea georgia mali niger oman cuba reading bath nice mobile "
     "cork hull buffalo phoenix lima orange bend split essen tours troy"
 )
@@ -58,6 +58,12 @@ _REACH = 16
 CARELESS_SHARE = 0.5
 """A text is careless when at least this share of its sentences begins without a capital."""
 
+SLIPS_SHARE = 0.08
+"""A text is slipshod when at least this share of its words in small letters are no words."""
+
+MIN_SLIPS = 2
+_MIN_SLIP_LETTERS = 4
+
 SHOUTED_SHARE = 0.7
 """A sentence is in capitals when at least this share of its words is."""
 
@@ -67,38 +73,65 @@ class Casing:
     """How a text uses capitals.
 
     Attributes:
-        truecased: The text, with capitals where names may be; of the same length.
         careless: Whether the writer does without capitals, so that their absence says nothing.
-        changed: Where sentences are that got capitals: starts and ends, neighbours together.
-        silent: Where capitals say nothing: the text of a careless writer, sentences in capitals.
+        silent: Where capitals say nothing: the text of a careless writer or one full of slips,
+            sentences in capitals. Starts and ends, neighbours together.
     """
 
-    truecased: str
     careless: bool
-    changed: tuple[tuple[int, int], ...] = ()
     silent: tuple[tuple[int, int], ...] = ()
 
 
+@dataclass(frozen=True)
+class TrueCase:
+    """A text with capitals where names may be.
+
+    Attributes:
+        text: Of the same length as what was written.
+        changed: Where sentences are that got capitals: starts and ends, neighbours together.
+    """
+
+    text: str
+    changed: tuple[tuple[int, int], ...] = ()
+
+
 def read_casing(text: str, lexicon: Lexicon) -> Casing:
-    """Judge the writer's use of capitals and make the second reading."""
+    """Judge the writer's use of capitals."""
     careless = _is_careless(text)
+    if careless or _is_slipshod(text, lexicon):
+        return Casing(careless, silent=((0, len(text)),))
+    silent: list[tuple[int, int]] = []
+    for match in _SENTENCE.finditer(text):
+        if _is_shouted(WORD.findall(match.group())):
+            _append(silent, match.span())
+    return Casing(careless, tuple(silent))
+
+
+def true_case(text: str, casing: Casing, lexicon: Lexicon, nobody: bytearray) -> TrueCase:
+    """The second reading.
+
+    Args:
+        text: As it was written.
+        casing: What `read_casing` says of it.
+        lexicon: Tells everyday words from names.
+        nobody: 1 for each character of a word that is surely no name: it gets a capital only
+            where it is on a list of names.
+    """
     pieces: list[str] = []
     changed: list[tuple[int, int]] = []
-    silent: list[tuple[int, int]] = [(0, len(text))] if careless else []
     for match in _SENTENCE.finditer(text):
         sentence = match.group()
         words = WORD.findall(sentence)
+        own = nobody[match.start() : match.end()]
         if _is_shouted(words):
-            pieces.append(_capitalised(_quietened(sentence), lexicon, careless=True))
-            if not careless:
-                _append(silent, match.span())
+            pieces.append(_capitalised(_quietened(sentence), lexicon, own, careless=True))
         elif not any(word[0].isupper() and word != "I" for word in words[1:]):
-            pieces.append(_capitalised(sentence, lexicon, careless=careless))
+            pieces.append(_capitalised(sentence, lexicon, own, careless=casing.careless))
         else:
             pieces.append(sentence)
         if pieces[-1] != sentence:
             _append(changed, match.span())
-    return Casing("".join(pieces), careless, tuple(changed), tuple(silent))
+    return TrueCase("".join(pieces), tuple(changed))
 
 
 def _append(parts: list[tuple[int, int]], span: tuple[int, int]) -> None:
@@ -113,6 +146,19 @@ def _is_careless(text: str) -> bool:
         return False
     small = sum(1 for word in starts if word[0].islower())
     return small >= CARELESS_SHARE * len(starts) or text.isupper()
+
+
+def _is_slipshod(text: str, lexicon: Lexicon) -> bool:
+    """Whether many words in small letters are neither words nor names."""
+    words = [
+        word for word in WORD.findall(text) if word[0].islower() and len(word) >= _MIN_SLIP_LETTERS
+    ]
+    slips = sum(
+        not (lexicon.is_everyday(word) or lexicon.is_jargon(word) or is_listed(word, lexicon))
+        for word in words
+        if word.isalpha()
+    )
+    return slips >= MIN_SLIPS and slips >= SLIPS_SHARE * len(words)
 
 
 def _is_shouted(words: list[str]) -> bool:
@@ -134,12 +180,20 @@ def _quietened(sentence: str) -> str:
     return WORD.sub(quiet, sentence)
 
 
-def _capitalised(sentence: str, lexicon: Lexicon, *, careless: bool) -> str:
+def _capitalised(sentence: str, lexicon: Lexicon, nobody: bytearray, *, careless: bool) -> str:
     """Lower-case text: a capital for words that may be names, and for the first."""
     words = list(WORD.finditer(sentence))
     out = list(sentence)
     for position, match in enumerate(words):
-        if match.group()[0].islower() and _takes_capital(words, position, lexicon, careless):
+        if (
+            match.group()[0].islower()
+            and (
+                not nobody[match.start()]
+                or is_listed(match.group(), lexicon)
+                or (careless and _is_group(match.group(), lexicon))
+            )
+            and _takes_capital(words, position, lexicon, careless)
+        ):
             _capitalise(out, match)
     for match in _INITIALS_AND_NAME.finditer(sentence):
         if _may_follow_initial(match.group("name"), lexicon):
@@ -149,6 +203,12 @@ def _capitalised(sentence: str, lexicon: Lexicon, *, careless: bool) -> str:
     return "".join(out)
 
 
+def is_listed(word: str, lexicon: Lexicon) -> bool:
+    """Whether a word is a name or a place and hardly anything else."""
+    parts = (_bare(word), *(part for part in word.split("-") if len(part) > 2))
+    return lexicon.is_place(word) or any(lexicon.is_name(part) for part in parts)
+
+
 def _takes_capital(
     words: list[re.Match[str]], position: int, lexicon: Lexicon, careless: bool
 ) -> bool:
@@ -156,9 +216,7 @@ def _takes_capital(
         return True
     match = words[position]
     word = match.group()
-    if lexicon.is_name(_bare(word)) or lexicon.is_place(word):
-        return True
-    if "-" in word and any(len(p) > 2 and lexicon.is_name(p) for p in word.split("-")):
+    if is_listed(word, lexicon):
         return True
     if careless and (is_unknown(word, lexicon) or _is_group(word, lexicon)):
         return True
@@ -175,7 +233,7 @@ def _takes_capital(
         before = plain(words[position - 1].group())
         if before in _RELATIONS and lexicon.may_be_name(word):
             return True
-        if before in _PREPOSITIONS and plain(word) in _PLACES_TOO:
+        if before in _PREPOSITIONS and plain(word) in PLACES_TOO:
             return True
     return careless and lexicon.is_only_noun(word) and _follows_given_name(words, position, lexicon)
 

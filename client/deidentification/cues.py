@@ -43,7 +43,7 @@ _BEFORE_CAPITALS = tuple(
 _TITLED = re.compile(r"\b(?:mr|mrs|ms|miss|mx|dr|prof)\b\.?[ \t]+", re.IGNORECASE)
 _W = r"[^\W\d_][\w'\u2019-]*"
 _SIGN_OFF = re.compile(
-    r"\b(?:thanks|thank\s+you|thx|thnx|cheers|regards|wishes|sincerely|faithfully|yours|truly|love|best)"
+    r"\b(?:thanks|thank\s+you|thx|thnx|cheers|regards|wishes|sincerely|faithfully|yours|truly|love|loving|best)"
     rf"[,.!\s-]{{1,4}}(?P<name>{_W}\.?(?:[ \t]+{_W}\.?){{0,3}})[ \t.!]*(?:\n|$)",
     re.IGNORECASE,
 )
@@ -90,7 +90,7 @@ def find_announced_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
 
 def _may_follow_title(word: str, lexicon: Lexicon) -> bool:
     """Whether a word after "Ms" is her name, though it is an everyday word."""
-    return word[0].isupper() and not lexicon.is_function_word(word)
+    return not lexicon.is_function_word(word) and (word[0].isupper() or lexicon.may_be_name(word))
 
 
 def find_home(text: str, end: int, lexicon: Lexicon, *, careless: bool) -> Finding | None:

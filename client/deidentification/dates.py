@@ -40,7 +40,7 @@ _PATTERNS = tuple(
     )
 )
 _DAY_AND_MONTH = re.compile(
-    r"\b(?:on|by|from|to|until|till|since|due|dated|for|dob)\s+"
+    r"\b(?!for\s+\d{1,2}/(?:7|12|52)\b)(?:on|by|from|to|until|till|since|due|dated|for|dob)\s+"
     r"(?P<date>(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|[12]\d|3[01]))(?![\w/])",
     re.IGNORECASE,
 )
@@ -55,6 +55,21 @@ _TIMES = tuple(
         r"dollars|euros|pounds|usd|eur|gbp|units?|steps|calories)\b)",
     )
 )
+_DAY_ALONE = re.compile(
+    r"\b(?:of|on|by|for|until|till|from|since|to)\s+the\s+(?P<date>(?:[12]?\d|3[01])(?:st|nd|rd|th))"
+    r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:at|and|is|was|says|said|i|we|he|she|they)\b)",
+    re.IGNORECASE,
+)
+_MONTH_AFTER = re.compile(
+    rf"\b(?:since|in|until|till|last|next|from)\s+(?P<date>(?!may\b|mar(?:ch)?\b){_MONTH})(?!\w)",
+    re.IGNORECASE,
+)
+_DAY_BEFORE_MONTH = re.compile(
+    r"(?<![\w/.,-])(?!24/7)(?:(?:1[3-9]|2\d|3[01])/(?:0?[1-9]|1[0-2])|(?:0?[1-9]|[12]\d|3[01])/0[1-9])"
+    r"(?![\w/%]|[.,]\d|\s?(?:mg|ml|mmol|mcg|kg|points|patients|people)\b)"
+)
+"""Two numbers that can be a day and a month, written so that they are no fraction."""
+
 _MONTH_ALONE = re.compile(
     r"(?:(?<=[a-z,] )|(?<=\())(?:January|February|April|June|July|August|September|October|"
     r"November|December|(?:(?<=in )|(?<=since )|(?<=until )|(?<=last ))(?:March|May))(?!\w)"
@@ -66,8 +81,11 @@ _POINT = re.compile(
     re.IGNORECASE,
 )
 _WEEKDAYS = re.compile(
+    rf"\b(?:{_WEEKDAY}|mon|tues?|weds?|thu|thurs?|fri|sat|sun)\b\.?,?\s+(?:the\s+)?"
+    r"(?:[12]?\d|3[01])\s?(?:st|nd|rd|th)(?!\w)|"
     rf"\b{_WEEKDAY}\b(?:,?\s+(?:at\s+)?{_CLOCK})?|"
-    r"(?<=\bon )(?:sat|sun)\b\.?|\b(?:mon|tues?|wed|thu|thurs?|fri)\b\.?",
+    r"(?<=\bon )(?:sat|sun)\b\.?|"
+    rf"\b(?:mon|tues?|weds?|thu|thurs?|fri)\b\.?(?:\s+(?:at\s+)?{_CLOCK})?",
     re.IGNORECASE,
 )
 _BIRTH = re.compile(
@@ -88,11 +106,14 @@ _AGES = tuple(
         r"(?:one|two|three|four|five|six|seven|eight|nine))?)[\s-]years?[\s-]old\b",
         r"\b(?:age|aged|age\s+of|age\s+is|age:)\s*:?\s*(?P<age>\d{1,3})\b",
         r"\b(?:I(?:'|\u2019)?m|I\s+am|(?:he|she)\s+(?:is|was)|(?:he|she)(?:'|\u2019)s|who\s+is|now|turned|"
-        r"turns|turning|became)\s+(?P<age>1?\d\d)(?=\s*(?:[.,;!?)]|and\b|now\b|today\b|when\b|this\b|$))",
+        r"turns|turning|became)\s+(?P<age>1?\d\d)(?=\s*(?:[.,;!?)]|and\b|now\b|today\b|when\b|this\b|last\b|on\b|in\b|$))",
+        r"\b(?:(?:he|she|who|mum|mom|dad|gran|nan)\s+(?:is|was)|(?:he|she)(?:'|\u2019)?s|i(?:'|\u2019)?m|i\s+am)\s+"
+        r"(?P<age>9\d|1[01]\d)(?![\w%]|[.,:/]\d|\s*(?:%|kg|kilos?|mg|ml|cm|lbs?|pounds|euros|dollars|per\b|points|"
+        r"miles|min|days|weeks|hours))",
         r"\b(?:patient|pt|man|woman|lady|gentleman|mother|father|wife|husband|son|daughter|child)\s+"
         r"(?:is|was|aged)\s+(?P<age>1?\d\d)(?!\w|[.,:/]\d|\s*%)",
         r"[^\W\d_],?\s+\((?P<age>[1-9]\d)\)",
-        r"(?<=[A-Za-z], )(?P<age>[1-9]\d)(?=,\s)",
+        r"(?<=[A-Za-z], )(?P<age>[1-9]\d|1[01]\d)(?=,\s)",
     )
 )
 
@@ -102,10 +123,10 @@ def find_dates(text: str) -> Iterator[Finding]:
     for pattern in _PATTERNS:
         for match in pattern.finditer(text):
             yield Finding(*match.span(), DATE_TIME)
-    for pattern in (_DAY_AND_MONTH, _BIRTH):
+    for pattern in (_DAY_AND_MONTH, _DAY_ALONE, _MONTH_AFTER, _BIRTH):
         for match in pattern.finditer(text):
             yield Finding(*match.span("date"), DATE_TIME)
-    for pattern in (_WEEKDAYS, _MONTH_ALONE, *_TIMES):
+    for pattern in (_WEEKDAYS, _MONTH_ALONE, _DAY_BEFORE_MONTH, *_TIMES):
         group = "date" if "date" in pattern.groupindex else 0
         for match in pattern.finditer(text):
             yield Finding(*match.span(group), DATE_TIME)

@@ -16,7 +16,7 @@ from typing import Any
 from audit.errors import NotFound
 from client.deidentification.addresses import find_addresses
 from client.deidentification.blocks import grow_blocks
-from client.deidentification.casing import Casing, read_casing
+from client.deidentification.casing import Casing, TrueCase, is_listed, read_casing, true_case
 from client.deidentification.dates import find_ages, find_dates, names_a_time
 from client.deidentification.findings import (
     ADDRESS,
@@ -62,7 +62,7 @@ from client.deidentification.presidio import (
 )
 from client.deidentification.recognizers import load_model_rule, pattern_rule
 from client.deidentification.settings import BLANK, DEFAULTS, PACKAGED, Detection
-from client.deidentification.small_letters import SmallLetters
+from client.deidentification.small_letters import Reading, SmallLetters
 from client.deidentification.spoken import find_spoken
 
 MAX_PIECE_CHARACTERS = 6000
@@ -76,9 +76,26 @@ _NAMES = ["PERSON", "LOCATION", "ORGANIZATION", "DATE_TIME", "NRP"]
 _MANY_DIGITS = re.compile(r"(?:\d[^\w\n]{0,4}){6,}\d")
 """A number can be a telephone's from seven digits."""
 
+_LICENSE = "US_DRIVER_LICENSE"
 _NO_HOST = re.compile(r"[A-Z]\.[A-Z]\w{1,3}")
 """Initials and an abbreviation ("H.No."), which Presidio takes for a host in Norway."""
 
+_LOST_SPACE = re.compile(
+    r"(?P<word>[A-Za-z]{2,})\.(?:am|an|as|at|be|by|do|go|in|is|it|me|my|no|so|to|us)", re.IGNORECASE
+)
+"""The end of a sentence and the beginning of the next."""
+
+MIN_LICENSE_SIGNS = 5
+"""No state's driving licence is shorter; "x2" is a dose."""
+
+_TWO_NUMBERS = re.compile(r"\d{1,2}/\d{1,2}")
+_OF_A_YEAR = ("/7", "/12")
+_LASTS = re.compile(r"\b(?:in|for|x|every|over|after|last|past)\s+$", re.IGNORECASE)
+"""Doctors write "for 3/12" for three months, and 52 is always weeks."""
+
+_SCORES = re.compile(
+    r"\b(?:pain|score[ds]?|rate[sd]?|nrs)(?:\s+(?:is|of|was|it))?\s+$", re.IGNORECASE
+)
 _LEADING = re.compile(r"(?:(?:the|a|an|on|in|at|since|from|about|around)\s+)*", re.IGNORECASE)
 """What the model takes in before a date."""
 
@@ -185,35 +202,45 @@ class Detector:
         english = self._language == LANGUAGE
         read_as = [mended(text) if english else text for text in texts]
         casings = [
-            read_casing(text, self.lexicon) if english else Casing(text, careless=False)
+            read_casing(text, self.lexicon) if english else Casing(careless=False)
             for text in read_as
+        ]
+        learned = [
+            self._small_letters.read(text, casing.silent)
+            if self._small_letters and casing.silent
+            else Reading([], bytearray(len(text)))
+            for text, casing in zip(read_as, casings, strict=True)
+        ]
+        true_cases = [
+            true_case(text, casing, self.lexicon, reading.nobody) if english else TrueCase(text)
+            for text, casing, reading in zip(read_as, casings, learned, strict=True)
         ]
         found = [[f for rule in self._rules for f in rule(text)] for text in texts]
         for text, mended_text, own in zip(texts, read_as, found, strict=True):
             if mended_text != text:
                 own.extend(f for rule in self._rules for f in rule(mended_text))
-        if self._small_letters is not None:
-            for text, casing, own in zip(read_as, casings, found, strict=True):
-                for start, end in casing.silent:
-                    own.extend(self._small_letters.find(text, start, end))
-        readings = [(text, at, -1) for at, text in enumerate(texts)]
+        for own, reading in zip(found, learned, strict=True):
+            own.extend(reading.names)
+        readings = [(text, at, 0, True) for at, text in enumerate(texts)]
+        readings += [(text, at, 0, True) for at, text in enumerate(read_as) if text != texts[at]]
         readings += [
-            (casing.truecased[start:end], at, start)
-            for at, casing in enumerate(casings)
-            for start, end in casing.changed
+            (case.text[start:end], at, start, False)  # the second reading is about names alone
+            for at, case in enumerate(true_cases)
+            for start, end in case.changed
         ]
-        analysed = self._engine.read(reading for reading, _, _ in readings)
-        for (reading, at, start), artifacts in zip(readings, analysed, strict=True):
-            for result in self._names_in.analyze(reading, _NAMES, artifacts):
+        analysed = self._engine.read(part for part, *_ in readings)
+        for (part, at, start, whole), artifacts in zip(readings, analysed, strict=True):
+            nobody = learned[at].nobody[start:]
+            for result in self._names_in.analyze(part, _NAMES, artifacts):
                 found[at].extend(
-                    Finding(f.start + max(start, 0), f.end + max(start, 0), f.kind)
-                    for f in self._accepted(reading, result)
+                    Finding(start + f.start, start + f.end, f.kind)
+                    for f in self._accepted(part, result, nobody)
                 )
-            if start < 0:  # the second reading is about names alone
-                found[at].extend(self._by_presidio(reading, artifacts, found[at]))
+            if whole:
+                found[at].extend(self._by_presidio(part, artifacts, found[at]))
         settled = [
-            self._grown(casing, own) if english else settle(casing.truecased, own)
-            for casing, own in zip(casings, found, strict=True)
+            self._grown(case.text, casing, reading, own) if english else settle(case.text, own)
+            for case, casing, reading, own in zip(true_cases, casings, learned, found, strict=True)
         ]
         return [[f for f in own if f.kind not in self._settings.keep] for own in settled]
 
@@ -225,8 +252,7 @@ class Detector:
         Its telephone recogniser tries every number in eight countries and is a third of the cost.
         """
         for result in self._analyzer.analyze(text, self._language, nlp_artifacts=artifacts):
-            host = text[result.start : result.end]
-            if result.entity_type != URL or not _NO_HOST.fullmatch(host):
+            if self._may_be(text, result):
                 yield Finding(result.start, result.end, result.entity_type)
         mask = covered(text, found)
         for match in _MANY_DIGITS.finditer(text):
@@ -238,17 +264,37 @@ class Detector:
             ):
                 yield Finding(start + result.start, start + result.end, PHONE_NUMBER)
 
-    def _grown(self, casing: Casing, found: list[Finding]) -> list[Finding]:
-        """All findings of a text, from the analyzer's and the name and address rules."""
-        text, lexicon, careless = casing.truecased, self.lexicon, casing.careless
-        names = [*found, *find_names(text, lexicon, careless=careless)]
+    def _may_be(self, text: str, result: RecognizerResult) -> bool:
+        """Whether what one of Presidio's patterns found can be what it is taken for."""
+        found = text[result.start : result.end]
+        if result.entity_type == URL:
+            if _NO_HOST.fullmatch(found) or text[result.end : result.end + 1].isalnum():
+                return False
+            joined = _LOST_SPACE.fullmatch(found)
+            return joined is None or not self.lexicon.is_everyday(joined.group("word"))
+        if result.entity_type == _LICENSE:
+            return len(found) >= MIN_LICENSE_SIGNS
+        if result.entity_type == DATE_TIME and _TWO_NUMBERS.fullmatch(found):
+            before = text[max(0, result.start - _NEAR) : result.start]
+            lasts = found.endswith(_OF_A_YEAR) and _LASTS.search(before)
+            return not (found.endswith("/52") or lasts or _SCORES.search(before))
+        return True
+
+    def _grown(
+        self, text: str, casing: Casing, reading: Reading, found: list[Finding]
+    ) -> list[Finding]:
+        """All findings of a text in true case, from the analyzer's and the rules for names."""
+        lexicon, careless = self.lexicon, casing.careless
+        names = [*found, *find_names(text, lexicon, reading.nobody, careless=careless)]
         names += [*find_groups(text, lexicon), *find_slipped(text)]
         names += find_joined_names(text, lexicon)
         names += find_enumerated(text, names, lexicon)
         grown = list(grow_names(text, names, lexicon, careless=careless))
         return grow_blocks(text, [*grown, *find_addresses(text, lexicon)], lexicon)
 
-    def _accepted(self, text: str, result: RecognizerResult) -> Iterator[Finding]:
+    def _accepted(
+        self, text: str, result: RecognizerResult, nobody: bytearray
+    ) -> Iterator[Finding]:
         """What the model found, as findings; none where it is surely nobody's.
 
         The model's spans are cut at line breaks, and lose pieces made of everyday words of banking,
@@ -265,13 +311,21 @@ class Detector:
             return
         for line in re.finditer(r"[^\n]+", text[result.start : result.end]):
             start, end = result.start + line.start(), result.start + line.end()
-            words = list(WORD.finditer(line.group()))
-            if not _DOTTED_CAPITALS.fullmatch(line.group()) and self._says_nothing(
-                text, start, words
-            ):
+            words = [
+                word
+                for word in WORD.finditer(text, start, end)
+                if not nobody[word.start()] or is_listed(word.group(), self.lexicon)
+            ]
+            if not words and any(nobody[start:end]):
                 continue
+            if not _DOTTED_CAPITALS.fullmatch(line.group()) and self._says_nothing(text, words):
+                continue
+            if any(nobody[start : words[0].start()] if words else b""):
+                start = words[0].start()
+            if any(nobody[words[-1].end() : end] if words else b""):
+                end = words[-1].end()
             if result.entity_type == PERSON:
-                start += self._label_length(words)
+                start = max(start, self._label_end(words))
             yield Finding(start, end, result.entity_type)
 
     def _house_number(self, text: str, start: int, found: str) -> Finding | None:
@@ -282,8 +336,8 @@ class Detector:
             return None
         return Finding(start, start + number.end(), NUMBER)
 
-    def _label_length(self, words: list[re.Match[str]]) -> int:
-        """Length of the labels before a name that the model took in ("Customer Ann Li")."""
+    def _label_end(self, words: list[re.Match[str]]) -> int:
+        """Where the name begins behind labels that the model took in ("Customer Ann Li")."""
         for word in words:
             folded = plain(word.group())
             if folded not in LABEL_WORDS and folded not in self.lexicon.function_words:
@@ -295,11 +349,11 @@ class Detector:
         listed = plain(found) in self.lexicon.groups
         return (found[:1].isupper() or listed) and not any(char.isdigit() for char in found)
 
-    def _says_nothing(self, text: str, start: int, words: list[re.Match[str]]) -> bool:
-        """Whether words that the model took for a name at `start` are nobody's."""
+    def _says_nothing(self, text: str, words: list[re.Match[str]]) -> bool:
+        """Whether words that the model took for a name are nobody's."""
         if all(self._is_surely_nobody(word.group()) for word in words):
             return True
-        end = start + words[-1].end()
+        start, end = words[0].start(), words[-1].end()
         if not all(self.lexicon.is_everyday(word.group()) for word in words):
             return False
         if text[start:end].isupper():

@@ -44,8 +44,9 @@ _LABEL = r"""
 _LABELLED = re.compile(
     rf"""(?<![\w]){_LABEL}
     (?:\s+(?:number|no|num|nr|id|code|ref(?:erence)?|key|card))?\.?
-    (?:\s*(?:\#|:|=|-|\u2013|\()|\s+(?:is|was|of|being|ending|ending\s+in|number|no\.?|nr\.?|id|code))*\s*
-    (?P<value>[A-Za-z]{{0,5}}[-/.\#]?\d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*
+    (?:\s*(?:\#|:|=|-|\u2013|\()|\s+(?:is|was|of|being|(?:ends?|ending)(?:\s+in)?|number|no\.?|nr\.?|id|code))*\s*
+    (?P<value>(?:(?-i:[A-Z]{{1,5}})\ (?=\d)|[A-Za-z]{{0,5}}[-/.\#]?)
+    \d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*
     (?:-[A-Za-z]{{1,3}}(?!\w))?)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -63,9 +64,18 @@ _PLATE_AFTER_CUE = re.compile(
     re.IGNORECASE,
 )
 _SHORT_LABEL = re.compile(
-    r"(?<![\w])(?:id|no|nr|num|number|\#)\s*[.:#]?\s*(?P<value>[A-Za-z]{0,5}-?\d{3,}[\dA-Za-z/-]*)",
+    r"(?<![\w])(?:id|no|nr|num|number(?:ed)?|\#)\s*[.:#]?\s*"
+    r"(?P<value>(?:(?-i:[A-Z]{1,5}) (?=\d)|[A-Za-z]{0,5}-?)\d{3,}[\dA-Za-z/-]*)",
     re.IGNORECASE,
 )
+_BOOKING = re.compile(
+    r"\b(?:booking|reservation|confirmation|pnr|(?:record\s+)?locator)"
+    r"(?:\s+(?:ref(?:erence)?|code|number|no))?\.?\s*[:#]?\s*(?:is\s+)?"
+    r"(?P<value>(?-i:[A-Z0-9]{6})|(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{6})(?!\w)",
+    re.IGNORECASE,
+)
+"""Airlines' codes: six letters and figures, of which few or none are figures."""
+
 _USER_NAME = re.compile(
     r"\b(?:user\s?name|user\s?id|login(?:\s+name)?|screen\s+name)(?:\s+is|\s*[:=])\s*"
     r"(?P<value>[\w.@+-]{3,64}(?<![.,]))",
@@ -99,6 +109,7 @@ _PLATE = re.compile(
 _PLATE_LIKE = re.compile(
     r"(?<![\w-])(?:[A-Z]{1,3}|\d{1,4})(?:[ -]?(?:[A-Z]{1,4}|\d{1,4})){1,3}(?![\w-]|\.\d)"
 )
+_SMALL_PLATE = re.compile(r"(?<![\w-])[a-z]{2}\d{2}\s?[a-z]{3}(?![\w-])")
 _VEHICLE = re.compile(
     r"\b(?:car|van|vehicle|lorry|truck|pick-?up|taxi|cab|motor(?:cycle|bike)|scooter|moped|minibus|"
     r"coach|caravan|trailer|ambulance|park(?:ed|ing|s)|dr(?:ove|ives?|iving|iver)|towed|clamped)\b"
@@ -163,8 +174,9 @@ def find_identifiers(text: str) -> Iterator[Finding]:
         yield Finding(*match.span("value"), ADDRESS)
     for match in _PLATE_AFTER_CUE.finditer(text):
         yield Finding(*match.span("value"), IDENTIFIER)
-    for match in _USER_NAME.finditer(text):
-        yield Finding(*match.span("value"), IDENTIFIER)
+    for pattern in (_USER_NAME, _BOOKING):
+        for match in pattern.finditer(text):
+            yield Finding(*match.span("value"), IDENTIFIER)
     for match in _CODE.finditer(text):
         if len(match.group()) >= MIN_DIGIT_RUN and not _MEASURED.fullmatch(match.group()):
             yield Finding(*match.span(), NUMBER)
@@ -175,6 +187,9 @@ def find_identifiers(text: str) -> Iterator[Finding]:
         for match in pattern.finditer(text):
             yield Finding(*match.span(), IDENTIFIER)
     for match in _PLATE_LIKE.finditer(text):
+        if _is_plate(text, *match.span()):
+            yield Finding(*match.span(), IDENTIFIER)
+    for match in _SMALL_PLATE.finditer(text):
         if _is_plate(text, *match.span()):
             yield Finding(*match.span(), IDENTIFIER)
     for match in _IBAN.finditer(text):

@@ -38,7 +38,9 @@ _LISTS = (
     "surnames.txt",
     "ambiguous_names.txt",
     "places.txt",
+    "organisations.txt",
     "current_words.txt",
+    "medicines.txt",
     "function_words.txt",
     "often_misspelt.txt",
     "groups.txt",
@@ -108,7 +110,8 @@ class Lexicon:
         surnames: The same for family names.
         ambiguous_names: Names that are everyday words too.
         places: Countries, regions and cities, of one or several words.
-        current_words: Words of banking, medicine and chat.
+        organisations: Public bodies and firms whose names are everyday words or letters.
+        current_words: Words of banking, medicine and chat, and medicines.
         function_words: Grammar, greetings, titles.
         often_misspelt: What a word with a slip may be meant to be.
         groups: Nationalities, religions and political groups.
@@ -120,6 +123,7 @@ class Lexicon:
     surnames: frozenset[str]
     ambiguous_names: frozenset[str]
     places: frozenset[str]
+    organisations: frozenset[str]
     current_words: frozenset[str]
     function_words: frozenset[str]
     often_misspelt: frozenset[str]
@@ -137,6 +141,12 @@ class Lexicon:
         for words in (place.split() for place in self.places if " " in place):
             longest[words[0]] = max(len(words), longest.get(words[0], 0))
         return longest
+
+    @cached_property
+    def organisation(self) -> re.Pattern[str]:
+        """Any of the organisations, in small letters."""
+        longest_first = sorted(self.organisations, key=len, reverse=True)
+        return re.compile(rf"(?<![\w&'.-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w&-])")
 
     def is_function_word(self, word: str) -> bool:
         """Whether the word is grammar rather than content."""
@@ -212,7 +222,7 @@ class Lexicon:
         folded = plain(word)
         if len(folded) < MIN_MISSPELT_LETTERS or not folded.isascii():
             return False
-        return any(other in self.often_misspelt for other in _one_slip_away(folded))
+        return any(other in self.often_misspelt for other in one_slip_away(folded))
 
     def _known(self, folded: str) -> bool:
         word = folded.removesuffix("'s").removesuffix("'")
@@ -246,23 +256,24 @@ def load_lexicon(words: Iterable[str], other_than_nouns: Iterable[str]) -> Lexic
         words: Everyday words, lower case.
         other_than_nouns: Those that are not only nouns.
     """
-    places = frozenset(
-        " ".join(place.split())
-        for place in re.split(r"[;\n]", _body("places.txt"))
-        if place.strip()
-    )
     return Lexicon(
         words=frozenset(words),
         other_than_nouns=frozenset(other_than_nouns),
         given_names=_listed("given_names.txt"),
         surnames=_listed("surnames.txt"),
         ambiguous_names=_listed("ambiguous_names.txt"),
-        places=places,
-        current_words=_listed("current_words.txt"),
+        places=_phrases("places.txt"),
+        organisations=_phrases("organisations.txt"),
+        current_words=_listed("current_words.txt") | medicines(),
         function_words=_listed("function_words.txt"),
         often_misspelt=_listed("often_misspelt.txt"),
         groups=_listed("groups.txt"),
     )
+
+
+def medicines() -> frozenset[str]:
+    """Names and brands of medicines."""
+    return _listed("medicines.txt")
 
 
 def word_list_bytes() -> bytes:
@@ -284,7 +295,14 @@ def _listed(name: str) -> frozenset[str]:
     return frozenset(_body(name).split())
 
 
-def _one_slip_away(word: str) -> Iterable[str]:
+def _phrases(name: str) -> frozenset[str]:
+    """Entries of one or several words, a line or a semicolon after each."""
+    entries = re.split(r"[;\n]", _body(name))
+    return frozenset(" ".join(entry.split()) for entry in entries if entry.strip())
+
+
+def one_slip_away(word: str) -> Iterable[str]:
+    """Every string that a missing, added, wrong or swapped letter makes of a word; some twice."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     for at in range(len(word) + 1):
         head, tail = word[:at], word[at:]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from client.deidentification.casing import is_unknown
+from client.deidentification.casing import PLACES_TOO, is_unknown
 from client.deidentification.cues import find_announced_names, find_home
 from client.deidentification.findings import (
     GROUP,
@@ -71,18 +71,27 @@ _INSTITUTION_OF = re.compile(
 )
 """What stands before the name of a place or person in an institution's name."""
 
+_NAMED_AFTER = re.compile(
+    r"(?<=[a-z] )(?:for|at|by|with|from|through|joined|via|against)[ \t]+(?:the[ \t]+)?"
+    r"(?P<name>[A-Z][a-z]+(?:[ \t]+(?:(?:of|and|&)[ \t]+)?[A-Z][\w'\u2019-]+){1,4})"
+)
+"""Several words with capitals where a sentence needs none: a name, whatever the words mean."""
+
 _FIRM_TAIL = re.compile(
     r"(?:\s+(?:&|and|und|et|y|e|og)\s+(?:co|sons?|s[øo]n|s[öo]hne|partners?|associates|brothers|hijos|"
     r"figli|fils|asociados|associés)\b\.?)?"
     r"(?:,?\s+(?:(?:general|memorial|community|family|regional|district|medical|health|state|"
-    r"children's|university|county|city|royal|private|dental|veterinary)\s+){0,2}"
+    r"children's|university|county|city|borough|district|royal|private|dental|veterinary|day|resource|leisure|"
+    r"care|nursing|residential|ambulance|fire|c\s+of\s+e)\s+){0,2}"
     r"(?:ltd|limited|inc|incorporated|llc|llp|l\.l\.c|plc|corp|corporation|co|company|gmbh|ag|kg|kgaa|"
     r"ohg|ug|e\.?\s?v|s\.?\s?a|sas|sarl|s\.?\s?p\.?\s?a|s\.?\s?r\.?\s?l|s\.?\s?a\.?\s?r\.?\s?l|"
     r"s\.?\s?a\.?\s+de\s+c\.?\s?v|a\.c|s\.?\s?c|b\.?v|n\.?v|ab|asa|a/s|as|"
     r"aps|oy|oyj|pty|sp\.?\s?k|sp\.?\s?j|sp\.?\s?z\s?o\.?\s?o|z\.?\s?o\.?\s?o|s\.?r\.?o|a\.s|d\.?o\.?o|kft|"
     r"zrt|ltda|ltd[aş]|a\.ş|hospital|clinic|infirmary|surgery|pharmacy|hospice|practice|university|"
     r"college|academy|school|institute|foundation|bank|insurance|group|holdings?|centre|center|"
-    r"laborator(?:y|ies)|bakery|brewery|dairy|nursery|library|garage|farm|pub|inn)(?!\w)\.?)*",
+    r"laborator(?:y|ies)|bakery|brewery|dairy|nursery|library|garage|farm|pub|inn|(?<=care\s)home|(?<=nursing\s)home|"
+    r"(?<=residential\s)home|(?<=ambulance\s)service|(?<=fire\s)service|council|police(?:\s+station)?|lettings|lets|"
+    r"solicitors|estate\s+agents|primary(?:\s+school)?|infants(?:\s+school)?|nhs\s+trust|annexe)(?!\w)\.?)*",
     re.IGNORECASE,
 )
 """What comes after a name that is a firm's or an institution's."""
@@ -90,12 +99,12 @@ _FIRM_TAIL = re.compile(
 _ACCOUNT_NAME = re.compile(
     r"\b(?:user(?:\s?name|\s?id)?|login|handle|logged\s+in\s+as|signed\s+in\s+as|posted\s+by|"
     r"sent\s+(?:from|by)|reported\s+by|account\s+of|nick(?:name)?|by(?!\s+user))\s*:?\s+"
-    r"(?P<value>(?-i:[a-z])[\w.-]{3,40}(?<![.-]))",
+    r"(?P<value>(?:(?-i:[a-z])[\w.-]{3,40}|[A-Z][\w-]{0,30}[._\d][\w.-]{1,30})(?<![.-]))",
     re.IGNORECASE,
 )
 _JOINED = re.compile(
     r"(?<![\w@.-])(?P<value>(?P<letters>[A-Za-z]{3,})(?:\d{1,4}|_\w{1,30}|\.(?P<more>[a-z]{3,})\d{0,4}))"
-    r"(?![\w@-]|\.\w)"
+    r"(?![\w@-]|\.\w)|(?<![\w@./-])(?P<account>[A-Za-z]{2,30}\.\w{0,20}_\w{1,20})(?![\w@-])"
 )
 """A name and a number, or two words joined: what people call themselves online."""
 
@@ -107,11 +116,27 @@ _OCCUPATION = re.compile(
 )
 _COUNTRY_LETTERS = re.compile(r"(?<![\w.])(?:U\.S\.A\.?|U\.S\.|U\.K\.|USA|UK|UAE|usa|uae)(?![\w-])")
 _COMMA_AND_INITIALS = re.compile(r",[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.){0,2}(?![\w-])")
+_SMALL_INITIAL_BEFORE = re.compile(r"(?:^|[\s(])(?P<initial>[b-hj-mo-qstvz]\.?\s)$")
+_SMALL_INITIAL_AFTER = re.compile(r"[ \t][b-hj-moqtvz]\.?(?=[\s,;)]|$)")
+_DOTTED_INITIALS = re.compile(
+    r"(?<![\w.])(?!(?:e\.g|i\.e|a\.m|p\.m|p\.s|n\.b|p\.o|b\.d|o\.d|q\.d|a\.d|b\.c|p\.a|p\.r|c\.c|u\.k|u\.s|d\.c|c\.f)\b)"
+    r"[a-z]\.[a-z]\.(?:[a-z]\.)?(?![\w])"
+)
+"""Initials that stand for a name where nobody writes capitals."""
+
 _LOUD_NAME = re.compile(r"(?<![\w-])[A-Z][A-Z'\u2019-]{2,}(?:[ -][A-Z'\u2019-]{2,}){0,2}(?=,)")
 _RELATED = word_set("wife husband daughter daughters mother father parents")
 _MONTHS = word_set("may april march june august")
 _LAST_WORD = re.compile(r"([^\W\d_][\w'\u2019-]*)\W*$")
 _CAPITALISED = r"[A-Z][^\W\d_]+(?:[-'\u2019][^\W\d_]+)*"
+_NICKNAME = re.compile(
+    rf"{_CAPITALISED}\s+[\"\u201c'\u2018]{_CAPITALISED}[\"\u201d'\u2019]\s+{_CAPITALISED}"
+)
+"""What somebody is called, between their names: Wendell "Dub" Hatch."""
+
+_PLACE_AFTER = re.compile(
+    r"(?<=[a-z,] )(?:in|to|from|at|near|via)\s+(?P<place>[A-Z][a-z]+)(?![\w-])(?!\s+[A-Z])"
+)
 _NEXT_IN_LIST = re.compile(rf"(?:,\s+(?:and\s+|&\s+)?|\s+(?:and|&|or)\s+)(?P<name>{_CAPITALISED})")
 _MEMBER = r"(?:(?:van|von|de|der|den|di|da|el|al|la|le|du|del|dos)\s+){0,2}[^\W\d_][\w'\u2019-]*"
 _FIRM_OF_NAMES = re.compile(
@@ -130,21 +155,33 @@ _ENUMERATION = re.compile(
 )
 
 
-def find_names(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
+def find_names(
+    text: str, lexicon: Lexicon, nobody: bytearray, *, careless: bool
+) -> Iterator[Finding]:
     """Names that cues, lists and the absence from English give away.
 
     Args:
         text: The truecased text.
         lexicon: Tells everyday words from names.
+        nobody: 1 for each character of a word that is surely no name, unless a list has it.
         careless: Whether the writer used no capitals: then unknown words in small letters count.
     """
     yield from find_announced_names(text, lexicon)
     for match in WORD.finditer(text):
-        if _is_listed(match.group(), lexicon) or _is_unknown(text, match, lexicon, careless):
+        if _is_listed(match.group(), lexicon) or (
+            not nobody[match.start()] and _is_unknown(text, match, lexicon, careless)
+        ):
             kind = LOCATION if lexicon.is_place(match.group()) else PERSON
             yield Finding(*without_possessive(match), kind)
         elif _is_name_by_its_capital(text, match, lexicon):
             yield Finding(*without_possessive(match), PERSON)
+    for match in _NICKNAME.finditer(text):
+        yield Finding(*match.span(), PERSON)
+    for match in _DOTTED_INITIALS.finditer(text.lower()) if careless else ():
+        yield Finding(*match.span(), PERSON)
+    for match in _PLACE_AFTER.finditer(text):
+        if plain(match.group("place")) in PLACES_TOO:
+            yield Finding(*match.span("place"), LOCATION)
     for match in _LOUD_NAME.finditer(text):
         end = _initials_end(text, match.end(), lexicon)
         if end > match.end():
@@ -204,6 +241,8 @@ def grow_names(
             continue
         end = grown_right(text, finding.end, lexicon)
         start, kind = grown_left(text, finding.start, lexicon), finding.kind
+        if kind == PERSON and careless:
+            start, end = _with_small_initials(text, start, end)
         if kind == PERSON:
             end = _initials_end(text, end, lexicon)
             start, end = small_neighbours(text, start, end, lexicon)
@@ -224,6 +263,13 @@ def grow_names(
             occupation = _OCCUPATION.match(text, end)
             if occupation:
                 yield Finding(*occupation.span("what"), OCCUPATION)
+
+
+def _with_small_initials(text: str, start: int, end: int) -> tuple[int, int]:
+    """A name of a writer without capitals with the initial before or after it: "j yeung"."""
+    before = _SMALL_INITIAL_BEFORE.search(text[max(0, start - 4) : start])
+    after = _SMALL_INITIAL_AFTER.match(text, end)
+    return start - len(before.group("initial")) if before else start, after.end() if after else end
 
 
 def _rest_of_list(text: str, end: int, lexicon: Lexicon) -> Iterator[Finding]:
@@ -252,7 +298,12 @@ def _is_listed(word: str, lexicon: Lexicon) -> bool:
     if lexicon.is_name(word) or lexicon.is_place(word):
         return True
     parts = re.split(r"['\u2019-]", word)
-    return len(parts) > 1 and any(lexicon.is_name(part) for part in parts if len(part) > 2)
+    if len(parts) > 1 and any(lexicon.is_name(part) for part in parts if len(part) > 2):
+        return True
+    double = word.split("-")  # "Ruby-Rose"
+    return len(double) == 2 and all(
+        part[:1].isupper() and plain(part) in lexicon.ambiguous_names for part in double
+    )
 
 
 def _is_unknown(text: str, match: re.Match[str], lexicon: Lexicon, careless: bool) -> bool:
@@ -323,6 +374,11 @@ def _firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
         start = _firm_start(match, lexicon)
         if start is not None:
             yield Finding(start, match.end(), ORGANIZATION)
+    for match in _NAMED_AFTER.finditer(text):
+        person = lexicon.is_given_name(WORD.findall(match.group("name"))[0])
+        yield Finding(*match.span("name"), PERSON if person else ORGANIZATION)
+    for match in lexicon.organisation.finditer(text.lower()) if careless else ():
+        yield Finding(*match.span(), ORGANIZATION)
     for match in _SMALL_FIRM.finditer(text) if careless else ():
         start = match.end()
         for word in reversed(list(re.finditer(r"\S+", match.group("name")))):

@@ -26,7 +26,9 @@ MIN_LETTERS: Final = 4
 """Shorter words in small letters are too often abbreviations."""
 
 _LOOK_ALIKES: Final = {"0": "o", "1": "l", "5": "s"}
-_FIGURE_IN_WORD = re.compile(r"(?<=[A-Za-z])[015](?=[a-z]{2})")
+_FIGURE_IN_WORD = re.compile(
+    r"(?<=[A-Za-z])[015](?=[a-z]{2})|(?<=[a-z]{3})[01](?=[a-z](?!\w))|(?<![\w.])0(?=[a-z]{4})"
+)
 _FIGURES: Final = str.maketrans({"o": "0", "O": "0", "l": "1", "I": "1"})
 _LETTER_IN_NUMBER = re.compile(
     r"(?<![^\W_])(?!\d+l(?!\w))(?=[\doOlI]*\d[oOlI]*\d)(?=\d*[oOlI])[\doOlI]+(?![^\W_])"
@@ -34,6 +36,22 @@ _LETTER_IN_NUMBER = re.compile(
 )
 """Two figures and letters like figures, "2O24" but not "100l"; or one in a date, "13/O9"."""
 
+_FIGURES_OF_CLOCKS_AND_DATES = re.compile(
+    r"(?<![\w.:/-])(?=\S*\d)[\dOolI]{1,2}(?::[\dOolI]{2}(?!\w)|[:.][\dOolI]{2}(?=\s?[ap]\.?m\b))"
+    r"|(?<![\w.:/-])(?=(?:[OolI ./-]*\d){2})"
+    r"[\dOolI]{1,4}(?:[ ]?[./-][ ]?[\dOolI]{1,4}){1,3}(?![\w/-])"
+)
+_FIGURES_OF_LONG_NUMBERS = re.compile(
+    r"(?<![^\W_])(?=(?:[OolI -]*\d){6})[\dOolI]{2,}(?:[ -][\dOolI]{2,})+(?![^\W_])"
+)
+"""Clocks, dates and numbers of several groups, in which any letter like a figure is one."""
+
+_A_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}"
+_FIGURES_OF_DAYS_AND_AGES = re.compile(
+    rf"(?<!\w)(?:[lIO]\d|\d[lIO])(?=(?:st|nd|rd|th)?\s+(?:of\s+)?(?i:{_A_MONTH})\b)"
+    rf"|(?<=[a-z]\s)[lIO]\d(?!\w)(?<=(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\s..)"
+    r"|(?<=\b[Aa]ge\s)[1-9][lIO](?!\w)|(?<=\b[Aa]ged\s)[1-9][lIO](?!\w)"
+)
 _JOINED = re.compile(r"(?<=[a-z])[A-Z][a-z]{2,}(?![\w-])")
 _NEXT = re.compile(r"[ \t]+(?P<word>[a-z][^\W\d_]{3,}(?:-[^\W\d_]+)?)(?![\w.-]\w|')")
 _BEFORE = re.compile(r"(?<![\w.-])(?P<word>[a-z][^\W\d_]{3,})[ \t]+$")
@@ -53,6 +71,20 @@ _SLIPPED_DATES = tuple(
         r"(?:19|20)\d\d",
     )
 )
+_SLIPPED_DAYS = tuple(
+    re.compile(rf"(?<![\w/.-])(?:{pattern})(?!\w)")
+    for pattern in (
+        r"\d{1,2}(?:st|nd|rd|th)[ \t]+(?:of[ \t]+)?(?P<month>[^\W\d_]{4,10})",
+        r"(?:[12]?\d|3[01])[ \t]+(?P<month>[^\W\d_]{6,10})",
+        r"(?P<month>[^\W\d_]{4,10})[ \t]+\d{1,2}(?:st|nd|rd|th)",
+    )
+)
+_LONG_MONTHS = frozenset(month for month in _MONTHS if len(month) > 6)
+_LONG_WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+_LONG_WORD = re.compile(r"(?<![\w.@-])[^\W\d_]{6,10}(?![\w@-])")
+_NO_SLIPPED_DAYS = frozenset(
+    ("sundays", "mondays", "fridays", "sunday", "monday", "friday", "sundae")
+)
 _SLIPPED_AGE = re.compile(
     r"(?<![\w.])(?P<age>\d{1,3})[ \t-]*(?P<years>[^\W\d_]{3,6})[ \t-]+(?P<old>[^\W\d_]{2,4})(?!\w)"
 )
@@ -65,7 +97,14 @@ def mended(text: str) -> str:
     'Codyview, Group 5 and CYP1A2 on 21.03.2025'
     """
     words = _FIGURE_IN_WORD.sub(lambda match: _LOOK_ALIKES[match.group()], text)
-    return _LETTER_IN_NUMBER.sub(lambda match: match.group().translate(_FIGURES), words)
+    for pattern in (
+        _FIGURES_OF_DAYS_AND_AGES,
+        _FIGURES_OF_CLOCKS_AND_DATES,
+        _FIGURES_OF_LONG_NUMBERS,
+        _LETTER_IN_NUMBER,
+    ):
+        words = pattern.sub(lambda match: match.group().translate(_FIGURES), words)
+    return words
 
 
 def find_slipped(text: str) -> Iterator[Finding]:
@@ -83,6 +122,17 @@ def find_slipped(text: str) -> Iterator[Finding]:
             month = match.group("month").lower()
             full = any(within_slips(month, name, 1) for name in _MONTHS)
             if full or any(within_slips(month, name, 1) for name in _SHORT_MONTHS):
+                yield Finding(*match.span(), DATE_TIME)
+    for match in _LONG_WORD.finditer(text):
+        word = match.group().lower()
+        if word not in _NO_SLIPPED_DAYS and any(
+            within_slips(word, name, 1) for name in (*_LONG_MONTHS, *_LONG_WEEKDAYS)
+        ):
+            yield Finding(*match.span(), DATE_TIME)
+    for pattern in _SLIPPED_DAYS:
+        for match in pattern.finditer(text):
+            month = match.group("month").lower()
+            if any(within_slips(month, name, 1) for name in _MONTHS):
                 yield Finding(*match.span(), DATE_TIME)
 
 

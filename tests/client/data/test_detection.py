@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.deidentification.casing import read_casing
+from client.deidentification.casing import read_casing, true_case
 from client.deidentification.detection import MAX_PIECE_CHARACTERS, Detector
 from client.deidentification.findings import (
     ADDRESS,
@@ -92,6 +92,25 @@ def test_rules_alone_hide_what_small_letters_hid(
         ("The MRN is 0048213, seen today.", IDENTIFIER, "0048213"),
         ("patient id: H-2291-884 was here", IDENTIFIER, "H-2291-884"),
         ("my customer number is 40021873", IDENTIFIER, "40021873"),
+        ("her passport no. TC 288176, please", IDENTIFIER, "TC 288176"),
+        ("a passbook numbered B 20774 of mine", IDENTIFIER, "B 20774"),
+        ("the account ends 7735 I think", IDENTIFIER, "7735"),
+        ("from Shannon to Faro, booking QZKVPM, was late", IDENTIFIER, "QZKVPM"),
+        ("the other car was bd67 olm i think", IDENTIFIER, "bd67 olm"),
+        ("she logs in as drew.k_ops now", IDENTIFIER, "drew.k_ops"),
+        ("seen by j yeung today", PERSON, "j yeung"),
+        ("a grievance about d.w. in dispatch", PERSON, "d.w."),
+        ('Then Wendell "Dub" Hatch left.', PERSON, 'Wendell "Dub" Hatch'),
+        ("I think Ruby-Rose refuses to go.", PERSON, "Ruby-Rose"),
+        ("He took it for Dandelion Cold Storage.", ORGANIZATION, "Dandelion Cold Storage"),
+        ("told to report it to action fraud", ORGANIZATION, "action fraud"),
+        ("She now lives in Bath with her wife.", LOCATION, "Bath"),
+        ("the review is due 15/02 by phone", DATE_TIME, "15/02"),
+        ("collected early 24/9 by her aunt", DATE_TIME, "24/9"),
+        ("next visit thurs 6th please", DATE_TIME, "thurs 6th"),
+        ("third time since feb he says", DATE_TIME, "feb"),
+        ("Your letter of the 19th says so.", DATE_TIME, "19th"),
+        ("my nan is 96 and frail", AGE, "96"),
         ("policy AB-123456-C has lapsed", IDENTIFIER, "AB-123456-C"),
         ("NI number QQ 12 34 56 C please", IDENTIFIER, "QQ 12 34 56 C"),
         ("ref #44821 again", IDENTIFIER, "44821"),
@@ -165,6 +184,9 @@ def test_found_whole_and_for_what_it_is(
         "two weeks ago the app said error 503, twice daily since",
         "Why is my top-up still pending? My IBAN works and the ATM took my PIN.",
         "will you mark the bill as paid in may",
+        "open 24/7, pain 3/10, bp 120/80, 1/2 tablet for 3/12, review in 4/52",
+        "vomited x2 and T3 disease, i.e. worse",
+        "it was upset.pls block it. nothing is new.so wait",
         "About 1500 patients took part, 61 of them for three years.",
         "I recieved a lettter about my witdrawal, definately wrong",
     ],
@@ -232,6 +254,11 @@ def test_odd_texts_are_read(detector: Detector, text: str) -> None:
     assert all(0 <= f.start < f.end <= len(text) for f in findings)
 
 
+def in_true_case(detector: Detector, text: str, nobody: bytearray | None = None) -> str:
+    casing = read_casing(text, detector.lexicon)
+    return true_case(text, casing, detector.lexicon, nobody or bytearray(len(text))).text
+
+
 class TestCasing:
     @pytest.mark.parametrize(
         ("text", "truecased"),
@@ -247,11 +274,25 @@ class TestCasing:
         ],
     )
     def test_names_get_capitals(self, detector: Detector, text: str, truecased: str) -> None:
-        assert read_casing(text, detector.lexicon).truecased == truecased
+        assert in_true_case(detector, text) == truecased
 
     @pytest.mark.parametrize("text", ["ß straße ŉ", "ﬁne ﬂow", "ΑΒΓ αβς", "ǆ ǅ Ǆ"])
     def test_no_character_moves(self, detector: Detector, text: str) -> None:
-        assert len(read_casing(text, detector.lexicon).truecased) == len(text)
+        assert len(in_true_case(detector, text)) == len(text)
+
+    def test_what_is_surely_nobody_gets_a_capital_only_from_a_list(
+        self, detector: Detector
+    ) -> None:
+        text = "given zytroxal by emily, a polish nurse from turkiye"
+        nobody = bytearray(b"\x01") * len(text)
+        assert in_true_case(detector, text).startswith("Given Zytroxal by Emily")
+        assert in_true_case(detector, text, nobody) == text.replace("emily", "Emily")
+
+    def test_a_text_full_of_slips_is_silent(self, detector: Detector) -> None:
+        text = "Teh cardd was declned at Tesco. Plese snd a new one to Ann Lee."
+        casing = read_casing(text, detector.lexicon)
+        assert (casing.careless, casing.silent) == (False, ((0, len(text)),))
+        assert not read_casing("The card was declined at Tesco.", detector.lexicon).silent
 
     def test_carelessness_is_read_off_the_sentences(self, detector: Detector) -> None:
         assert read_casing("hello. how are you", detector.lexicon).careless

@@ -122,7 +122,7 @@ def labelled(folder: Path, content: Any) -> Path:
     [
         ("not json", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ({}, "valid list"),
+        ({}, "expected a list"),
         ([], "holds no text"),
         ([{"spans": []}], "0.full_text: Field required"),
         ([ANN, {**ANN, "spans": [{**ANN["spans"][0], "end_position": 9}]}], "1.spans: 0 to 9"),

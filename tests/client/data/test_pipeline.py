@@ -42,10 +42,10 @@ class TestPersonLevel:
         first, second = texts(
             deidentifier,
             SourceRecord("P", "My name is Grace Hollander and I have a question."),
-            SourceRecord("P", "hollander again, grace period is over. Grace was upset."),
+            SourceRecord("P", "hollander again, the grace period is over. Grace was upset."),
         )
         given, family = first.split("is ")[1].split(" and")[0].split()
-        assert second == f"{family.lower()} again, grace period is over. {given} was upset."
+        assert second == f"{family.lower()} again, the grace period is over. {given} was upset."
 
     def test_another_subjects_records_do_not_matter(self, deidentifier: Deidentifier) -> None:
         (text, _) = texts(

@@ -52,7 +52,7 @@ def test_names_of_everyday_words_are_found_where_nobody_writes_capitals(
 ) -> None:
     for text, name in zip(SMALL, ("golden helix", "amber", "weather decision"), strict=True):
         for written in (text, text.upper()):
-            found = reader.find(written, 0, len(written))
+            found = reader.read(written, [(0, len(written))]).names
             mask = covered(written, [*found])
             at = text.index(name)
             assert all(mask[place] for place in range(at, at + len(name)) if text[place] != " ")
@@ -64,8 +64,8 @@ def test_it_says_where_in_the_text_a_part_of_it_names_somebody(reader: SmallLett
     before = "Dr. Lee has seen him. "
     text = before + SMALL[0].upper()
     moved = [(f.start - len(before), f.end - len(before)) for f in
-             reader.find(text, len(before), len(text))]  # fmt: skip
-    alone = reader.find(SMALL[0].upper(), 0, len(SMALL[0]))
+             reader.read(text, [(len(before), len(text))]).names]  # fmt: skip
+    alone = reader.read(SMALL[0].upper(), [(0, len(SMALL[0]))]).names
     assert moved == [(finding.start, finding.end) for finding in alone]
     assert moved
 
@@ -82,6 +82,17 @@ def test_it_is_shown_what_has_no_capitals_and_nothing_else(detector: Detector) -
     assert silent(careful + "HER SON MARK WAS THERE.") == [" HER SON MARK WAS THERE."]
 
 
+def test_it_says_which_words_are_surely_nobody(reader: SmallLetters) -> None:
+    text = "the wound was cleaned and dressed by precious on the ward"
+    nobody = reader.read(text, [(0, len(text))]).nobody
+    named = text.index("precious")
+    assert not any(nobody[named : named + len("precious")])
+    for word in ("wound", "cleaned", "dressed", "ward"):
+        assert all(nobody[text.index(word) : text.index(word) + len(word)])
+    elsewhere = reader.read(text, [(0, 9)]).nobody
+    assert not any(elsewhere[9:])
+
+
 def test_long_text_is_read_in_windows_that_end_with_sentences(reader: SmallLetters) -> None:
     text = "please send the letter again. " * 60
     pieces = reader._pieces(text)
@@ -94,7 +105,7 @@ def test_long_text_is_read_in_windows_that_end_with_sentences(reader: SmallLette
     pieces = reader._pieces(unbroken)
     windows = list(small_letters._windows(unbroken, pieces, 510))
     assert {end - start for start, end in windows[:-1]} == {small_letters.WINDOW_PIECES}
-    assert list(reader.find("", 0, 0)) == []
+    assert reader.read("", [(0, 0)]).names == []
 
 
 def test_what_is_read_beside_a_text_changes_nothing(detector: Detector) -> None:
