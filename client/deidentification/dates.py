@@ -49,9 +49,13 @@ _TIMES = tuple(
     for pattern in (
         rf"(?<![\w.:/-])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?{_HALF}?(?![\w:/])",
         rf"(?<![\w.:/-])(?:0?[1-9]|1[0-2]){_HALF}(?!\w)",
+        r"\b(?:at|by|until|till|from|before|after)\s+(?P<date>(?:[01]\d|2[0-3])[0-5]\d)"
+        r"(?![\w%]|[.,/-]\d|\s?(?:mg|ml|mcg|g|kg|m|km|kcal|rpm|people|patients|pounds|dollars|euros)\b)",
+        r"\bat\s+(?P<date>(?:1?\d|2[0-3])\.[0-5]\d)(?![\w%]|[.,/-]\d|\s?(?:mg|ml|mcg|g|kg|mmol|cm|mm|m|km|l)\b)",
+        r"(?<![\w.,/:+-])(?P<date>0\d[0-5]\d)(?![\w%]|[.,/:-]\d|\s\d)",
         r"(?:\b(?:in|since|until|till|from|of|by|during|after|before|around|year|between|and|class\s+of|spring|"
         r"summer|autumn|fall|winter|early|late|mid|born|est\.?|founded|to)[\s-]+|(?<=\())"
-        r"(?P<date>(?:19|20)\d\d(?:'?s)?)(?![\w%]|[-/.,]\d|\s?(?:mg|ml|kg|g|km|m|patients?|people|cases|"
+        r"(?P<date>(?:18|19|20)\d\d(?:'?s)?)(?![\w%]|[-/.,]\d|\s?(?:mg|ml|kg|g|km|m|patients?|people|cases|"
         r"dollars|euros|pounds|usd|eur|gbp|units?|steps|calories)\b)",
     )
 )
@@ -107,7 +111,7 @@ _AGES = tuple(
         r"\b(?:age|aged|age\s+of|age\s+is|age:)\s*:?\s*(?P<age>\d{1,3})\b",
         r"\b(?:I(?:'|\u2019)?m|I\s+am|(?:he|she)\s+(?:is|was)|(?:he|she)(?:'|\u2019)s|who\s+is|now|turned|"
         r"turns|turning|became)\s+(?P<age>1?\d\d)(?=\s*(?:[.,;!?)]|and\b|now\b|today\b|when\b|this\b|last\b|on\b|in\b|$))",
-        r"\b(?:(?:he|she|who|mum|mom|dad|gran|nan)\s+(?:is|was)|(?:he|she)(?:'|\u2019)?s|i(?:'|\u2019)?m|i\s+am)\s+"
+        r"\b(?:(?:he|she|who|mum|mom|dad|gran|nan)\s+(?:is|was)|(?:shall|will)\s+be|(?:he|she)(?:'|\u2019)?s|i(?:'|\u2019)?m|i\s+am)\s+"
         r"(?P<age>9\d|1[01]\d)(?![\w%]|[.,:/]\d|\s*(?:%|kg|kilos?|mg|ml|cm|lbs?|pounds|euros|dollars|per\b|points|"
         r"miles|min|days|weeks|hours))",
         r"\b(?:patient|pt|man|woman|lady|gentleman|mother|father|wife|husband|son|daughter|child)\s+"

@@ -206,7 +206,7 @@ class Detector:
             for text in read_as
         ]
         learned = [
-            self._small_letters.read(text, casing.silent)
+            self._small_letters.read(text, casing.silent, careless=casing.careless)
             if self._small_letters and casing.silent
             else Reading([], bytearray(len(text)))
             for text, casing in zip(read_as, casings, strict=True)

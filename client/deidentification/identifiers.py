@@ -57,7 +57,7 @@ _POSTCODE = re.compile(
     re.IGNORECASE,
 )
 _PLATE_AFTER_CUE = re.compile(
-    r"\b(?:plate|plates|registration|reg|licen[cs]e\s+plate|tag|number\s+plate)(?:\s+(?:no|number|is))?"
+    r"\b(?:plate|plates|registration|rego?|vrm|vrn|licen[cs]e\s+plate|tag|number\s+plate)(?:\s+(?:no|number|is))?"
     r"\s*[.:#]?\s*(?P<value>[A-Za-z]{1,3}[ -]\d{1,4}(?:-?[A-Za-z]{1,2})?|"
     r"\d{1,4}[ -][A-Za-z]{1,3}(?:[ -]\d{1,4})?|[A-Za-z]{1,2}\d{2,3}[ -][A-Za-z]{2,3}|"
     r"[A-Za-z]{1,3}-[A-Za-z]{1,2} ?\d{1,4}|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z\d]{4,8})(?!\w)",
@@ -71,7 +71,7 @@ _SHORT_LABEL = re.compile(
 _BOOKING = re.compile(
     r"\b(?:booking|reservation|confirmation|pnr|(?:record\s+)?locator)"
     r"(?:\s+(?:ref(?:erence)?|code|number|no))?\.?\s*[:#]?\s*(?:is\s+)?"
-    r"(?P<value>(?-i:[A-Z0-9]{6})|(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{6})(?!\w)",
+    r"(?P<value>(?-i:[A-Z0-9]{6}|[A-Z0-9]{2,4}-[A-Z0-9]{2,4})|(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{6})(?!\w)",
     re.IGNORECASE,
 )
 """Airlines' codes: six letters and figures, of which few or none are figures."""
@@ -86,6 +86,11 @@ _CODE = re.compile(
     r"(?<![\w@.])(?=[A-Za-z0-9]*[A-Za-z])(?=(?:[A-Za-z/-]*\d){3})"
     r"[A-Za-z0-9]+(?:[-/][A-Za-z0-9]+)*(?![\w@])"
 )
+_SLASHED = re.compile(
+    r"(?<![\w@./-])\d{1,4}/(?:[A-Za-z]{1,4}/\d{3,}[A-Za-z]?|\d{4,}[A-Za-z])(?![\w@/-])"
+)
+"""Case numbers such as 20/wm/18834 and 04/118223K."""
+
 _RUN = re.compile(rf"(?<![\w.,$£€¥₹])\d{{{MIN_DIGIT_RUN},}}(?![\w]|[.,]\d)")
 _SEPARATED = re.compile(
     r"(?<![\w.,$£€])\+?\(?\+?\d{1,12}\)?"
@@ -93,6 +98,10 @@ _SEPARATED = re.compile(
 )
 _EXTENSION = re.compile(
     r"\s*(?:,\s*)?(?:x|ext\.?|extn\.?|extension|int\.?|internal|poste|#)\s*[.:]?\s*\d{1,6}(?!\w)",
+    re.IGNORECASE,
+)
+_OWN_EXTENSION = re.compile(
+    r"\b(?:ext|extn|extension)\b\.?\s+(?:number\s+|no\.?\s+)?(?:is\s+)?(?P<value>\d{3,6})(?![\w])",
     re.IGNORECASE,
 )
 _INTERNATIONAL = re.compile(r"(?<![\w])(?:\+|00)\s?\d[\d ().\-/]{5,20}\d(?!\w)")
@@ -180,6 +189,8 @@ def find_identifiers(text: str) -> Iterator[Finding]:
     for match in _CODE.finditer(text):
         if len(match.group()) >= MIN_DIGIT_RUN and not _MEASURED.fullmatch(match.group()):
             yield Finding(*match.span(), NUMBER)
+    for match in _SLASHED.finditer(text):
+        yield Finding(*match.span(), IDENTIFIER)
     for match in _RUN.finditer(text):
         if not _is_amount(text, *match.span()):
             yield Finding(*match.span(), NUMBER)
@@ -205,6 +216,8 @@ def find_phones(text: str) -> Iterator[Finding]:
             end = match.end() - (match.group().count(")") > match.group().count("("))
             extension = _EXTENSION.match(text, end)
             yield Finding(match.start(), extension.end() if extension else end, kind)
+    for match in _OWN_EXTENSION.finditer(text):
+        yield Finding(*match.span("value"), PHONE_NUMBER)
     for pattern in (_INTERNATIONAL, _PLUS_EXTENSION):
         for match in pattern.finditer(text):
             extension = _EXTENSION.match(text, match.end())

@@ -72,7 +72,7 @@ _INSTITUTION_OF = re.compile(
 """What stands before the name of a place or person in an institution's name."""
 
 _NAMED_AFTER = re.compile(
-    r"(?<=[a-z] )(?:for|at|by|with|from|through|joined|via|against)[ \t]+(?:the[ \t]+)?"
+    r"(?<=\w )(?:for|at|by|with|from|through|joined|via|against)[ \t]+(?:the[ \t]+)?"
     r"(?P<name>[A-Z][a-z]+(?:[ \t]+(?:(?:of|and|&)[ \t]+)?[A-Z][\w'\u2019-]+){1,4})"
 )
 """Several words with capitals where a sentence needs none: a name, whatever the words mean."""
@@ -91,7 +91,7 @@ _FIRM_TAIL = re.compile(
     r"college|academy|school|institute|foundation|bank|insurance|group|holdings?|centre|center|"
     r"laborator(?:y|ies)|bakery|brewery|dairy|nursery|library|garage|farm|pub|inn|(?<=care\s)home|(?<=nursing\s)home|"
     r"(?<=residential\s)home|(?<=ambulance\s)service|(?<=fire\s)service|council|police(?:\s+station)?|lettings|lets|"
-    r"solicitors|estate\s+agents|primary(?:\s+school)?|infants(?:\s+school)?|nhs\s+trust|annexe)(?!\w)\.?)*",
+    r"solicitors|estate\s+agents|roofing|builders|scaffolding|cycles|assisted\s+living|primary(?:\s+school)?|infants(?:\s+school)?|nhs\s+trust|annexe)(?!\w)\.?)*",
     re.IGNORECASE,
 )
 """What comes after a name that is a firm's or an institution's."""
@@ -118,6 +118,9 @@ _COUNTRY_LETTERS = re.compile(r"(?<![\w.])(?:U\.S\.A\.?|U\.S\.|U\.K\.|USA|UK|UAE
 _COMMA_AND_INITIALS = re.compile(r",[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.){0,2}(?![\w-])")
 _SMALL_INITIAL_BEFORE = re.compile(r"(?:^|[\s(])(?P<initial>[b-hj-mo-qstvz]\.?\s)$")
 _SMALL_INITIAL_AFTER = re.compile(r"[ \t][b-hj-moqtvz]\.?(?=[\s,;)]|$)")
+_SPELT = re.compile(r"(?<![\w'])(?:[a-z][ -]){3,14}[a-z](?![\w'])", re.IGNORECASE)
+"""A name that is spelt out: "n o l a n"."""
+
 _DOTTED_INITIALS = re.compile(
     r"(?<![\w.])(?!(?:e\.g|i\.e|a\.m|p\.m|p\.s|n\.b|p\.o|b\.d|o\.d|q\.d|a\.d|b\.c|p\.a|p\.r|c\.c|u\.k|u\.s|d\.c|c\.f)\b)"
     r"[a-z]\.[a-z]\.(?:[a-z]\.)?(?![\w])"
@@ -178,6 +181,8 @@ def find_names(
     for match in _NICKNAME.finditer(text):
         yield Finding(*match.span(), PERSON)
     for match in _DOTTED_INITIALS.finditer(text.lower()) if careless else ():
+        yield Finding(*match.span(), PERSON)
+    for match in _SPELT.finditer(text):
         yield Finding(*match.span(), PERSON)
     for match in _PLACE_AFTER.finditer(text):
         if plain(match.group("place")) in PLACES_TOO:
@@ -247,9 +252,10 @@ def grow_names(
             end = _initials_end(text, end, lexicon)
             start, end = small_neighbours(text, start, end, lexicon)
         last_word = start + max(text.rfind(" ", start, end) - start, 0)
-        for at in (end, last_word):  # the name's last word may be the beginning of "Sp. k."
+        possessive = end + 2 * (text[end : end + 2] in ("'s", "\u2019s"))  # "St Ann's Primary"
+        for at in (end, last_word, possessive):  # the last word may be the beginning of "Sp. k."
             tail = _FIRM_TAIL.match(text, at)
-            if tail and tail.end() > end:
+            if tail and tail.end() > max(end, at):
                 end, kind = tail.end(), ORGANIZATION
         institution = _INSTITUTION_OF.search(text, max(0, start - 40), start)
         if institution:

@@ -26,6 +26,10 @@ MIN_LETTERS: Final = 4
 """Shorter words in small letters are too often abbreviations."""
 
 _LOOK_ALIKES: Final = {"0": "o", "1": "l", "5": "s"}
+_LOUD_LOOK_ALIKES: Final = {"0": "O", "1": "I", "l": "I", "5": "S"}
+_FIGURE_IN_LOUD_WORD = re.compile(
+    r"(?<=[A-Z])(?:[01](?=[A-Z]{2})|l(?=[A-Z]))|(?<![\w.])5(?=[a-z]{4})(?!mmol|tabs|times|days|weeks|years|hours|mins|doses)"
+)
 _FIGURE_IN_WORD = re.compile(
     r"(?<=[A-Za-z])[015](?=[a-z]{2})|(?<=[a-z]{3})[01](?=[a-z](?!\w))|(?<![\w.])0(?=[a-z]{4})"
 )
@@ -76,6 +80,7 @@ _SLIPPED_DAYS = tuple(
     for pattern in (
         r"\d{1,2}(?:st|nd|rd|th)[ \t]+(?:of[ \t]+)?(?P<month>[^\W\d_]{4,10})",
         r"(?:[12]?\d|3[01])[ \t]+(?P<month>[^\W\d_]{6,10})",
+        r"(?P<month>[^\W\d_]{5,10}),?[ \t]+(?:19|20)\d\d",
         r"(?P<month>[^\W\d_]{4,10})[ \t]+\d{1,2}(?:st|nd|rd|th)",
     )
 )
@@ -97,6 +102,7 @@ def mended(text: str) -> str:
     'Codyview, Group 5 and CYP1A2 on 21.03.2025'
     """
     words = _FIGURE_IN_WORD.sub(lambda match: _LOOK_ALIKES[match.group()], text)
+    words = _FIGURE_IN_LOUD_WORD.sub(_loud, words)
     for pattern in (
         _FIGURES_OF_DAYS_AND_AGES,
         _FIGURES_OF_CLOCKS_AND_DATES,
@@ -105,6 +111,11 @@ def mended(text: str) -> str:
     ):
         words = pattern.sub(lambda match: match.group().translate(_FIGURES), words)
     return words
+
+
+def _loud(match: re.Match[str]) -> str:
+    before = match.string[match.start() - 1 : match.start()]
+    return (_LOUD_LOOK_ALIKES if before.isupper() else _LOOK_ALIKES)[match.group()]
 
 
 def find_slipped(text: str) -> Iterator[Finding]:
@@ -119,7 +130,7 @@ def find_slipped(text: str) -> Iterator[Finding]:
             yield Finding(*match.span("age"), AGE)
     for pattern in _SLIPPED_DATES:
         for match in pattern.finditer(text):
-            month = match.group("month").lower()
+            month = match.group("month").lower().replace("rn", "m")
             full = any(within_slips(month, name, 1) for name in _MONTHS)
             if full or any(within_slips(month, name, 1) for name in _SHORT_MONTHS):
                 yield Finding(*match.span(), DATE_TIME)
@@ -131,7 +142,7 @@ def find_slipped(text: str) -> Iterator[Finding]:
             yield Finding(*match.span(), DATE_TIME)
     for pattern in _SLIPPED_DAYS:
         for match in pattern.finditer(text):
-            month = match.group("month").lower()
+            month = match.group("month").lower().replace("rn", "m")
             if any(within_slips(month, name, 1) for name in _MONTHS):
                 yield Finding(*match.span(), DATE_TIME)
 

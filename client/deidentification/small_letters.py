@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -67,15 +67,18 @@ class _Thresholds(NamedTuple):
     nobody: float
 
 
-ORDINARY: Final = _Thresholds(0.5, 0.1)
+ORDINARY: Final = _Thresholds(0.4, 0.07)
 """For everyday and learned words, and figures: they are seldom names."""
+
+ORDINARY_BESIDE_CAPITALS: Final = _Thresholds(0.95, 0.3)
+"""For the same in small letters, where the writer does use capitals."""
 
 SLIPS: Final = _Thresholds(0.5, 0.1)
 """For what may be a slip of a frequent word: the words around it decide."""
 
 MIN_SLIPPED_LETTERS: Final = 4
 
-OTHERS: Final = _Thresholds(0.15, 0.005)
+OTHERS: Final = _Thresholds(0.12, 0.003)
 """For listed names and for words of no list."""
 
 FREQUENT_PIECES: Final = (1996, 12000)
@@ -116,13 +119,18 @@ class SmallLetters:
         self._folder = encoder_folder()
         check_model(self._folder, ENCODER_DIGEST)
 
-    def read(self, text: str, parts: Iterable[tuple[int, int]]) -> Reading:
+    def read(
+        self, text: str, parts: Iterable[tuple[int, int]], *, careless: bool = True
+    ) -> Reading:
         """Names within parts of a text, and what is surely none.
 
         Args:
             text: In any case.
             parts: Where capitals say nothing, as starts and ends.
+            careless: Whether the writer uses no capitals: else an everyday word in small letters
+                has to be surer to be a name.
         """
+        thresholds = partial(self._thresholds, careless=careless)
         reading = Reading([], bytearray(len(text)))
         for start, end in parts:
             part = text[start:end]
@@ -132,17 +140,23 @@ class SmallLetters:
                 shares[first:last] = self._shares([piece.number for piece in pieces[first:last]])
             reading.names.extend(
                 Finding(start + found.start, start + found.end, found.kind)
-                for found in self._names(part, pieces, shares)
+                for found in self._names(part, pieces, shares, thresholds)
             )
             for word, likeliest in _words(part, pieces, 1 - shares[:, 0]):
-                if likeliest < self._shares_for(word.group()).nobody:
+                if likeliest < thresholds(word.group()).nobody:
                     reading.nobody[start + word.start() : start + word.end()] = b"\x01" * len(
                         word.group()
                     )
         return reading
 
-    def _names(self, part: str, pieces: Sequence[_Piece], shares: Values) -> Iterator[Finding]:
-        for finding in _findings(part, pieces, shares, self._shares_for):
+    def _names(
+        self,
+        part: str,
+        pieces: Sequence[_Piece],
+        shares: Values,
+        thresholds: Callable[[str], _Thresholds],
+    ) -> Iterator[Finding]:
+        for finding in _findings(part, pieces, shares, thresholds):
             words = [
                 word
                 for word in _LETTERS.finditer(part, finding.start, finding.end)
@@ -153,18 +167,21 @@ class SmallLetters:
                 last = finding.end if finding.kind == ADDRESS else words[-1].end()
                 yield Finding(min(words[0].start(), last), last, finding.kind)
 
-    def _shares_for(self, word: str) -> _Thresholds:
+    def _thresholds(self, word: str, *, careless: bool) -> _Thresholds:
         """From which probability on a word is a name, and below which it is none."""
         lexicon, letters = self._lexicon, word.strip("'\u2019.,:;!?()\"")
         if lexicon.may_be_name(letters) or lexicon.is_place(letters):
             return OTHERS
-        if (
+        ordinary = (
             lexicon.is_everyday(letters)
             or lexicon.is_jargon(letters)
             or not any(char.isalpha() for char in letters)
-        ):
-            return ORDINARY
-        return SLIPS if self._is_slip(letters.lower()) else OTHERS
+        )
+        if not ordinary and not self._is_slip(letters.lower()):
+            return OTHERS
+        if not careless and word.islower():
+            return ORDINARY_BESIDE_CAPITALS
+        return ORDINARY if ordinary else SLIPS
 
     def _is_slip(self, word: str) -> bool:
         """Whether a word is one slip away from a frequent one, or a scan's of an everyday one."""

@@ -40,6 +40,7 @@ def covered_words(detector: Detector, text: str) -> str:
         ("Ring 9OO 655 44l2 at home.", "9OO 655 44l2"),
         ("It was moved to the 6th Ocotber instead.", "6th Ocotber"),
         ("He has been in the ward since Febuary.", "Febuary"),
+        ("It was sent on 9 Decernber to them.", "9 Decernber"),
         ("They came on Wendesday with flowers.", "Wendesday"),
         ("She worked at Kowalski Hernandez and Przybylski until May.", "and Przybylski"),
     ],
@@ -61,6 +62,11 @@ def test_what_noise_did_is_read_all_the_same(detector: Detector, text: str, word
 )
 def test_codes_are_no_words_that_a_scan_distorted(text: str) -> None:
     assert mended(text) == text
+
+
+def test_letters_and_figures_that_a_scan_mixed_up_are_told_apart() -> None:
+    assert mended("C0UNTY TlMES, 0mbudsman 5upply") == "COUNTY TIMES, ombudsman supply"
+    assert mended("l7 Aug, ll:3O, 5mmol, 33l") == "17 Aug, 11:30, 5mmol, 33l"
 
 
 @pytest.mark.parametrize(
