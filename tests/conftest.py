@@ -5,12 +5,15 @@
 * A site's secrets are random, and with them which of a test's few subjects are held out. Here they
   follow from `FIDUCIARY_SPLIT` (default 0), a whole number: other numbers are other people.
 * What takes longest begins first, so that no worker waits for another's last module.
+* Ctrl-C reaches the programs that tests start, also where whoever started the tests ignores it, as
+  a shell's background jobs do: that would be inherited.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -25,6 +28,9 @@ from audit.keyring_file import key_context
 settings.register_profile("gate", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("gate")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS: Final = Path(__file__).parent
 
