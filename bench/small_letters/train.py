@@ -1,6 +1,6 @@
 """Trains the recogniser of names for writers who use no capitals, from texts that are all made up.
 
-    python -m bench.small_letters.train [--texts 14000] [--to FOLDER]
+    python -m bench.small_letters.train [--texts 32000] [--to FOLDER]
 
 The first layers of the packaged MiniLM stay as they are; low-rank adapters of the later ones and a
 head for each word piece are trained, and written where the package keeps them. Nothing is measured
@@ -56,7 +56,7 @@ class _Adapted(nn.Module):
 def main() -> None:
     """Train and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=14_000)
+    parser.add_argument("--texts", type=int, default=32_000)
     parser.add_argument("--seed", type=int, default=20261127)
     parser.add_argument(
         "--to", type=Path, default=Path(small_letters.__file__).with_suffix(".safetensors")

@@ -48,7 +48,7 @@ _TIMES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         rf"(?<![\w.:/-])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?{_HALF}?(?![\w:/])",
-        rf"(?<![\w.:/-])(?:0?[1-9]|1[0-2]){_HALF}(?!\w)",
+        rf"(?<![\w.:/-])(?:0?[1-9]|1[0-2])(?:\.[0-5]\d)?{_HALF}(?!\w)",
         r"\b(?:at|by|until|till|from|before|after)\s+(?P<date>(?:[01]\d|2[0-3])[0-5]\d)"
         r"(?![\w%]|[.,/-]\d|\s?(?:mg|ml|mcg|g|kg|m|km|kcal|rpm|people|patients|pounds|dollars|euros)\b)",
         r"\bat\s+(?P<date>(?:1?\d|2[0-3])\.[0-5]\d)(?![\w%]|[.,/-]\d|\s?(?:mg|ml|mcg|g|kg|mmol|cm|mm|m|km|l)\b)",

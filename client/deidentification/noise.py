@@ -19,7 +19,7 @@ from typing import Final
 
 from client.deidentification.casing import is_unknown
 from client.deidentification.findings import AGE, DATE_TIME, LOCATION, PERSON, Finding
-from client.deidentification.lexicon import WORD, Lexicon, unaccented
+from client.deidentification.lexicon import WORD, Lexicon, one_slip_away, unaccented
 from client.deidentification.near_matches import within_slips
 
 MIN_LETTERS: Final = 4
@@ -84,8 +84,13 @@ _SLIPPED_DAYS = tuple(
         r"(?P<month>[^\W\d_]{4,10})[ \t]+\d{1,2}(?:st|nd|rd|th)",
     )
 )
-_LONG_MONTHS = frozenset(month for month in _MONTHS if len(month) > 6)
-_LONG_WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+_LONG_NAMES_OF_DAYS: Final = (
+    "sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday",
+    *(month for month in _MONTHS if len(month) > 6),
+)  # fmt: skip
+_SLIPS_OF_DAYS: Final = frozenset(
+    slip for name in _LONG_NAMES_OF_DAYS for slip in one_slip_away(name)
+)
 _LONG_WORD = re.compile(r"(?<![\w.@-])[^\W\d_]{6,10}(?![\w@-])")
 _NO_SLIPPED_DAYS = frozenset(
     ("sundays", "mondays", "fridays", "sunday", "monday", "friday", "sundae")
@@ -136,9 +141,7 @@ def find_slipped(text: str) -> Iterator[Finding]:
                 yield Finding(*match.span(), DATE_TIME)
     for match in _LONG_WORD.finditer(text):
         word = match.group().lower()
-        if word not in _NO_SLIPPED_DAYS and any(
-            within_slips(word, name, 1) for name in (*_LONG_MONTHS, *_LONG_WEEKDAYS)
-        ):
+        if word in _SLIPS_OF_DAYS and word not in _NO_SLIPPED_DAYS:
             yield Finding(*match.span(), DATE_TIME)
     for pattern in _SLIPPED_DAYS:
         for match in pattern.finditer(text):

@@ -1,7 +1,7 @@
-"""A learned recogniser for writers who use no capitals, and for text in capitals only.
+"""A learned recogniser for text without capitals, in capitals only, or full of slips.
 
 Where capitals say nothing, a word's neighbours have to: "the letter from golden helix". The first
-three layers of the packaged MiniLM, which knows no case, read such text; small adapters and a head
+four layers of the packaged MiniLM, which knows no case, read such text; small adapters and a head
 say for each word piece whether it is a part of a name. They were trained by
 `bench/small_letters/train.py` on text that is all made up.
 

@@ -116,6 +116,7 @@ def test_rules_alone_hide_what_small_letters_hid(
         ("in a corsa vrm fx17 kdu towards town", IDENTIFIER, "fx17 kdu"),
         ("my staff ext is 4417 at work", PHONE_NUMBER, "4417"),
         ("the last dose was given at 2100 today", DATE_TIME, "2100"),
+        ("we met at the centre at 3.30pm as agreed", DATE_TIME, "3.30pm"),
         ("He dug for gold there in 1857.", DATE_TIME, "1857"),
         ("my in-laws are gujarati you know", GROUP, "gujarati"),
         ("it is patrick that is n o l a n yes", PERSON, "n o l a n"),
