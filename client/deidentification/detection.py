@@ -316,13 +316,13 @@ class Detector:
                 for word in WORD.finditer(text, start, end)
                 if not nobody[word.start()] or is_listed(word.group(), self.lexicon)
             ]
-            if not words and any(nobody[start:end]):
+            if not words:
                 continue
             if not _DOTTED_CAPITALS.fullmatch(line.group()) and self._says_nothing(text, words):
                 continue
-            if any(nobody[start : words[0].start()] if words else b""):
+            if any(nobody[start : words[0].start()]):
                 start = words[0].start()
-            if any(nobody[words[-1].end() : end] if words else b""):
+            if any(nobody[words[-1].end() : end]):
                 end = words[-1].end()
             if result.entity_type == PERSON:
                 start = max(start, self._label_end(words))

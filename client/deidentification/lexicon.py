@@ -79,6 +79,18 @@ def plain(word: str) -> str:
     return word.casefold().replace("\u2019", "'")
 
 
+def in_small_letters(text: str) -> str:
+    """The text in small letters, each in its place: what `lower` makes two letters of stays.
+
+    >>> in_small_letters("In İzmir"), len("İ".lower())
+    ('in İzmir', 2)
+    """
+    small = text.lower()
+    if len(small) == len(text):
+        return small
+    return "".join(low if len(low := char.lower()) == 1 else char for char in text)
+
+
 _BARE_LETTERS = str.maketrans(
     {"ł": "l", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "\u0131": "i"}
 )

@@ -23,7 +23,7 @@ from client.deidentification.findings import (
     PERSON,
     Finding,
 )
-from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
+from client.deidentification.lexicon import WORD, Lexicon, in_small_letters, plain, word_set
 from client.deidentification.name_runs import (
     grown_left,
     grown_right,
@@ -180,7 +180,7 @@ def find_names(
             yield Finding(*without_possessive(match), PERSON)
     for match in _NICKNAME.finditer(text):
         yield Finding(*match.span(), PERSON)
-    for match in _DOTTED_INITIALS.finditer(text.lower()) if careless else ():
+    for match in _DOTTED_INITIALS.finditer(in_small_letters(text)) if careless else ():
         yield Finding(*match.span(), PERSON)
     for match in _SPELT.finditer(text):
         yield Finding(*match.span(), PERSON)
@@ -383,7 +383,7 @@ def _firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
     for match in _NAMED_AFTER.finditer(text):
         person = lexicon.is_given_name(WORD.findall(match.group("name"))[0])
         yield Finding(*match.span("name"), PERSON if person else ORGANIZATION)
-    for match in lexicon.organisation.finditer(text.lower()) if careless else ():
+    for match in lexicon.organisation.finditer(in_small_letters(text)) if careless else ():
         yield Finding(*match.span(), ORGANIZATION)
     for match in _SMALL_FIRM.finditer(text) if careless else ():
         start = match.end()

@@ -22,9 +22,6 @@ from client.deidentification.findings import AGE, DATE_TIME, LOCATION, PERSON, F
 from client.deidentification.lexicon import WORD, Lexicon, one_slip_away, unaccented
 from client.deidentification.near_matches import within_slips
 
-MIN_LETTERS: Final = 4
-"""Shorter words in small letters are too often abbreviations."""
-
 _LOOK_ALIKES: Final = {"0": "o", "1": "l", "5": "s"}
 _LOUD_LOOK_ALIKES: Final = {"0": "O", "1": "I", "l": "I", "5": "S"}
 _FIGURE_IN_LOUD_WORD = re.compile(
@@ -50,10 +47,10 @@ _FIGURES_OF_LONG_NUMBERS = re.compile(
 )
 """Clocks, dates and numbers of several groups, in which any letter like a figure is one."""
 
-_A_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}"
+_MONTH_START = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 _FIGURES_OF_DAYS_AND_AGES = re.compile(
-    rf"(?<!\w)(?:[lIO]\d|\d[lIO])(?=(?:st|nd|rd|th)?\s+(?:of\s+)?(?i:{_A_MONTH})\b)"
-    rf"|(?<=[a-z]\s)[lIO]\d(?!\w)(?<=(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\s..)"
+    rf"(?<!\w)(?:[lIO]\d|\d[lIO])(?=(?:st|nd|rd|th)?\s+(?:of\s+)?(?i:{_MONTH_START}[a-z]{{0,6}})\b)"
+    rf"|(?<=[a-z]\s)[lIO]\d(?!\w)(?<=(?i:{_MONTH_START})\s..)"
     r"|(?<=\b[Aa]ge\s)[1-9][lIO](?!\w)|(?<=\b[Aa]ged\s)[1-9][lIO](?!\w)"
 )
 _JOINED = re.compile(r"(?<=[a-z])[A-Z][a-z]{2,}(?![\w-])")

@@ -24,7 +24,7 @@ from client.deidentification.findings import (
     URL,
     Finding,
 )
-from client.deidentification.lexicon import word_set
+from client.deidentification.lexicon import in_small_letters, word_set
 
 MIN_SPOKEN_DIGITS: Final = 4
 """Fewer digits in words count something."""
@@ -232,9 +232,7 @@ _SITES = re.compile(
 
 def find_spoken(text: str) -> Iterator[Finding]:
     """Everything that this module knows, in a text; most texts hold no word of most rules."""
-    small = text.lower()
-    if len(small) != len(text):  # one letter of Turkish is two in small letters
-        small = "".join(low if len(low := char.lower()) == 1 else char for char in text)
+    small = in_small_letters(text)
     words = frozenset(_WORDS.findall(small))
     for kind, needed, pattern in _RULES:
         if all(not words.isdisjoint(some) for some in needed):

@@ -104,6 +104,7 @@ def test_rules_alone_hide_what_small_letters_hid(
         ("I think Ruby-Rose refuses to go.", PERSON, "Ruby-Rose"),
         ("He took it for Dandelion Cold Storage.", ORGANIZATION, "Dandelion Cold Storage"),
         ("told to report it to action fraud", ORGANIZATION, "action fraud"),
+        ("the man from İİİzmir told action fraud of d.w. then", ORGANIZATION, "action fraud"),
         ("She now lives in Bath with her wife.", LOCATION, "Bath"),
         ("the review is due 15/02 by phone", DATE_TIME, "15/02"),
         ("collected early 24/9 by her aunt", DATE_TIME, "24/9"),
