@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from audit.errors import Conflict, FiduciaryError
 
@@ -27,6 +28,9 @@ _KEY: Final = 0x6669_6475_7365_7276
 _SHARE: Final = f"SELECT pg_try_advisory_lock_shared({_KEY})"
 _TAKE: Final = f"SELECT pg_try_advisory_lock({_KEY})"
 _LET_GO: Final = f"SELECT pg_advisory_unlock({_KEY})"
+
+_PATIENCE: Final = 3.0
+"""Seconds: PostgreSQL ends the session of a service that has just stopped a moment after it."""
 
 
 def share_folder(folder: Path) -> IO[str]:
@@ -70,12 +74,23 @@ def alone(folder: Path, engine: Engine) -> Iterator[None]:
             yield
             return
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            if not connection.exec_driver_sql(_TAKE).scalar_one():
-                raise serves
+            _take(connection, serves)
             try:
                 yield
             finally:
                 connection.exec_driver_sql(_LET_GO)
+
+
+def _take(connection: Connection, taken: Conflict) -> None:
+    for attempt in Retrying(
+        retry=retry_if_exception_type(Conflict),
+        stop=stop_after_delay(_PATIENCE),
+        wait=wait_fixed(0.05),
+        reraise=True,
+    ):
+        with attempt:
+            if not connection.exec_driver_sql(_TAKE).scalar_one():
+                raise taken
 
 
 def _lock(folder: Path, kind: int, taken: Conflict) -> IO[str]:

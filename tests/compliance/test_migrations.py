@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from compliance.service.folder import (
     load_registry,
     open_registry,
 )
+from compliance.service.in_use import share_database
 from compliance.service.registry import Registry
 from compliance.service.release_tables import NoticeRow, RecallRow
 from compliance.service.schema import (
@@ -409,6 +411,21 @@ def test_nothing_moves_under_a_service_and_no_service_starts_on_what_moves(
             open_registry(folder, clock)
         assert migrate(registry).steps == (following.revision,)
     open_registry(folder, clock).close()
+
+
+def test_a_service_that_has_just_stopped_is_waited_for(
+    folder: Folder, database_url: str, clock: Clock, following: NextRevision
+) -> None:
+    if database_url.startswith("sqlite"):
+        return
+    with loaded(folder, clock) as registry, registry.database.engine.connect() as session:
+        share_database(session.connection.driver_connection, None)
+        ending = threading.Timer(0.5, session.invalidate)  # as the server ends it, a moment late
+        ending.start()
+        try:
+            assert migrate(registry).steps == (following.revision,)
+        finally:
+            ending.join()
 
 
 def test_a_service_whose_connections_all_died_is_still_noticed(
