@@ -62,7 +62,7 @@ from client.deidentification.presidio import (
 )
 from client.deidentification.recognizers import load_model_rule, pattern_rule
 from client.deidentification.settings import BLANK, DEFAULTS, PACKAGED, Detection
-from client.deidentification.small_letters import Reading, SmallLetters
+from client.deidentification.small_letters import Asked, Reading, SmallLetters
 from client.deidentification.spoken import find_spoken
 
 MAX_PIECE_CHARACTERS = 6000
@@ -205,12 +205,12 @@ class Detector:
             read_casing(text, self.lexicon) if english else Casing(careless=False)
             for text in read_as
         ]
-        learned = [
-            self._small_letters.read(text, casing.silent, careless=casing.careless)
-            if self._small_letters and casing.silent
-            else Reading([], bytearray(len(text)))
-            for text, casing in zip(read_as, casings, strict=True)
-        ]
+        learned = [Reading([], bytearray(len(text))) for text in read_as]
+        if self._small_letters:
+            learned = self._small_letters.read(
+                Asked(text, casing.silent, casing.careless)
+                for text, casing in zip(read_as, casings, strict=True)
+            )
         true_cases = [
             true_case(text, casing, self.lexicon, reading.nobody) if english else TrueCase(text)
             for text, casing, reading in zip(read_as, casings, learned, strict=True)

@@ -6,8 +6,8 @@ say for each word piece whether it is a part of a name. They were trained by
 `bench/small_letters/train.py` on text that is all made up.
 
 * It adds findings, and says of which words a guess from their look alone would be wrong.
-* Each text is read by itself, in windows of whole sentences where they fit: what comes out does not
-  depend on what is read beside it.
+* Texts are read together and each by itself, in windows of whole sentences where they fit: what
+  comes out does not depend on what is read beside it.
 * The encoder's files are used only when they are the ones that were reviewed. The pipeline's digest
   names the adapter.
 """
@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +27,7 @@ import numpy as np
 from safetensors.numpy import load
 
 from audit.errors import NotFound
-from client.deidentification.encoder import Encoder, Values
+from client.deidentification.encoder import Encoder, Values, Window
 from client.deidentification.findings import ADDRESS, LOCATION, ORGANIZATION, PERSON, Finding
 from client.deidentification.language_model import check_model
 from client.deidentification.lexicon import (
@@ -97,10 +98,35 @@ class Reading(NamedTuple):
     nobody: bytearray
 
 
+class Asked(NamedTuple):
+    """A text, and where it is to be read.
+
+    Attributes:
+        text: In any case.
+        parts: Where capitals say nothing, as starts and ends.
+        careless: Whether the writer uses no capitals: else an everyday word in small letters has to
+            be surer to be a name.
+    """
+
+    text: str
+    parts: Sequence[tuple[int, int]]
+    careless: bool = True
+
+
 class _Piece(NamedTuple):
     number: int
     start: int
     end: int
+
+
+class _Part(NamedTuple):
+    """A part of a text, from `start`, and how sure its words have to be."""
+
+    reading: Reading
+    start: int
+    text: str
+    pieces: list[_Piece]
+    thresholds: Callable[[str], _Thresholds]
 
 
 class SmallLetters:
@@ -119,50 +145,42 @@ class SmallLetters:
         self._folder = encoder_folder()
         check_model(self._folder, ENCODER_DIGEST)
 
-    def read(
-        self, text: str, parts: Iterable[tuple[int, int]], *, careless: bool = True
-    ) -> Reading:
-        """Names within parts of a text, and what is surely none.
+    def read(self, asked: Iterable[Asked]) -> list[Reading]:
+        """Names within parts of texts, and what is surely none, for each text.
 
-        Args:
-            text: In any case.
-            parts: Where capitals say nothing, as starts and ends.
-            careless: Whether the writer uses no capitals: else an everyday word in small letters
-                has to be surer to be a name.
+        Short parts cost less together than one by one.
         """
-        thresholds = partial(self._thresholds, careless=careless)
-        reading = Reading([], bytearray(len(text)))
-        for start, end in parts:
-            part = text[start:end]
-            pieces = self._pieces(part)
-            shares = np.zeros((len(pieces), len(KINDS) + 1), dtype=np.float32)
-            for first, last in _windows(part, pieces, self._encoder.longest - 2):
-                shares[first:last] = self._shares([piece.number for piece in pieces[first:last]])
-            reading.names.extend(
-                Finding(start + found.start, start + found.end, found.kind)
-                for found in self._names(part, pieces, shares, thresholds)
-            )
-            for word, likeliest in _words(part, pieces, 1 - shares[:, 0]):
-                if likeliest < thresholds(word.group()).nobody:
-                    reading.nobody[start + word.start() : start + word.end()] = b"\x01" * len(
-                        word.group()
-                    )
-        return reading
+        readings, parts = [], []
+        for text, spans, careless in asked:
+            readings.append(Reading([], bytearray(len(text))))
+            thresholds = partial(self._thresholds, careless=careless)
+            for start, end in spans:
+                if pieces := self._pieces(text[start:end]):
+                    parts.append(_Part(readings[-1], start, text[start:end], pieces, thresholds))
+        for part, shares in zip(parts, self._shares(parts), strict=True):
+            self._tell(part, shares)
+        return readings
 
-    def _names(
-        self,
-        part: str,
-        pieces: Sequence[_Piece],
-        shares: Values,
-        thresholds: Callable[[str], _Thresholds],
-    ) -> Iterator[Finding]:
-        for finding in _findings(part, pieces, shares, thresholds):
+    def _tell(self, part: _Part, shares: Values) -> None:
+        """Put what a part says into the reading of its text."""
+        names, nobody = part.reading
+        names.extend(
+            Finding(part.start + found.start, part.start + found.end, found.kind)
+            for found in self._names(part, shares)
+        )
+        for word, likeliest in _words(part.text, part.pieces, 1 - shares[:, 0]):
+            if likeliest < part.thresholds(word.group()).nobody:
+                start, length = part.start + word.start(), len(word.group())
+                nobody[start : start + length] = b"\x01" * length
+
+    def _names(self, part: _Part, shares: Values) -> Iterator[Finding]:
+        for finding in _findings(part.text, part.pieces, shares, part.thresholds):
             words = [
                 word
-                for word in _LETTERS.finditer(part, finding.start, finding.end)
+                for word in _LETTERS.finditer(part.text, finding.start, finding.end)
                 if not self._is_nobody(word.group())
             ]
-            measured = _MEASURED.search(part, finding.start, finding.end)
+            measured = _MEASURED.search(part.text, finding.start, finding.end)
             if words and not self._is_only_done(words) and not measured:
                 last = finding.end if finding.kind == ADDRESS else words[-1].end()
                 yield Finding(min(words[0].start(), last), last, finding.kind)
@@ -242,14 +260,24 @@ class SmallLetters:
             for number, place in zip(encoded.ids, encoded.offsets, strict=True)
         ]
 
-    def _shares(self, numbers: Sequence[int]) -> Values:
-        """Probability of nothing and of each kind for each word piece."""
+    def _shares(self, parts: Sequence[_Part]) -> Iterator[Values]:
+        """Probability of nothing and of each kind for each word piece of each part."""
         begin, close = (self._tokenizer.token_to_id(mark) for mark in ("[CLS]", "[SEP]"))
-        values = self._encoder([begin, *numbers, close])[1:-1]
-        scores = values @ self._weights["head.weight"].T + self._weights["head.bias"]
-        powers = np.exp(scores - scores.max(-1, keepdims=True))
-        shares: Values = powers / powers.sum(-1, keepdims=True)
-        return shares
+        cuts = [[*_windows(part.text, part.pieces, self._encoder.longest - 2)] for part in parts]
+        values = self._encoder(
+            Window(
+                [begin, *(piece.number for piece in part.pieces[first:last]), close],
+                np.arange(1, last - first + 2),
+            )
+            for part, cut in zip(parts, cuts, strict=True)
+            for first, last in cut
+        )
+        for cut in cuts:
+            own = np.concatenate([found[:-1] for found in islice(values, len(cut))])
+            scores = own @ self._weights["head.weight"].T + self._weights["head.bias"]
+            powers = np.exp(scores - scores.max(-1, keepdims=True))
+            powers /= powers.sum(-1, keepdims=True)
+            yield powers
 
 
 def encoder_folder() -> Path:

@@ -9,17 +9,28 @@ from audit.errors import VerificationFailed
 from client.deidentification import pipeline, small_letters
 from client.deidentification.casing import read_casing
 from client.deidentification.detection import Detector
-from client.deidentification.encoder import Encoder
+from client.deidentification.encoder import Encoder, Window
 from client.deidentification.findings import covered
 from client.deidentification.language_model import MODEL_DIGEST
 from client.deidentification.settings import Detection
-from client.deidentification.small_letters import LAYERS, SmallLetters, encoder_folder
+from client.deidentification.small_letters import (
+    LAYERS,
+    Asked,
+    Reading,
+    SmallLetters,
+    encoder_folder,
+)
 
 SMALL = (
     "we switched to golden helix last spring and never looked back",
     "my parcel for amber went to the wrong house",
     "the statement shows a transfer from weather decision technologies",
 )
+
+
+def read(reader: SmallLetters, text: str, *parts: tuple[int, int]) -> Reading:
+    (reading,) = reader.read([Asked(text, parts or [(0, len(text))])])
+    return reading
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +46,8 @@ def test_the_encoder_computes_what_transformers_does() -> None:
     with torch.no_grad():
         whole = model(input_ids=torch.tensor([pieces]), output_hidden_states=True)
     encoder = Encoder(encoder_folder(), LAYERS, {})
-    assert np.abs(encoder(pieces) - whole.hidden_states[LAYERS][0].numpy()).max() < 1e-4
+    (read,) = encoder([Window(pieces, np.arange(len(pieces)))])
+    assert np.abs(read - whole.hidden_states[LAYERS][0].numpy()).max() < 1e-4
     adapters = {
         "1.output.dense.down": np.ones((2, 1536), dtype=np.float32),
         "1.output.dense.up": np.full((384, 2), 0.5, dtype=np.float32),
@@ -43,8 +55,24 @@ def test_the_encoder_computes_what_transformers_does() -> None:
     with torch.no_grad():
         model.encoder.layer[1].output.dense.weight += 1  # two ranks of one half
         adapted = model(input_ids=torch.tensor([pieces]), output_hidden_states=True)
-    own = Encoder(encoder_folder(), LAYERS, adapters)(pieces)
-    assert np.abs(own - adapted.hidden_states[LAYERS][0].numpy()).max() < 1e-4
+    last = np.array([4, 6])
+    (own,) = Encoder(encoder_folder(), LAYERS, adapters)([Window(pieces, last)])
+    assert np.abs(own - adapted.hidden_states[LAYERS][0, last].numpy()).max() < 1e-4
+
+
+def test_a_window_is_read_alike_whatever_is_read_beside_it() -> None:
+    encoder = Encoder(encoder_folder(), LAYERS, {})
+    assert list(encoder([])) == []
+    lengths = (3, 5, 17, 4, 130, 60, 3, 90)
+    windows = [
+        Window([101, *range(2000, 1998 + length), 102], np.arange(length)[-max(2, length // 3) :])
+        for length in lengths
+    ]
+    together = list(encoder(windows))
+    assert [len(own) for own in together] == [len(window.asked) for window in windows]
+    for own, window in zip(together, windows, strict=True):
+        (alone,) = encoder([window])
+        assert np.array_equal(own, alone)
 
 
 def test_names_of_everyday_words_are_found_where_nobody_writes_capitals(
@@ -52,7 +80,7 @@ def test_names_of_everyday_words_are_found_where_nobody_writes_capitals(
 ) -> None:
     for text, name in zip(SMALL, ("golden helix", "amber", "weather decision"), strict=True):
         for written in (text, text.upper()):
-            found = reader.read(written, [(0, len(written))]).names
+            found = read(reader, written).names
             mask = covered(written, [*found])
             at = text.index(name)
             assert all(mask[place] for place in range(at, at + len(name)) if text[place] != " ")
@@ -63,9 +91,9 @@ def test_names_of_everyday_words_are_found_where_nobody_writes_capitals(
 def test_it_says_where_in_the_text_a_part_of_it_names_somebody(reader: SmallLetters) -> None:
     before = "Dr. Lee has seen him. "
     text = before + SMALL[0].upper()
-    moved = [(f.start - len(before), f.end - len(before)) for f in
-             reader.read(text, [(len(before), len(text))]).names]  # fmt: skip
-    alone = reader.read(SMALL[0].upper(), [(0, len(SMALL[0]))]).names
+    later = read(reader, text, (len(before), len(text))).names
+    moved = [(finding.start - len(before), finding.end - len(before)) for finding in later]
+    alone = read(reader, SMALL[0].upper()).names
     assert moved == [(finding.start, finding.end) for finding in alone]
     assert moved
 
@@ -84,12 +112,12 @@ def test_it_is_shown_what_has_no_capitals_and_nothing_else(detector: Detector) -
 
 def test_it_says_which_words_are_surely_nobody(reader: SmallLetters) -> None:
     text = "the wound was cleaned and dressed by precious on the ward"
-    nobody = reader.read(text, [(0, len(text))]).nobody
+    nobody = read(reader, text).nobody
     named = text.index("precious")
     assert not any(nobody[named : named + len("precious")])
     for word in ("wound", "cleaned", "dressed", "ward"):
         assert all(nobody[text.index(word) : text.index(word) + len(word)])
-    elsewhere = reader.read(text, [(0, 9)]).nobody
+    elsewhere = read(reader, text, (0, 9)).nobody
     assert not any(elsewhere[9:])
 
 
@@ -105,7 +133,7 @@ def test_long_text_is_read_in_windows_that_end_with_sentences(reader: SmallLette
     pieces = reader._pieces(unbroken)
     windows = list(small_letters._windows(unbroken, pieces, 510))
     assert {end - start for start, end in windows[:-1]} == {small_letters.WINDOW_PIECES}
-    assert reader.read("", [(0, 0)]).names == []
+    assert read(reader, "").names == []
 
 
 def test_what_is_read_beside_a_text_changes_nothing(detector: Detector) -> None:
