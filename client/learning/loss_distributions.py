@@ -175,7 +175,10 @@ def _loss_of(mechanism: Mechanism, count: int, width: float) -> Any:
         return loss_of_step(one, width)
     if count <= STEPS_AT_ONCE:
         return _step_to_repeat(mechanism, width).repeated(count, TAIL_OF_SUM)
-    return _repeated(loss_of_step(mechanism, width), count, TAIL_OF_SUM)
+    import numpy as np
+
+    with np.errstate(over="ignore"):  # as in `SelfComposition.of`
+        return _repeated(loss_of_step(mechanism, width), count, TAIL_OF_SUM)
 
 
 @lru_cache(maxsize=128)

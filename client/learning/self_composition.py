@@ -60,7 +60,10 @@ def _log_moments(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float
 
     bins = np.arange(len(probabilities))
     orders = (order / len(probabilities) for order in _ORDERS)
-    return np.array([special.logsumexp(bins * order, b=probabilities) for order in orders])
+    # Where the largest term's probability is hardly a float, an order's moment is infinite: `_bounds`
+    # does without that order.
+    with np.errstate(over="ignore"):
+        return np.array([special.logsumexp(bins * order, b=probabilities) for order in orders])
 
 
 def _repeated(part: Any, log_moments: npt.NDArray[np.float64], count: int, tail: float) -> Any:

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from torch import nn
@@ -187,6 +187,8 @@ def test_a_plans_batch_limit_reaches_the_accountant() -> None:
     subjects=st.integers(1, 400),
     more=st.integers(0, 2000),
 )
+@example(noise=8.0, rate=0.01, steps=1, subjects=164, more=40)  # it fills as good as never
+@example(noise=8.0, rate=0.01, steps=5000, subjects=164, more=40)
 def test_a_batch_limit_never_lowers_epsilon(
     noise: float, rate: float, steps: int, subjects: int, more: int
 ) -> None:
