@@ -148,6 +148,12 @@ def test_scopes_contain_what_they_contain(one: Scope, other: Scope, sites: froze
     assert code(rules.may_commit(one, sites)) == (None if one.covers(sites) else "site-outside")
 
 
+def test_a_site_is_one_site_and_who_names_no_site_commits_none() -> None:
+    north = Scope(frozenset({"north"}))
+    assert Bearer("site:north", frozenset({"site"})).scope("site") == north
+    assert code(rules.may_commit(north, ())) == "site-outside"
+
+
 class Appointments(RuleBasedStateMachine):
     """Officers add, confirm and end each other in any order, as far as the rules let them.
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from audit.canonical import canonical_bytes, digest
@@ -65,6 +65,7 @@ def test_the_clock_runs_until_somebody_is_told(hours: float, status: str) -> Non
     told=st.timedeltas(timedelta(0), timedelta(days=30)),
     now=st.timedeltas(timedelta(0), timedelta(days=60)),
 )
+@example(told=timedelta(hours=72), now=timedelta(hours=73))
 def test_a_notification_is_late_exactly_after_72_hours(told: timedelta, now: timedelta) -> None:
     breach = Breach("open", "controller", "likely", AWARE, authority_at=AWARE + told)
     expected = "in-time" if told <= timedelta(hours=72) else "late"

@@ -351,7 +351,7 @@ def test_a_deadline_is_never_before_its_period_and_barely_after(
 @pytest.mark.parametrize(
     ("now", "open_still", "expected"),
     [
-        ("2026-11-25T23:59", True, "in-time"),
+        ("2026-11-25T23:59:59.999", True, "in-time"),
         ("2026-11-26T00:00", True, "due-soon"),
         ("2026-12-02T23:59:59.999", True, "due-soon"),
         ("2026-12-03T00:00", True, "overdue"),

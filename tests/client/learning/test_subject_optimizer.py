@@ -118,6 +118,9 @@ def test_a_step_with_a_subject_half_done_is_refused(engine: str) -> None:
     with pytest.raises(ValueError, match="the only one of its micro-batch"):
         optimizer.accumulate(wrapped.collect(), 2)
     assert optimizer.steps == 0
+    optimizer.zero_grad()  # and with it the subject is forgotten
+    optimizer.step()
+    assert optimizer.steps == 1
 
 
 def test_a_weight_without_gradients_of_its_own_is_refused(engine: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from audit.log import Entry
 from audit.storage import LogUnavailable
 from client.budget import (
     AlreadyEvaluated,
+    Audit,
     NoReservation,
     Reservation,
     RoundAlreadyStarted,
@@ -92,6 +94,7 @@ def test_a_reservation_counts_before_anything_trained(ledger: Ledger) -> None:
     assert budget.spent == 0
     assert budget.committed == budget.reserved == compose_epsilon([Event(1.0, 1.0, 3)], DELTA)
     assert budget.left == 20 - budget.committed
+    assert ledger.started_plans() == []
 
 
 def test_a_round_starts_once(ledger: Ledger) -> None:
@@ -118,10 +121,11 @@ def test_a_plan_that_was_not_reserved_cannot_start(ledger: Ledger) -> None:
         ledger.epsilon_spent(FIRST)
 
 
-def test_a_settled_plan_stays_settled(ledger: Ledger) -> None:
+def test_a_settled_plan_stays_settled(local: Site, ledger: Ledger) -> None:
     ledger.reserve(make_reservation(), make_limits())
     ledger.settle(make_reservation().plan_id)
     assert ledger.settle(make_reservation().plan_id) == 0
+    assert journalled(local) == [("budget-reserved", 1), ("budget-settled", 2)]
     with pytest.raises(NoReservation):
         ledger.start_round(make_reservation().plan_id, 0)
     with pytest.raises(NoReservation, match="settled"):
@@ -129,10 +133,10 @@ def test_a_settled_plan_stays_settled(ledger: Ledger) -> None:
 
 
 def test_reserving_again_changes_nothing(local: Site, ledger: Ledger) -> None:
-    ledger.reserve(make_reservation(), make_limits())
+    first = ledger.reserve(make_reservation(), make_limits())
     ledger.start_round(make_reservation().plan_id, 0)
     before = ledger.budget(DELTA)
-    assert ledger.reserve(make_reservation(), make_limits()).reserved
+    assert ledger.reserve(make_reservation(), make_limits()) == replace(first, reserved=True)
     assert ledger.budget(DELTA) == before
     assert len(journalled(local)) == 2
 
@@ -388,6 +392,29 @@ def test_a_journal_that_fails_stops_the_work_and_loses_nothing(
     sequences = [sequence for _, sequence in journalled(local)]
     assert sorted(set(sequences)) == list(range(1, fail_at + 1))
     assert len(sequences) == fail_at + written
+
+
+def test_what_cannot_be_noted_for_the_journal_does_not_happen(local: Site, ledger: Ledger) -> None:
+    """A change and the text of its entry are one transaction."""
+    other = sqlite3.connect(local.paths.ledger, isolation_level=None)
+    other.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON journal_outbox "
+        "BEGIN SELECT raise(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(sqlite3.DatabaseError, match="disk full"):
+        ledger.reserve(make_reservation(), make_limits())
+    other.execute("DROP TRIGGER full")
+    other.close()
+    assert ledger.budget(DELTA).plans == ()
+    assert not ledger.reserve(make_reservation(), make_limits()).reserved
+
+
+def test_an_audit_is_kept_once(local: Site, ledger: Ledger) -> None:
+    ledger.remember_audit(FIRST, "here", Audit(Decimal(9), passes=False), {})
+    with pytest.raises(Conflict, match="audited here already"):
+        ledger.remember_audit(FIRST, "here", Audit(Decimal(0), passes=True), {})
+    assert ledger.audit_of(FIRST, "here") == Audit(Decimal(9), passes=False)
+    assert journalled(local) == [("budget-audited", 1)]
 
 
 def test_two_threads_cannot_both_take_the_last(local: Site) -> None:

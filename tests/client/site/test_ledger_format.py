@@ -126,11 +126,12 @@ def test_record_level_and_subject_level_plans_compose(local: Site) -> None:
         assert cost.plan == reported_epsilon([Event(12.0, 0.5, 2)], DELTA)
         bound = Event(6.0, 0.75, 2)
         assert cost.subject == cost.total == reported_epsilon([bound], DELTA) > cost.plan
-        ledger.reserve(make_reservation(SECOND, noise="5", rounds=1), make_limits())
+        # The same noise and rate as the first: what they are to a subject differs all the same.
+        ledger.reserve(make_reservation(SECOND, noise="12", rate="0.5", rounds=1), make_limits())
         ledger.start_round(FIRST, 0)
     with local.ledger() as ledger:
         found = ledger.budget(DELTA)
-        assert found.committed == reported_epsilon([bound, Event(5.0, 1.0, 1)], DELTA)
+        assert found.committed == reported_epsilon([bound, Event(12.0, 0.5, 1)], DELTA)
         assert ledger.epsilon_spent(FIRST) == reported_epsilon([Event(12.0, 0.5, 1)], DELTA)
         assert found.spent == reported_epsilon([Event(6.0, 0.75, 1)], DELTA)
         part = found.plans[0]

@@ -215,6 +215,16 @@ def test_a_clock_that_goes_back_further_stops_the_work(ledger: Ledger, clock: Cl
     found = ledger.budget(DELTA, period=Period(30, Decimal(6))).period
     assert found is not None
     assert found.ahead == "2026-11-02T09:00:00.000Z"
+    clock.day = 2
+    ledger.settle(SECOND)
+    clock.day = 1  # behind the end of a plan alone
+    with pytest.raises(ClockBehind):
+        ledger.reserve(make_reservation(THIRD, rounds=2), limited("6"))
+    clock.day = 3
+    ledger.reserve(make_reservation(FOURTH, rounds=1), limited("6"))
+    clock.day = 2.5  # behind a reservation alone
+    with pytest.raises(ClockBehind):
+        ledger.reserve(make_reservation(THIRD, rounds=2), limited("6"))
     # Without such a limit nothing depends on the clock.
     ledger.reserve(make_reservation(THIRD, rounds=2), Limits(Decimal(9), Decimal(9), DELTA))
 
