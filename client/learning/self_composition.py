@@ -60,7 +60,7 @@ def _log_moments(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float
 
     bins = np.arange(len(probabilities))
     orders = (order / len(probabilities) for order in _ORDERS)
-    # Where the largest term's probability is hardly a float, an order's moment is infinite: `_bounds`
+    # Where the largest term's probability is hardly a float, a moment comes out infinite: `_bounds`
     # does without that order.
     with np.errstate(over="ignore"):
         return np.array([special.logsumexp(bins * order, b=probabilities) for order in orders])

@@ -176,6 +176,7 @@ FAILING: list[tuple[str, dict[str, Any], str]] = [
         "no report by south of round 1",
     ),
     ("site-reports", {"rounds": (round_report(0),)}, "no report of rounds: 2"),
+    ("site-reports", {"rounds": (round_report(0, ()), round_report(1, ()))}, "rounds: all"),
     ("metrics", {"outcome": {"metrics": {**METRICS, "accuracy": "0.8"}}}, "not those of"),
     (
         "metrics",
@@ -191,7 +192,31 @@ FAILING: list[tuple[str, dict[str, Any], str]] = [
         {"plan": AUDITED, "audited": "8.5"},
         "attacks measured more than the plan's ε 8: north 8.5",
     ),
+    (
+        "privacy-audit",  # of a site the worst counts, and one such site is enough
+        {
+            "plan": AUDITED,
+            "reports": (
+                site_report("north", 0, audited_epsilon="8.5"),
+                site_report("south", 0, audited_epsilon="2"),
+                site_report("north", 1, audited_epsilon="2"),
+            ),
+        },
+        "more than the plan's ε 8: north 8.5, south 2",
+    ),
     ("deidentification", {"plan": ASKED}, "north: it was not measured; south: it was not"),
+    (
+        "deidentification",  # the last round counts, whenever its report came
+        {
+            "plan": ASKED,
+            "reports": (
+                site_report("south", 0, **recall("0.96")),
+                site_report("north", 1, **recall("0.94")),
+                site_report("north", 0, **recall("0.96")),
+            ),
+        },
+        "^north: evaluation shows a recall of at least 0.94, 0.95 is asked$",
+    ),
     (
         "deidentification",
         {"plan": ASKED, **recalled(**recall("0.94"))},
@@ -229,6 +254,10 @@ def test_a_recall_that_is_asked_and_measured_passes_and_is_told() -> None:
     assert gate.verdict == "passed"
     assert "north: at least 0.97, texts with a leak at most 0.05 (evaluation of" in gate.why
     assert gate.positions == (21, 22)
+    # What was evaluated afterwards trained nothing.
+    reports = recalled(**recall("0.97"))["reports"]
+    later = (*reports, site_report("north", 1, activity="evaluate"))
+    assert verdict("deidentification", evidence(plan=ASKED, reports=later)).verdict == "passed"
     # Where nothing is asked, what was measured is told all the same.
     assert verdict("deidentification", evidence(**recalled())).verdict == "passed"
 
@@ -245,6 +274,8 @@ def test_an_operators_thresholds_ask_for_a_recall_where_the_plan_does_not(tmp_pa
     gate = of(**recalled(**recall("0.99")))
     assert gate.verdict == "failed"
     assert gate.why == "south: evaluation shows a recall of at least 0.96, 0.97 is asked"
+    (tmp_path / "release-gates.toml").write_text(head + 'maximum_leak_share = "0.04"\n')
+    assert "at most 0.05 of texts with a leak, 0.04 is allowed" in of(**recalled()).why
     (tmp_path / "release-gates.toml").write_text(head + 'unmeasured = "refuse"\n')
     assert of().why == "north: it was not measured; south: it was not measured"
     assert of(**recalled(**recall("0.99"))).verdict == "passed"
@@ -289,6 +320,13 @@ def test_a_good_release_passes_and_says_what_it_rests_on() -> None:
     assert may_pass(judge(asked, default_thresholds())) == ALLOWED
     assert verdict("privacy-audit", asked).positions == (20, 21)
     assert "its interval reaches over" in verdict("fairness", asked).why
+
+
+def test_what_is_just_within_its_limit_passes() -> None:
+    spent = evidence(manifest={"epsilon_by_site": {"north": "8", "south": "2"}})
+    assert verdict("epsilon", spent).verdict == "passed"
+    groups = measured(group("f", "0.80", "0.7", "0.9"), group("m", "0.95", "0.9", "1"))
+    assert verdict("fairness", evidence(plan=TWO, manifest=groups)).verdict == "passed"
 
 
 def test_a_missed_round_needs_no_report_and_the_last_report_of_a_round_counts() -> None:

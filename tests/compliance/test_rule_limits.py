@@ -156,9 +156,23 @@ def test_an_outcome(changes: dict[str, Any], missed: int, expected: str | None) 
     )
     bearing = plan(missed_rounds=1)
     assert code(rules.may_close(outcome, bearing, DIGEST, "approved", missed)) == expected
-    if missed == 2:
-        bearing = plan(missed_rounds=2)
-        assert code(rules.may_close(outcome, bearing, DIGEST, "approved", missed)) == expected
+
+
+def test_a_run_bears_no_more_missed_rounds_than_its_plan_says() -> None:
+    body = plan_body(("north",), format="fiduciary.plan/4", missed_rounds=1)
+    body["phases"][0]["rounds"] = 3
+    three = TrainingPlan.from_body(body)
+    outcome = RunOutcome.from_body(
+        {
+            "plan_id": DIGEST,
+            "verdict": "completed",
+            "rounds_done": 3,
+            "metrics": METRICS,
+            "finished_at": TIME,
+        }
+    )
+    assert rules.may_close(outcome, three, DIGEST, "approved", 1) == ALLOWED
+    assert code(rules.may_close(outcome, three, DIGEST, "approved", 2)) == "rounds-missed"
 
 
 def test_what_is_decided_is_not_decided_again() -> None:
@@ -585,6 +599,16 @@ def test_a_key_is_replaced() -> None:
     assert rotated(desk, desk, overlap=-MOMENT) == "overlap-too-long"
     assert rotated(desk, desk, former_tokens=rules.MAX_FORMER_TOKENS) == "too-many-keys"
     assert rotated(desk, desk, former_tokens=9, overlap=timedelta()) is None
+
+
+def test_an_appointment_waits_where_another_officer_could_confirm_it() -> None:
+    new, olga, otto = (Bearer(name, frozenset({"officer"})) for name in ("new", "olga", "otto"))
+    limited = Bearer("otto", frozenset({"officer"}), limits=frozenset({("officer", "north")}))
+    assert rules.needs_confirmation(new, "olga", [new, olga, otto])
+    assert not rules.needs_confirmation(new, "olga", [new, olga])
+    assert not rules.needs_confirmation(new, "olga", [new, olga, limited])
+    desk = Bearer("desk", frozenset({"consumer"}))
+    assert not rules.needs_confirmation(desk, "olga", [olga, otto])
 
 
 def test_an_appointment_is_confirmed() -> None:
