@@ -269,7 +269,11 @@ def submit(
     # batch_limit = { subjects = 500, max_population = 5000 }
     ```
 
-    Exit codes: 4 no such file, 5 it is not a plan, 7 the compliance service does not answer.
+    A name belongs to one plan, until an officer rejects it. A file that was submitted before is
+    recognised: the plan that there is is shown, and nothing is handed in.
+
+    Exit codes: 0 submitted, or there already; 4 no such file, 5 it is not a plan, 7 the compliance
+    service does not answer, 9 another plan has this name.
     """
     from server.submission import propose
 
@@ -278,10 +282,13 @@ def submit(
         proposal = propose(federation, compliance, plan)
         if not json:
             screens.show_proposal(proposal)
-        if not dry_run:
+        if not dry_run and proposal.submitted is None:
             compliance.submit_plan(proposal.statement)
     if json:
-        print_json({**proposal.to_json(), "submitted": not dry_run})
+        submitted = not dry_run and proposal.submitted is None
+        print_json({**proposal.to_json(), "submitted": submitted, "state": proposal.submitted})
+    elif proposal.submitted is not None:
+        screens.show_submitted(proposal)
     elif dry_run:
         out().print(f"nothing was handed in; next: server submit {escape(str(plan))}")
     else:

@@ -109,6 +109,19 @@ def show_proposal(proposal: Proposal) -> None:
     )
 
 
+def show_submitted(proposal: Proposal) -> None:
+    """Say that this very plan was submitted before, and what can be done."""
+    state, plan_id = proposal.submitted, proposal.plan_id
+    out().print(
+        f"this plan is there already, {state}, as {plan_id}; nothing was handed in",
+        highlight=False,
+    )
+    if state == "submitted":
+        out().print(f"next, by an officer: compliance approve plan {plan_id}")
+    else:
+        out().print("to train it once more, give it another name")
+
+
 def show_checkpoints(federation: Federation, plan: str | None, *, as_json: bool) -> None:
     """Print what later plans may start from."""
     kept, now = federation.checkpoints, datetime.now(UTC)

@@ -1,4 +1,7 @@
-"""`server submit`: a plan file becomes a signed plan, after everybody saw what it will cost."""
+"""`server submit`: a plan file becomes a signed plan, after everybody saw what it will cost.
+
+A file that was submitted before is recognised: what it asks for is compared, not when it was made.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from audit.errors import Conflict, VerificationFailed
 from audit.statement import SignedStatement, sign_statement, verify_statement
 from client.learning.accounting import epsilon_of_subject, events_of, reported_epsilon
 from client.learning.base_model import resolve_base_model
 from client.learning.plan_model import PlanModel
 from client.learning.tasks import build_model
 from compliance.api import ComplianceClient
+from compliance.resources import PlanView
+from compliance.rules.plans import is_same_proposal, keeps_name, may_submit_plan
 from compliance.rules.ruling import Refused
 from compliance.rules.starts import Part, may_start
 from compliance.statements import StartsFrom, TrainingPlan
+from compliance.wire import PlanState
 from server.errors import MalformedPlanFile
 from server.federation import Federation
 from server.plan_file import StartSection, make_plan, read_plan_file
@@ -66,6 +73,7 @@ class Proposal:
             release will tell together; empty where it starts from the base model.
         weights: Trained weights.
         megabytes_a_site: What one site sends and receives in the whole run.
+        submitted: The state of this very plan, where it was submitted before.
     """
 
     plan: TrainingPlan
@@ -75,6 +83,7 @@ class Proposal:
     weights: int
     megabytes_a_site: float
     epsilon_with_start: Mapping[str, Decimal] = field(default_factory=dict)
+    submitted: PlanState | None = None
 
     @property
     def plan_id(self) -> str:
@@ -108,10 +117,12 @@ class Proposal:
 def propose(federation: Federation, compliance: ComplianceClient, path: Path) -> Proposal:
     """Read a plan file, complete and sign the plan, and compute what it costs.
 
-    The model is built once, so that a plan that cannot be trained is not submitted.
+    The model is built once, so that a plan that cannot be trained is not submitted. A plan that was
+    submitted before is the plan that there is, not a second one.
 
     Raises:
         MalformedPlanFile: When the file is not a plan.
+        Conflict: When another plan has its name.
         FiduciaryError: When the base model cannot be had or the epsilon cannot be kept.
     """
     file = read_plan_file(path)
@@ -127,6 +138,9 @@ def propose(federation: Federation, compliance: ComplianceClient, path: Path) ->
         admitted_sites=admitted,
         start=start,
     )
+    before_it = _same_plan(federation, compliance, plan)
+    if before_it is not None:
+        plan = before_it.plan
     model = build_model(plan, resolve_base_model(plan.base_model.name))
     if start is not None:
         _check_start(federation, compliance, path, plan, start, before, model)
@@ -134,7 +148,11 @@ def propose(federation: Federation, compliance: ComplianceClient, path: Path) ->
     weights = sum(array.size for array in model.get_state().values())
     # A round sends the state to train, the update back, and the state to evaluate.
     megabytes = 3 * plan.rounds * weights * BYTES_A_WEIGHT / 1e6
-    statement = sign_statement(plan.body(), federation.identity)
+    statement = (
+        sign_statement(plan.body(), federation.identity)
+        if before_it is None
+        else before_it.statement
+    )
     return Proposal(
         plan,
         statement,
@@ -143,7 +161,31 @@ def propose(federation: Federation, compliance: ComplianceClient, path: Path) ->
         weights,
         megabytes,
         epsilon_with_start(line),
+        None if before_it is None else before_it.state,
     )
+
+
+def _same_plan(
+    federation: Federation, compliance: ComplianceClient, plan: TrainingPlan
+) -> PlanView | None:
+    """This very plan as it was submitted before, if it was and was not rejected.
+
+    Raises:
+        Conflict: When another plan has its name.
+        VerificationFailed: When the service shows a plan that we did not sign.
+    """
+    for view in compliance.plans():
+        if view.plan.name != plan.name or not keeps_name(view.state):
+            continue
+        verify_statement(view.statement, federation.identity.public)
+        if view.statement.digest != view.plan_id:
+            raise VerificationFailed(f"plan {view.plan_id} is listed under another plan's id")
+        if is_same_proposal(plan, view.plan):
+            return view
+        ruling = may_submit_plan(plan, plan.sites, (view.plan_id, view.state))
+        if isinstance(ruling, Refused):
+            raise Conflict(ruling.reason, fix=ruling.fix)
+    return None
 
 
 def _start(

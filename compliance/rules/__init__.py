@@ -27,6 +27,7 @@ from compliance.rules.access import (
     may_use_token,
 )
 from compliance.rules.plans import (
+    keeps_name,
     may_close,
     may_decide,
     may_report_round,
@@ -120,6 +121,7 @@ __all__ = [
     "content_matches",
     "governs",
     "is_witnessed",
+    "keeps_name",
     "may_act_as_site",
     "may_add_principal",
     "may_admit",

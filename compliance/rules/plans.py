@@ -14,14 +14,41 @@ ENDED: Final[tuple[PlanState, ...]] = ("completed", "failed")
 """States of a plan whose run is over."""
 
 
-def may_submit_plan(plan: TrainingPlan, known_sites: Collection[str]) -> Ruling:
-    """Whether a plan asks only sites that take part."""
+def keeps_name(state: PlanState) -> bool:
+    """Whether a plan's name is its own: an officer's rejection gives it back."""
+    return state != "rejected"
+
+
+def is_same_proposal(one: TrainingPlan, other: TrainingPlan) -> bool:
+    """Whether two plans ask for the same, whenever they were made and in whichever format."""
+    unimportant = {"format", "created_at"}
+    return one.model_dump(exclude=unimportant) == other.model_dump(exclude=unimportant)
+
+
+def may_submit_plan(
+    plan: TrainingPlan, known_sites: Collection[str], named: tuple[str, PlanState] | None = None
+) -> Ruling:
+    """Whether a plan asks only sites that take part, under a name that no other plan has.
+
+    Args:
+        plan: The plan.
+        known_sites: Sites that take part.
+        named: Id and state of the plan that has its name now, if any (`keeps_name`).
+    """
     missing = sorted(set(plan.sites) - set(known_sites))
     if missing:
         return contradiction(
             "site-unknown",
             f"not an approved site: {', '.join(missing)}",
             "admit them first: `server admit SITE`",
+        )
+    if named is not None:
+        plan_id, state = named
+        return Refused(
+            "name-in-use",
+            f"another plan has the name {plan.name}: {plan_id}, {state}",
+            "give this one another name; a name is free again once its plan was rejected",
+            "conflict",
         )
     return ALLOWED
 

@@ -44,6 +44,20 @@ def plan_row(session: Session, plan_id: str) -> PlanRow:
     return row
 
 
+def plan_named(session: Session, name: str) -> tuple[str, PlanState] | None:
+    """Id and state of the plan that has a name, if any; a rejected one has none."""
+    query = (
+        select(PlanRow.plan_id, PlanRow.state, StatementRow.envelope)
+        .join(StatementRow, StatementRow.digest == PlanRow.plan_id)
+        .order_by(PlanRow.position.desc())
+    )
+    for plan_id, written, envelope in session.execute(query):
+        state = cast(PlanState, written)
+        if rules.keeps_name(state) and parse_stored(envelope).body["name"] == name:
+            return plan_id, state
+    return None
+
+
 def plans_naming(sites: Collection[str]) -> Select[str]:
     """The ids of all plans that name any of these sites, as a subquery."""
     return select(PlanSiteRow.plan_id).where(PlanSiteRow.site.in_(sorted(sites)))

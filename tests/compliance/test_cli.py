@@ -156,6 +156,7 @@ def test_json_of_a_plan_says_what_was_signed(
 
 def test_what_an_id_may_be(officer: Run, coordinator: Coordinator, north: Site) -> None:
     first = coordinator.api.submit_plan(coordinator.plan(quorum=1)).plan_id
+    assert officer("reject", "plan", first, "--reason", "two labels only")[0] == 0
     coordinator.api.submit_plan(coordinator.plan(labels=["a", "b"]))
     code, _, err = officer("plans", "triage")
     assert code == ExitCode.MALFORMED_INPUT

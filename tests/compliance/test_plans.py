@@ -10,6 +10,8 @@ import pytest
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, VerificationFailed
 from audit.keys import SigningKey
 from audit.statement import sign_statement
+from compliance.rules.plans import is_same_proposal
+from compliance.statements import TrainingPlan
 from tests.compliance.federation import DIGEST, Coordinator, Site, plan_body
 from tests.compliance.running import RunningService
 
@@ -60,6 +62,34 @@ def test_the_very_same_plan_again_is_the_same_plan(
     second = service.client(service.as_("officer").add_principal("other", ["coordinator"]).token)
     with pytest.raises(Conflict, match="another principal"):
         second.submit_plan(plan)
+
+
+def test_a_name_belongs_to_one_plan_until_it_is_rejected(
+    service: RunningService, coordinator: Coordinator, north: Site
+) -> None:
+    officer, later = service.as_("officer"), {"created_at": "2026-11-02T09:00:01Z"}
+    first = coordinator.api.submit_plan(coordinator.plan()).plan_id
+    tables = service.tables()
+    for plan in (coordinator.plan(**later), coordinator.plan(retention_days=30)):
+        with pytest.raises(Conflict, match=f"another plan has the name triage: {first}, submitted"):
+            coordinator.api.submit_plan(plan)
+    assert service.tables()["plans"] == tables["plans"]
+    coordinator.api.submit_plan(coordinator.plan(name="triage-2"))
+    officer.reject_plan(first)
+    second = coordinator.api.submit_plan(coordinator.plan(**later)).plan_id
+    officer.approve_plan(second)
+    with pytest.raises(Conflict, match=f"{second}, approved"):
+        coordinator.api.submit_plan(coordinator.plan(retention_days=30))
+
+
+def test_a_proposal_is_the_same_whenever_it_was_made() -> None:
+    plan = TrainingPlan.from_body(plan_body())
+    again = TrainingPlan.from_body(
+        plan_body(created_at="2027-01-01T00:00:00Z", format="fiduciary.plan/4")
+    )
+    assert is_same_proposal(plan, again)
+    for changes in ({"purpose": "research"}, {"sites": ["south"]}, {"deadline_seconds": 601}):
+        assert not is_same_proposal(plan, TrainingPlan.from_body(plan_body(**changes)))
 
 
 def test_a_decision_is_made_once(

@@ -276,6 +276,14 @@ def test_what_was_submitted_keeps_its_promise(finished: Finished) -> None:
     shown = finished.desk.run("submit", "plan.toml", "--dry-run").stdout
     assert finished.plan.base_model.digest in shown
     assert "nothing was handed in" in shown
+    again = finished.desk.json("submit", "plan.toml")  # the plan that there is, not a second one
+    assert again["plan_id"] == finished.submitted["plan_id"]
+    assert (again["submitted"], again["state"]) == (False, "completed")
+    finished.desk.folder.joinpath("other.toml").write_text(
+        PLAN.replace("epsilon = 8", "epsilon = 4")
+    )
+    said = finished.desk.run("submit", "other.toml", "--dry-run", expect=ExitCode.CONFLICT).stderr
+    assert f"another plan has the name message-routing: {again['plan_id']}, completed" in said
     with finished.desk.service.client("officer") as officer:
         assert len(officer.plans()) == 1
 

@@ -40,6 +40,7 @@ from compliance.service.log_index import topics_of_clear_fields
 from compliance.service.plan_lines import note_model, plan_line, reported_model
 from compliance.service.plans import (
     filed_about,
+    plan_named,
     plan_row,
     plan_views,
     plans_naming,
@@ -74,7 +75,10 @@ EVIDENCE_READERS: Final[tuple[Role, ...]] = ("coordinator", "officer", "auditor"
 @router.post("/plans", status_code=201)
 @requires("coordinator")
 def submit_plan(body: StatementBody, office: Office, caller: Caller) -> SubmittedPlan:
-    """Submit a plan, signed by the coordinator's key."""
+    """Submit a plan, signed by the coordinator's key, under a name that no other plan has.
+
+    The very same statement again is no second plan. A rejected plan's name is free again.
+    """
     with office.writing(caller) as transaction:
         session = transaction.session
         plan_id = body.statement.digest
@@ -83,7 +87,8 @@ def submit_plan(body: StatementBody, office: Office, caller: Caller) -> Submitte
             return SubmittedPlan(plan_id=plan_id, position=filed.position)
         plan = read_statement(TrainingPlan, body.statement, coordinator_key(session))
         approved = session.scalars(select(SiteRow.name).where(SiteRow.state == "approved"))
-        enforce(rules.may_submit_plan(plan, frozenset(approved)))
+        named = plan_named(session, plan.name)
+        enforce(rules.may_submit_plan(plan, frozenset(approved), named))
         start = plan.starts_from
         if start is not None:
             reported = reported_model(session, start.plan, start.rounds)
