@@ -109,7 +109,9 @@ def grant(
             " file that holds it.",
         ),
     ],
-    purpose: Annotated[str, typer.Option(help="What for, such as `triage`: lower case, a name.")],
+    purpose: Annotated[
+        str, typer.Option(help="What for: the purpose of the release's plan, such as `triage`.")
+    ],
     days: Annotated[int, typer.Option(min=1, max=1096, help="How many days it lasts.")] = 30,
     downloads: Annotated[
         int | None,
@@ -124,10 +126,13 @@ def grant(
 ) -> None:
     """Let a principal download an approved release, for a purpose and a time, so many times.
 
+    The purpose is the one that the release's plan was approved for; another is refused.
+
     The release's data key is sealed to their public key: nobody else can open what they download.
     A download counts when it begins. Granted anew, they are counted anew.
 
-    Exit codes: 3 nobody grants to themselves, 5 no such principal, 9 the release is not approved.
+    Exit codes: 3 another purpose, or nobody grants to themselves, 5 no such principal, 9 it is not
+    approved.
 
     Example: `compliance grant 77b0e4 --to triage-desk --public-key KEY --purpose triage --days 30`
     """

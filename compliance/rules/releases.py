@@ -123,6 +123,8 @@ def may_grant(
     officer: Bearer,
     *,
     grantee: Bearer | None,
+    purpose: str,
+    purpose_of_plan: str,
     release: ReleaseState,
     evidence_ended: bool,
     expires_at: datetime,
@@ -134,6 +136,8 @@ def may_grant(
     Args:
         officer: Who grants.
         grantee: To whom; None when there is no such principal.
+        purpose: What for.
+        purpose_of_plan: What the release was trained for.
         release: Where the release stands.
         evidence_ended: Whether retention has ended what the log says of its making: nobody could
             be told any more what this model is.
@@ -157,6 +161,12 @@ def may_grant(
             f"the release is {release}, not approved",
             "approve it first: `compliance approve release ID`",
             "conflict",
+        )
+    if purpose != purpose_of_plan:
+        return Refused(
+            "purpose-differs",
+            f"the release was trained for {purpose_of_plan}, not for {purpose}",
+            f"grant it for {purpose_of_plan}; another purpose needs a plan of its own",
         )
     if evidence_ended:
         return Refused(

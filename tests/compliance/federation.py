@@ -26,6 +26,8 @@ from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement
 from compliance.api import ComplianceClient
 from compliance.sealing import SERVICE, seal_data_key
+from compliance.service.identities import find_bearer
+from compliance.service.tables import GrantRow
 from compliance.statements import (
     ErasureReceipt,
     Metrics,
@@ -342,3 +344,31 @@ class Consumer:
     @property
     def public_key(self) -> bytes:
         return self.key.public_key().public_bytes_raw()
+
+
+def grant_as_once(
+    service: RunningService, release: Release, consumer: Consumer, purpose: str
+) -> None:
+    """A grant as earlier versions made them: for whatever purpose, a month long."""
+    until = format_time(service.clock() + timedelta(days=30))
+    with service.registry.reading() as session:
+        officer = find_bearer(session, "officer")
+    with service.registry.writing(officer) as transaction:
+        said = {"principal": consumer.name, "purpose": purpose, "expires_at": until}
+        key = {"public_key": consumer.public_key.hex(), "max_downloads": None}
+        transaction.record("release.granted", f"release:{release.release_id}", {**said, **key})
+        row = GrantRow(
+            release_id=release.release_id,
+            public_key=consumer.public_key,
+            sealed_key=seal_data_key(
+                release.data_key,
+                consumer.public_key,
+                release_id=release.release_id,
+                recipient=consumer.name,
+            ),
+            granted_by="officer",
+            granted_at=transaction.time,
+            downloads=0,
+            **said,
+        )
+        transaction.session.add(row)

@@ -14,7 +14,7 @@ from audit.cosignature import cosign, only_lines_of, with_lines
 from audit.storage import read_leaf
 from compliance.api import ComplianceClient
 from compliance.statements import format_time
-from tests.compliance.federation import Consumer, Coordinator, Release, Site
+from tests.compliance.federation import Consumer, Coordinator, Release, Site, grant_as_once
 from tests.compliance.running import Clock, RunningService, running
 from tests.compliance.subjects import Desk, configure, filed_by_officer
 
@@ -163,14 +163,14 @@ def make_history(service: RunningService) -> History:
         used = history.releases["triage-1"].release_id
         officer.approve_release(used)
         desk, other = Consumer(service), Consumer(service, "other-desk")
-        for consumer, purpose in ((desk, "triage"), (other, "research")):
-            officer.grant(
-                used,
-                consumer.name,
-                public_key=consumer.public_key,
-                purpose=purpose,
-                expires_at=format_time(clock() + timedelta(days=30)),
-            )
+        officer.grant(
+            used,
+            desk.name,
+            public_key=desk.public_key,
+            purpose="triage",
+            expires_at=format_time(clock() + timedelta(days=30)),
+        )
+        grant_as_once(service, history.releases["triage-1"], other, "research")
         clock.advance(hours=1)
         for _ in range(2):
             desk.api.release_key(used)

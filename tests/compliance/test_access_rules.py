@@ -67,6 +67,8 @@ def test_nobody_grants_to_themselves() -> None:
         ruling = rules.may_grant(
             officer,
             grantee=Bearer(officer.name, grantee.roles, limits=grantee.limits),
+            purpose="triage",
+            purpose_of_plan="triage",
             release="approved",
             evidence_ended=False,
             expires_at=NOW + timedelta(days=1),

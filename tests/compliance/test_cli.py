@@ -92,6 +92,9 @@ def test_an_officers_day(
     key_file = tmp_path / "key.pub"
     key_file.write_text(base64.b64encode(b"\x09" + bytes(31)).decode() + "\n")
     grant = ("grant", "triage-1", "--to", "desk", "--public-key", str(key_file))
+    code, _, err = officer(*grant, "--purpose", "research")
+    assert code == ExitCode.REFUSED
+    assert "the release was trained for triage, not for research" in err
     code, out, err = officer(*grant, "--purpose", "triage", "--days", "3")
     assert code == 0, err
     assert service.client(token).release_key(release.release_id).principal == "desk"

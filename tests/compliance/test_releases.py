@@ -10,7 +10,7 @@ import pytest
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, Refused
 from compliance.statements import format_time
-from tests.compliance.federation import DIGEST, Consumer, Coordinator, Release, Site
+from tests.compliance.federation import DIGEST, Consumer, Coordinator, Release, Site, grant_as_once
 from tests.compliance.running import RunningService
 
 
@@ -185,6 +185,35 @@ def test_a_grant_is_to_somebody_for_a_while_with_a_real_key(
         grant(days=4)
     with pytest.raises(NotFound):
         officer.revoke_grant(release_id, "nobody")
+
+
+def test_a_grant_is_for_the_purpose_of_the_plan(
+    service: RunningService, coordinator: Coordinator, completed: str, tmp_path: Path
+) -> None:
+    release = coordinator.release(completed)
+    release_id = submit(coordinator, release)
+    coordinator.api.upload_release(release_id, release.file(tmp_path))
+    officer, desk, old = service.as_("officer"), Consumer(service), Consumer(service, "old-desk")
+    officer.approve_release(release_id)
+    until = format_time(service.clock() + timedelta(days=1))
+    key = desk.public_key
+    for purpose in ("research", "triage-2", "tria"):
+        with pytest.raises(Refused, match=f"trained for triage, not for {purpose}") as refused:
+            officer.grant(release_id, desk.name, public_key=key, purpose=purpose, expires_at=until)
+        assert "grant it for triage" in refused.value.fix
+        assert service.last_entry()[1] == "request.refused"
+    assert officer.release(release_id).grants == ()
+    officer.grant(release_id, desk.name, public_key=key, purpose="triage", expires_at=until)
+    # What an earlier version granted is shown, and lasts as long as was said then.
+    grant_as_once(service, release, old, "research")
+    shown = {grant.principal: grant.purpose for grant in officer.release(release_id).grants}
+    assert shown == {"triage-desk": "triage", "old-desk": "research"}
+    old.api.download_release(release_id, tmp_path / "old")
+    later = format_time(service.clock() + timedelta(days=60))
+    with pytest.raises(Refused, match="not for research"):
+        officer.grant(
+            release_id, old.name, public_key=old.public_key, purpose="research", expires_at=later
+        )
 
 
 def test_a_grant_may_limit_how_often_somebody_downloads(

@@ -48,15 +48,23 @@ def test_no_role_decides_about_its_own_work(
     names,
     names,
     st.sampled_from(["announced", "candidate", "approved", "rejected"]),
+    st.sampled_from(["triage", "research"]),
     st.booleans(),
     times,
 )
 def test_nobody_grants_to_themselves(
-    officer: str, grantee: str, state: ReleaseState, evidence_ended: bool, expires_at: datetime
+    officer: str,
+    grantee: str,
+    state: ReleaseState,
+    purpose: str,
+    evidence_ended: bool,
+    expires_at: datetime,
 ) -> None:
     ruling = rules.may_grant(
         Bearer(officer, frozenset({"officer"})),
         grantee=Bearer(grantee, frozenset({"consumer"})),
+        purpose=purpose,
+        purpose_of_plan="triage",
         release=state,
         evidence_ended=evidence_ended,
         expires_at=expires_at,
@@ -65,6 +73,7 @@ def test_nobody_grants_to_themselves(
     if ruling == ALLOWED:
         assert officer != grantee
         assert state == "approved"
+        assert purpose == "triage"
         assert not evidence_ended
         assert NOW < expires_at <= NOW + rules.MAX_GRANT
 

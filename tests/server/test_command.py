@@ -337,7 +337,7 @@ def consumer(finished: Finished) -> Consumer:
             finished.release_id,
             "desk",
             public_key=base64.b64decode(public),
-            purpose="triage",
+            purpose="message-routing",
             expires_at=format_time(datetime.now(UTC) + timedelta(days=1)),
         )
     (desk.folder / "consumer.token").write_text(f"{token}\n")

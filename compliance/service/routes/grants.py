@@ -23,7 +23,7 @@ from compliance.service.erasure_cases import owes
 from compliance.service.errors import enforce
 from compliance.service.gate import GatedRoute
 from compliance.service.identities import find_bearer, parse_time
-from compliance.service.plans import sites_of_plan
+from compliance.service.plans import read_plan, sites_of_plan
 from compliance.service.recalls import recall_of
 from compliance.service.registry import Transaction
 from compliance.service.release_tables import GrantLimitRow
@@ -45,7 +45,10 @@ router: Final = APIRouter(route_class=GatedRoute, prefix="/v1/releases", tags=["
 @router.post("/{release_id}/grants", status_code=201)
 @requires("officer", by_site=True)
 def grant(release_id: str, body: GrantBody, office: Office, caller: Caller) -> GrantView:
-    """Seal the release's data key to a principal and let it download, until the grant ends."""
+    """Seal the release's data key to a principal and let it download, until the grant ends.
+
+    The purpose is the one that the release's plan was approved for, and no other.
+    """
     expires_at = datetime.fromisoformat(body.expires_at)
     with office.writing(caller) as transaction:
         session = transaction.session
@@ -59,6 +62,8 @@ def grant(release_id: str, body: GrantBody, office: Office, caller: Caller) -> G
             rules.may_grant(
                 caller,
                 grantee=find_bearer(session, body.principal),
+                purpose=body.purpose,
+                purpose_of_plan=read_plan(session, release.plan_id).purpose,
                 release=state_of(release),
                 evidence_ended=evidence_ended(session, release),
                 expires_at=expires_at,
