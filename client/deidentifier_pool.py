@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from client.deidentification.pipeline import Deidentifier, Outcome, SourceRecord
+from client.learning.child_processes import starting_processes
 from client.vault import CutOff
 
 WORTH_CHARACTERS: Final = 1_000_000
@@ -85,7 +86,9 @@ class DeidentifierPool:
         """
         if not self._digest:
             try:
-                self._digest = self._pool.submit(_digest).result()
+                with starting_processes():
+                    made = self._pool.submit(_digest)
+                self._digest = made.result()
             except BrokenProcessPool as error:
                 raise _ended() from error
         return self._digest
@@ -107,9 +110,11 @@ class DeidentifierPool:
         """
         shares = [share for share in dealt(records, self._workers) if share]
         try:
-            done = [
-                self._pool.submit(_deidentify, [records[at] for at in share]) for share in shares
-            ]
+            with starting_processes():
+                done = [
+                    self._pool.submit(_deidentify, [records[at] for at in share])
+                    for share in shares
+                ]
         except BrokenProcessPool as error:
             raise _ended() from error
 

@@ -167,4 +167,4 @@ def test_console_scripts_are_the_documented_four() -> None:
     import tomllib
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {name: f"{name}.cli:main" for name in COMMANDS}
+    assert scripts == {name: f"{name}.__main__:main" for name in COMMANDS}

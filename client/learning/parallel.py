@@ -50,6 +50,7 @@ from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from audit.errors import FiduciaryError, MalformedInput
+from client.learning.child_processes import starting_processes
 from client.learning.clipped_sums import ENGINES
 from client.learning.device_failures import OutOfMemory
 from client.learning.passes import Passes, Settings
@@ -235,7 +236,8 @@ class Ranks:
             process = context.Process(
                 target=run, args=(rank, len(jobs), port, there, shared), daemon=True
             )
-            process.start()
+            with starting_processes():
+                process.start()
             self._processes.append(process)
             there.close()
         self._tell(jobs)

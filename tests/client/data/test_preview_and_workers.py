@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ def test_a_pool_gives_each_record_its_own_outcome_in_order(monkeypatch: pytest.M
     with DeidentifierPool(b"key", 2, Shouting) as pool:
         assert pool.digest == PIPELINE
         assert list(pool._pool.map(os.getenv, ["OMP_NUM_THREADS"])) == ["1"], "one thread each"
+        (mask,) = pool._pool.map(signal.pthread_sigmask, [signal.SIG_BLOCK], [()])
+        assert signal.SIGINT in mask, "Ctrl-C is for the process that asks, from the first moment"
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
         first, *outcomes = pool.deidentify(RECORDS)
         assert first == Quarantined(Reason.NOT_TEXT)
         told = [outcome.text for outcome in outcomes if isinstance(outcome, Deidentified)]
