@@ -38,7 +38,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from audit.canonical import canonical_bytes, parse_canonical_object
+from audit.canonical import canonical_bytes, odd_fields, parse_canonical_object
 from audit.checkpoint import read_checkpoint
 from audit.errors import MalformedInput, NotFound
 from audit.merkle import Frontier, hash_leaf
@@ -133,8 +133,8 @@ class Manifest:
         except MalformedInput as error:
             raise MalformedBundle(f"malformed bundle: {MANIFEST}: {error}") from error
         if fields.keys() != _MANIFEST_FIELDS:
-            odd = sorted(fields.keys() ^ _MANIFEST_FIELDS)
-            raise MalformedBundle(f"malformed bundle: missing or unknown fields {odd[:5]}")
+            odd = odd_fields(fields.keys(), _MANIFEST_FIELDS)
+            raise MalformedBundle(f"malformed bundle: fields: {odd}")
         if fields.pop("format") != BUNDLE_FORMAT:
             raise MalformedBundle(f"malformed bundle: format is not {BUNDLE_FORMAT}")
         for name, value in fields.items():

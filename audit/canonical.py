@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -98,6 +98,17 @@ def parse_canonical_object(data: bytes) -> dict[str, JsonValue]:
     if not isinstance(value, dict):
         raise MalformedCanonical("malformed canonical JSON: expected an object")
     return value
+
+
+def odd_fields(given: Collection[str], expected: Collection[str]) -> str:
+    """What is wrong with an object's keys, and no key of who made it: that may be a name.
+
+    >>> odd_fields({"at", "anna"}, {"at", "by", "why"})
+    'missing by, why; 1 unknown'
+    """
+    missing, unknown = sorted(set(expected) - set(given)), len(set(given) - set(expected))
+    said = [f"missing {', '.join(missing)}"] if missing else []
+    return "; ".join([*said, f"{unknown} unknown"] if unknown else said)
 
 
 def digest(data: bytes) -> str:

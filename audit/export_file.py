@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from audit.canonical import canonical_bytes, parse_canonical_object
+from audit.canonical import canonical_bytes, odd_fields, parse_canonical_object
 from audit.checkpoint import Checkpoint, verify_checkpoint
 from audit.encoding import decode_base64, encode_base64
 from audit.errors import FiduciaryError, MalformedInput, NotFound, VerificationFailed
@@ -234,8 +234,8 @@ def _read_header(line: bytes) -> _Header:
 def _read_entry(line: bytes) -> ShownEntry:
     fields = parse_canonical_object(line)
     if fields.keys() != _ENTRY_FIELDS:
-        odd = sorted(fields.keys() ^ _ENTRY_FIELDS)
-        raise MalformedExport(f"malformed entry: missing or unknown fields {odd[:5]}")
+        odd = odd_fields(fields.keys(), _ENTRY_FIELDS)
+        raise MalformedExport(f"malformed entry: fields: {odd}")
     payload = fields["payload"]
     match fields:
         case {"leaf": str(leaf), "leaf_hash": str(leaf_hash), "path": list(path)} if (

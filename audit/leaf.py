@@ -17,7 +17,7 @@ from json.encoder import encode_basestring
 from string import ascii_letters, digits
 from typing import Any, Final, TypeAlias
 
-from audit.canonical import MAX_DOCUMENT_BYTES, MAX_INTEGER, parse_canonical_object
+from audit.canonical import MAX_DOCUMENT_BYTES, MAX_INTEGER, odd_fields, parse_canonical_object
 from audit.encoding import decode_base64, encode_base64
 from audit.envelope import NONCE_BYTES, TAG_BYTES, Envelope
 from audit.errors import MalformedInput
@@ -172,8 +172,8 @@ class Leaf:
         """
         fields = parse_canonical_object(data)
         if fields.keys() != _FIELDS:
-            odd = sorted(fields.keys() ^ _FIELDS)
-            raise MalformedLeaf(f"malformed log entry: missing or unknown fields {odd[:5]}")
+            odd = odd_fields(fields.keys(), _FIELDS)
+            raise MalformedLeaf(f"malformed log entry: fields: {odd}")
         if fields["format"] != LEAF_FORMAT:
             raise MalformedLeaf(f"malformed log entry: format is not {LEAF_FORMAT}")
         position, subject = fields["position"], fields["subject"]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from compliance.statements import Decision, Digest, Name, RunOutcome, Time, TrainingPlan
+from compliance.statements import Decision, Digest, Name, Named, RunOutcome, Time, TrainingPlan
 from compliance.wire import Envelope, PlanState, Reason, SiteState, TokenHash
 
 MAX_REPORTS_AT_ONCE: Final = 16
@@ -46,7 +46,7 @@ def _make_strict(schema: Any) -> None:
             _make_strict(part)
 
 
-class RequestBody(BaseModel):
+class RequestBody(Named):
     """A closed request body, in which a number or a truth value is one, and not a text like it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -129,7 +129,7 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
     takes = f"this takes {', '.join(sorted(known)) or 'no parameters'}"
     for name in names:
         if name not in known:
-            where = field_path(("query", name))
+            where = field_path(("query", name), known)
             raise MalformedInput(f"malformed request: {where}: unknown parameter", fix=takes)
         if names.count(name) > 1:
             raise MalformedInput(f"malformed request: query.{name}: given twice", fix=takes)

@@ -138,7 +138,10 @@ def problem_response(error: FiduciaryError) -> Response:
 
 def _first_problem(error: RequestValidationError) -> str:
     problem = error.errors()[0]
-    where = field_path([part for part in problem["loc"] if part != "body"]) or "body"
+    source, *inside = problem["loc"]
+    # What a path and a query may name is declared, and the gate has refused the rest.
+    declared = () if source == "body" else tuple(map(str, inside))
+    where = field_path(inside if source == "body" else problem["loc"], declared) or "body"
     return f"{where}: {problem_reason(problem)}"
 
 

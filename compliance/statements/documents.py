@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -33,7 +34,10 @@ from audit.errors import MalformedInput
 
 _NAME = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
-_FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}|\[key\]")
+_LONG: Final = re.compile(r"[a-z][a-z0-9_]{5,39}")
+"""What may be a slip of a field's name. Too many shorter words are somebody's: Frank, of `rank`."""
+_SLIP: Final = 0.8
+"""How alike the name and its slip are at least, by `difflib`."""
 _TIME = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z$")
 
 
@@ -86,7 +90,18 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class Document(BaseModel):
+class Named(BaseModel):
+    """A model whose field names may be told to whoever sent something else (`field_path`)."""
+
+    _words: ClassVar[set[str]] = {"query", "path", "[key]"}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Note what we call our fields."""
+        Named._words.update(cls.model_fields)
+
+
+class Document(Named):
     """A frozen, closed document; unknown fields are refused.
 
     `later` names the fields that a later format brought, with the number of that format. While such
@@ -184,17 +199,32 @@ def first_problem(error: ValidationError, *, of_others: bool = False) -> str:
     return f"{where or 'document'}: {problem_reason(problem)}"
 
 
-def field_path(location: Sequence[int | str]) -> str:
+def field_path(location: Sequence[int | str], known: Collection[str] = frozenset()) -> str:
     """Where in a document of others a problem is, without the words of who made it.
 
-    Keys of maps and unknown fields are such words, as values are. Only names as our own fields have
-    them are shown.
+    Keys of maps and unknown fields are such words, as values are. Only the names of our own fields
+    are shown, and what is so like one of them that it must be a slip.
 
+    Args:
+        location: Field names, keys and indices, from the outside inwards.
+        known: More names of ours.
+
+    >>> field_path(("privacy", "epsilom")), field_path(("privacy", "anna_schmidt"))
+    ('privacy.epsilom', 'privacy.?')
     >>> field_path(("sealed", "Anna Schmidt", "[key]"))
     'sealed.?.[key]'
     """
+    ours = Named._words.union(known)
     return ".".join(
-        str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "?" for part in location
+        str(part) if isinstance(part, int) or _is_ours(part, ours) else "?" for part in location
+    )
+
+
+def _is_ours(part: str, ours: Collection[str]) -> bool:
+    if part in ours:
+        return True
+    return _LONG.fullmatch(part) is not None and bool(
+        difflib.get_close_matches(part, ours, n=1, cutoff=_SLIP)
     )
 
 

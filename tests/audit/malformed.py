@@ -325,7 +325,7 @@ RULES: tuple[Malformed, ...] = (
         lambda _: parse_canonical_object(b"[]"), "malformed canonical JSON: expected an object"
     ),
     # log entries
-    leaf("missing or unknown fields ['odd']", odd=1),
+    leaf("fields: 1 unknown", odd=1),
     leaf("format is not fiduciary.log-entry/1", format="fiduciary.log-entry/2"),
     leaf("position is not a count", position=-1),
     leaf("actor is not text", actor=None),
@@ -407,7 +407,7 @@ RULES: tuple[Malformed, ...] = (
         "malformed bundle: manifest.json: malformed canonical JSON: Expecting property name"
         " enclosed in double quotes: line 1 column 2 (char 1)",
     ),
-    manifest("missing or unknown fields ['odd']", odd=1),
+    manifest("fields: 1 unknown", odd=1),
     manifest("format is not fiduciary.bundle/1", format="fiduciary.bundle/2"),
     manifest("entries is not what it should be", entries=-1),
     manifest("kind is neither whole nor selection", kind="half"),

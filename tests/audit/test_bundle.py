@@ -409,7 +409,10 @@ def test_a_manifest_that_states_more_than_there_is(
         (replaced(MANIFEST, b"bundle/1", b"bundle/2"), "format is not"),
         (replaced(MANIFEST, b'"whole"', b'"other"'), "neither whole nor selection"),
         (replaced(MANIFEST, b'"entries":22', b'"entries":-2'), "entries is not"),
-        (replaced(MANIFEST, b'"entries":22', b'"entrees":22'), "missing or unknown fields"),
+        (
+            replaced(MANIFEST, b'"entries":22', b'"entrees":22'),
+            "fields: missing entries; 1 unknown",
+        ),
         (replaced(MANIFEST, b"{", b"{ "), "canonical"),
         (replaced(MANIFEST, b'"entries":22', b'"entries":20'), "more than the 20 lines"),
         (lambda name, data: data[:-1] if name == ENTRIES else data, "does not end"),

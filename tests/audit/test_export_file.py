@@ -162,7 +162,7 @@ CHANGES: dict[str, tuple[Callable[[Lines], Lines], type[FiduciaryError], str]] =
     "a field more": (
         lambda lines: [lines[0], changed(lines[1], more=1), *lines[2:]],
         MalformedExport,
-        "line 2: malformed entry: missing or unknown fields \\['more'\\]",
+        "line 2: malformed entry: fields: 1 unknown",
     ),
     "a path that is too long": (
         lambda lines: [lines[0], changed(lines[1], path=["AA=="] * 64), *lines[2:]],

@@ -173,7 +173,7 @@ def test_a_signed_document_that_is_no_plan_is_refused(
     compliance.decide(plan_id)
     findings, proven = check_evidence(plan_id, fetch_evidence(compliance, plan_id, 0), member, None)
     assert failures(findings) == ["plan-signed"]
-    assert "run: unknown field" in findings[-1].detail
+    assert "?: unknown field" in findings[-1].detail
     assert proven is None
 
 
