@@ -67,7 +67,8 @@ def test_the_very_same_plan_again_is_the_same_plan(
 def test_a_name_belongs_to_one_plan_until_it_is_rejected(
     service: RunningService, coordinator: Coordinator, north: Site
 ) -> None:
-    officer, later = service.as_("officer"), {"created_at": "2026-11-02T09:00:01Z"}
+    officer = service.as_("officer")
+    later: dict[str, Any] = {"created_at": "2026-11-02T09:00:01Z"}
     first = coordinator.api.submit_plan(coordinator.plan()).plan_id
     tables = service.tables()
     for plan in (coordinator.plan(**later), coordinator.plan(retention_days=30)):
