@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from audit.errors import MalformedInput
@@ -200,6 +200,7 @@ def test_the_longest_wins(month: Month, one: int, other: int) -> None:
 
 
 @given(months, moments)
+@example(Month(2026, 10), datetime(2026, 11, 1, tzinfo=UTC))
 def test_the_present_month_is_never_due(month: Month, now: datetime) -> None:
     rules = book(rule(minimum_months=0, shred_after_months=0))
     key = ActionKey("plan.approved", month)

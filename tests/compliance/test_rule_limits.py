@@ -30,7 +30,9 @@ from compliance.statements import (
     RoundReport,
     RunOutcome,
     SiteAdmission,
+    SiteEnrolment,
     SiteReport,
+    StartsFrom,
     TrainingPlan,
 )
 from tests.compliance.federation import DIGEST, METRICS, plan_body
@@ -236,6 +238,23 @@ def test_a_release(changes: dict[str, Any], state: Any, expected: str | None) ->
     assert code(rules.may_release(manifest(**changes), plan(), state, reported)) == expected
 
 
+def test_a_release_that_goes_on_states_what_all_of_its_rounds_tell() -> None:
+    start = StartsFrom.after(OTHER, plan(), 1, DIGEST)
+    going_on = plan(starts_from=start.model_dump(mode="json"))
+
+    def released(**whole: str) -> str | None:
+        stated = manifest(epsilon_by_site={"north": "2", "south": "3"}, **_whole(whole))
+        return code(rules.may_release(stated, going_on, "completed", {"north": Decimal(2)}))
+
+    assert released(north="2", south="3") is None
+    assert released() == "epsilon-understated"
+    assert released(north="2") == released(north="2", south="2.9") == "epsilon-understated"
+
+
+def _whole(epsilons: dict[str, str]) -> dict[str, Any]:
+    return {"format": "fiduciary.release/4", "epsilon_with_start": epsilons} if epsilons else {}
+
+
 def test_an_upload_is_of_the_submitter_and_octet_for_octet() -> None:
     coordinator = Bearer("coordinator", frozenset({"coordinator"}))
     assert rules.may_upload("announced", submitted_by="coordinator", uploader=coordinator) == (
@@ -313,6 +332,31 @@ def test_an_invitation() -> None:
     late = rules.may_invite(NOW + rules.MAX_INVITATION + MOMENT, NOW)
     assert code(late) == "expiry-too-late"
     assert code(rules.may_invite(NOW, NOW)) == "expiry-past"
+
+
+def test_a_kit_enrols_the_site_that_it_was_issued_for() -> None:
+    enrolment = SiteEnrolment(
+        federation="hospitals",
+        site="north",
+        identity_key="k",
+        certificate_request="pem",
+        requested_at=TIME,
+    )
+
+    def enrolled(site: str) -> str | None:
+        return code(
+            rules.may_enrol(
+                rules.Invitation(site, "kit", NOW + MOMENT),
+                kit_sha256="kit",
+                enrolment=enrolment,
+                enrolment_id=DIGEST,
+                site_known=False,
+                now=NOW,
+            )
+        )
+
+    assert enrolled("north") is None
+    assert enrolled("south") == "kit-for-another-site"
 
 
 def admission(**changes: Any) -> SiteAdmission:

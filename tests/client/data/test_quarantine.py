@@ -148,6 +148,8 @@ def test_a_discarded_row_is_forgotten_and_still_counted(
 def test_an_erasure_reaches_what_was_kept_out(vault: Vault, dataset: Dataset) -> None:
     assert vault.erase("P-2").records_removed == 0
     assert [left.subject for left in vault.kept_out("notes")] == [vault.pseudonym("P-1")]
+    with vault.transaction() as connection:  # it is gone, and not only sealed for ever
+        assert connection.execute("SELECT count(*) FROM kept_out").fetchone() == (1,)
     vault.remove("notes")
     with pytest.raises(NotFound):
         vault.kept_out("notes")

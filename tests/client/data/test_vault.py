@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,30 @@ import pytest
 
 from audit.canonical import canonical_bytes
 from audit.envelope import NONCE_BYTES, Envelope, seal, unseal
-from audit.errors import Conflict, MalformedInput, NotFound, Refused, VerificationFailed
+from audit.errors import (
+    Conflict,
+    MalformedInput,
+    NotFound,
+    Refused,
+    Unreachable,
+    VerificationFailed,
+)
 from audit.key_manager import KeyDestroyed
 from audit.keyring import Keyring
 from client.site import Site
-from client.vault import Content, Dataset, Provenance, Record, Staging, Vault, erasing, sealing
+from client.vault import (
+    Content,
+    CutOff,
+    Dataset,
+    Done,
+    Provenance,
+    Record,
+    Staging,
+    Vault,
+    erasing,
+    sealing,
+)
+from client.vault.quarantine import KeptOut
 from client.vault.tables import digest_of
 from tests.client.data.records import KEY, PIPELINE, ROWS, stage
 
@@ -462,6 +482,118 @@ class TestErasure:
         assert (dataset.records, dataset.datasheet.erased_rows_left_out) == (1, 1)
         assert [record.text for record in vault.examples("more")] == ["stays"]
         assert vault.verify("more").problems == ()
+
+    def test_opening_the_vault_finishes_an_erasure(
+        self, site: Site, vault: Vault, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stage(vault, *ROWS)
+        half_erase(vault, monkeypatch)
+        with Vault.open(site.paths, site.keyring), pytest.raises(KeyDestroyed):
+            site.keyring.data_key(f"subject:{vault.pseudonym('P-1')}")
+
+    def test_a_row_of_an_erased_subject_is_not_even_kept_out(
+        self, site: Site, vault: Vault
+    ) -> None:
+        stage(vault, *ROWS)
+        vault.erase("P-1")
+        with Staging(vault, "more") as staging:
+            rows = [KeptOut(vault.pseudonym(who), "why", PIPELINE) for who in ("P-1", "P-2")]
+            staging.add([Record(vault.pseudonym("P-2"), "text", "l")], kept_out=rows)
+            staging.publish(Provenance(PIPELINE), lambda _dataset: None)
+        assert [left.subject for left in vault.kept_out("more")] == [vault.pseudonym("P-2")]
+        with raw(site) as connection:
+            assert connection.execute("SELECT count(*) FROM kept_out").fetchone() == (1,)
+
+
+class TestInterruption:
+    """What an ingest that was cut off leaves, and what goes on from there."""
+
+    def cut_off(self, vault: Vault, error: BaseException) -> None:
+        with suppress(type(error)), Staging(vault, "more", work="this") as staging:
+            staging.add([Record(vault.pseudonym("P-1"), "text", "l")], Done("a", rows=1))
+            raise error
+
+    @pytest.mark.parametrize(
+        "error", [KeyboardInterrupt(), CutOff("cut"), OSError("full"), Unreachable("gone")]
+    )
+    def test_the_same_work_goes_on_and_other_work_begins_anew(
+        self, vault: Vault, error: BaseException
+    ) -> None:
+        self.cut_off(vault, error)
+        with suppress(KeyboardInterrupt), Staging(vault, "more", work="this") as staging:
+            went_on = staging.done.rows, staging.leftovers_removed
+            raise KeyboardInterrupt
+        assert went_on == (1, 0)
+        with Staging(vault, "more", work="other") as staging:
+            assert (staging.done, staging.leftovers_removed) == (Done(), 1)
+
+    def test_a_fault_that_would_come_again_leaves_nothing(self, site: Site, vault: Vault) -> None:
+        self.cut_off(vault, ValueError("a fault"))
+        with raw(site) as connection:
+            assert connection.execute("SELECT count(*) FROM datasets").fetchone() == (0,)
+
+    def test_who_is_let_in_again_meanwhile_is_not_passed_by(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        vault.erase("P-1")
+        self.cut_off(vault, KeyboardInterrupt())  # the subject's rows were left out
+        vault.readmit("P-1")
+        with Staging(vault, "more", work="this") as staging:
+            assert staging.done == Done()
+
+    def test_what_nobody_sees_yet_is_not_told_of(self, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        self.cut_off(vault, KeyboardInterrupt())
+        held = vault.about("P-1").datasets
+        assert [(dataset.name, count) for dataset, count in held] == [("notes", 2)]
+
+
+class TestFile:
+    def test_its_settings_are_what_the_guarantees_rest_on(self, vault: Vault) -> None:
+        with vault.transaction() as connection:
+            found = {
+                name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in (
+                    "journal_mode", "synchronous", "secure_delete", "foreign_keys", "temp_store"
+                )
+            }  # fmt: skip
+        assert found == {
+            "journal_mode": "wal",
+            "synchronous": 2,
+            "secure_delete": 1,
+            "foreign_keys": 1,
+            "temp_store": 2,
+        }
+
+    def test_a_transaction_holds_the_lock_from_its_beginning(
+        self, site: Site, vault: Vault
+    ) -> None:
+        with Vault.open(site.paths, site.keyring) as other, other.transaction():
+            vault._file.connection.execute("PRAGMA busy_timeout = 0")
+            with pytest.raises(Conflict, match="cannot be used now"), vault.transaction():
+                pytest.fail("two writers at once")
+
+    def test_removed_rows_do_not_linger_in_the_log(self, site: Site, vault: Vault) -> None:
+        stage(vault, *ROWS)
+        vault.remove("notes")
+        assert site.paths.vault.with_name("vault.sqlite-wal").stat().st_size == 0
+
+
+class TestSealing:
+    def test_how_far_an_ingest_came_opens_for_its_own_version_alone(self) -> None:
+        sealed = sealing.seal_progress(KEY, "a" * 32, "work", Done("b", rows=1))
+        assert sealing.open_progress(KEY, "a" * 32, sealed) == ("work", Done("b", rows=1))
+        with pytest.raises(VerificationFailed):
+            sealing.open_progress(KEY, "b" * 32, sealed)
+
+    def test_rows_that_run_into_each_other_have_another_digest(self) -> None:
+        two, one = sealing.DatasetDigest("a"), sealing.DatasetDigest("a")
+        two.add(0, "s", b"first")
+        two.add(1, "t", b"second")
+        one.add(0, "s", b"first" + bytes(7) + b"\x01" + bytes(7) + b"\x01tsecond")
+        assert one.digest() != two.digest()
+        one.add(1, "t", b"")
+        two.add(1, "t", b"")
+        assert one.digest() != two.digest()
 
 
 def half_erase(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -292,6 +292,13 @@ def test_a_batch_limit_for_sites_as_large_as_this_one_is_no_objection() -> None:
     assert "24" in told[0].detail, "the plan's own number"
 
 
+def test_as_many_subjects_as_are_required_are_enough_and_the_larger_demand_counts() -> None:
+    for policy, plan, refused in ((24, 1, False), (25, 1, True), (1, 25, True), (24, 24, False)):
+        facts = make_facts(policy=make_policy(minimum_subjects=policy))
+        found = failures(judge(facts, minimum_subjects=plan))
+        assert found == ["dataset-subjects"] * refused
+
+
 def test_a_reserved_plan_is_not_charged_twice() -> None:
     """Its own reservation fills the budget: that is no reason to refuse its next round."""
     cost = Cost(Decimal(3), Decimal(3), Decimal("10.1"), reserved=True)

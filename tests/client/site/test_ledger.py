@@ -20,6 +20,7 @@ from audit.storage import LogUnavailable
 from client.budget import (
     AlreadyEvaluated,
     Audit,
+    Limits,
     NoReservation,
     Reservation,
     RoundAlreadyStarted,
@@ -29,6 +30,7 @@ from client.budget_history import readings_at
 from client.erasure import erase_subject
 from client.learning.accounting import Event
 from client.ledger import Ledger
+from client.ledger_journal import journalled_sequence
 from client.site import Site
 from client.vault import Vault
 from tests.client.site.documents import (
@@ -270,6 +272,17 @@ def test_the_budget_says_what_holds_for_plans_that_were_chosen_later(ledger: Led
     assert ledger.budget(DELTA, with_plans=False).plans == ()
 
 
+def test_the_total_is_at_the_policys_delta(ledger: Ledger) -> None:
+    delta = Decimal("0.001")
+    cost = ledger.cost_of(make_reservation(), Limits(Decimal(20), Decimal(20), delta))
+    events = make_reservation().events
+    assert (cost.plan, cost.total) == (
+        compose_epsilon(events, DELTA),
+        compose_epsilon(events, delta),
+    )
+    assert cost.total < cost.plan
+
+
 def test_cost_of_tells_what_reserve_would_find(ledger: Ledger) -> None:
     ledger.reserve(make_reservation(FIRST), make_limits())
     asked = ledger.cost_of(make_reservation(SECOND), make_limits())
@@ -392,6 +405,22 @@ def test_a_journal_that_fails_stops_the_work_and_loses_nothing(
     sequences = [sequence for _, sequence in journalled(local)]
     assert sorted(set(sequences)) == list(range(1, fail_at + 1))
     assert len(sequences) == fail_at + written
+
+
+def test_what_a_crash_left_is_journalled_first(local: Site) -> None:
+    with Ledger.open(local.paths.ledger, _Faulty(local, 1, written=False), "site:north") as ledger:
+        with pytest.raises(LogUnavailable):
+            ledger.reserve(make_reservation(), make_limits())
+        ledger.start_round(make_reservation().plan_id, 0)
+    assert journalled(local) == [("budget-reserved", 1), ("budget-round-started", 2)]
+
+
+def test_an_entry_whose_retention_ended_hides_no_earlier_one(local: Site, ledger: Ledger) -> None:
+    ledger.reserve(make_reservation(), make_limits())
+    ledger.start_round(make_reservation().plan_id, 0)
+    (newest,) = local.journal.leaves(local.journal.size() - 2, 1)
+    local.keyring.destroy(newest.key)
+    assert journalled_sequence(local.journal) == 1
 
 
 def test_what_cannot_be_noted_for_the_journal_does_not_happen(local: Site, ledger: Ledger) -> None:

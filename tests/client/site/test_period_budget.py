@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from audit.errors import BudgetExhausted
 from audit.log import Entry
 from client.budget import Limits, NoReservation, RoundAlreadyStarted, compose_epsilon
-from client.budget_period import ClockBehind, Period
+from client.budget_period import ClockBehind, Period, refuse_clock_behind
 from client.learning.accounting import Event
 from client.ledger import Ledger
 from compliance.statements import format_time
@@ -227,6 +227,12 @@ def test_a_clock_that_goes_back_further_stops_the_work(ledger: Ledger, clock: Cl
         ledger.reserve(make_reservation(THIRD, rounds=2), limited("6"))
     # Without such a limit nothing depends on the clock.
     ledger.reserve(make_reservation(THIRD, rounds=2), Limits(Decimal(9), Decimal(9), DELTA))
+
+
+def test_a_clock_may_be_an_hour_behind_and_no_more() -> None:
+    refuse_clock_behind("2026-11-02T09:00:00.000Z", "2026-11-02T10:00:00.000Z")
+    with pytest.raises(ClockBehind):
+        refuse_clock_behind("2026-11-02T09:00:00.000Z", "2026-11-02T10:00:00.001Z")
 
 
 def test_a_clock_that_was_ahead_gives_nothing_back_in_the_end(ledger: Ledger, clock: Clock) -> None:
