@@ -44,6 +44,7 @@ from audit.errors import MalformedInput, NotFound
 from audit.merkle import Frontier, hash_leaf
 from audit.source import LogDamaged, LogSource
 from audit.storage import META_FORMAT, META_KEY, META_ORIGIN, LogReader, StoredCosignature
+from audit.words import count_of
 
 BUNDLE_FORMAT: Final = "fiduciary.bundle/1"
 
@@ -196,7 +197,8 @@ class Bundle:
                 number += 1
                 if number > most:
                     raise MalformedBundle(
-                        f"malformed bundle: {name} has more than the {most} lines that are stated"
+                        f"malformed bundle: {name} has more than {count_of(most, 'line')}, as"
+                        " stated"
                     )
                 if not line.endswith(b"\n"):
                     raise MalformedBundle(
@@ -277,7 +279,8 @@ def open_bundle_source(path: Path) -> Iterator[LogSource]:
     with open_bundle(path) as bundle:
         if bundle.manifest.kind != WHOLE:
             raise MalformedBundle(
-                f"{path} holds {bundle.manifest.entries} chosen entries, not the whole log",
+                f"{path} holds {count_of(bundle.manifest.entries, 'chosen entry')}, not the whole"
+                " log",
                 fix="check it with `audit verify`; everything else needs the whole log",
             )
         yield BundleSource(bundle)

@@ -36,6 +36,7 @@ from audit.report import Problem, Report, WitnessReport
 from audit.source import is_bundle
 from audit.statement import SignedStatement
 from audit.verifier import UNWITNESSED_HOURS, Progress, verify_log
+from audit.words import count_of
 
 _STATEMENT: Final = "statement"
 """Field of a payload that quotes a signed statement."""
@@ -145,7 +146,7 @@ def verify_selection(
             problems.append(
                 Problem(
                     None,
-                    f"the manifest states {manifest.entries} of {manifest.size} entries,"
+                    f"the manifest states {manifest.entries} of {count_of(manifest.size, 'entry')},"
                     f" {len(names)} of {head.size} are here",
                 )
             )
@@ -273,7 +274,7 @@ def verify_bundle(
             problems.append(
                 Problem(
                     None,
-                    f"the manifest states {stated.entries} of {stated.size} entries,"
+                    f"the manifest states {stated.entries} of {count_of(stated.size, 'entry')},"
                     f" {report.entries} are here",
                 )
             )

@@ -33,6 +33,7 @@ from audit.source import open_source
 from audit.storage import META_KEY, META_ORIGIN, prove_entry
 from audit.terminal import VersionOption, err, print_json, run_app
 from audit.verifier import UNWITNESSED_HOURS
+from audit.words import count_of
 
 app = typer.Typer(
     name="audit",
@@ -142,8 +143,8 @@ def verify(
     keys = witness_keys(witness)
     if witnesses > len(keys):
         raise typer.BadParameter(
-            f"{witnesses} witnesses are demanded and {len(keys)} keys are given: name each with"
-            " --witness",
+            f"demanded: {count_of(witnesses, 'witness')}, given: {count_of(len(keys), 'key')}; name"
+            " each with --witness",
             param_hint="--witnesses",
         )
     with progress_bar("verifying", quiet=json) as progress:
@@ -247,7 +248,7 @@ def verify_proof_command(
         return
     say(
         f"[bold green]verified[/] entry {proof.index} of {escape(checkpoint.origin)}, under the"
-        f" signed checkpoint of {checkpoint.size} entries"
+        f" signed checkpoint of {count_of(checkpoint.size, 'entry')}"
     )
     print_fields(entry.clear())
 

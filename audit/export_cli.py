@@ -17,6 +17,7 @@ from audit.presentation import print_report, progress_bar, say
 from audit.search import EntryFilter, parse_positions
 from audit.source import open_source
 from audit.terminal import print_json
+from audit.words import count_of
 
 
 def export(
@@ -106,7 +107,8 @@ def export(
     else:
         print_report(str(output), report)
         if exported.forgotten:
-            say(f"{exported.forgotten} payloads are forgotten: nobody can open them any more")
+            forgotten = count_of(exported.forgotten, "payload")
+            say(f"forgotten: {forgotten}, which nobody can open any more")
         if exported.payloads:
             say("[yellow]This file holds readable payloads.[/] Hand it over as you would them.")
         say(f"next: audit verify {escape(str(output))} --key LOG_KEY")

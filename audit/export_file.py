@@ -32,6 +32,7 @@ from audit.errors import FiduciaryError, MalformedInput, NotFound, VerificationF
 from audit.keys import VerifyKey
 from audit.proof import MAX_PATH
 from audit.shown import CLEAR_FIELDS, ShownEntry, verify_shown
+from audit.words import count_of
 
 EXPORT_FORMAT: Final = "fiduciary.log-export/1"
 
@@ -141,14 +142,16 @@ def verify_export(
         tally = _Tally()
         for number, line in enumerate(lines, start=2):
             if tally.entries == header.count:
-                raise MalformedExport(f"malformed export: more than {header.count} entries")
+                raise MalformedExport(
+                    f"malformed export: more than {count_of(header.count, 'entry')}"
+                )
             _within_line(number, partial(tally.add, line, checkpoint))
             if progress is not None:
                 progress(tally.entries, header.count)
     if tally.entries != header.count:
         raise MalformedExport(
-            f"malformed export: {tally.entries} entries, {header.count} were announced: the file"
-            " was cut off",
+            f"malformed export: {count_of(tally.entries, 'entry')}, {header.count} were"
+            " announced: the file was cut off",
             fix="export again",
         )
     return VerifiedExport(

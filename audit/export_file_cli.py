@@ -13,6 +13,7 @@ from audit.keys import VerifyKey
 from audit.options import Json, read_text
 from audit.presentation import print_fields, progress_bar, say
 from audit.terminal import print_json
+from audit.words import count_of
 
 _MAX_KEY_BYTES: Final = 10_000
 """A verifier key is one line of about 100 characters."""
@@ -69,12 +70,12 @@ def verify_export_command(
             }
         )
         return
-    say(f"[bold green]verified[/] {escape(str(export))}: {verified.entries} entries")
+    say(f"[bold green]verified[/] {escape(str(export))}: {count_of(verified.entries, 'entry')}")
     filters = ", ".join(f"{name} {value}" for name, value in verified.filters.items())
     print_fields(
         {
             "log": verified.checkpoint.origin,
-            "signed": f"{verified.checkpoint.size} entries",
+            "signed": f"{count_of(verified.checkpoint.size, 'entry')}",
             "statements": f"{verified.statements}, each the one that its entry names",
             "forgotten": verified.forgotten,
             "asked for": filters or "every entry",

@@ -42,6 +42,7 @@ from audit.search import EntryFilter, streamed_leaves
 from audit.source import LogSource
 from audit.storage import META_FORMAT, META_KEY, META_ORIGIN, LogReader, latest_head, prove_entry
 from audit.verifier import Progress
+from audit.words import count_of
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 """The earliest time that ZIP can write: the same log gives the same bytes."""
@@ -257,10 +258,11 @@ class _Writer:
 
     def _readme(self, manifest: Manifest) -> str:
         what = (
-            f"the whole log, {manifest.entries} entries, and every checkpoint that it kept."
+            f"the whole log, {count_of(manifest.entries, 'entry')}, and every checkpoint that it"
+            " kept."
             if manifest.kind == WHOLE
-            else f"{manifest.entries} of {manifest.size} entries, each with the proof that it is in"
-            " the log."
+            else f"{manifest.entries} of {count_of(manifest.size, 'entry')}, each with the proof"
+            " that it is in the log."
         )
         opened = f"; {manifest.payloads} of them were opened for you in {PAYLOADS}"
         return _README.format(

@@ -19,6 +19,7 @@ from audit.file_view import ENTRIES, HASHES, HEAD, OFFSET, OFFSETS, FileView, Op
 from audit.merkle import HASH_BYTES, Node
 from audit.node_order import node_count, node_place
 from audit.storage import Append, LogTampered, write_parts
+from audit.words import count_of
 
 _REMAINS: Final = re.compile(rf"\.{HEAD}\..+|(checkpoints|cosignatures)\.[0-9]+")
 """A head that was not put in place, or a generation of a table."""
@@ -51,7 +52,9 @@ class FileChange(FileView):
         """Append entries; a log in files has no gaps and no second entry at a position."""
         if first != self.size():
             taken = "is taken: duplicate entry" if first < self.size() else "would leave a gap"
-            raise LogTampered(f"position {first} {taken}; the log has {self.size()} entries")
+            raise LogTampered(
+                f"position {first} {taken}; the log has {count_of(self.size(), 'entry')}"
+            )
         self._leaves += leaves
 
     def _read_hash(self, level: int, index: int) -> bytes | None:

@@ -18,6 +18,7 @@ from audit.presentation import print_fields, progress_bar, say
 from audit.terminal import print_json
 from audit.vault_settings import DEFAULT_TIMEOUT_SECONDS, VaultSettings
 from audit.vault_transit import VaultTransit
+from audit.words import count_of
 
 app = typer.Typer(
     name="keyring",
@@ -191,7 +192,8 @@ def _report(count: int, status: KeyringStatus, *, json: bool) -> None:
     if json:
         print_json(fields)
         return
-    say(f"[bold green]done[/] {count} keys are wrapped anew by {escape(status.managers[0].kind)}")
+    by = escape(status.managers[0].kind)
+    say(f"[bold green]done[/] {count_of(count, 'key')} wrapped anew by {by}")
     print_fields(_described(status))
 
 

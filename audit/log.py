@@ -53,6 +53,7 @@ from audit.storage import (
     read_leaf,
     with_hashes,
 )
+from audit.words import count_of
 
 CHECKPOINT_BLOCK: Final = 1024
 """A kept checkpoint costs 200 bytes and a signature check, so one in 1024 entries is free."""
@@ -316,7 +317,8 @@ class AuditLog:
                     )
         if frontier.size != size:
             raise LogTampered(
-                f"the log holds {size} entries but its last checkpoint signs {frontier.size}",
+                f"the log holds {count_of(size, 'entry')} but its last checkpoint signs"
+                f" {frontier.size}",
                 fix="stop, keep the database as it is, and run: audit verify",
             )
         self._head = (note, frontier)
@@ -372,7 +374,7 @@ class _Sealing:
 
 def _check_reaches(storage: LogReader, size: int) -> None:
     if size > storage.size():
-        raise NotFound(f"the log has fewer than {size} entries")
+        raise NotFound(f"the log has fewer than {count_of(size, 'entry')}")
 
 
 def _draw_nonces() -> list[bytes]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from audit.errors import NotFound, VerificationFailed
+from audit.words import count_of
 
 HASH_BYTES: Final = 32
 
@@ -119,7 +120,7 @@ def _inclusion_proof(
     range_root: Callable[[int, int], bytes], index: int, size: int
 ) -> tuple[bytes, ...]:
     if not 0 <= index < size:
-        raise NotFound(f"entry {index} is not in a tree of {size} entries")
+        raise NotFound(f"entry {index} is not in a tree of {count_of(size, 'entry')}")
     path: list[bytes] = []
     start, end = 0, size
     while end - start > 1:
@@ -142,7 +143,7 @@ def consistency_proof(read_hash: HashReader, first: int, second: int) -> tuple[b
         NotFound: Unless `0 <= first <= second`.
     """
     if not 0 <= first <= second:
-        raise NotFound(f"there is no proof from {first} to {second} entries")
+        raise NotFound(f"there is no proof from {first} to {count_of(second, 'entry')}")
     if first == 0:
         return ()
     path: list[bytes] = []
@@ -174,7 +175,7 @@ def verify_inclusion(
     node, last, current = index, size - 1, leaf_hash
     for sibling in proof:
         if last == 0:
-            raise VerificationFailed(f"inclusion proof: {len(proof)} hashes are too many")
+            raise VerificationFailed(f"inclusion proof: {count_of(len(proof), 'hash')}, too many")
         if node & 1 or node == last:
             current = hash_children(sibling, current)
             while not node & 1 and node:
@@ -185,7 +186,7 @@ def verify_inclusion(
         node >>= 1
         last >>= 1
     if last:
-        raise VerificationFailed(f"inclusion proof: {len(proof)} hashes are too few")
+        raise VerificationFailed(f"inclusion proof: {count_of(len(proof), 'hash')}, too few")
     _check_root(current, expected_root, "inclusion proof: root")
 
 
@@ -202,7 +203,7 @@ def verify_consistency(
     _check_lengths((first_root, second_root, *proof), "consistency proof")
     if first in (0, second):
         if proof:
-            raise VerificationFailed(f"consistency proof: {len(proof)} hashes are too many")
+            raise VerificationFailed(f"consistency proof: {count_of(len(proof), 'hash')}, too many")
         if first == second:
             _check_root(first_root, second_root, "consistency proof: root at equal size")
         else:
@@ -220,7 +221,7 @@ def verify_consistency(
     old = new = path[0]
     for sibling in path[1:]:
         if last == 0:
-            raise VerificationFailed(f"consistency proof: {len(proof)} hashes are too many")
+            raise VerificationFailed(f"consistency proof: {count_of(len(proof), 'hash')}, too many")
         if node & 1 or node == last:
             old = hash_children(sibling, old)
             new = hash_children(sibling, new)
@@ -232,7 +233,7 @@ def verify_consistency(
         node >>= 1
         last >>= 1
     if last:
-        raise VerificationFailed(f"consistency proof: {len(proof)} hashes are too few")
+        raise VerificationFailed(f"consistency proof: {count_of(len(proof), 'hash')}, too few")
     _check_root(old, first_root, "consistency proof: first root")
     _check_root(new, second_root, "consistency proof: second root")
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from audit.report import Report, WitnessReport
 from audit.terminal import err, out, visible
+from audit.words import count_of
 
 ENTRY_COLUMNS: Final = ("position", "time", "actor", "action", "object", "subject")
 
@@ -60,16 +61,23 @@ def print_report(log: str, report: Report) -> None:
         say(f"[bold red]NOT VERIFIED[/] {escape(log)}")
         for problem in report.problems:
             say(f"  [red]{escape(str(problem))}[/]")
-    known = None if report.known_entries is None else f"{report.known_entries} entries, contained"
+    known = (
+        None
+        if report.known_entries is None
+        else f"{count_of(report.known_entries, 'entry')}, contained"
+    )
     witnessed = report.witnessed_entries
     print_fields(
         {
             "log": report.origin,
             "entries": report.entries,
             "root": report.root,
-            "signed": f"{report.signed_entries} entries, {report.checkpoints} checkpoints",
+            "signed": f"{count_of(report.signed_entries, 'entry')},"
+            f" {count_of(report.checkpoints, 'checkpoint')}",
             "kept checkpoint": known,
-            "witnessed": None if witnessed is None else f"{witnessed} of {report.entries} entries",
+            "witnessed": None
+            if witnessed is None
+            else f"{witnessed} of {count_of(report.entries, 'entry')}",
             "payloads": _payloads(report),
             "key": report.key,
         }
@@ -78,7 +86,7 @@ def print_report(log: str, report: Report) -> None:
         say(f"witness {escape(witness.name)}: {_vouches(witness)}")
     if report.unchecked_cosignatures:
         say(
-            f"[yellow]{report.unchecked_cosignatures} cosignatures were not checked.[/]"
+            f"[yellow]not checked: {count_of(report.unchecked_cosignatures, 'cosignature')}.[/]"
             " Give the witnesses' keys with --witness."
         )
     if not report.key_pinned:
@@ -93,7 +101,8 @@ def _vouches(witness: WitnessReport) -> str:
     if witness.time is None:
         return "[red]does not vouch for this log[/]"
     moment = datetime.fromtimestamp(witness.time, UTC)
-    return f"vouches for the first {witness.entries} entries, at {moment:%Y-%m-%dT%H:%M:%SZ}"
+    first = count_of(witness.entries, "entry")
+    return f"vouches for the first {first}, at {moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _payloads(report: Report) -> str | None:

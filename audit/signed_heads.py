@@ -10,6 +10,7 @@ from audit.cosignature import WitnessKey
 from audit.errors import FiduciaryError
 from audit.keys import VerifyKey
 from audit.source import LogSource
+from audit.words import count_of
 
 AddProblem = Callable[[int | None, str], None]
 """Takes the position of an entry, if it is about one, and what is wrong."""
@@ -44,9 +45,9 @@ def stored_heads(
         try:
             head = verify_checkpoint(str(note), key, origin)
         except FiduciaryError as error:
-            add_problem(None, f"checkpoint of {size} entries: {error}")
+            add_problem(None, f"checkpoint of {count_of(size, 'entry')}: {error}")
             continue
         if head.size != size:
-            add_problem(None, f"checkpoint of {size} entries: it signs {head.size}")
+            add_problem(None, f"checkpoint of {count_of(size, 'entry')}: it signs {head.size}")
             continue
         yield Head(head.size, head.root)

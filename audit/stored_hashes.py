@@ -7,6 +7,7 @@ from itertools import count, islice, zip_longest
 from audit.merkle import Node
 from audit.report import Problem
 from audit.source import LogSource
+from audit.words import count_of
 
 
 class StoredHashes:
@@ -40,4 +41,5 @@ class StoredHashes:
         stored = self._source.count_hashes()
         if stored == self._matched:
             return None
-        return Problem(None, f"{stored - self._matched} stored hashes belong to no entry")
+        extra = count_of(stored - self._matched, "stored hash")
+        return Problem(None, f"{extra} without an entry")

@@ -33,6 +33,7 @@ from audit.envelope import KEY_BYTES
 from audit.errors import Conflict, MalformedInput, Refused, VerificationFailed
 from audit.key_manager import KeyringUnavailable, WrappedKey, bind, unbind
 from audit.vault_settings import VaultSettings
+from audit.words import count_of
 
 OPERATORS_TOKEN_FILE: Final = "FIDUCIARY_VAULT_TOKEN_FILE"  # noqa: S105
 """Names a token file that goes before the settings: a service's token may not rotate."""
@@ -248,7 +249,8 @@ class VaultTransit:
             ) from None
         except transport.Timeout:
             raise KeyringUnavailable(
-                f"Vault at {address} did not answer in {self._settings.timeout_seconds} seconds",
+                f"Vault at {address} did not answer in"
+                f" {count_of(self._settings.timeout_seconds, 'second')}",
                 fix="check Vault and the network, then try again",
             ) from None
         except (transport.RequestException, OSError) as error:

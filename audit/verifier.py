@@ -40,6 +40,7 @@ from audit.source import LogDamaged, LogSource, open_source
 from audit.storage import FIRST_LOG_FORMAT, LOG_FORMAT, META_FORMAT, META_KEY, META_ORIGIN
 from audit.stored_hashes import StoredHashes
 from audit.vouching import Demand, Vouching
+from audit.words import count_of
 
 Progress = Callable[[int, int], None]
 """Called now and then with the number of entries checked and the number expected."""
@@ -273,8 +274,8 @@ class _Verification:
             name = "a signed checkpoint" if heads[0].stored else heads[0].name
             self._add(
                 self.entries,
-                f"missing; {name} covers {heads[0].size} entries and {self.entries} are there: the"
-                " end of the log was cut off",
+                f"missing; {name} covers {count_of(heads[0].size, 'entry')} and {self.entries}"
+                " are there: the end of the log was cut off",
             )
 
     def _witnessed(self) -> int:
@@ -299,7 +300,8 @@ class _Verification:
                 self._add(
                     start,
                     f"entries {start} to {head.size - 1} are not those of {head.name} of"
-                    f" {head.size} entries: they were rewritten together with their stored hashes",
+                    f" {count_of(head.size, 'entry')}: they were rewritten together with their"
+                    " stored hashes",
                 )
         if self.signed < self.entries and not self.problems:
             self._add(self.signed, "from here on no signed checkpoint covers the log")

@@ -23,6 +23,7 @@ from audit.leaf import Leaf
 from audit.report import WitnessReport
 from audit.signed_heads import AddProblem, Head
 from audit.source import LogSource
+from audit.words import count_of
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ class Vouching:
                 head = verify_checkpoint(str(note), key, origin)
                 time = verify_cosignature(str(note), witness)[1] if witness else 0
             except FiduciaryError as error:
-                add_problem(None, f"cosignature of {size} entries by {name}: {error}")
+                add_problem(None, f"cosignature of {count_of(size, 'entry')} by {name}: {error}")
                 continue
             if head.size != size:
-                add_problem(None, f"cosignature of {size} entries by {name}: it signs {head.size}")
+                add_problem(
+                    None,
+                    f"cosignature of {count_of(size, 'entry')} by {name}: it signs {head.size}",
+                )
                 continue
             if witness is None:
                 self.unchecked += 1
@@ -119,8 +123,8 @@ class Vouching:
             if waited > hours:
                 add_problem(
                     size,
-                    f"from here on fewer than {required} witnesses vouch for the log; entries"
-                    f" waited {waited} hours, {hours} are allowed",
+                    f"from here on the log has fewer than {count_of(required, 'witness')}; entries"
+                    f" waited {count_of(waited, 'hour')}, {hours} are allowed",
                 )
         return size
 

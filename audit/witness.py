@@ -39,6 +39,7 @@ from audit.keys import SigningKey, VerifyKey
 from audit.log import utc_clock
 from audit.merkle import EMPTY_ROOT, verify_consistency
 from audit.note import Note
+from audit.words import count_of
 
 MAX_CHECKPOINT_BYTES: Final = 64 * 1024
 """A checkpoint with the most signature lines that a note may have is half of this."""
@@ -107,12 +108,14 @@ def judge(
     try:
         parsed.verify([log_key])
     except VerificationFailed as error:
-        return Refused("other-key", f"the head of {head.size} entries: {error}")
+        return Refused("other-key", f"the head of {count_of(head.size, 'entry')}: {error}")
     if head.origin != origin:
         return Refused("other-origin", f"the head is of the log {head.origin}, expected {origin}")
     base = Checkpoint(origin, 0, EMPTY_ROOT) if last is None else last
     if head.size < base.size:
-        return Refused("shrunk", f"the log has {head.size} entries, this witness saw {base.size}")
+        return Refused(
+            "shrunk", f"the log has {count_of(head.size, 'entry')}, this witness saw {base.size}"
+        )
     if head.size == base.size:
         if head.root != base.root:
             shown = f"{head.root.hex()[:16]}…, this witness saw {base.root.hex()[:16]}…"
@@ -223,7 +226,8 @@ class Witness:
             last = None if held is None else held.checkpoint
             if since != (0 if last is None else last.size):
                 raise WitnessMoved(
-                    f"this witness holds another head than that of {since} entries by now",
+                    f"this witness holds another head than that of {count_of(since, 'entry')} by"
+                    " now",
                     fix="ask the log again",
                 )
             verdict = judge(last, note, proof, self._log_key, self._origin)

@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from audit.errors import Refused
+from audit.words import count_of
 from client.budget_period import Period, PeriodBudget
 from client.learning.accounting import (
     BatchCap,
@@ -377,5 +378,5 @@ def over_period(cost: Cost, limits: Limits) -> str | None:
         return None
     return (
         f"with this plan the site would exceed the epsilon {period.max_epsilon} at delta "
-        f"{limits.delta} that its policy allows within {period.days} days"
+        f"{limits.delta} that its policy allows within {count_of(period.days, 'day')}"
     )

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from audit.errors import NotFound
+from audit.words import count_of
 from compliance.statements import Document
 from compliance.toml_file import load_toml
 
@@ -106,7 +107,9 @@ class Compute(Document):
         """One line for people."""
         where = ", ".join(self.devices) or self.device
         tokens = self.micro_batch_tokens
-        at_once = "as many tokens as suit it" if tokens == "auto" else f"{tokens} tokens"
+        at_once = (
+            "as many tokens as suit it" if tokens == "auto" else f"{count_of(tokens, 'token')}"
+        )
         return (
             f"engine {self.engine} on {where}, {self.precision}, {at_once} "
             f"at once, {self.cache_bytes / 1024**2:.0f} MiB of frozen outputs kept"

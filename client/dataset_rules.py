@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from audit.words import count_of
 from client.findings import Finding
 from client.vault.contents import Content
 from compliance.rules.deidentification import shortfall
@@ -187,7 +188,7 @@ def _enough_subjects(required: int, subjects: int) -> Finding:
     return Finding(
         "dataset-subjects",
         enough,
-        f"{'at least' if enough else 'fewer than'} the {required} subjects that are required",
+        f"{'at least' if enough else 'fewer than'} the {count_of(required, 'subject')} required",
         "add records of more subjects, or lower minimum_subjects in policy.toml",
     )
 
@@ -205,8 +206,8 @@ def _batch_limit(plan: TrainingPlan, subjects: int) -> list[Finding]:
         Finding(
             "batch-limit",
             holds,
-            f"the plan's batch limit holds for sites of at most {min(limits)} subjects, and this "
-            f"one has {'no more' if holds else 'more'}",
+            f"the plan's batch limit holds for at most {count_of(min(limits), 'subject')}, and"
+            f" this one has {'no more' if holds else 'more'}",
             "ask for a plan with a larger max_population",
         )
     ]

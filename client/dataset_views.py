@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Table
 
 from audit.terminal import err, out
+from audit.words import count_of
 from compliance.rules.deidentification import in_words
 
 if TYPE_CHECKING:  # so that `client --help` does not wait for the language model
@@ -122,25 +123,26 @@ def print_added(result: IngestResult, source: SourceFile) -> None:
     dataset, sheet = result.dataset, result.dataset.datasheet
     say = out().print
     say(
-        f"[green]stored[/] {dataset.name}, version {dataset.version}: {dataset.records} records of"
-        f" {dataset.subjects} subjects{_in_classes(dataset)}",
+        f"[green]stored[/] {dataset.name}, version {dataset.version}:"
+        f" {count_of(dataset.records, 'record')} of"
+        f" {count_of(dataset.subjects, 'subject')}{_in_classes(dataset)}",
         highlight=False,
     )
     notes = [_searched(dataset)]
     if sheet.groups:
-        notes.append(f"evaluation can be sliced by {len(sheet.groups)} groups")
+        notes.append(f"evaluation can be sliced by {count_of(len(sheet.groups), 'group')}")
     if several := result.subjects_with_several_records:
         notes.append(f"subjects with several records, each one person: {several}")
     if source.duplicates_dropped:
-        notes.append(f"{source.duplicates_dropped} repeated rows left out")
+        notes.append(f"{count_of(source.duplicates_dropped, 'repeated row')} left out")
     if source.empty_dropped:
-        notes.append(f"{source.empty_dropped} incomplete rows left out")
+        notes.append(f"{count_of(source.empty_dropped, 'incomplete row')} left out")
     if sheet.erased_rows_left_out:
-        notes.append(f"{sheet.erased_rows_left_out} rows of erased subjects left out")
+        notes.append(f"{count_of(sheet.erased_rows_left_out, 'row')} of erased subjects left out")
     for step, count in sorted(sheet.cleaned.items()):
-        notes.append(f"{count} rows cleaned: {step}")
+        notes.append(f"{count_of(count, 'row')} cleaned: {step}")
     for reason, count in sorted(sheet.quarantined.items()):
-        notes.append(f"{count} rows kept out: {reason}")
+        notes.append(f"{count_of(count, 'row')} kept out: {reason}")
     if sheet.quarantined:
         notes.append(f"see them, and resolve them: client data quarantine list {dataset.name}")
     if result.resumed:
@@ -159,9 +161,9 @@ def _in_classes(dataset: Dataset) -> str:
             return ""
         case "spans":
             spans = sum(dataset.datasheet.label_counts.values())
-            return f", {spans} spans of {len(dataset.labels)} labels"
+            return f", {count_of(spans, 'span')} of {count_of(len(dataset.labels), 'label')}"
         case _:
-            return f" in {len(dataset.labels)} classes"
+            return f" in {count_of(len(dataset.labels), 'class')}"
 
 
 def _searched(dataset: Dataset) -> str:
@@ -174,7 +176,7 @@ def _searched(dataset: Dataset) -> str:
             return "rows with an identifier in a cell were kept out"
         case "identifiers-replaced":
             replaced = sum(sheet.replacements.values())
-            return f"{replaced} identifiers replaced by stand-ins"
+            return f"{count_of(replaced, 'identifier')} replaced by stand-ins"
 
 
 def print_dataset(dataset: Dataset, measured: Sequence[Measured] = ()) -> None:
@@ -221,6 +223,7 @@ def print_leaks(found: LeakCount) -> None:
     table.add_row("all", str(found.planted), str(found.left), style="bold")
     out().print(table)
     out().print(
-        f"searched {found.records} records; something is left of {found.subjects_with_leak} people",
+        f"searched {count_of(found.records, 'record')}; something is left of"
+        f" {count_of(found.subjects_with_leak, 'person', 'people')}",
         highlight=False,
     )

@@ -12,6 +12,7 @@ from rich.markup import escape
 from audit.errors import ExitCode, MalformedInput, NotFound, Refused
 from audit.options import Json
 from audit.terminal import err, out, print_json
+from audit.words import count_of
 from client import quarantine_cli
 from client.dataset_views import (
     described,
@@ -149,7 +150,9 @@ def verify(
     else:
         for check in checks:
             verdict = "[red]does not verify[/]" if check.problems else "[green]verified[/]"
-            out().print(f"{check.name}: {check.records} records, {verdict}", highlight=False)
+            out().print(
+                f"{check.name}: {count_of(check.records, 'record')}, {verdict}", highlight=False
+            )
             for problem in check.problems:
                 err().print(f"  {escape(problem)}", highlight=False)
     if failed:
@@ -181,13 +184,13 @@ def remove(
     if json:
         print_json({"removed": name, "records": dataset.records})
     else:
-        out().print(f"removed {name}: {dataset.records} records", highlight=False)
+        out().print(f"removed {name}: {count_of(dataset.records, 'record')}", highlight=False)
 
 
 def _ask(records: int, name: str) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("removed rows are gone: add --yes")
-    if not typer.confirm(f"Delete the {records} records of {name}?", err=True):
+    if not typer.confirm(f"Delete the {count_of(records, 'record')} of {name}?", err=True):
         raise Refused("nothing was removed", fix="answer y, or add --yes")
 
 
@@ -322,7 +325,8 @@ def demo(
         print_json(summary)
     else:
         out().print(
-            f"{written.records} messages of {subjects} people in {written.notes}\n"
-            f"{written.identifiers} identifiers stand in them: {written.planted}",
+            f"{count_of(written.records, 'message')} of {count_of(subjects, 'person', 'people')}"
+            f" in {written.notes}\n"
+            f"{count_of(written.identifiers, 'identifier')} in them: {written.planted}",
             highlight=False,
         )

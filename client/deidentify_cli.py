@@ -11,6 +11,7 @@ import typer
 from audit.errors import MalformedInput, Refused
 from audit.options import Json
 from audit.terminal import err, out, print_json
+from audit.words import count_of
 from client.dataset_views import progress
 from client.kinds_cli import kinds
 from client.options import FolderOption
@@ -255,8 +256,8 @@ def _print_review(
         print_json({**progress, **told})
     elif found is None:
         out().print(
-            f"looked at {progress['looked_at']} of {progress['rows']} rows; the same command goes "
-            "on",
+            f"looked at {progress['looked_at']} of {count_of(progress['rows'], 'row')}; the same "
+            "command goes on",
             highlight=False,
         )
     else:

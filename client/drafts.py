@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.budget import Reservation, rounds_of
 from client.proposals import Proposal
 from compliance.statements import Fraction, Phase, Privacy, first_problem
@@ -106,8 +107,8 @@ def read_draft(path: Path, digest_of: Callable[[str], str | None]) -> Proposal:
         noise_sites=draft.privacy.noise_sites,
         starts_from=""
         if start is None
-        else f"what plan {start.plan} had after {start.rounds} rounds: its release tells of those "
-        "rounds too",
+        else f"what plan {start.plan} had after {count_of(start.rounds, 'round')}: its release"
+        " tells of those rounds too",
     )
 
 

@@ -10,6 +10,7 @@ import typer
 from audit.errors import Refused, Unauthorised, Unreachable
 from audit.options import Json
 from audit.terminal import err, print_error, print_json
+from audit.words import count_of
 from client.network import open_service
 from client.options import FolderOption
 from client.outbox import Delivery, Outbox
@@ -86,7 +87,7 @@ def erase(
     for reason in delivery.rejected:
         print_error(Refused(f"the compliance service did not take a statement: {reason}"))
     if erased is None:
-        say(f"{delivery.sent} statements sent, {delivery.waiting} waiting")
+        say(f"{count_of(delivery.sent, 'statement')} sent, {delivery.waiting} waiting")
 
 
 def _confirm() -> None:

@@ -13,6 +13,7 @@ from audit.errors import VerificationFailed
 from audit.keys import VerifyKey
 from audit.options import Json
 from audit.terminal import err, out, print_json
+from audit.words import count_of
 from client.options import FolderOption
 from client.policy_cli import find_plan
 from client.presentation import say, short
@@ -149,7 +150,8 @@ def _print(found: PrivacyEvaluation) -> None:
     canaries = len(audit.canaries.scores)
     noise = "any amount" if audit.noise_at_most is None else f"at most {audit.noise_at_most} times"
     say(
-        f"{canaries} canaries, {audit.canaries.steps} steps, engine {audit.engine}: "
+        f"{count_of(canaries, 'canary')}, {count_of(audit.canaries.steps, 'step')}, engine"
+        f" {audit.engine}: "
         f"the noise is {noise} {'' if audit.noise_at_most is None else 'the promised'}".rstrip()
     )
     if found.attack is None:
@@ -157,8 +159,8 @@ def _print(found: PrivacyEvaluation) -> None:
     else:
         attack = found.attack
         say(
-            f"attack on {attack.members} subjects that trained and {attack.others} held out: "
-            f"ROC-AUC {_shown(attack.area)}, recognised at 1 % false positives "
+            f"attack on {count_of(attack.members, 'subject')} that trained and {attack.others}"
+            f" held out: ROC-AUC {_shown(attack.area)}, recognised at 1 % false positives "
             f"{_shown(attack.caught_at_low_rate)} (95 % intervals)"
         )
     say(

@@ -13,6 +13,7 @@ from audit.checkpoint import read_checkpoint
 from audit.errors import MalformedInput
 from audit.proof import Proof
 from audit.statement import SignedStatement
+from audit.words import count_of
 from compliance.log_views import LogConsistency, LogProof
 from compliance.resources import PlanView
 
@@ -92,7 +93,9 @@ def fetch_evidence(service: EvidenceService, plan_id: str, seen_size: int) -> Pl
         if 0 < first < size:
             answer = service.log_consistency(first, size)
             if (answer.first, answer.second) != (first, size):
-                raise MalformedInput(f"the service's proof is not from {first} to {size} entries")
+                raise MalformedInput(
+                    f"the service's proof is not from {first} to {count_of(size, 'entry')}"
+                )
             growth.append(TreeGrowth(answer.first, answer.second, answer.hashes))
         first = max(first, size)
     return PlanEvidence(

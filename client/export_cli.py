@@ -9,6 +9,7 @@ import typer
 
 from audit.options import Json
 from audit.terminal import out, print_json
+from audit.words import count_of
 from client.options import FolderOption
 from client.site import Site
 
@@ -45,4 +46,4 @@ def export(
     if json:
         print_json({"exported": name, "records": records, "file": str(file)})
     else:
-        out().print(f"{records} records of {name} in {file}", highlight=False)
+        out().print(f"{count_of(records, 'record')} of {name} in {file}", highlight=False)

@@ -25,6 +25,7 @@ from audit.leaf import Leaf
 from audit.merkle import verify_consistency
 from audit.proof import Proof, verify_proof
 from audit.statement import SignedStatement, verify_statement
+from audit.words import count_of
 from client.budget import Cost, Limits, Reservation, over_limit, over_period
 from client.dataset_rules import DatasetFacts, Demands, check_datasets
 from client.evidence import LogEvidence, PlanEvidence
@@ -205,7 +206,7 @@ def _addressed(plan: TrainingPlan, member: Membership) -> Finding:
     return Finding(
         "plan-addressed",
         member.site in plan.sites,
-        f"the plan asks {len(plan.sites)} sites; this one is "
+        f"the plan asks {count_of(len(plan.sites), 'site')}; this one is "
         f"{'' if member.site in plan.sites else 'not '}among them",
         ask,
     )
@@ -267,7 +268,7 @@ def _one_history(evidence: PlanEvidence, member: Membership, seen: Checkpoint | 
         shown = [read_checkpoint(note) for note in _notes(evidence)]
         if seen is not None and any(head.size < seen.size for head in shown):
             smallest = min(head.size for head in shown)
-            detail = f"the log shows {smallest} entries; this site has seen {seen.size}"
+            detail = f"the log shows {count_of(smallest, 'entry')}; this site has seen {seen.size}"
             return Finding("log-consistent", False, detail, _TELL)
         heads += sorted(shown, key=lambda head: head.size)
         growth = {(step.first, step.second): step.hashes for step in evidence.growth}
@@ -278,7 +279,9 @@ def _one_history(evidence: PlanEvidence, member: Membership, seen: Checkpoint | 
         detail = f"the log does not extend what this site has seen: {error}"
         return Finding("log-consistent", False, detail, _TELL)
     return Finding(
-        "log-consistent", True, f"one history of {heads[-1].size} entries of {member.log_origin}"
+        "log-consistent",
+        True,
+        f"one history of {count_of(heads[-1].size, 'entry')} of {member.log_origin}",
     )
 
 

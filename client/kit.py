@@ -26,6 +26,7 @@ from audit.canonical import canonical_bytes, digest
 from audit.errors import FiduciaryError, MalformedInput, Refused, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import PAYLOAD_TYPE, SignedStatement, verify_statement
+from audit.words import count_of
 from compliance.statements import Name, Statement, Time
 from compliance.trust import Trust
 
@@ -141,7 +142,9 @@ def read_kit(
         Refused: When it has expired.
     """
     if len(data) > MAX_KIT_BYTES:
-        raise MalformedInput(f"malformed kit: {len(data)} bytes, more than any kit", fix=_ASK_AGAIN)
+        raise MalformedInput(
+            f"malformed kit: {count_of(len(data), 'byte')}, more than any kit", fix=_ASK_AGAIN
+        )
     try:
         envelope = json.loads(data)
     except ValueError as error:

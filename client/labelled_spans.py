@@ -20,6 +20,7 @@ from typing import Any
 
 from audit.canonical import canonical_bytes
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.deidentification.pipeline import Deidentified
 
 MAX_SPANS = 10_000
@@ -91,7 +92,9 @@ def _span(item: Any, text: str, place: str) -> LabelledSpan:
         raise _malformed(place, "it has not exactly start, end, label and perhaps text")
     start, end, label = item["start"], item["end"], item["label"]
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
-        raise _malformed(place, f"start and end are none of a text of {len(text)} characters")
+        raise _malformed(
+            place, f"start and end are none of a text of {count_of(len(text), 'character')}"
+        )
     if not isinstance(label, str) or not label.strip():
         raise _malformed(place, "it has no label")
     if "text" in item and item["text"] != text[start:end]:

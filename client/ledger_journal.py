@@ -19,6 +19,7 @@ from audit.errors import NotFound, VerificationFailed
 from audit.journal import Leaves, newest_first
 from audit.leaf import Leaf
 from audit.log import Entry
+from audit.words import count_of
 
 ACTION_PREFIX = "budget-"
 """Every journal entry of the ledger has an action that starts with this."""
@@ -123,7 +124,7 @@ def refuse_rollback(journal: JournalReader, ledger_sequence: Callable[[], int]) 
     counted = ledger_sequence()
     if journalled > counted:
         raise VerificationFailed(
-            f"the journal knows {journalled} changes of the privacy budget, the ledger {counted}: "
-            "the ledger was put back to an earlier copy",
+            f"the journal knows {count_of(journalled, 'change')} of the privacy budget, the"
+            f" ledger {counted}: the ledger was put back to an earlier copy",
             fix="restore the newest ledger.sqlite: this site does not train with an older one",
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from audit.errors import ExitCode, FiduciaryError
+from audit.words import count_of
 from client.base_models import find_base_model
 from client.certificates import check_certificate, read_node_key
 from client.compute import read_compute
@@ -214,7 +215,7 @@ class Preflight:
                 f"{len(missing)} of the base models that the policy allows are not under models/",
                 "put their folders there, or into the hub's cache: `hf download NAME`",
             )
-        return f"{len(digests)} base models load"
+        return f"{count_of(len(digests), 'base model')} can be loaded"
 
     def _dataset(self) -> str:
         with Vault.open(self.site.paths, self.site.keyring) as vault:
@@ -234,7 +235,8 @@ class Preflight:
                         f"`client data add … --dataset {dataset.name} --purpose PURPOSE --replace`",
                     )
             counted = ", ".join(
-                f"{d.name} ({d.subjects} subjects, {d.records} records)" for d in found
+                f"{d.name} ({count_of(d.subjects, 'subject')}, {count_of(d.records, 'record')})"
+                for d in found
             )
         return f"de-identified and readable: {counted}"
 
@@ -288,8 +290,8 @@ def _left(ledger: Ledger, policy: Policy) -> str:
     period = budget.period
     if period is not None and not period.left:
         raise CheckWarning(
-            f"nothing is left within {period.period.days} days: epsilon {period.committed} of "
-            f"{period.period.max_epsilon}",
+            f"nothing is left within {count_of(period.period.days, 'day')}: epsilon"
+            f" {period.committed} of {period.period.max_epsilon}",
             "wait until earlier rounds are older than that; `client budget` shows the figures",
         )
     return told

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from audit.terminal import out
+from audit.words import count_of
 
 if TYPE_CHECKING:  # so that `client --help` does not wait for torch
     from client.budget import Budget, Cost, Reservation
@@ -119,7 +120,7 @@ def _print_period(budget: Budget) -> None:
     if found is None:
         return
     say(
-        f"  within {found.period.days} days: spent {found.spent} · "
+        f"  within {count_of(found.period.days, 'day')}: spent {found.spent} · "
         f"reserved {found.committed - found.spent} · left {found.left} of "
         f"{found.period.max_epsilon}, counting from {found.since}"
     )
@@ -142,7 +143,9 @@ def print_cost(cost: Cost, reservation: Reservation, budget: Budget, refusal: st
     say(f"with it, this site's total {verb} {cost.total} at delta {budget.delta:f}")
     if cost.period is not None and budget.period is not None:
         period = budget.period.period
-        say(f"within {period.days} days it {verb} {cost.period} of {period.max_epsilon}")
+        say(
+            f"within {count_of(period.days, 'day')} it {verb} {cost.period} of {period.max_epsilon}"
+        )
     if refusal is None and budget.limit is not None:
         say(f"{budget.limit - cost.total} of {budget.limit} {verb} left: [green]allowed[/]")
 
@@ -156,9 +159,9 @@ def _print_terms(name: str, unit: str, of_subject: Decimal, caps: Iterable[Batch
         )
     for cap in caps:
         say(
-            f"[dim]{escape(name)}: of more than {cap.subjects} subjects in a batch a random "
-            f"{cap.subjects} take part; its epsilon holds for sites of at most "
-            f"{cap.max_population} subjects[/]"
+            f"[dim]{escape(name)}: of more than {count_of(cap.subjects, 'subject')} in a batch a"
+            f" random {cap.subjects} take part; its epsilon holds for sites of at most "
+            f"{count_of(cap.max_population, 'subject')}[/]"
         )
 
 
@@ -178,7 +181,7 @@ def print_erasure(erased: Erased, *, delivered: bool) -> None:
     receipt = erased.receipt
     where = ", ".join(receipt.datasets) or "no dataset any more"
     say(
-        f"[green]erased[/]: {receipt.records_removed} records from {escape(where)}; "
+        f"[green]erased[/]: {count_of(receipt.records_removed, 'record')} from {escape(where)}; "
         f"data key destroyed"
     )
     say(f"plans that may have used them: {len(receipt.plans)}")
@@ -192,7 +195,7 @@ def print_erasure(erased: Erased, *, delivered: bool) -> None:
 def print_head(head: dict[str, Any]) -> None:
     """The head of the audit log that this site has cosigned."""
     size, log, when = head["size"], head["log"], head["cosigned_at"]
-    say(f"[green]cosigned[/] {size} entries of {escape(log)}, {when}")
+    say(f"[green]cosigned[/] {count_of(size, 'entry')} of {escape(log)}, {when}")
 
 
 def short(plan_id: str) -> str:

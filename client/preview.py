@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from audit.terminal import visible
+from audit.words import count_of
 from client.cleaning.settings import Cleaning
 from client.cleaning.steps import clean_subject
 from client.deidentification.pipeline import Deidentified, Outcome, Quarantined
@@ -118,6 +119,6 @@ def in_words(counts: Mapping[str, Any]) -> str:
     replaced = ", ".join(f"{kind} {count}" for kind, count in counts["replacements"].items())
     kept_out = ", ".join(f"{why} {count}" for why, count in counts["quarantined"].items())
     return (
-        f"{counts['previewed']} records previewed; replaced: {replaced or 'nothing'}; kept out: "
-        f"{kept_out or 'nothing'}\nnothing was stored"
+        f"{count_of(counts['previewed'], 'record')} previewed; replaced: {replaced or 'nothing'};"
+        f" kept out: {kept_out or 'nothing'}\nnothing was stored"
     )

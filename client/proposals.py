@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from audit.words import count_of
 from client.findings import Finding
 from client.learning.base_model import TABULAR_PREFIX
 from client.policy import ANY_EMBEDDED, EMBEDDED_PREFIX, Policy
@@ -106,7 +107,8 @@ def check_proposal(policy: Policy, proposal: Proposal) -> tuple[Finding, ...]:
 def told_start(start: StartsFrom) -> str:
     """What a plan starts from, in words; the compliance service verified that it was reported."""
     return (
-        f"what plan {start.plan[:19]}… had after {start.rounds} rounds, {start.model[:19]}…: its "
+        f"what plan {start.plan[:19]}… had after {count_of(start.rounds, 'round')},"
+        f" {start.model[:19]}…: its "
         "release tells of those rounds too; a first round from another model is refused"
     )
 

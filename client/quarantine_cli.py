@@ -13,6 +13,7 @@ from rich.table import Table
 from audit.errors import Refused
 from audit.options import Json
 from audit.terminal import err, out, print_json
+from audit.words import count_of
 from client.options import FolderOption
 from client.site import Site
 
@@ -73,7 +74,7 @@ def list_rows(name: Name, folder: FolderOption = None, json: Json = False) -> No
     out().print(table)
     counts = Counter(entry.reason for entry in entries)
     told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    out().print(f"{len(entries)} rows wait: {told}", highlight=False)
+    out().print(f"waiting: {count_of(len(entries), 'row')}, {told}", highlight=False)
 
 
 @app.command()
@@ -171,7 +172,10 @@ def release(
     if json:
         print_json({"released": number, "dataset": name, "records": changed.records})
     else:
-        out().print(f"released row {number}: {name} has {changed.records} records", highlight=False)
+        out().print(
+            f"released row {number}: {name} has {count_of(changed.records, 'record')}",
+            highlight=False,
+        )
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from audit.terminal import out
+from audit.words import count_of
 
 if TYPE_CHECKING:
     from client.recall.evaluation import Evaluation, Figure
@@ -28,7 +29,7 @@ def print_evaluation(found: Evaluation, pipeline: str) -> None:
     say(table)
     kept_out = f"; {found.kept_out} more are kept out" if found.kept_out else ""
     say(
-        f"{found.texts} texts measured{kept_out}\n"
+        f"{count_of(found.texts, 'text')} measured{kept_out}\n"
         f"with 95 % confidence a text's recall is at least {found.recall_at_least:.4f} on average, "
         f"and at most {found.leaks_at_most:.4f} of texts leak\n"
         f"kept for pipeline {pipeline[:23]}…; `client data show` tells it with its datasets",

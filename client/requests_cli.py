@@ -14,6 +14,7 @@ from rich.markup import escape
 from audit.errors import Refused
 from audit.options import Json
 from audit.terminal import err, print_error, print_json
+from audit.words import count_of
 from client.erasure_cli import send_waiting
 from client.network import open_service
 from client.options import FolderOption
@@ -213,7 +214,7 @@ def lift_exclusion(
     """
     with Site.open(folder) as site, Vault.open(site.paths, site.keyring) as vault:
         count = lift_exclusions(site, vault, request, reason)
-    say(f"lifted: records of {count} subject{'' if count == 1 else 's'} may be used again")
+    say(f"lifted: records of {count_of(count, 'subject')} may be used again")
 
 
 @app.command("rotate-key")

@@ -10,6 +10,7 @@ import typer
 from audit.encoding import encode_base64
 from audit.options import Json
 from audit.terminal import out, print_json
+from audit.words import count_of
 from client.options import FolderOption
 from client.site import Site
 
@@ -91,4 +92,4 @@ def reveal(
         return
     for one in found:
         out().print(one.text, highlight=False, markup=False, soft_wrap=True)
-        out().print(f"({one.originals} originals put back)", style="dim")
+        out().print(f"({count_of(one.originals, 'original')} put back)", style="dim")

@@ -15,6 +15,7 @@ from audit.errors import FiduciaryError, MalformedInput
 from audit.keys import VerifyKey
 from audit.log import utc_clock
 from audit.witness import WitnessMoved
+from audit.words import count_of
 from client.base_models import installed_digest
 from client.dataset_rules import DatasetFacts, uses
 from client.evidence import EvidenceService, fetch_evidence
@@ -207,14 +208,16 @@ def notes_on(plan: TrainingPlan, subjects: int) -> tuple[str, ...]:
     privacy, notes = plan.privacy, []
     if subjects < privacy.nominal_subjects:
         notes.append(
-            f"the plan divides as if {privacy.nominal_subjects} subjects were here, and "
-            f"{subjects} are: batches are smaller than it expects, which costs accuracy and no "
-            "privacy; ask for a lower nominal_subjects"
+            f"the plan divides as if there were {count_of(privacy.nominal_subjects, 'subject')}"
+            " here, "
+            f"there are {subjects}: batches are smaller than it expects, which costs accuracy and"
+            " no privacy; ask for a lower nominal_subjects"
         )
     if privacy.delta * subjects >= 1:
         notes.append(
             f"the promise may fail with a chance of {privacy.delta:f}, which is at least one in "
-            f"your {subjects} subjects; ask for a smaller delta, and lower it in policy.toml"
+            f"your {count_of(subjects, 'subject')}; ask for a smaller delta, and lower it in"
+            " policy.toml"
         )
     return tuple(notes)
 

@@ -36,6 +36,7 @@ import numpy.typing as npt
 from audit.errors import Conflict, NotFound, Unreachable
 from audit.key_manager import KeyDestroyed
 from audit.log import Entry, utc_clock
+from audit.words import count_of
 from client.answers import Answers
 from client.arrays import Arrays, arrays_digest
 from client.fleet_tasks import IncomingTask
@@ -204,7 +205,7 @@ class Rounds:
         # After it is kept: an erasure marks the subject first and drops what is kept then.
         work.check()
         self._activity.update(rounds_trained=self._activity.activity.rounds_trained + 1)
-        self._reporter.say(f"trained {told}: {result.steps} steps")
+        self._reporter.say(f"trained {told}: {count_of(result.steps, 'step')}")
         self._reporter.event(
             "round-trained",
             plan=task.plan_id,
@@ -321,9 +322,9 @@ class Rounds:
         seen = self._lessons.observed
         if seen.unusable_subjects:
             self._reporter.say(
-                f"{label}: the gradients of {seen.unusable_subjects} sampled subjects were not "
-                "finite and counted as zero; look for broken records, or a learning rate that is "
-                "too large",
+                f"{label}: the gradients of {count_of(seen.unusable_subjects, 'sampled subject')} "
+                "were not finite and counted as zero; look for broken records, or a learning rate "
+                "that is too large",
                 problem=True,
             )
         if seen.micro_batch_limit is not None:

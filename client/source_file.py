@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from audit.canonical import canonical_bytes
 from audit.errors import Conflict, MalformedInput, Refused
+from audit.words import count_of
 from client.cleaning.steps import clean_record
 from client.deidentification.pipeline import SourceRecord
 from client.intake import (
@@ -367,4 +368,4 @@ def _check_set(
     problem: str, values: set[str], fits: Callable[[str], bool], *, most: int, fix: str
 ) -> None:
     if len(values) > most or not all(map(fits, values)):
-        raise MalformedInput(f"{problem} ({len(values)} different values)", fix=fix)
+        raise MalformedInput(f"{problem} ({count_of(len(values), 'different value')})", fix=fix)

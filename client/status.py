@@ -11,6 +11,7 @@ from typing import Any
 from rich.markup import escape
 
 from audit.errors import FiduciaryError
+from audit.words import count_of
 from client.erasure import unfinished
 from client.outbox import Outbox
 from client.policy import read_policy
@@ -101,8 +102,8 @@ def print_status(found: dict[str, Any]) -> None:
         say(f"  [yellow]last problem:[/] {escape(worker['last_problem'])}")
     for dataset in found["datasets"]:
         say(
-            f"dataset {escape(dataset['name'])}: {dataset['subjects']} subjects, "
-            f"{dataset['records']} records"
+            f"dataset {escape(dataset['name'])}: {count_of(dataset['subjects'], 'subject')}, "
+            f"{count_of(dataset['records'], 'record')}"
         )
     if not found["datasets"]:
         say("no dataset yet: `client data add FILE …`")
@@ -115,13 +116,14 @@ def print_status(found: dict[str, Any]) -> None:
             f"budget: epsilon {budget['epsilon_committed']} of {budget['epsilon_limit']} "
             "spent or reserved"
         )
-    say(f"journal: {found['journal_entries']} entries")
+    say(f"journal: {count_of(found['journal_entries'], 'entry')}")
     _print_expiry(found["certificate"])
     _print_witness(found["witness"])
     if found["waiting_statements"]:
         say(
-            f"[yellow]{found['waiting_statements']} statements wait for the compliance service[/]: "
-            "`client erase --send-pending` or `client start` sends them"
+            f"[yellow]waiting for the compliance service[/]: "
+            f"{count_of(found['waiting_statements'], 'statement')}; `client erase --send-pending`"
+            " or `client start` sends them"
         )
     for pseudonym in found["unfinished_erasures"]:
         say(f"[red]an erasure was interrupted[/] ({pseudonym[:12]}…): run `client erase` again")
@@ -137,7 +139,9 @@ def _print_expiry(found: dict[str, Any] | None) -> None:
     if not found["soon"]:
         say(f"certificate: {ends}")
         return
-    left = "it has ended" if found["days_left"] < 0 else f"{found['days_left']} days left"
+    left = (
+        "it has ended" if found["days_left"] < 0 else f"{count_of(found['days_left'], 'day')} left"
+    )
     say(
         f"certificate: [yellow]{ends}, {left}[/]: `client start` asks for the next one; "
         "ask the coordinator whether `server start` runs"
@@ -153,7 +157,7 @@ def _print_witness(found: dict[str, Any] | None) -> None:
         say("witness: has not seen the audit log yet")
     else:
         when = found["cosigned_at"] or "seen, not cosigned yet"
-        say(f"witness: {found['size']} entries of {escape(found['log'])}, {when}")
+        say(f"witness: {count_of(found['size'], 'entry')} of {escape(found['log'])}, {when}")
     for alarm in found["alarms"]:
         say(
             f"[bold red]ALARM[/] {alarm['raised_at'] or ''}: the audit log misbehaved "

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from audit.options import Json
 from audit.terminal import print_json
+from audit.words import count_of
 from client.options import FolderOption
 from client.presentation import say, short
 from client.site import Site
@@ -61,7 +62,7 @@ def _print(story: Story) -> None:
     if story.state == "forgotten":
         say("[yellow]forgotten[/]: this site holds no record of the subject")
     for dataset, records in story.holdings.datasets:
-        say(f"holds {_records(records)} in {_version(dataset.name, dataset.version)}")
+        say(f"holds {count_of(records, 'record')} in {_version(dataset.name, dataset.version)}")
     if story.state == "no-records":
         say("holds no record: the datasets that had some were removed or replaced")
     for event in story.events:
@@ -71,13 +72,16 @@ def _print(story: Story) -> None:
         _print_forgetting(story.forgetting)
     if story.unreadable_entries:
         say(
-            f"{story.unreadable_entries} journal entries about the subject can never be read again:"
-            " their key is destroyed"
+            f"{count_of(story.unreadable_entries, 'journal entry')} about the subject can never"
+            " be read again: their key is destroyed"
         )
 
 
 def _print_forgetting(forgetting: Forgetting) -> None:
-    say(f"{forgetting.erased_at}  erased: {_records(forgetting.records_removed)}, and the data key")
+    say(
+        f"{forgetting.erased_at}  erased: {count_of(forgetting.records_removed, 'record')}, and"
+        " the data key"
+    )
     for plan_id in forgetting.plans:
         say(f"  plan {short(plan_id)} may have used them")
     for path in forgetting.receipts:
@@ -93,13 +97,14 @@ def _lines(event: Event) -> list[str]:
     what, more = escape(event.action), []
     if event.action == INGESTED:
         came = _version(details["dataset"], details["version"])
-        what = f"{_records(details['records'])} came into {came}"
+        what = f"{count_of(details['records'], 'record')} came into {came}"
         more = [f"for {_joined(details['purposes'])}, on {details['legal_basis'] or 'no basis'}"]
     elif event.action == READMITTED:
         what, more = "readmitted", [f"because: {escape(str(details['reason']))}"]
     elif event.action == REVEALED:
         of = _version(details["dataset"], details["version"])
-        what = f"originals were put back into {_records(details['records'])} of {of} and shown"
+        records = count_of(details["records"], "record")
+        what = f"originals were put back into {records} of {of} and shown"
         more = [f"because: {escape(str(details['reason']))}"]
     elif event.action in tuple(Use):
         use = "train on" if event.action == Use.TRAINED else "be evaluated with"
@@ -122,10 +127,6 @@ def _about_plan(details: Mapping[str, Any]) -> list[str]:
 
 def _version(name: str, version: int) -> str:
     return f"{name} (version {version})"
-
-
-def _records(count: int) -> str:
-    return f"{count} record{'' if count == 1 else 's'}"
 
 
 def _joined(names: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 
 from audit.errors import NotFound
 from audit.log import Entry
+from audit.words import count_of
 from client.kept_answers import KeptAnswers
 from client.site import Site
 from client.vault.excluding import exclude, lift, mark_journalled
@@ -61,7 +62,7 @@ def lift_exclusions(site: Site, vault: Vault, request_id: str, reason: str) -> i
     requests = {one.request for one in named}
     if len(requests) != 1 or not request_id:
         raise NotFound(
-            f"{len(requests)} requests with an exclusion have an id that begins so",
+            f"{count_of(len(requests), 'request')} with an exclusion have an id that begins so",
             fix="give the id of the objection or restriction",
         )
     request = requests.pop()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.errors import MalformedInput, NotFound
+from audit.words import count_of
 
 MAX_FIELD_CHARACTERS = 1_000_000
 """Longer than any note; a missing quote makes fields that swallow the rest of a file."""
@@ -99,7 +100,7 @@ def _csv_rows(path: Path, columns: Sequence[str], _lists: Collection[str]) -> It
             for fields in reader:
                 if fields and len(fields) != len(header):
                     raise MalformedTable(
-                        f"{path.name}, line {line}: expected {len(header)} fields, got"
+                        f"{path.name}, line {line}: expected {count_of(len(header), 'field')}, got"
                         f" {len(fields)}",
                         fix="quote fields that hold commas, quotes or line breaks",
                     )

@@ -11,6 +11,7 @@ import time
 from typing import Final
 
 from audit.errors import Conflict, FiduciaryError, MalformedInput, NotFound, Refused, Unauthorised
+from audit.words import count_of
 from client.answers import MAX_REASON
 from client.progress import ActivityFile, Reporter
 from client.renewal import Renewal
@@ -187,7 +188,8 @@ class RequestTimer:
         ids = frozenset(part.request_id for part in waiting)
         if ids - self._waiting:
             self._reporter.say(
-                f"{len(ids)} data subjects' requests wait for you: `client requests list`",
+                f"waiting for you: {count_of(len(ids), 'data subject request')}: `client requests"
+                " list`",
                 problem=True,
             )
             self._reporter.event("request-waits")

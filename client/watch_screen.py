@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from audit.watching import WatchEnd, watch
+from audit.words import count_of
 from client.pace import in_words
 from client.presentation import short
 from client.site import Site
@@ -57,7 +58,9 @@ def screen(found: dict[str, Any]) -> RenderableType:
         parts.append(Text(_plan_epsilon(worker)))
     parts.append(Text(_budget(found["budget"])))
     if found["waiting_statements"]:
-        parts.append(Text(f"{found['waiting_statements']} statements wait", style="yellow"))
+        parts.append(
+            Text(f"{count_of(found['waiting_statements'], 'statement')} waiting", style="yellow")
+        )
     parts += [Text(problem, style="red") for problem in _problems(found)]
     parts.append(Text("q ends this", style="dim"))
     return Group(*parts)

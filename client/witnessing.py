@@ -23,6 +23,7 @@ from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.cosignature import WitnessKey
 from audit.errors import FiduciaryError, MalformedInput, Unauthorised, Unreachable
 from audit.witness import Held, Refused, Witness, WitnessMoved, WitnessStateAltered, judge
+from audit.words import count_of
 from client.alarms import LogAlarm, alarms, raise_alarm
 from client.evidence import PlanEvidence, heads_of
 from client.site import Site
@@ -209,7 +210,9 @@ class Witnessing:
         proof: tuple[bytes, ...] = ()
         if 0 < first < second:
             if growth is None or (growth.first, growth.second) != (first, second):
-                raise MalformedInput(f"the service's proof is not from {first} to {second} entries")
+                raise MalformedInput(
+                    f"the service's proof is not from {first} to {count_of(second, 'entry')}"
+                )
             proof = growth.hashes
         return self._watch.accept(held, shown.checkpoint, proof)
 

@@ -21,6 +21,7 @@ from enum import Enum
 
 from audit.errors import FiduciaryError, Unauthorised, Unreachable
 from audit.log import utc_clock
+from audit.words import count_of
 from client.alarms import LogAlarm
 from client.answers import MAX_REASON, Answers
 from client.compute import read_compute
@@ -270,7 +271,8 @@ class Worker:
         # First: a plan that is settled is not looked at again.
         self._kept.drop(plan_id)
         released = self._ledger.settle(plan_id)
-        self._say(f"plan {short(plan_id)} {state}; {released} rounds given back to the budget")
+        back = count_of(released, "round")
+        self._say(f"plan {short(plan_id)} {state}; {back} given back to the budget")
         self._reporter.event("plan-settled", plan=plan_id, state=state, rounds_returned=released)
         self._lessons.forget()
         self._sums.forget(plan_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from audit.words import count_of
 from compliance.gate_views import GatesView
 from compliance.release_views import ReleaseView
 from compliance.resources import Answer, PlanView
@@ -89,7 +90,7 @@ def _interval(measured: ReleaseEvaluation | None) -> str:
 
 
 def _group(group: GroupEvaluation) -> str:
-    return f"{group.accuracy} ({group.low} to {group.high}), {group.examples} examples"
+    return f"{group.accuracy} ({group.low} to {group.high}), {count_of(group.examples, 'example')}"
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:

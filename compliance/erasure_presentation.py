@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from audit.words import count_of
 from compliance.erasure_views import ErasureCaseView
 from compliance.presentation import print_fields, print_table, short
 
@@ -44,12 +45,13 @@ def print_case(case: ErasureCaseView) -> None:
             "release": f"{case.release_name} {case.release_id}, {case.release_state}",
             "run": case.plan_id,
             "opened": f"{case.opened_at}, log entry {case.position}",
-            "erased": f"{debt.subjects} subjects, by {', '.join(case.erasures)}",
+            "erased": f"{count_of(debt.subjects, 'subject')}, by {', '.join(case.erasures)}",
             "debt": f"ε {debt.epsilon} at δ {debt.delta} for any one site's erased subjects, "
             f"ε {debt.epsilon_together} for all of them together",
             "retraining starts": "from the base model"
             if start is None
-            else f"from at most {start.rounds} rounds of {start.plan_name} {start.plan_id} (model "
+            else f"from at most {count_of(start.rounds, 'round')} of {start.plan_name}"
+            f" {start.plan_id} (model "
             f"{start.model or 'not reported'}), whatever of them is kept, or from the base model",
             "decision": ""
             if decided is None

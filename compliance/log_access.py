@@ -25,6 +25,7 @@ from audit.export_file import verify_export
 from audit.leaf import Leaf
 from audit.merkle import verify_consistency
 from audit.shown import CLEAR_FIELDS, ShownEntry, verify_shown
+from audit.words import count_of
 from compliance.log_views import LogConsistency, LogEntryView, LogExport, LogPage, LogQuery
 from compliance.session import ComplianceSession
 from compliance.trust import Trust
@@ -80,7 +81,8 @@ def verify_page(page: LogPage, query: LogQuery, trust: Trust) -> VerifiedPage:
     checkpoint = verify_checkpoint(page.checkpoint, trust.log_key, trust.origin)
     if page.size > checkpoint.size:
         raise VerificationFailed(
-            f"the answer is about {page.size} entries, its checkpoint signs {checkpoint.size}"
+            f"the answer is about {count_of(page.size, 'entry')}, its checkpoint signs"
+            f" {checkpoint.size}"
         )
     if len(page.entries) > query.limit:
         raise VerificationFailed(f"the answer has more than {query.limit} entries")
@@ -137,7 +139,8 @@ def _check_continued(
 ) -> None:
     if page.size != before.size:
         raise VerificationFailed(
-            f"the first pages are about {before.size} entries, the next about {page.size}"
+            f"the first pages are about {count_of(before.size, 'entry')}, the next about"
+            f" {page.size}"
         )
     if page.entries and not follows(
         page.entries[0].position, before.entries[-1].position, query.order
@@ -147,7 +150,9 @@ def _check_continued(
         )
     old, new = before.checkpoint, page.checkpoint
     if old.size > new.size:
-        raise VerificationFailed(f"the log had {old.size} entries and now has {new.size}")
+        raise VerificationFailed(
+            f"the log had {count_of(old.size, 'entry')} and now has {new.size}"
+        )
     proof = session.fetch("/v1/log/consistency", LogConsistency, first=old.size, second=new.size)
     verify_consistency(old.size, new.size, old.root, new.root, proof.hashes)
 
@@ -187,7 +192,8 @@ def save_export(
             os.fsync(file.fileno())
         if received != announced:
             raise MalformedInput(
-                f"{received} entries came, {announced} were announced", fix="export again"
+                f"{count_of(received, 'entry')} came, not the {announced} announced",
+                fix="export again",
             )
         if wanted.format == "jsonl":
             _verify_file(partial, trust, wanted)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from audit.statement import SignedStatement
 from audit.terminal import out
+from audit.words import count_of
 from compliance.access_views import PrincipalView
 from compliance.log_views import LogEntryView
 from compliance.recall_views import RecallView
@@ -110,7 +111,8 @@ def print_plan(view: PlanView) -> None:
     plan = view.plan
     privacy = plan.privacy
     phases = "; ".join(
-        f"{phase.rounds} {phase.kind} rounds of {phase.steps_per_round} steps"
+        f"{count_of(phase.rounds, f'{phase.kind} round')} of"
+        f" {count_of(phase.steps_per_round, 'step')}"
         f" (q {phase.sampling_rate}, noise {phase.noise_multiplier}, clip {phase.max_grad_norm})"
         for phase in plan.phases
     )
@@ -121,13 +123,14 @@ def print_plan(view: PlanView) -> None:
             "state": view.state,
             "federation": plan.federation,
             "author": f"{plan.author}, submitted by {view.submitted_by} at {view.submitted_at}",
-            "purpose": f"{plan.purpose} ({plan.legal_basis}), kept {plan.retention_days} days",
+            "purpose": f"{plan.purpose} ({plan.legal_basis}), kept"
+            f" {count_of(plan.retention_days, 'day')}",
             "task": f"{plan.task}: {', '.join(plan.labels)}",
             "base model": f"{plan.base_model.name} {plan.base_model.digest}",
             "starts from": ""
             if plan.starts_from is None
-            else f"{plan.starts_from.rounds} rounds of plan {plan.starts_from.plan}; its release "
-            "tells of those rounds too",
+            else f"{count_of(plan.starts_from.rounds, 'round')} of plan {plan.starts_from.plan};"
+            " its release tells of those rounds too",
             "adapter": f"{plan.adapter.kind} rank {plan.adapter.rank}",
             "privacy": f"ε {privacy.epsilon}, δ {privacy.delta} for one {privacy.unit},"
             f" {privacy.adjacency}",
@@ -180,7 +183,7 @@ def print_release(view: ReleaseView) -> None:
             "content": f"{manifest.ciphertext_bytes} bytes, {manifest.ciphertext_digest}",
             "ε by site": f"{spent} (δ {manifest.delta})",
             "ε with start": with_start,
-            "metrics": f"{metrics.in_words()}, {metrics.examples} held-out examples",
+            "metrics": f"{metrics.in_words()}, {count_of(metrics.examples, 'held-out example')}",
             "submitted": f"by {view.submitted_by} at {view.submitted_at}",
             "decision": _decision(view.approval or view.rejection),
             "recalled": _recall(view.recall),
@@ -235,7 +238,8 @@ def _certificate_end(site: SiteView, now: datetime) -> str:
     if site.state != "approved" or left > CERTIFICATE_WARNING:
         return day
     asked = "asked for the next" if site.renewal is not None else "has not asked for the next"
-    return f"[red]{day}: {'ended' if left < timedelta() else f'{left.days} days'}, {asked}[/]"
+    ends = "ended" if left < timedelta() else count_of(left.days, "day")
+    return f"[red]{day}: {ends}, {asked}[/]"
 
 
 def print_principals(principals: Sequence[PrincipalView]) -> None:
@@ -347,7 +351,9 @@ def _outcome(view: PlanView) -> str:
     outcome = view.run_outcome
     if outcome is None:
         return "none yet"
-    return f"{outcome.verdict} after {outcome.rounds_done} rounds {outcome.reason}".strip()
+    return (
+        f"{outcome.verdict} after {count_of(outcome.rounds_done, 'round')} {outcome.reason}".strip()
+    )
 
 
 def _positions(submitted: int, approved: int | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.text import Text
 
+from audit.words import count_of
 from compliance.presentation import print_fields, print_table, say
 from compliance.subject_requests_views import CasePage, CaseView, PartView
 
@@ -73,7 +74,9 @@ def _row(view: CaseView) -> tuple[str | Text, ...]:
 def _told(part: PartView) -> str:
     told = part.outcome or part.state
     reminded = (
-        f", reminded {part.reminders} times" if part.reminders and part.outcome is None else ""
+        f", reminded {count_of(part.reminders, 'time')}"
+        if part.reminders and part.outcome is None
+        else ""
     )
     return f"{part.site} ({told}{reminded})"
 

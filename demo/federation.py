@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from audit.words import count_of
 from demo.processes import CommandFailed, Processes, free_ports
 
 
@@ -88,7 +89,7 @@ class Federation:
             line = f"{name} = {json.dumps(value)}"
             text, count = re.subn(rf"(?m)^{name} = .*$", line, text)
             if count != 1:
-                raise CommandFailed(f"{policy} has {count} lines with {name}")
+                raise CommandFailed(f"{policy} has {count_of(count, 'line')} with {name}")
         policy.write_text(text, encoding="utf-8")
 
     def submit(self, plan_file: str) -> str:

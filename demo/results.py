@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from audit.words import count_of
 from demo.story import Results
 
 HERE = Path(__file__).parent
@@ -75,14 +76,14 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
         ("identifiers left", f"{left} of {planted}", f"{share}, searched for in the stored text"),
         (
             "audit log",
-            f"{results.log_entries} entries, {_held(results.log_verified)}",
+            f"{count_of(results.log_entries, 'entry')}, {_held(results.log_verified)}",
             "recomputed without any secret",
         ),
         ("tampered copy", _caught(results.tamper_detected), results.tamper_message),
         (
             "erasure receipt",
             _held(results.erasure_receipt_verified),
-            f"{results.erased_records} records and the subject's key are gone",
+            f"{count_of(results.erased_records, 'record')} and the subject's key are gone",
         ),
         (
             "release",

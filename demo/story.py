@@ -25,6 +25,7 @@ from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from audit.words import count_of
 from demo.federation import Federation, acting_as
 from demo.processes import CommandFailed, Processes
 
@@ -155,7 +156,7 @@ class Story:
                 self._results.identifiers_planted += found["planted"]
                 self._results.identifiers_left += found["left"]
             self._say(
-                f"{self._results.identifiers_planted} identifiers planted, "
+                f"{count_of(self._results.identifiers_planted, 'identifier')} planted, "
                 f"{self._results.identifiers_left} left in what is stored"
             )
 
@@ -281,7 +282,10 @@ class Story:
                 "audit", "verify-receipt", erased["receipt"], "--key", self._log_key(),
                 "--site-key", self._log_key(),
             )  # fmt: skip
-            self._say(f"{removed} records removed; under a wrong key the receipt fails ({again})")
+            self._say(
+                f"{count_of(removed, 'record')} removed; under a wrong key the receipt fails"
+                f" ({again})"
+            )
 
     def _evidence(self) -> None:
         with self._chapter("An outsider verifies the log, then a tampered copy"):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from audit.words import count_of
 from server.errors import QuorumNotReached
 from server.rounds import Stopped
 
@@ -79,8 +80,8 @@ class Attendance:
                 unadmitted_since = now if unadmitted_since is None else unadmitted_since
                 if now - unadmitted_since >= self.deadline_seconds:
                     raise QuorumNotReached(
-                        f"{len(admitted)} of the {self.quorum} sites that a round needs are "
-                        f"admitted: {', '.join(admitted) or 'none'}"
+                        f"{len(admitted)} of the {count_of(self.quorum, 'site')} that a round"
+                        f" needs are admitted: {', '.join(admitted) or 'none'}"
                     )
             if not told:
                 tell(sorted(set(self.sites) - online))

@@ -18,6 +18,7 @@ from typing import Any
 from audit.errors import FiduciaryError, Refused, Unreachable, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import sign_statement, verify_statement
+from audit.words import count_of
 from client.learning.base_model import resolve_base_model
 from client.learning.plan_model import PlanModel, State
 from client.learning.tasks import build_model
@@ -198,7 +199,8 @@ class Coordinator:
             return
         folder = RunFolder.of(self._federation.runs, view.plan_id)
         self._reporter.note(
-            f"{plan.name}: approved, {plan.rounds} rounds over {len(plan.sites)} sites"
+            f"{plan.name}: approved, {count_of(plan.rounds, 'round')} over"
+            f" {count_of(len(plan.sites), 'site')}"
         )
         self._reporter.event(
             "run-started", plan=view.plan_id, rounds=plan.rounds, sites=len(plan.sites)

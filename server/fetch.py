@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from audit.errors import Conflict, NotFound, Refused, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import verify_statement
+from audit.words import count_of
 from compliance.api import ComplianceClient
 from compliance.release_views import ReleaseView
 from compliance.sealing import open_data_key
@@ -145,7 +146,9 @@ def find_release(compliance: ComplianceClient, given: str) -> str:
             fix="ask a compliance officer for its id and for a grant",
         )
     if len(found) > 1:
-        raise Conflict(f"{given!r} fits {len(found)} releases", fix="give more of the id")
+        raise Conflict(
+            f"{given!r} fits {count_of(len(found), 'release')}", fix="give more of the id"
+        )
     return found[0]
 
 

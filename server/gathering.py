@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from audit.errors import FiduciaryError, MalformedInput
 from audit.keys import VerifyKey
+from audit.words import count_of
 from client.arrays import Arrays, pack_arrays
 from client.deflated import deflate, largest_document, open_arrays
 from client.fleet_tasks import TaskKind
@@ -176,7 +177,8 @@ class Gathering:
         )
         if len(told.accepted) < self._plan.quorum:
             raise QuorumNotReached(
-                f"round {number + 1} had {len(told.accepted)} of the {self._plan.quorum} sites "
+                f"round {number + 1} had {len(told.accepted)} of the"
+                f" {count_of(self._plan.quorum, 'site')} "
                 f"that it needs{_borne(self._plan)}: {_reasons(told)}",
                 absent={**told.absent, **dict.fromkeys(told.accepted, IN_VAIN)},
                 reports=told.accepted,
@@ -344,7 +346,11 @@ class Gathering:
 
 
 def _borne(plan: TrainingPlan) -> str:
-    return f" (the plan bears {plan.missed_rounds} such rounds)" if plan.missed_rounds else ""
+    return (
+        f" (the plan bears {count_of(plan.missed_rounds, 'such round')})"
+        if plan.missed_rounds
+        else ""
+    )
 
 
 def _reasons(told: Exchange[T]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from audit.words import count_of
 from client.learning.entity_evaluation import EntityReport
 from client.learning.evaluation import MINIMUM_SLICE_SUBJECTS, groups_to_tell
 from client.learning.language_evaluation import LanguageSummary
@@ -127,12 +128,13 @@ def model_card(
         "---",
         f"# {plan.name}",
         "",
-        f"{_what(plan)}, trained together by {len(plan.sites)} sites of the federation "
+        f"{_what(plan)}, trained together by {count_of(len(plan.sites), 'site')} of the federation "
         f"{plan.federation}. Records never left their sites, and every update was differentially "
         "private.",
         "",
         f"- **Purpose:** {plan.purpose} (legal basis: {plan.legal_basis}), and nothing else.",
-        f"- **Keep it** at most {plan.retention_days} days after {state.updated_at[:10]}.",
+        f"- **Keep it** at most {count_of(plan.retention_days, 'day')} after"
+        f" {state.updated_at[:10]}.",
         f"- **Base model:** {plan.base_model.name}, `{plan.base_model.digest}`",
         *_started(line),
         f"- **Trained:** {_trained(plan)}.",
@@ -175,7 +177,8 @@ def model_card(
 def _started(line: Sequence[Part]) -> list[str]:
     """A line for each plan whose rounds are in the model already."""
     return [
-        f"- **Starts from** {part.rounds} rounds of `{part.plan_id}` ({part.plan.name})."
+        f"- **Starts from** {count_of(part.rounds, 'round')} of `{part.plan_id}`"
+        f" ({part.plan.name})."
         for part in line[:-1]
     ]
 
@@ -255,15 +258,15 @@ def _what(plan: TrainingPlan) -> str:
     if plan.task == "causal-language-modelling":
         return "A language model"
     if plan.task == "token-classification":
-        return f"A classifier of tokens with {len(plan.labels)} labels"
-    return f"A classifier of {len(plan.labels)} labels"
+        return f"A classifier of tokens with {count_of(len(plan.labels), 'label')}"
+    return f"A classifier of {count_of(len(plan.labels), 'label')}"
 
 
 def _trained(plan: TrainingPlan) -> str:
     if not is_lora(plan):
         return "all weights"
     layers = plan.adapter.layers
-    where = "" if layers is None else f" in the upper {layers} layers"
+    where = "" if layers is None else f" in the upper {count_of(layers, 'layer')}"
     return f"LoRA{where}, rank {plan.adapter.rank}{HEAD_OF_TASK[plan.task]}"
 
 

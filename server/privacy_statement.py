@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from audit.words import count_of
 from client.learning.accounting import epsilon_of_subject
 from client.learning.privacy_audit import CONFIDENCE
 from client.secure_aggregation import tolerated_collusion
@@ -142,7 +143,8 @@ def _trusts(plan: TrainingPlan) -> list[str]:
     trusts = ["that each site ran the software it reports: its noise is added at the site"]
     if shares is not None:
         trusts.append(
-            f"that in each round's sum of at least {quorum} sites at least {shares} are honest: "
+            f"that in each round's sum of at least {count_of(quorum, 'site')} at least {shares}"
+            " are honest: "
             "they add their share of the noise and tell nobody of it; with fewer the noise is "
             "smaller than promised"
         )

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from audit.terminal import out, print_json
+from audit.words import count_of
 from client.kit import group_digits
 from server.federation import Federation
 
@@ -74,7 +75,8 @@ def show_proposal(proposal: Proposal) -> None:
     plan = proposal.plan
     console = out()
     console.print(
-        f"[bold]{escape(plan.name)}[/]: {plan.task}, {len(plan.labels)} labels, {plan.purpose}"
+        f"[bold]{escape(plan.name)}[/]: {plan.task}, {count_of(len(plan.labels), 'label')},"
+        f" {plan.purpose}"
     )
     console.print(f"sites: {', '.join(plan.sites)}; quorum {plan.quorum}", highlight=False)
     console.print(
@@ -96,15 +98,17 @@ def show_proposal(proposal: Proposal) -> None:
     console.print(table)
     console.print(
         f"promise: ε = {plan.privacy.epsilon} at δ = {plan.privacy.delta:f} for each "
-        f"{plan.privacy.unit} of a site; each site needs {plan.minimum_subjects} subjects",
+        f"{plan.privacy.unit} of a site; each site needs"
+        f" {count_of(plan.minimum_subjects, 'subject')}",
         highlight=False,
     )
     _show_start(proposal)
     _show_terms(proposal)
     gradients = sum(phase.subject_gradients for phase in proposal.phases)
     console.print(
-        f"cost at a site of {plan.privacy.nominal_subjects} subjects: {gradients} subject "
-        f"gradients, {proposal.megabytes_a_site:.1f} MB to and fro ({proposal.weights} weights)",
+        f"cost at a site of {count_of(plan.privacy.nominal_subjects, 'subject')}: "
+        f"{count_of(gradients, 'subject gradient')}, {proposal.megabytes_a_site:.1f} MB to and fro"
+        f" ({count_of(proposal.weights, 'weight')})",
         highlight=False,
     )
 
@@ -149,7 +153,7 @@ def _show_start(proposal: Proposal) -> None:
         return
     told = ", ".join(f"{site} {value}" for site, value in proposal.epsilon_with_start.items())
     out().print(
-        f"it starts from {start.rounds} rounds of plan {start.plan}\n"
+        f"it starts from {count_of(start.rounds, 'round')} of plan {start.plan}\n"
         f"what its release tells with those rounds, at the same δ: ε {told}",
         highlight=False,
     )
@@ -161,8 +165,8 @@ def _show_terms(proposal: Proposal) -> None:
     if plan.privacy.unit != "subject":
         told = proposal.epsilon_of_subject
         console.print(
-            f"to a subject of up to {plan.privacy.max_records_per_subject} records it is "
-            f"{'without bound' if told is None else f'ε = {told}'}, which sites' budgets bear; "
+            f"to a subject of up to {count_of(plan.privacy.max_records_per_subject, 'record')} it"
+            f" is {'without bound' if told is None else f'ε = {told}'}, which sites' budgets bear; "
             'sites refuse it unless their policy has "record" in privacy_units',
             highlight=False,
         )
@@ -170,8 +174,8 @@ def _show_terms(proposal: Proposal) -> None:
         if phase.batch_limit is not None:
             subjects, population = phase.batch_limit
             console.print(
-                f"{phase.kind}: at most {subjects} subjects a step; sites of more than "
-                f"{population} subjects refuse the plan",
+                f"{phase.kind}: at most {count_of(subjects, 'subject')} a step; sites of more than "
+                f"{count_of(population, 'subject')} refuse the plan",
                 highlight=False,
             )
     if plan.privacy_audit:

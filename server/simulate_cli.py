@@ -15,6 +15,7 @@ from rich.markup import escape
 from audit.errors import MalformedInput
 from audit.options import Json
 from audit.terminal import err, out, print_json
+from audit.words import count_of
 from client.plots import check_plot, write_plot
 
 if TYPE_CHECKING:
@@ -302,14 +303,15 @@ def _deal(
     said = []
     if collected.repeated or collected.incomplete:
         said.append(
-            f"{collected.repeated} rows repeat another and {collected.incomplete} lack something; "
-            "they are left out"
+            f"left out: {count_of(collected.repeated, 'row')} that another repeats, "
+            f"{collected.incomplete} with something missing"
         )
     if collected.sites:
         dealt, several = partition.deal_as_told(collected.records, collected.sites)
         if several:
             said.append(
-                f"{several} subjects have records at several sites; each is at the one with most"
+                f"{count_of(several, 'subject')} with records at several sites: each is at the one"
+                " with most"
             )
         return dealt, said
     names = partition.site_names(sites)

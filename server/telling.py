@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TypeVar
 
+from audit.words import count_of
 from compliance.statements import TrainingPlan
 from server.absences import absence_code
 from server.progress import Reporter
@@ -75,7 +76,7 @@ def round_in_words(
     missed = " missed," if summary.missed else ""
     return (
         f"round {summary.round + 1} of {plan.rounds} ({summary.phase}),{missed} "
-        f"{len(summary.participants)} of {len(plan.sites)} sites{measured}{spent}, "
+        f"{len(summary.participants)} of {count_of(len(plan.sites), 'site')}{measured}{spent}, "
         f"{summary.seconds:.1f} s{absent}"
     )
 
@@ -84,5 +85,5 @@ def ending_in_words(state: RunState) -> str:
     """How a run ended, in one line."""
     if state.stage == "completed":
         missed = f", {state.rounds_missed} of them missed" if state.rounds_missed else ""
-        return f"completed after {state.rounds_done} rounds{missed}"
-    return f"failed after {state.rounds_done} rounds: {state.reason}"
+        return f"completed after {count_of(state.rounds_done, 'round')}{missed}"
+    return f"failed after {count_of(state.rounds_done, 'round')}: {state.reason}"

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from audit.keys import SigningKey
 from audit.statement import SignedStatement, sign_statement
+from audit.words import count_of
 from client.fleet_tasks import TaskKind
 from client.learning.aggregation import (
     Iterate,
@@ -383,7 +384,9 @@ class Training:
 def _check_model(state: RunState) -> None:
     """A run that changed nothing, or whose model nobody measured, is no success."""
     if not state.trained:
-        raise QuorumNotReached(f"nothing was trained: {state.rounds_missed} rounds had no quorum")
+        raise QuorumNotReached(
+            f"nothing was trained: {count_of(state.rounds_missed, 'round')} had no quorum"
+        )
     if state.metrics is None:
         raise QuorumNotReached("nobody measured the final model")
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from audit.watching import WatchEnd, watch
+from audit.words import count_of
 from client.pace import in_words
 from server.federation import Federation
 from server.progress import BAR_WIDTH
@@ -82,7 +83,7 @@ def one_line(status: dict[str, Any]) -> str:
 
 def _sites_line(status: dict[str, Any]) -> str:
     online = [site["name"] for site in status["sites"] if site["online"]]
-    return f"{len(online)} of {len(status['sites'])} sites online"
+    return f"{len(online)} of {count_of(len(status['sites']), 'site')} online"
 
 
 def _rounds(plan: dict[str, Any]) -> str:
@@ -110,7 +111,7 @@ def _pace_line(plan: dict[str, Any]) -> str:
     if pace["seconds_a_round"] is not None:
         speed = f"{pace['seconds_a_round']:.1f} s a round"
         if pace["rounds_an_hour"] is not None:
-            speed += f", {pace['rounds_an_hour']:.0f} rounds an hour"
+            speed += f", {count_of(round(pace['rounds_an_hour']), 'round')} an hour"
     left = in_words(pace["seconds_left"])
     if pace["seconds_left"] is None and pace["phase_seconds_left"] is not None:
         left += f" (this phase: {in_words(pace['phase_seconds_left'])})"

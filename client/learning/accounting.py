@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.learning.loss_distributions import (
     Mechanism,
     compose,
@@ -58,8 +59,8 @@ class BatchCap:
             raise ValueError(f"a batch's cap must be at least 1, got {self.subjects}")
         if self.subjects > self.max_population:
             raise ValueError(
-                f"a batch of {self.subjects} subjects must not be larger than the population "
-                f"of at most {self.max_population}"
+                f"a batch of {count_of(self.subjects, 'subject')} must not be larger than the"
+                f" population of at most {self.max_population}"
             )
 
 

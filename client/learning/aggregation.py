@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.learning.plan_model import State, check_state
 from client.learning.robust_rules import RULES
 from client.learning.server_optimizer import Moments, server_step
@@ -98,8 +99,8 @@ def combined_update(
         raise MalformedInput("no update to aggregate", fix="wait for a quorum of sites")
     if len(updates) < settings.needed_updates:
         raise MalformedInput(
-            f"{settings.rule} needs {settings.needed_updates} updates to bear {settings.tolerated} "
-            f"hostile sites, got {len(updates)}",
+            f"{settings.rule} needs {count_of(settings.needed_updates, 'update')} to bear"
+            f" {settings.tolerated} hostile sites, got {len(updates)}",
             fix="wait for more sites: no weaker rule stands in",
         )
     for update in updates:
@@ -175,4 +176,6 @@ def _round_in_phase(plan: TrainingPlan, round_index: int) -> tuple[int, int]:
         if first <= round_index < first + phase.rounds:
             return number, round_index - first
         first += phase.rounds
-    raise MalformedInput(f"round {round_index} is not one of the plan's {plan.rounds} rounds")
+    raise MalformedInput(
+        f"round {round_index} is not one of the plan's {count_of(plan.rounds, 'round')}"
+    )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def check_examples(examples: Sequence[Example], label_count: int) -> None:
         outside = [label for label in labels if not 0 <= label < label_count]
         if outside:
             raise MalformedInput(
-                f"label {outside[0]} is not one of the plan's {label_count} labels",
+                f"label {outside[0]} is not one of the plan's {count_of(label_count, 'label')}",
                 fix="train this dataset under a plan that names all of its labels",
             )
 
@@ -123,6 +124,6 @@ def foreign_label(label: str, labels: Sequence[str]) -> MalformedInput:
     """The error for a label that a plan does not name."""
     shown = ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")
     return MalformedInput(
-        f"label {label} is not one of the plan's {len(labels)} labels ({shown})",
+        f"label {label} is not one of the plan's {count_of(len(labels), 'label')} ({shown})",
         fix="train this dataset under a plan that names all of its labels",
     )

@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from audit.words import count_of
 from client.learning.data import Span
 from client.learning.evaluation import EvaluationCounts
 from client.learning.intervals import Interval, rounded_share, share_interval
@@ -151,7 +152,7 @@ def entities_in_words(figures: EntityMetrics) -> str:
         return "no spans"
     parts = (("precision", figures.precision), ("recall", figures.recall), ("F1", figures.f1))
     told = ", ".join(f"{name} {value:.4f}" for name, value in parts if value is not None)
-    return f"of {figures.support} spans: {told}"
+    return f"of {count_of(figures.support, 'span')}: {told}"
 
 
 def _of_all(counts: SpanCounts) -> EntityMetrics:

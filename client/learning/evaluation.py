@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.arrays import Arrays
 from client.learning.data import Example
 from client.learning.tally import MAX_EXAMPLES, Counts, Tally, malformed
@@ -144,7 +145,7 @@ class EvaluationCounts(Tally):
                 raise malformed(f"its {name} holds numbers that cannot be counts")
         examples = self.examples
         if examples > MAX_EXAMPLES:
-            raise malformed(f"it counts {examples} examples, more than {MAX_EXAMPLES}")
+            raise malformed(f"it counts {count_of(examples, 'example')}, more than {MAX_EXAMPLES}")
         of_label = confusion.sum(axis=1)
         scored = scores.sum(axis=2)
         if (scored[:, 1] != of_label).any() or (scored[:, 0] != examples - of_label).any():

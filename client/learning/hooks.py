@@ -14,6 +14,7 @@ from typing import Any, Self
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
+from audit.words import count_of
 from client.learning.subject_gradients import (
     SubjectGradients,
     add_by_subject,
@@ -89,7 +90,7 @@ class HooksModule:
             weight.grad_sample = None  # type: ignore[attr-defined]
             if len(records) != len(subject_of_record):
                 raise ValueError(
-                    f"{name}: expected gradients of {len(subject_of_record)} records,"
+                    f"{name}: expected gradients of {count_of(len(subject_of_record), 'record')},"
                     f" got {len(records)}"
                 )
             per_weight.append(

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.learning.intervals import (
     Interval,
     ratio_interval,
@@ -116,7 +117,7 @@ class LanguageCounts(Tally):
         if min(tokens, right, loss, records, of_tokens, of_both, of_losses) < 0:
             raise malformed("its predictions hold numbers that cannot be counts")
         if tokens > MAX_EXAMPLES:
-            raise malformed(f"it counts {tokens} tokens, more than {MAX_EXAMPLES}")
+            raise malformed(f"it counts {count_of(tokens, 'token')}, more than {MAX_EXAMPLES}")
         if right > tokens or not records <= tokens <= records * MAX_RECORD_TOKENS:
             raise malformed("its predictions count other tokens than there are")
         if loss > tokens * LARGEST_LOSS * LOSS_UNIT:

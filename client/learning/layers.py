@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 
 
 class SplitLayers:
@@ -33,7 +34,7 @@ class SplitLayers:
         layers = transformer_layers(encoder)
         if not 0 <= first < len(layers):
             raise MalformedInput(
-                f"adapter.layers: the base model has {len(layers)} layers",
+                f"adapter.layers: the base model has {count_of(len(layers), 'layer')}",
                 fix="ask for at most as many",
             )
         self._given: Tensor | None = None

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.learning.layers import transformer_layers
 from client.learning.randomness import Keystream
 from compliance.statements import TrainingPlan
@@ -34,7 +35,8 @@ def first_adapted_layer(plan: TrainingPlan, transformer: nn.Module) -> int:
     count = len(transformer_layers(transformer))
     if plan.adapter.layers > count:
         raise MalformedInput(
-            f"adapter.layers: the base model has {count} layers", fix="ask for at most as many"
+            f"adapter.layers: the base model has {count_of(count, 'layer')}",
+            fix="ask for at most as many",
         )
     return count - plan.adapter.layers
 

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
+from audit.words import count_of
 from client.learning.subject_gradients import (
     SubjectGradients,
     check_records_are_independent,
@@ -213,7 +214,9 @@ def _products_are_exact() -> bool:
 
 def _check_records(x: Tensor, records: int) -> None:
     if len(x) != records:
-        raise ValueError(f"expected {records} records along the first dimension, got {len(x)}")
+        raise ValueError(
+            f"expected {count_of(records, 'record')} along the first dimension, got {len(x)}"
+        )
 
 
 def _tokens(x: Tensor, records: int) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.learning.encoder_model import BIAS_FEATURE
 from client.learning.randomness import Keystream
 from client.learning.table_inputs import TableInputs
@@ -238,7 +239,8 @@ def make_network(
     """
     if inputs.slot_count > MAX_SLOTS:
         raise MalformedInput(
-            f"features: {inputs.slot_count} values of all columns, more than {MAX_SLOTS}",
+            f"features: {count_of(inputs.slot_count, 'value')} of all columns, more than"
+            f" {MAX_SLOTS}",
             fix="name fewer values",
         )
     network: TableNetwork

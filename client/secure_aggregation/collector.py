@@ -20,6 +20,7 @@ from audit.encoding import decode_base64, encode_base64
 from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import VerifyKey
 from audit.statement import SignedStatement
+from audit.words import count_of
 from client.secure_aggregation.masks import Vector, add_mask
 from client.secure_aggregation.member import mask_seed
 from client.secure_aggregation.messages import (
@@ -237,7 +238,7 @@ class Collector:
         count, step = len(left[self._step]), STEPS[self._step]
         if count < self._threshold:
             raise TooFewMembers(
-                f"{count} sites gave their {step}, and {self._threshold} are needed",
+                f"{count_of(count, 'site')} gave their {step}, and {self._threshold} must",
                 fix="the round is not summed; see why sites were absent",
             )
         self._step += 1

@@ -34,6 +34,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from audit.words import count_of
 from client.secure_aggregation.masks import Vector
 from compliance.statements import TrainingPlan
 
@@ -149,7 +150,7 @@ def split_vector(vector: npt.NDArray[Any], like: Arrays) -> dict[str, npt.NDArra
     """
     sizes = {name: math.prod(like[name].shape) for name in sorted(like)}
     if vector.shape != (sum(sizes.values()),):
-        raise ValueError(f"expected {sum(sizes.values())} numbers, got {vector.shape}")
+        raise ValueError(f"expected {count_of(sum(sizes.values()), 'number')}, got {vector.shape}")
     arrays, start = {}, 0
     for name, size in sizes.items():
         arrays[name] = vector[start : start + size].reshape(like[name].shape)

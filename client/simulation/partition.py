@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.learning.data import StoredRecord
 
 Dealt = dict[str, list[StoredRecord]]
@@ -119,7 +120,7 @@ def _by_subject(
         found.setdefault(record.subject, []).append(record)
     if len(found) < len(sites):
         raise MalformedInput(
-            f"{len(found)} subjects cannot be dealt to {len(sites)} sites",
+            f"{count_of(len(found), 'subject')} cannot be dealt to {count_of(len(sites), 'site')}",
             fix="give more records, or fewer sites with --sites",
         )
     return found

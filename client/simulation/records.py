@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from client.dataset_rules import CONTENT_OF_TASK
 from client.deidentification.pipeline import Deidentified
 from client.demo_notes import LABELS, Profile, write_notes
@@ -105,7 +106,8 @@ def read_file(path: Path, task: TaskName, names: ColumnNames) -> Collected:
         told = [next(iter(record.source.known), "") for record in found]
         if "" in told:
             raise MalformedInput(
-                f"{path.name}: {told.count('')} rows name no site in column {names.site!r}",
+                f"{path.name}: {count_of(told.count(''), 'row')} without a site in column"
+                f" {names.site!r}",
                 fix="fill the column, or leave --site-column out",
             )
     return Collected(records, tuple(told), source.duplicates_dropped, source.empty_dropped)

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from audit.errors import NotFound, VerificationFailed
+from audit.words import count_of
 from client.vault import erasing, quarantine, sealing
 from client.vault.contents import (
     ANY_USE,
@@ -228,9 +229,10 @@ class Vault:
         except VerificationFailed as error:
             return DatasetCheck(name, opened, (str(error),))
         if lost:
-            problems.append(f"{lost} records can no longer be opened: their keys were destroyed")
+            gone = count_of(lost, "record")
+            problems.append(f"{gone} can no longer be opened: the keys were destroyed")
         if opened + lost != dataset.records:
-            problems.append(f"expected {dataset.records} records, got {opened + lost}")
+            problems.append(f"expected {count_of(dataset.records, 'record')}, got {opened + lost}")
         digest = digest_of(self._connection, row.id)
         if digest != dataset.digest:
             problems.append(f"expected digest {dataset.digest}, got {digest}")

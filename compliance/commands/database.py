@@ -14,6 +14,7 @@ from rich.markup import escape
 from audit.errors import MalformedInput, NotFound
 from audit.options import Json
 from audit.terminal import print_json
+from audit.words import count_of
 from compliance.commands.options import DEFAULT_FOLDER, FolderArgument, read_public_key
 from compliance.presentation import print_fields, say
 
@@ -89,7 +90,7 @@ def backup(
         {
             "backup": str(file),
             "size": f"{size_bytes:,} bytes",
-            "log": f"{made.origin}, {made.entries} entries",
+            "log": f"{made.origin}, {count_of(made.entries, 'entry')}",
             "database": f"revision {made.revision}",
         }
     )
@@ -162,7 +163,7 @@ def restore(
     print_fields(
         {
             "folder": str(folder),
-            "log": f"{made.origin}, verified: {made.entries} entries",
+            "log": f"{made.origin}, verified: {count_of(made.entries, 'entry')}",
             "database": f"revision {made.revision}",
             "as of": made.made_at,
         }

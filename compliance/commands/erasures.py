@@ -13,6 +13,7 @@ from audit.durable import write_durably
 from audit.errors import MalformedInput, NotFound
 from audit.options import Json
 from audit.terminal import print_json
+from audit.words import count_of
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
@@ -195,7 +196,9 @@ def _case_id(client: ComplianceClient, text: str) -> str:
     if not found:
         raise NotFound(f"there is no case {text}", fix="list them: `compliance erasures list`")
     if len(found) > 1:
-        raise MalformedInput(f"{text} fits {len(found)} cases", fix="give more of the case's id")
+        raise MalformedInput(
+            f"{text} fits {count_of(len(found), 'case')}", fix="give more of the case's id"
+        )
     return found[0]
 
 

@@ -13,6 +13,7 @@ from audit.errors import MalformedInput
 from audit.options import Json
 from audit.presentation import progress_bar
 from audit.terminal import err, print_json
+from audit.words import count_of
 from compliance.api import ComplianceClient
 from compliance.commands.options import (
     DEFAULT_FOLDER,
@@ -187,7 +188,9 @@ def _save(client: ComplianceClient, wanted: LogExport, output: Path | None, json
         print_json({"file": str(output), "entries": count, "verified": verified})
         return
     checked = "verified" if verified else "not verifiable: CSV carries no proofs"
-    err().print(f"{count} entries written to {escape(str(output))}, {checked}", highlight=False)
+    err().print(
+        f"{count_of(count, 'entry')} written to {escape(str(output))}, {checked}", highlight=False
+    )
 
 
 def _show(pages: list[VerifiedPage], json: bool) -> None:
@@ -206,8 +209,9 @@ def _show(pages: list[VerifiedPage], json: bool) -> None:
         return
     print_entries(entries)
     err().print(
-        f"verified: {len(entries)} entries are in the log {escape(last.checkpoint.origin)}, signed"
-        f" at {last.checkpoint.size} entries; payloads except statements are the service's word",
+        f"verified: {count_of(len(entries), 'entry')} in the log {escape(last.checkpoint.origin)},"
+        f" signed at {count_of(last.checkpoint.size, 'entry')}; payloads except statements are the"
+        " service's word",
         highlight=False,
     )
     if last.next is not None:

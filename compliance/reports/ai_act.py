@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from audit.words import count_of
 from compliance.report_views import EvidenceLink
 from compliance.reports.drafting import ReportDraft, SectionDraft, link, link_of
 from compliance.reports.facts import Facts, Filed, PlanFacts, ReleaseFacts
@@ -230,8 +231,8 @@ def _last_reports(plan: PlanFacts) -> Iterator[Filed[SiteReport]]:
 
 def _phases(plan: PlanFacts) -> str:
     return "; ".join(
-        f"{phase.rounds} {phase.kind} of {phase.steps_per_round} steps, q {phase.sampling_rate}, "
-        f"noise {phase.noise_multiplier}, clip {phase.max_grad_norm}"
+        f"{phase.rounds} {phase.kind} of {count_of(phase.steps_per_round, 'step')}, q"
+        f" {phase.sampling_rate}, noise {phase.noise_multiplier}, clip {phase.max_grad_norm}"
         for phase in plan.plan.phases
     )
 

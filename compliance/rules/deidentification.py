@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+from audit.words import count_of
 from compliance.statements import DeidentificationDemand, DeidentificationFigures
 
 
@@ -31,7 +32,7 @@ def shortfall(
     oldest = now - timedelta(days=demand.not_older_than_days)
     fresh = [each for each in wanted if datetime.fromisoformat(each.measured_at) >= oldest]
     if not fresh:
-        return f"it was not measured{how} within {demand.not_older_than_days} days"
+        return f"it was not measured{how} within {count_of(demand.not_older_than_days, 'day')}"
     reasons = [_missed(demand, each) for each in fresh]
     return "" if "" in reasons else reasons[0]
 

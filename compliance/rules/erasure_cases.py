@@ -27,6 +27,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from audit.words import count_of
 from compliance.rules.access import Bearer
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.rules.unlearning import Debt
@@ -114,7 +115,7 @@ def may_rely(
     if not bound.says_something:
         return Refused(
             "debt-unbounded",
-            f"no finite bound holds for {debt.subjects} erased subjects",
+            f"no finite bound holds for {count_of(debt.subjects, 'erased subject')}",
             "retrain or withdraw",
         )
     return ALLOWED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+from audit.words import count_of
 from compliance.rules.access import Bearer
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.statements import RoundReport, RunOutcome, SiteReport, TrainingPlan
@@ -96,7 +97,7 @@ def may_report_round(
     if isinstance(running, Refused):
         return running
     if report.round >= plan.rounds:
-        return contradiction("round-unknown", f"the plan has only {plan.rounds} rounds")
+        return contradiction("round-unknown", f"the plan has only {count_of(plan.rounds, 'round')}")
     if report.phase != plan.phase_of(report.round).kind:
         return contradiction("phase-mismatch", "the round belongs to another phase")
     named = [*report.participants, *report.absent]
@@ -114,7 +115,7 @@ def _quorum_or_missed(report: RoundReport, plan: TrainingPlan) -> Ruling:
     if report.participants:
         return contradiction(
             "quorum-missing",
-            f"{len(report.participants)} participants are no quorum of {plan.quorum}",
+            f"{count_of(len(report.participants), 'participant')}: no quorum of {plan.quorum}",
             "report it without participants: nobody's update may count",
         )
     if not plan.missed_rounds:
@@ -138,7 +139,7 @@ def may_report_site(
     if report.site not in plan.sites:
         return Refused("site-not-asked", "the plan does not name this site", status="forbidden")
     if report.round >= plan.rounds:
-        return contradiction("round-unknown", f"the plan has only {plan.rounds} rounds")
+        return contradiction("round-unknown", f"the plan has only {count_of(plan.rounds, 'round')}")
     if report.base_model_digest != plan.base_model.digest:
         return contradiction("base-model-mismatch", "the site trained another base model")
     return ALLOWED
@@ -160,14 +161,14 @@ def may_close(
     if isinstance(running, Refused):
         return running
     if outcome.rounds_done > plan.rounds:
-        return contradiction("round-unknown", f"the plan has only {plan.rounds} rounds")
+        return contradiction("round-unknown", f"the plan has only {count_of(plan.rounds, 'round')}")
     if outcome.verdict == "completed" and outcome.rounds_done < plan.rounds:
         return contradiction("rounds-missing", "a run with rounds missing is failed, not completed")
     if outcome.verdict == "completed" and missed:
         if missed > plan.missed_rounds:
             return contradiction(
                 "rounds-missed",
-                f"{missed} rounds had no quorum, the plan bears {plan.missed_rounds}",
+                f"{count_of(missed, 'round')} had no quorum, the plan bears {plan.missed_rounds}",
             )
         if missed >= plan.rounds or outcome.metrics is None:
             return contradiction(

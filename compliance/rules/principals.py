@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
+from audit.words import count_of
 from compliance.rules.access import LIMITABLE_ROLES, Bearer, Scope
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
 from compliance.wire import Role
@@ -164,7 +165,7 @@ def may_rotate(
     if overlap and former_tokens >= MAX_FORMER_TOKENS:
         return Refused(
             "too-many-keys",
-            f"{former_tokens} replaced keys of this principal work still",
+            f"{count_of(former_tokens, 'replaced key')} of this principal work still",
             "end them all at once: --overlap-hours 0",
             "conflict",
         )

@@ -21,6 +21,7 @@ from typing import Annotated, Final, Generic, Literal, TypeVar
 from pydantic import Field
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from compliance.rules.deidentification import in_words, shortfall
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
 from compliance.statements import (
@@ -197,7 +198,10 @@ def _site_reports(evidence: Evidence) -> Gate:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         return Gate("site-reports", "failed", f"no report by {told}{more}", positions)
     return Gate(
-        "site-reports", "passed", f"all {len(expected)} reports of {rounds} rounds", positions
+        "site-reports",
+        "passed",
+        f"all {count_of(len(expected), 'report')} of {count_of(rounds, 'round')}",
+        positions,
     )
 
 
@@ -211,7 +215,7 @@ def _metrics(evidence: Evidence) -> Gate:
         return Gate("metrics", "failed", "measured on no held-out example", tuple(positions))
     if outcome.says.metrics != stated:
         return Gate("metrics", "failed", "not those of the run's outcome", tuple(positions))
-    why = f"{stated.in_words()}, on {stated.examples} held-out examples"
+    why = f"{stated.in_words()}, on {count_of(stated.examples, 'held-out example')}"
     return Gate("metrics", "passed", why, tuple(positions))
 
 
@@ -310,7 +314,7 @@ def _fairness(evidence: Evidence, limits: Fairness) -> Gate:
         gap = everybody - each.accuracy
         figure = (
             f"{group}: accuracy {each.accuracy} (95 % interval {each.low} to {each.high}, "
-            f"{each.examples} examples), {_gap_in_words(gap)} everybody's {everybody}"
+            f"{count_of(each.examples, 'example')}), {_gap_in_words(gap)} everybody's {everybody}"
         )
         if gap > limits.max_accuracy_gap:
             wrong.append(f"{figure}; at most {limits.max_accuracy_gap} below is allowed")

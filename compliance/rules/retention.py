@@ -26,6 +26,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from audit.errors import MalformedInput
+from audit.words import count_of
 from compliance.rules.months import Month
 from compliance.rules.ruling import ALLOWED, Refused, Ruling
 from compliance.statements import Document, Name
@@ -282,7 +283,7 @@ class Policy:
         if latest is None:
             raise ValueError("no rule is about this action")
         due, months, rule = latest
-        return Judgement(key, "waiting", f"{months} months, {rule.source}", rule, due)
+        return Judgement(key, "waiting", f"{count_of(months, 'month')}, {rule.source}", rule, due)
 
 
 def _applying(book: RuleBook, settings: RetentionSettings) -> list[Rule]:
@@ -321,7 +322,7 @@ def may_apply(book: RuleBook, settings: RetentionSettings) -> Ruling:
                 basis = "the law's" if rule.minimum_is == "law" else "this product's"
                 return Refused(
                     "below-minimum",
-                    f"{months} months for {pattern} is below {basis} minimum of "
+                    f"{count_of(months, 'month')} for {pattern} is below {basis} minimum of "
                     f"{rule.minimum_months}: rule {rule.id} ({rule.source})",
                     f"set at least {rule.minimum_months}",
                 )

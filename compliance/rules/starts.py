@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from audit.words import count_of
 from compliance.rules.ruling import ALLOWED, Refused, Ruling, contradiction
 from compliance.statements import TrainingPlan
 
@@ -98,13 +99,15 @@ def may_start(
     if start.rounds > earlier.rounds or reported_model is None:
         return contradiction(
             "start-unreported",
-            f"no report says which model {earlier.name} had after {start.rounds} rounds",
+            f"no report says which model {earlier.name} had after"
+            f" {count_of(start.rounds, 'round')}",
             choose,
         )
     if start.model != reported_model:
         return contradiction(
             "start-mismatch",
-            f"the report says that {earlier.name} had another model after {start.rounds} rounds",
+            f"the report says that {earlier.name} had another model after"
+            f" {count_of(start.rounds, 'round')}",
             choose,
         )
     return ALLOWED
@@ -142,10 +145,10 @@ def may_start_without(line: Sequence[Part], first_rounds: Mapping[str, int]) -> 
         if first < part.rounds:
             return Refused(
                 "start-too-late",
-                f"the plan starts from {part.rounds} rounds of {part.plan.name}, and somebody who "
-                f"was erased may have been sampled from its round {first} on",
-                f"start from at most {first} rounds of it: `server checkpoints`, or from the base "
-                "model",
+                f"the plan starts from {count_of(part.rounds, 'round')} of {part.plan.name}, and"
+                f" somebody who was erased may have been sampled from its round {first} on",
+                f"start from at most {count_of(first, 'round')} of it: `server checkpoints`, or"
+                " from the base model",
                 "conflict",
             )
     return ALLOWED

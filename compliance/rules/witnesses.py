@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from audit.checkpoint import Checkpoint
+from audit.words import count_of
 from compliance.rules.ruling import ALLOWED, Ruling, contradiction
 from compliance.rules.sites import may_act_as_site
 from compliance.wire import SiteState
@@ -40,7 +41,9 @@ def is_witnessed(
         now: The present time.
     """
     if issued_root is None:
-        return contradiction("head-unknown", f"the log has fewer than {head.size} entries")
+        return contradiction(
+            "head-unknown", f"the log has fewer than {count_of(head.size, 'entry')}"
+        )
     if issued_root != head.root or head.extensions:
         return contradiction(
             "head-unknown",

@@ -21,6 +21,7 @@ from audit.canonical import canonical_bytes
 from audit.errors import FiduciaryError
 from audit.export_file import export_entry, export_header
 from audit.shown import CLEAR_FIELDS, ShownEntry
+from audit.words import count_of
 from compliance.log_views import LogEntryView, LogExport
 from compliance.rules import EVERYWHERE, Scope
 from compliance.service.log_positions import count_entries, find_positions
@@ -95,7 +96,7 @@ def export_lines(office: Registry, export: Export) -> Iterator[bytes]:
         yield line(export, view)
         sent += 1
     if sent != export.count:
-        raise ExportBroken(f"{sent} entries were found, {export.count} were announced")
+        raise ExportBroken(f"{count_of(sent, 'entry')} found, not the {export.count} announced")
 
 
 def guard_cell(text: str) -> str:

@@ -26,6 +26,7 @@ from audit.key_manager import KeyDestroyed
 from audit.leaf import Leaf
 from audit.merkle import HashReader, hash_leaf, inclusion_proofs
 from audit.storage import LogStorage, latest_head, parse_stored, with_hashes
+from audit.words import count_of
 from compliance.log_views import LogEntryView, LogPage, LogQuery
 from compliance.rules import EVERYWHERE, Scope
 from compliance.service.log_positions import find_positions
@@ -210,6 +211,6 @@ def _check_cursor(cursor: Cursor, query: LogQuery, size: int) -> None:
         )
     if cursor.size > size:
         raise MalformedInput(
-            f"the cursor is of a log of {cursor.size} entries, this one has {size}",
+            f"the cursor is of a log of {count_of(cursor.size, 'entry')}, this one has {size}",
             fix=f"{_BEGIN_AGAIN}; if the log is the same, it was cut off: run `audit verify`",
         )

@@ -35,6 +35,7 @@ from audit.checkpoint import read_checkpoint
 from audit.errors import Conflict, FiduciaryError, MalformedInput, VerificationFailed
 from audit.statement import SignedStatement
 from audit.verifier import verify_log
+from audit.words import count_of
 from compliance.service.backup import (
     MANIFEST,
     MANIFEST_FORMAT,
@@ -168,8 +169,8 @@ def _prove(registry: Registry, snapshot: Path, backup: Backup, known: str | None
         )
     if known is not None and read_checkpoint(known).size > backup.entries:
         raise VerificationFailed(
-            f"the backup holds {backup.entries} entries of the log, and the given checkpoint is of"
-            f" {read_checkpoint(known).size}: it is older than what others saw",
+            f"the backup holds {count_of(backup.entries, 'entry')} of the log, and the given"
+            f" checkpoint is of {read_checkpoint(known).size}: it is older than what others saw",
             fix="find a later backup; docs/adr/0032-database.md says what it means to go on",
         )
     report = verify_log(snapshot, registry.trust.log_key, known=known)

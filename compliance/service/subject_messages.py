@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from audit.words import count_of
 from compliance.service.subject_cases import Case
 from compliance.service.subject_codes import CODE_LIFE
 from compliance.service.subject_settings import SubjectSettings
@@ -55,7 +56,7 @@ def _lines(purpose: str, case: Case, code: str, sites: str) -> list[str]:
         case "code":
             hours = int(CODE_LIFE.total_seconds() // 3600)
             return [
-                f"Your code is {code}. It works for {hours} hours, once.",
+                f"Your code is {code}. It works for {count_of(hours, 'hour')}, once.",
                 "Enter it on the page with your receipt code. If you have asked for nothing, do"
                 " nothing: without the code nobody is told anything.",
             ]

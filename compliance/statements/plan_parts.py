@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from audit.words import count_of
 from compliance.statements.documents import (
     Digest,
     Document,
@@ -93,8 +94,8 @@ class BatchLimit(Document):
     def _bounds_something(self) -> Self:
         if self.subjects > self.max_population:
             raise ValueError(
-                f"a batch of {self.subjects} subjects must not be larger than the population of "
-                f"at most {self.max_population}"
+                f"a batch of {count_of(self.subjects, 'subject')} must not be larger than the"
+                f" population of at most {self.max_population}"
             )
         return self
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from audit.canonical import canonical_bytes, digest
 from audit.errors import MalformedInput
+from audit.words import count_of
 from compliance.statements.deidentification import DeidentificationDemand
 from compliance.statements.documents import (
     Digest,
@@ -143,7 +144,9 @@ class TrainingPlan(Statement):
         if len(set(self.sites)) != len(self.sites):
             raise ValueError("sites: each site may appear once")
         if self.quorum > len(self.sites):
-            raise ValueError(f"quorum: {self.quorum} is more than the {len(self.sites)} sites")
+            raise ValueError(
+                f"quorum: {self.quorum} is more than the {count_of(len(self.sites), 'site')}"
+            )
         self._check_format()
         self._check_aggregation()
         self._check_task()
@@ -166,8 +169,8 @@ class TrainingPlan(Statement):
         needed = self.aggregation.needed_updates
         if rule != "mean" and self.quorum < needed:
             raise ValueError(
-                f"aggregation.tolerated: {rule} bears {tolerated} hostile sites with a quorum of "
-                f"at least {needed}"
+                f"aggregation.tolerated: {rule} bears {count_of(tolerated, 'hostile site')} with"
+                f" a quorum of at least {needed}"
             )
         if self.secure_aggregation:
             if rule != "mean":
@@ -254,7 +257,9 @@ class TrainingPlan(Statement):
             if first <= round_index < first + phase.rounds:
                 return phase
             first += phase.rounds
-        raise MalformedInput(f"round {round_index} is not one of the plan's {self.rounds} rounds")
+        raise MalformedInput(
+            f"round {round_index} is not one of the plan's {count_of(self.rounds, 'round')}"
+        )
 
 
 class Decision(Statement):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from xml.sax.saxutils import escape
 
+from audit.words import count_of
 from server.simulation.results import Figures
 
 WIDTH, HEIGHT = 720, 360
@@ -102,7 +103,7 @@ def _over_rounds(figures: Sequence[Figures]) -> list[Series]:
 
 def _without_epsilon(figures: Figures) -> str:
     norms = "/".join(f"{norm:g}" for norm in dict.fromkeys(figures.clipping))
-    return f"{figures.rounds} rounds, clip {norms}"
+    return f"{count_of(figures.rounds, 'round')}, clip {norms}"
 
 
 def _axes(

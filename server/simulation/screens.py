@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from audit.words import count_of
 from compliance.statements import RoundReport, TrainingPlan
 from server.progress import RunView
 from server.simulation.results import Figures, Spread
@@ -66,8 +67,8 @@ class Progressing(Watcher):
         title = f"{which}epsilon {plan.privacy.epsilon}"
         self._task = self._progress.add_task(title, total=plan.rounds, doing="")
         self._say(
-            f"{which}epsilon {plan.privacy.epsilon}, {plan.rounds} rounds over "
-            f"{len(plan.sites)} sites, quorum {plan.quorum}"
+            f"{which}epsilon {plan.privacy.epsilon}, {count_of(plan.rounds, 'round')} over "
+            f"{count_of(len(plan.sites), 'site')}, quorum {plan.quorum}"
         )
 
     def finished_round(self, plan: TrainingPlan, report: RoundReport) -> None:
@@ -76,7 +77,8 @@ class Progressing(Watcher):
         spent = max(report.epsilon_by_site.values(), default=0)
         self._say(
             f"round {report.round + 1} of {plan.rounds} ({report.phase}): "
-            f"{len(report.participants)} of {len(plan.sites)} sites{measured}, epsilon {spent:.2f}"
+            f"{len(report.participants)} of {count_of(len(plan.sites), 'site')}{measured},"
+            f" epsilon {spent:.2f}"
         )
         if self._task is not None:
             self._progress.update(self._task, completed=report.round + 1)
@@ -152,7 +154,8 @@ def failures(figures: Sequence[Figures]) -> list[str]:
             if reason.startswith("refused")
         }
         told += [
-            f"epsilon {each.epsilon}: {number} sites {reason}" for reason, number in refused.items()
+            f"epsilon {each.epsilon}: {count_of(number, 'site')} {reason}"
+            for reason, number in refused.items()
         ]
     return told
 

@@ -401,7 +401,7 @@ RULES: tuple[Malformed, ...] = (
     receipt("malformed receipt: leaf and proof must be text", proof=None),
     # bundles
     Malformed(no_archive, "malformed bundle: not a ZIP archive: File is not a zip file"),
-    Malformed(chosen_entries, "FOLDER/bundle.zip holds 1 chosen entries, not the whole log"),
+    Malformed(chosen_entries, "FOLDER/bundle.zip holds 1 chosen entry, not the whole log"),
     Malformed(
         lambda _: Manifest.parse(b"{"),
         "malformed bundle: manifest.json: malformed canonical JSON: Expecting property name"
@@ -422,7 +422,7 @@ RULES: tuple[Malformed, ...] = (
         ("checkpoint", bytes(MAX_SMALL_BYTES + 1)),
     ),
     bundle(
-        f"{ENTRIES} has more than the 1 lines that are stated",
+        f"{ENTRIES} has more than 1 line, as stated",
         lambda made: list(made.lines(ENTRIES, 1)),
         (ENTRIES, b"a\nb\n"),
     ),

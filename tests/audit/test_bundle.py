@@ -414,7 +414,7 @@ def test_a_manifest_that_states_more_than_there_is(
             "fields: missing entries; 1 unknown",
         ),
         (replaced(MANIFEST, b"{", b"{ "), "canonical"),
-        (replaced(MANIFEST, b'"entries":22', b'"entries":20'), "more than the 20 lines"),
+        (replaced(MANIFEST, b'"entries":22', b'"entries":20'), "more than 20 lines, as stated"),
         (lambda name, data: data[:-1] if name == ENTRIES else data, "does not end"),
         (lambda name, data: b" " * 1_000_001 if name == CHECKPOINT else data, "larger than"),
         (lambda name, data: b"\xff" if name == CHECKPOINT else data, "not UTF-8"),

@@ -99,7 +99,7 @@ def test_a_slow_vault_is_given_up(server: TransitServer, vault: VaultTransit) ->
     _, wrapped = vault.generate_data_key(CONTEXT)
     late = threading.Event()
     server.faults.append(Fault(200, done=True, wait_for=late))
-    with pytest.raises(KeyringUnavailable, match="did not answer in 1 seconds"):
+    with pytest.raises(KeyringUnavailable, match="did not answer in 1 second"):
         vault.unwrap(wrapped, CONTEXT)
     late.set()
 

@@ -63,7 +63,7 @@ def test_an_officer_sees_missed_rounds(
         (
             {**BEARS_ONE, "quorum": 2},
             {"participants": ["north"], "absent": {"south": "offline"}},
-            "1 participants are no quorum of 2",
+            "1 participant: no quorum of 2",
         ),
     ],
 )

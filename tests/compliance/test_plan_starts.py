@@ -147,7 +147,7 @@ def test_a_start_lies_at_or_before_everybodys_first_round() -> None:
     refused = may_start_without(LINE, {MODELS[0]: 1})
     assert isinstance(refused, Refused)
     assert refused.code == "start-too-late"
-    assert "at most 1 rounds" in refused.fix
+    assert "at most 1 round " in refused.fix
     assert may_start_without(LINE[:1], {MODELS[0]: 0}) == ALLOWED, "the base model has nobody"
 
 
@@ -200,7 +200,7 @@ def test_the_service_verifies_a_start_against_the_recorded_report(ground: Ground
     plan_id, earlier = finished(ground, name="a")
     api, make = ground.coordinator.api, ground.coordinator.plan
     for start, said in (
-        (after(plan_id, earlier, 1, MODELS[1]), "another model after 1 rounds"),
+        (after(plan_id, earlier, 1, MODELS[1]), "another model after 1 round"),
         (after(plan_id, earlier, 3, MODELS[1]), "which model a had after 3 rounds"),
         (after(DIGEST, earlier, 1, MODELS[0]), "one that is not known"),
     ):
@@ -213,7 +213,7 @@ def test_the_service_verifies_a_start_against_the_recorded_report(ground: Ground
         report = ground.coordinator.round_report(going_on, 0, model_digest=model)
         api.report_round(going_on, report)
     document = api.plan(going_on).plan
-    with pytest.raises(MalformedInput, match="another model after 1 rounds"):
+    with pytest.raises(MalformedInput, match="another model after 1 round"):
         api.submit_plan(make(name="d", **FOURTH, **after(going_on, document, 1, MODELS[0])))
     api.submit_plan(make(name="d", **FOURTH, **after(going_on, document, 1, MODELS[1])))
     old = ground.plan()  # its reports name no model

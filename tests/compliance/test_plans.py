@@ -20,7 +20,7 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     ({"labels": []}, "labels: "),
     ({"privacy": {"epsilon": "0", "delta": "0.1", "nominal_subjects": 9}}, "privacy.epsilon"),
     ({"privacy": {"epsilon": "-1", "delta": "0.1", "nominal_subjects": 9}}, "privacy.epsilon"),
-    ({"quorum": 3}, "quorum: 3 is more than the 1 sites"),
+    ({"quorum": 3}, "quorum: 3 is more than the 1 site"),
     ({"format": "fiduciary.plan/9"}, "format: "),
     ({"created_at": "yesterday"}, "created_at: expected RFC 3339"),
     ({"sites": ["south"]}, "not an approved site: south"),

@@ -264,12 +264,12 @@ def test_the_third_format_s_inner_fields_are_unknown_to_the_second(
         ({"aggregation": {"rule": "mean", "tolerated": 1}}, "tolerated: a mean bears"),
         (
             {"quorum": 2, "aggregation": {"rule": "median", "tolerated": 1}},
-            "median bears 1 hostile sites with a quorum of at least 3",
+            "median bears 1 hostile site with a quorum of at least 3",
         ),
         (
             {"sites": ["a", "b", "c", "d"], "quorum": 4,
              "aggregation": {"rule": "krum", "tolerated": 1}},
-            "krum bears 1 hostile sites with a quorum of at least 5",
+            "krum bears 1 hostile site with a quorum of at least 5",
         ),
     ],
 )  # fmt: skip

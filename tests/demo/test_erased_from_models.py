@@ -324,7 +324,7 @@ def test_the_sites_that_are_there_act_and_the_other_is_chased_and_seen(told: Tol
     assert "<h2>The sites have it</h2>" in told.page
     assert told.page.count("Did what you asked for.") == 2
     assert f'<th scope="row">{AWAY}</th><td>Has not fetched it yet.</td>' in told.page
-    assert f"{AWAY} (sent, reminded 1 times)" in told.listed
+    assert f"{AWAY} (sent, reminded 1 time)" in told.listed
     assert told.cases_while_away == {told.kept, told.gone}
 
 

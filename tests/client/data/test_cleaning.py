@@ -205,7 +205,7 @@ class TestSettings:
             "--clean", str(settings),
         )  # fmt: skip
         assert code == ExitCode.OK, err
-        assert "1 rows cleaned: near-duplicate" in out
+        assert "1 row cleaned: near-duplicate" in out
         with Vault.open(site.paths, site.keyring) as vault:
             sheet = vault.dataset("default").datasheet
         assert sheet.cleaned == {"label-mapped": 1, "near-duplicate": 1, "too-short": 1}

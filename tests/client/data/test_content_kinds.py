@@ -89,7 +89,7 @@ def test_spans_follow_the_text(typed: Any, tmp_path: Path, site: Site, form: str
         "--spans", "spans",
     )  # fmt: skip
     assert code == ExitCode.OK, err
-    assert "1 records of 1 subjects, 3 spans of 2 labels" in out
+    assert "1 record of 1 subject, 3 spans of 2 labels" in out
     (record,), sheet = kept(site)
     assert "Maria" not in record.text
     assert "07700" not in record.text
@@ -120,7 +120,7 @@ def test_spans_that_share_a_stand_in_keep_their_row_out(
     columns = ("--kind", "spans", "--subject", "who", "--text", "text", "--spans", "spans")
     code, out, err = typed("add", path, *columns)
     assert code == ExitCode.OK, err
-    assert "1 rows kept out: spans-in-one-identifier" in out
+    assert "1 row kept out: spans-in-one-identifier" in out
     records, sheet = kept(site)
     assert [record.label for record in records] == ["[]"]
     assert sheet.replacements == {}, "only what is stored counts"
@@ -131,7 +131,7 @@ def test_language_has_no_label(typed: Any, tmp_path: Path, site: Site) -> None:
     columns = ("--subject", "who", "--text", "what")
     code, out, err = typed("add", path, "--kind", "language", *columns)
     assert code == ExitCode.OK, err
-    assert "1 records of 1 subjects\n" in out
+    assert "1 record of 1 subject\n" in out
     (record,), sheet = kept(site)
     assert (record.label, sheet.label_counts, sheet.content) == ("", {}, "language")
     assert "Lopez" not in record.text
@@ -154,8 +154,8 @@ def test_rows_of_a_table(typed: Any, tmp_path: Path, site: Site) -> None:
         "--categories", "sex,code", "--label", "class", "--known", "name", "--group", "sex",
     )  # fmt: skip
     assert code == ExitCode.OK, err
-    assert "1 rows kept out: identifier-in-cell age" in out
-    assert "1 rows kept out: identifier-in-cell sex" in out
+    assert "1 row kept out: identifier-in-cell age" in out
+    assert "1 row kept out: identifier-in-cell sex" in out
     assert "rows with an identifier in a cell were kept out" in out
     records, sheet = kept(site)
     assert len(records) == 13

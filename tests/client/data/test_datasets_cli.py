@@ -154,8 +154,8 @@ def test_duplicates_and_gaps_are_left_out_when_asked(typed: Any, notes: Path) ->
     notes.write_text("who,what,kind\nP,t,k\nP,t,k\nQ,,k\n", encoding="utf-8")
     code, out, _ = typed("add", str(notes), *COLUMNS, "--allow-duplicates", "--drop-empty")
     assert code == ExitCode.OK
-    assert "1 repeated rows left out" in out
-    assert "1 incomplete rows left out" in out
+    assert "1 repeated row left out" in out
+    assert "1 incomplete row left out" in out
     assert "no purpose was stated" in out
 
 

@@ -311,7 +311,7 @@ class TestFhirBundle:
         bundle(tmp_path / "b.json", PATIENT, note)
         code, out, err = typed("add", f"fhir:{tmp_path}/b.json", "--label", "type")
         assert code == ExitCode.OK, err
-        assert "1 records of 1 subjects" in out
+        assert "1 record of 1 subject" in out
 
 
 @pytest.fixture

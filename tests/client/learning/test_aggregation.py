@@ -97,7 +97,7 @@ def test_a_new_phase_starts_from_the_average_and_averages_afresh(make_plan: Make
 def test_rounds_beyond_the_plan_are_refused(make_plan: MakePlan) -> None:
     plan = make_plan(phase(rounds=1))
     iterate = advance(begin(state(0)), plan, [state(1)])
-    with pytest.raises(MalformedInput, match="round 1 is not one of the plan's 1 rounds"):
+    with pytest.raises(MalformedInput, match="round 1 is not one of the plan's 1 round"):
         advance(iterate, plan, [state(1)])
     with pytest.raises(MalformedInput, match="round 1 is not one"):
         state_to_send(iterate, plan)

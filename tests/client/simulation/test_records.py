@@ -35,7 +35,7 @@ def test_a_file_is_read_as_a_site_reads_it_and_nothing_is_replaced(tmp_path: Pat
 
 def test_a_row_without_a_site_is_refused(tmp_path: Path) -> None:
     path = _file(tmp_path, "p1,My bill,billing,")
-    with pytest.raises(MalformedInput, match="1 rows name no site in column 'hospital'"):
+    with pytest.raises(MalformedInput, match="1 row without a site in column 'hospital'"):
         read_file(path, "text-classification", NAMES)
 
 

@@ -502,7 +502,7 @@ def test_policy_check_notes_what_fits_a_population_badly(run: Run, world: World)
     found = run("policy", "check", "triage-2026", "--dir", folder, "--json").json
     assert found["allowed"] is True, "it costs accuracy and no privacy"
     assert len(found["notes"]) == 1
-    assert "as if 20 subjects were here, and 12 are" in found["notes"][0]
+    assert "as if there were 20 subjects here, there are 12" in found["notes"][0]
     assert "no privacy" in run("policy", "check", "triage-2026", "--dir", folder).out
 
 
@@ -541,8 +541,8 @@ def test_erase_works_while_the_service_is_away(
     done = run("erase", "P-003", "--dir", folder, "--yes")
     assert done.code == 0
     assert "the receipt waits" in done.err
-    assert "1 statements wait" in run("status", "--dir", folder).out
-    assert "1 statements sent, 0 waiting" in run("erase", "--send-pending", "--dir", folder).out
+    assert "1 statement;" in run("status", "--dir", folder).out
+    assert "1 statement sent, 0 waiting" in run("erase", "--send-pending", "--dir", folder).out
     assert run("status", "--dir", folder, "--json").json["waiting_statements"] == 0
 
 
@@ -589,12 +589,12 @@ def test_witness_vouches_for_the_log_and_status_says_how_far(
     found = run("witness", "--dir", folder, "--json").json
     assert set(found) == {"log", "size", "cosigned_at", "delivered"}
     assert (found["log"], found["size"], found["delivered"]) == (compliance.trust.origin, 1, True)
-    assert run("witness", "--dir", folder).out.startswith("cosigned 1 entries of compliance.test")
+    assert run("witness", "--dir", folder).out.startswith("cosigned 1 entry of compliance.test")
     shown = run("status", "--dir", folder, "--json").json["witness"]
     assert shown["alarms"] == []
     assert (shown["size"], shown["cosigned_at"]) == (1, found["cosigned_at"])
     assert WitnessKey.parse(shown["vkey"]).name == "hospitals/site/north"
-    assert "witness: 1 entries of compliance.test/log" in run("status", "--dir", folder).out
+    assert "witness: 1 entry of compliance.test/log" in run("status", "--dir", folder).out
     compliance.fail["log_head"] = Unreachable("away", fix="start it")
     assert run("witness", "--dir", folder).code == 7
 

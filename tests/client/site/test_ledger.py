@@ -521,7 +521,7 @@ def test_a_fresh_ledger_in_place_of_the_old_one_is_noticed(local: Site) -> None:
     _remove_write_ahead_log(local.paths.ledger)
     local.paths.ledger.unlink()
     Ledger.create(local.paths.ledger)
-    with pytest.raises(VerificationFailed, match="knows 1 changes"):
+    with pytest.raises(VerificationFailed, match="knows 1 change "):
         local.ledger()
 
 
