@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 PERSON = "PERSON"
 LOCATION = "LOCATION"
@@ -73,14 +74,16 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
     for finding in reversed(ordered):  # who comes first in the order has the last word
         start, end = max(0, finding.start), min(finding.end, len(text))
         owner[start:end] = [finding] * max(0, end - start)
+    edges = {max(0, edge) for f in ordered for edge in (f.start, f.end) if edge < len(text)}
     pieces: list[Finding] = []
-    at = 0
-    while at < len(text):
-        holder, begin = owner[at], at
-        while at < len(text) and owner[at] is holder:
-            at += 1
-        if holder is not None:
-            pieces.append(Finding(begin, at, holder.kind))
+    last: Finding | None = None
+    for begin, end in pairwise([*sorted(edges), len(text)]):
+        holder = owner[begin]  # the same up to the next edge
+        if holder is not None and holder is last:
+            pieces[-1] = Finding(pieces[-1].start, end, holder.kind)
+        elif holder is not None:
+            pieces.append(Finding(begin, end, holder.kind))
+        last = holder
     whole = (_trimmed(text, piece) for piece in _with_their_marks(text, pieces))
     return [piece for piece in whole if piece is not None]
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
 
+from client.deidentification.slips import Slips
+
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019\-][^\W\d_]+)*")
 """A word: letters, joined by hyphens or apostrophes."""
 
@@ -234,7 +236,11 @@ class Lexicon:
         folded = plain(word)
         if len(folded) < MIN_MISSPELT_LETTERS or not folded.isascii():
             return False
-        return any(other in self.often_misspelt for other in one_slip_away(folded))
+        return self._misspelt.near(folded)
+
+    @cached_property
+    def _misspelt(self) -> Slips:
+        return Slips(self.often_misspelt)
 
     def _known(self, folded: str) -> bool:
         word = folded.removesuffix("'s").removesuffix("'")

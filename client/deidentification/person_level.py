@@ -44,6 +44,7 @@ MAX_GAP_CHARACTERS = 3
 """Spaces and marks between two characters of a number, or two words of a name."""
 
 _LETTERS = re.compile(r"[^\W\d_]+")
+_RUNS = re.compile(r"[\x00-\x7f]+|[^\x00-\x7f]+")
 _MARKS = re.compile(r"[\W_]+")
 _GAP = re.compile(rf"[^\w@]{{0,{MAX_GAP_CHARACTERS}}}|_")
 
@@ -193,7 +194,12 @@ class SubjectSearch:
             for start, end in near_numbers(squeezed, number)
         ]
         if spans:
-            places = [at for at, char in enumerate(text) if char.isalnum() for _ in folded(char)]
+            places = [
+                at
+                for at, char in enumerate(text)
+                if char.isalnum()
+                for _ in (char if char.isascii() else folded(char))
+            ]
             for start, end, kind in spans:
                 yield from _whole(text, places[start:end], kind)
 
@@ -222,9 +228,12 @@ def _words(identifier: Identifier) -> tuple[str, ...]:
 
 def _squeezed(text: str) -> str:
     """Its letters and digits alone, folded each by itself."""
-    if text.isascii():
-        return _MARKS.sub("", text.lower())
-    return "".join(folded(char) for char in text if char.isalnum())
+    return "".join(
+        _MARKS.sub("", run.lower())
+        if run.isascii()
+        else "".join(folded(char) for char in run if char.isalnum())
+        for run in _RUNS.findall(text)
+    )
 
 
 def _are_neighbours(text: str, run: list[re.Match[str]]) -> bool:

@@ -300,8 +300,7 @@ def _read_with(policy: ReplacementPolicy) -> set[str]:
 def _unfit(record: SourceRecord) -> Quarantined | None:
     if len(record.text) > MAX_TEXT_CHARACTERS:
         return Quarantined(Reason.TOO_LONG)
-    controls = sum(char in _UNREADABLE for char in record.text)
-    if not record.text.strip() or controls:
+    if not record.text.strip() or not _UNREADABLE.isdisjoint(record.text):
         return Quarantined(Reason.NOT_TEXT)
     return None
 

