@@ -371,3 +371,39 @@ def test_a_moved_entry_is_not_read(service: Service) -> None:
             service.log.read(service.storage, 1)
     with pytest.raises(NotFound):
         service.log.read(service.storage, 2)
+
+
+def test_a_head_that_was_rolled_back_is_not_taken_for_another_of_its_size(
+    service: Service,
+) -> None:
+    """Another process recorded as many entries instead."""
+
+    def rolled_back() -> None:
+        service.log.append(service.storage, entry())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        service.transact(rolled_back)
+    other = AuditLog(ORIGIN, service.signer, service.keyring, Clock())
+    service.transact(lambda: other.append(service.storage, entry(actor="officer:other")))
+    service.transact(lambda: service.log.append(service.storage, entry()))
+    assert verify_log(service.path, service.signer.public).problems == ()
+
+
+def test_a_group_that_cannot_be_recorded_leaves_no_part_of_itself(service: Service) -> None:
+    groups = [[entry()], [entry(), entry(payload={"share": 0.5})], [entry()]]
+    results, _ = service.transact(lambda: service.log.append_each(service.storage, groups))
+    assert isinstance(results[1], MalformedInput)
+    assert [results[0][0].position, results[2][0].position] == [0, 1]
+    assert service.storage.size() == 2
+    assert verify_log(service.path, service.signer.public).problems == ()
+
+
+def test_no_two_payloads_share_a_nonce_and_who_came_back_has_another_key(
+    service: Service,
+) -> None:
+    wanted = [entry(subject="ab", subject_generation=1 + n % 2) for n in range(40)]
+    made = service.transact(lambda: service.log.append_many(service.storage, wanted))
+    leaves = [Leaf.parse(each.leaf) for each in made]
+    assert len({leaf.envelope.nonce for leaf in leaves}) == 40
+    assert [leaf.key for leaf in leaves[:2]] == ["subject:ab", "subject:ab:2"]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audit.checkpoint import Checkpoint, sign_checkpoint
 from audit.errors import FiduciaryError, MalformedInput, VerificationFailed
 from audit.keys import SigningKey
-from audit.receipt import Receipt, verify_receipt
+from audit.merkle import Frontier, hash_leaf
+from audit.proof import Proof
+from audit.receipt import FOLLOWS, Receipt, verify_receipt
 from audit.statement import sign_statement
 from tests.audit.logs import Site, entry
 
@@ -109,3 +113,36 @@ def test_any_flipped_bit_is_noticed(receipt: Receipt, filled: Site, data: st.Dat
     except FiduciaryError:
         return
     raise AssertionError(f"bit {bit} was not noticed")
+
+
+def test_follow_ups_are_of_the_log_about_this_statement_and_in_its_order(
+    receipt: Receipt, filled: Site
+) -> None:
+    def told(follows: str, by: SigningKey) -> Receipt:
+        statement = sign_statement({"format": "fiduciary.told/1", FOLLOWS: follows}, by)
+        appended = filled.journal.record(entry(object=statement.log_object))
+        return Receipt(statement, appended.leaf, filled.journal.prove(appended.position))
+
+    digest = receipt.statement.digest
+    first, second, third = (told(digest, filled.signer) for _ in range(3))
+    verified = verify_receipt(
+        replace(receipt, follow_ups=(first, second, third)), filled.signer.public
+    )
+    assert [one.body[FOLLOWS] for one in verified.follow_ups] == [digest] * 3
+    for follow_ups, why in (
+        ((second, first), "order"),
+        ((first, first), "order"),
+        ((told("sha256:" + "0" * 64, filled.signer),), "another statement"),
+        ((told(digest, SIGNER),), "statement is signed by"),
+    ):
+        with pytest.raises(VerificationFailed, match=why):
+            verify_receipt(replace(receipt, follow_ups=follow_ups), filled.signer.public)
+
+
+def test_an_entry_is_at_the_place_that_it_says(receipt: Receipt, filled: Site) -> None:
+    """Even where the log's key signed a tree in which it is elsewhere."""
+    tree, _ = Frontier().append(hash_leaf(receipt.leaf))
+    note = sign_checkpoint(Checkpoint("log.example", 1, tree.root()), filled.signer)
+    moved = replace(receipt, proof=Proof(0, (), note).encoded())
+    with pytest.raises(VerificationFailed, match="the proof is of 0"):
+        verify_receipt(moved, filled.signer.public)

@@ -142,6 +142,18 @@ def test_erasing_twice_gives_the_same_receipt(
     assert len(compliance.erasures) == 1
 
 
+def test_who_came_back_and_is_erased_again_gets_another_receipt(
+    joined: Site, vault: Vault, erase: Erase
+) -> None:
+    first = erase()
+    vault.readmit(SUBJECT)
+    add_dataset(joined, "more")
+    second = erase()
+    assert first.receipt.datasets == ("notes",)
+    assert second.receipt.datasets == ("more",)
+    assert second.statement != first.statement
+
+
 def test_the_receipt_names_the_plans_that_may_have_used_the_subject(
     joined: Site, vault: Vault, ledger: Ledger, erase: Erase
 ) -> None:
