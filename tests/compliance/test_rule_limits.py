@@ -281,6 +281,8 @@ def test_a_grant() -> None:
     def granted(**changes: Any) -> str | None:
         facts = {
             "grantee": Bearer("desk", frozenset({"consumer"})),
+            "purpose": "triage",
+            "purpose_of_plan": "triage",
             "release": "approved",
             "evidence_ended": False,
             "expires_at": NOW + rules.MAX_GRANT,
@@ -293,6 +295,7 @@ def test_a_grant() -> None:
     assert granted() is None
     assert granted(grantee=None) == granted(grantee=ended) == "grantee-unknown"
     assert granted(recall=RECALL) == "release-recalled"
+    assert granted(purpose="research") == "purpose-differs"
     assert granted(release="candidate") == "release-not-approved"
     assert granted(evidence_ended=True) == "evidence-ended"
     assert granted(expires_at=NOW) == "expiry-past"
