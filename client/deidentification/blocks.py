@@ -51,6 +51,10 @@ _CORNER_GAP = re.compile(r"[ \t]+(?:and|&|und|y|et|e|corner(?:[ \t]+of)?)[ \t]+"
 """Between two streets that meet."""
 
 _NUMBER_BEFORE = re.compile(r"(?<![\w$£€¥₹.,:/-])(?:\d{1,4}[A-Za-z]?[ \t]+){1,2}$")
+_LABEL_BEFORE = re.compile(
+    r"(?<![\w-])(?:no|nr|number|plot|house|door|stand|erf|shop)\b\.?[ \t]*$", re.IGNORECASE
+)
+_THE_BEFORE = re.compile(r"(?<=[a-z,:] )The[ \t]+$")
 _PROVINCE_AFTER = re.compile(r"[ \t]*\([^\W\d_]{2}\)")
 _NUMBER_AFTER = re.compile(r"[ \t]+\d{1,5}[A-Za-z]?(?![\w%$£€¥₹]|[.,:/-]\d)")
 _YEAR = re.compile(r"\s*(?:19|20)\d\d$")
@@ -126,6 +130,10 @@ def _numbers_beside(text: str, findings: list[Finding]) -> Iterator[Finding]:
         before = _NUMBER_BEFORE.search(text[window : finding.start])
         if before and not _YEAR.match(before.group().strip()):
             yield Finding(window + before.start(), finding.start, ADDRESS)
+        label = _LABEL_BEFORE if finding.kind == ADDRESS and text[finding.start].isdigit() else None
+        opening = (label or _THE_BEFORE).search(text[window : finding.start])
+        if opening and finding.kind in (ADDRESS, ORGANIZATION):
+            yield Finding(window + opening.start(), finding.start, finding.kind)
         province = _PROVINCE_AFTER.match(text, finding.end) if finding.kind in _PLACES else None
         if province:
             yield Finding(finding.end, province.end(), ADDRESS)

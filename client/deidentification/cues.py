@@ -57,6 +57,11 @@ _NAME_IS = re.compile(
     rf"(?P<name>{_W}(?:[ \t]+{_W})?)",
     re.IGNORECASE,
 )
+_GOES_BY = re.compile(
+    r"\b(?:goes\s+by|nicknamed|(?:prefers|likes|wants)\s+(?:to\s+be\s+(?:called|known\s+as)|the\s+name)|calls\s+(?:himself|herself))"
+    rf"(?:\s+the\s+name(?:\s+of)?)?\s+(?P<open>[\"'\u201c\u2018])?(?P<name>{_W})",
+    re.IGNORECASE,
+)
 _NO_NAME = word_set(
     "spelled spelt misspelled misspelt wrong incorrect incorrectly different missing shown listed "
     "written changed printed correct still being unknown common confidential"
@@ -84,6 +89,9 @@ def find_announced_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
             end = end if end > word.end() + 1 else word.end()
         if end > match.end():
             yield Finding(match.start(), end, PERSON)
+    for match in _GOES_BY.finditer(text):
+        if match.group("open") or not lexicon.is_everyday(match.group("name")):
+            yield Finding(*match.span("name"), PERSON)
     yield from _signed_off(text, lexicon)
     yield from _told(text, lexicon)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 from client.deidentification.findings import AGE, DATE_TIME, Finding
 
@@ -18,6 +19,7 @@ _MONTH = (
     r"sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
 )
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])(?:\s?(?:st|nd|rd|th))?"
+_TO = r"\s*(?:to|and|or|until|till|through|&|[-\u2013])\s*"
 _YEAR = r"(?:(?:19|20)\d\d|'\d\d)"
 _HALF = r"(?:\s?[ap]\.?m\b\.?)"
 _CLOCK = (
@@ -60,8 +62,9 @@ _TIMES = tuple(
     )
 )
 _DAY_ALONE = re.compile(
-    r"\b(?:of|on|by|for|until|till|from|since|to)\s+the\s+(?P<date>(?:[12]?\d|3[01])(?:st|nd|rd|th))"
-    r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:at|and|is|was|says|said|i|we|he|she|they)\b)",
+    r"\b(?:(?:of|for|to)\s+the|(?:on|by|until|till|from|since|after|before)(?:\s+the)?|[a-z]{3,6}day(?:\s+the)?)\s+"
+    r"(?P<date>(?:[12]?\d|3[01])(?:st|nd|rd|th))"
+    r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:at|and|is|was|says|said|i|we|he|she|they|but|or|if|please|when|not|to|with)\b)",
     re.IGNORECASE,
 )
 _MONTH_AFTER = re.compile(
@@ -92,6 +95,38 @@ _WEEKDAYS = re.compile(
     rf"\b(?:mon|tues?|weds?|thu|thurs?|fri)\b\.?(?:\s+(?:at\s+)?{_CLOCK})?",
     re.IGNORECASE,
 )
+_FIRST_DAY = re.compile(
+    rf"(?<![\w/.:-]){_DAY}{_TO}(?={_DAY}(?:\s+of)?[\s-]*{_MONTH}(?!\w))", re.IGNORECASE
+)
+_LAST_DAY = re.compile(
+    rf"\b{_MONTH}[\s-]+{_DAY}(?P<date>{_TO}{_DAY}(?:,?\s+{_YEAR})?)(?![\w:]|[.,]\d|\s?{_MONTH}(?!\w))",
+    re.IGNORECASE,
+)
+"""Of days that stand together: "2 to 9 October", "March 3-10"; the other is found by itself."""
+
+_SHORT_WEEKDAY = re.compile(
+    rf"\b(?:sat|sun)\b\.?,?\s+(?:the\s+)?(?=\d{{1,2}}(?:\s?(?:st|nd|rd|th))?(?:\s+of)?(?:[\s-]*{_MONTH}(?!\w)|[/.-]\d))",
+    re.IGNORECASE,
+)
+"""Before a day: elsewhere these are verbs and nouns."""
+
+_HOLIDAY = re.compile(
+    r"\b(?:new\s+year'?s\s+(?:day|eve)|christmas\s+(?:day|eve)|boxing\s+day|good\s+friday|ash\s+wednesday|"
+    r"(?:easter|palm|whit|remembrance)\s+(?:sunday|monday)|maundy\s+thursday|shrove\s+tuesday|hogmanay|"
+    r"bonfire\s+night|(?:valentine|mother|father)'?s\s+day|st\.?\s+[a-z]+'s\s+day|thanksgiving(?:\s+day)?|"
+    r"(?:labou?r|memorial|independence|veterans|remembrance|anzac|australia|canada|heritage|workers)\s+day|"
+    r"juneteenth|yom\s+kippur|rosh\s+hashanah|eid\s+(?:al|ul)[- ]\w+|chinese\s+new\s+year)(?!\w)",
+    re.IGNORECASE,
+)
+_CLOCK_IN_WORDS = re.compile(
+    r"\b(?:(?:five|ten|(?:a\s+)?quarter|twenty(?:[\s-]five)?|half)\s+(?:past|to)\s+(?:one|two|three|four|five|six|seven|"
+    r"eight|nine|ten|eleven|twelve)|(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\s+o'?clock|"
+    r"noon|midday|midnight)\b",
+    re.IGNORECASE,
+)
+NEAR_DAY: Final = 40
+"""Characters between a day and a time of day in words that belong to each other."""
+
 _BIRTH = re.compile(
     r"\b(?:d\.?o\.?b\.?|date\s+of\s+birth|birth\s?(?:day|date)|born(?:\s+on|\s+in)?)\s*(?:is|was)?[:\s-]*"
     r"(?P<date>\d[\d\s./-]{3,12}\d)",
@@ -117,20 +152,34 @@ _AGES = tuple(
         r"\b(?:patient|pt|man|woman|lady|gentleman|mother|father|wife|husband|son|daughter|child)\s+"
         r"(?:is|was|aged)\s+(?P<age>1?\d\d)(?!\w|[.,:/]\d|\s*%)",
         r"[^\W\d_],?\s+\((?P<age>[1-9]\d)\)",
+        r"[^\W\d_],?\s+\((?P<age>9\d|1[01]\d)(?=[,;]\s)",
         r"(?<=[A-Za-z], )(?P<age>[1-9]\d|1[01]\d)(?=,\s)",
     )
 )
 
 
+TOLD_AGE: Final = 90
+"""From this age on an age identifies somebody (45 CFR 164.514(b)(2)(i)(C))."""
+
+
 def find_dates(text: str) -> Iterator[Finding]:
     """Dates, years and times of day."""
-    for pattern in _PATTERNS:
-        for match in pattern.finditer(text):
+    days: list[tuple[int, int]] = []
+    for pattern in (*_PATTERNS, _FIRST_DAY, _SHORT_WEEKDAY, _HOLIDAY, _DAY_BEFORE_MONTH):
+        days += [match.span() for match in pattern.finditer(text)]
+    for pattern in (_DAY_ALONE, _LAST_DAY):
+        days += [match.span("date") for match in pattern.finditer(text)]
+    for start, end in days:
+        yield Finding(start, start + len(text[start:end].rstrip()), DATE_TIME)
+    for match in _CLOCK_IN_WORDS.finditer(text) if days else ():
+        if any(
+            start - NEAR_DAY < match.end() and match.start() < end + NEAR_DAY for start, end in days
+        ):
             yield Finding(*match.span(), DATE_TIME)
-    for pattern in (_DAY_AND_MONTH, _DAY_ALONE, _MONTH_AFTER, _BIRTH):
+    for pattern in (_DAY_AND_MONTH, _MONTH_AFTER, _BIRTH):
         for match in pattern.finditer(text):
             yield Finding(*match.span("date"), DATE_TIME)
-    for pattern in (_WEEKDAYS, _MONTH_ALONE, _DAY_BEFORE_MONTH, *_TIMES):
+    for pattern in (_WEEKDAYS, _MONTH_ALONE, *_TIMES):
         group = "date" if "date" in pattern.groupindex else 0
         for match in pattern.finditer(text):
             yield Finding(*match.span(group), DATE_TIME)
@@ -148,7 +197,9 @@ def names_a_time(text: str) -> bool:
 
 
 def find_ages(text: str) -> Iterator[Finding]:
-    """Ages in years or months, the number alone."""
+    """Ages in years or months, the number alone; with "years old" where the age itself tells."""
     for pattern in _AGES:
         for match in pattern.finditer(text):
-            yield Finding(*match.span("age"), AGE)
+            age = match.group("age")
+            whole = age.isdigit() and int(age) >= TOLD_AGE and match.start("age") == match.start()
+            yield Finding(*match.span(0 if whole else "age"), AGE)

@@ -41,13 +41,16 @@ _LABEL = r"""
     ticket|reference|ref|confirmation|transaction|transfer|payment|routing|sort|swift|bic|iban|loan|
     mortgage|contract|application|request|complaint|tracking|card|cvv|cvc|pin)
 """
+_LAST_LETTER = r"(?:\ [A-Za-z](?=\s*(?:[.,;:)\n]|$)))?"
+"""Of a number: "0092217 K"."""
+
 _LABELLED = re.compile(
     rf"""(?<![\w]){_LABEL}
     (?:\s+(?:number|no|num|nr|id|code|ref(?:erence)?|key|card))?\.?
     (?:\s*(?:\#|:|=|-|\u2013|\()|\s+(?:is|was|of|being|(?:ends?|ending)(?:\s+in)?|number|no\.?|nr\.?|id|code))*\s*
     (?P<value>(?:(?-i:[A-Z]{{1,5}})\ (?=\d)|[A-Za-z]{{0,5}}[-/.\#]?)
     \d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*
-    (?:-[A-Za-z]{{1,3}}(?!\w))?)""",
+    (?:-[A-Za-z]{{1,3}}(?!\w))?{_LAST_LETTER})""",
     re.IGNORECASE | re.VERBOSE,
 )
 _POSTCODE = re.compile(
@@ -58,16 +61,28 @@ _POSTCODE = re.compile(
 )
 _PLATE_AFTER_CUE = re.compile(
     r"\b(?:plate|plates|registration|rego?|vrm|vrn|licen[cs]e\s+plate|tag|number\s+plate)(?:\s+(?:no|number|is))?"
-    r"\s*[.:#]?\s*(?P<value>[A-Za-z]{1,3}[ -]\d{1,4}(?:-?[A-Za-z]{1,2})?|"
+    r"\s*[.:#]?\s*(?P<value>[A-Za-z]{1,3}[ -]\d{1,4}(?:-?[A-Za-z]{1,2}|-\d{2,4})?|"
     r"\d{1,4}[ -][A-Za-z]{1,3}(?:[ -]\d{1,4})?|[A-Za-z]{1,2}\d{2,3}[ -][A-Za-z]{2,3}|"
     r"[A-Za-z]{1,3}-[A-Za-z]{1,2} ?\d{1,4}|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z\d]{4,8})(?!\w)",
     re.IGNORECASE,
 )
+_GRAMMAR = r"(?:is|to|in|on|at|of|for|was|the|and|or|by|we|he|as|if|my|up|so|but|are|has|had|no|it|an|be)\b"
 _SHORT_LABEL = re.compile(
     r"(?<![\w])(?:id|no|nr|num|number(?:ed)?|\#)\s*[.:#]?\s*"
-    r"(?P<value>(?:(?-i:[A-Z]{1,5}) (?=\d)|[A-Za-z]{0,5}-?)\d{3,}[\dA-Za-z/-]*)",
+    rf"(?P<value>(?:(?-i:[A-Z]{{1,5}}) (?=\d)|(?!{_GRAMMAR})[a-z]{{2,3}} (?=\d{{3}})|[A-Za-z]{{0,5}}-?)"
+    rf"\d{{3,}}[\dA-Za-z/-]*{_LAST_LETTER})",
     re.IGNORECASE,
 )
+_DRIVER = re.compile(r"(?<!\w)[A-Z9]{5}[ -]?\d{6}[ -]?[A-Z9]{2}\d[A-Z]{2}(?!\w)", re.IGNORECASE)
+"""British driving licences: five letters of the name, the date of birth, initials."""
+
+_MASKED = re.compile(
+    r"(?<![\w*])(?:\d{1,8}[ -]?)?(?:[*\u2022]{2,}[ -]?){1,4}\d{2,8}(?![\w*])|"
+    r"(?<!\w)\d{0,6}x{3,}(?:[ -]x{2,4}){0,4}[ -]?\d{2,6}(?!\w)",
+    re.IGNORECASE,
+)
+"""Numbers of which a part was made unreadable: "3049***218", "xxxx-xxxx-1234"."""
+
 _BOOKING = re.compile(
     r"\b(?:booking|reservation|confirmation|pnr|(?:record\s+)?locator)"
     r"(?:\s+(?:ref(?:erence)?|code|number|no))?\.?\s*[:#]?\s*(?:is\s+)?"
@@ -101,7 +116,7 @@ _EXTENSION = re.compile(
     re.IGNORECASE,
 )
 _OWN_EXTENSION = re.compile(
-    r"\b(?:ext|extn|extension)\b\.?\s+(?:number\s+|no\.?\s+)?(?:is\s+)?(?P<value>\d{3,6})(?![\w])",
+    r"\b(?:ext|extn|extension|bleep|pager|beep)\b\.?:?\s+(?:number\s+|no\.?\s+|holder\s+)?(?:is\s+)?#?\d{3,6}(?![\w])",
     re.IGNORECASE,
 )
 _INTERNATIONAL = re.compile(r"(?<![\w])(?:\+|00)\s?\d[\d ().\-/]{5,20}\d(?!\w)")
@@ -194,7 +209,7 @@ def find_identifiers(text: str) -> Iterator[Finding]:
     for match in _RUN.finditer(text):
         if not _is_amount(text, *match.span()):
             yield Finding(*match.span(), NUMBER)
-    for pattern in (_NATIONAL_INSURANCE, _PLATE, _DEVICE):
+    for pattern in (_NATIONAL_INSURANCE, _PLATE, _DEVICE, _DRIVER, _MASKED):
         for match in pattern.finditer(text):
             yield Finding(*match.span(), IDENTIFIER)
     for match in _PLATE_LIKE.finditer(text):
@@ -217,7 +232,7 @@ def find_phones(text: str) -> Iterator[Finding]:
             extension = _EXTENSION.match(text, end)
             yield Finding(match.start(), extension.end() if extension else end, kind)
     for match in _OWN_EXTENSION.finditer(text):
-        yield Finding(*match.span("value"), PHONE_NUMBER)
+        yield Finding(*match.span(), PHONE_NUMBER)
     for pattern in (_INTERNATIONAL, _PLUS_EXTENSION):
         for match in pattern.finditer(text):
             extension = _EXTENSION.match(text, match.end())
@@ -275,4 +290,6 @@ def _is_separated_number(value: str) -> bool:
 
 def _is_amount(text: str, start: int, end: int) -> bool:
     before = text[max(0, start - 2) : start].strip()
+    if text[start] == "0" and sum(map(str.isdigit, text[start:end])) >= MIN_DIGIT_RUN:
+        return False
     return (bool(before) and before[-1] in "$£€¥₹") or bool(_QUANTITY_AFTER.match(text, end))

@@ -44,7 +44,9 @@ _LEGAL_FORM = (
     r"College|School|Academy|Hospital|Clinic|Infirmary|Surgery|Pharmacy|Hospice|Practice|"
     r"Laborator(?:y|ies)|Bank|Bancorp|Insurance|Assurance|Airlines|Industries|Systems|Solutions|"
     r"Services|Software|Technologies|Consulting|Enterprises|Hotel|Restaurant|Club|Church|Press|"
-    r"Media|Records|Motors|Stores?|Centre|Center|Studios?)"
+    r"Media|Records|Motors|Stores?|Centre|Center|Studios?|Police|Constabulary|Council|Medical\s+(?:Aid|Scheme)|"
+    r"Health\s+(?:Plan|Scheme|Board|Fund)|Credit\s+Union|Building\s+Society|Physiotherapy|Opticians|Logistics|"
+    r"Haulage|Couriers|Removals|Lettings|Solicitors|Accountants|Recruitment)"
 )
 _FIRM = re.compile(
     r"(?<!\w)(?P<name>(?:[A-Z0-9][\w'\u2019&.-]*,?\s+(?:(?:and|&|of|the|for|de|y|und)\s+)?){1,5})"
@@ -66,7 +68,10 @@ _SMALL_INSTITUTION = re.compile(
 _INSTITUTION_OF = re.compile(
     r"(?<!\w)(?:(?:state|royal|technical|free|community|city|medical)[ \t]+)?"
     r"(?:university|college|institute|academy|school|bank|church|bishop|hospital|infirmary|museum)"
-    r"[ \t]+of[ \t]+(?:the[ \t]+)?$",
+    r"[ \t]+of[ \t]+(?:the[ \t]+)?$|"
+    r"(?<!\w)(?:hospital|cl[íi]nica|h[ôo]pital|ospedale|universi(?:dad|dade|t[ée]|t[àa])|escola|escuela|lyc[ée]e|"
+    r"banco|banque|banca)(?:[ \t]+(?:de|da|do|del|della|du|des|la|le|los|las|general|universit[a-z]+|"
+    r"s[ãa]o|san|santa|saint))*[ \t]+$",
     re.IGNORECASE,
 )
 """What stands before the name of a place or person in an institution's name."""
@@ -91,6 +96,9 @@ _FIRM_TAIL = re.compile(
     r"college|academy|school|institute|foundation|bank|insurance|group|holdings?|centre|center|"
     r"laborator(?:y|ies)|bakery|brewery|dairy|nursery|library|garage|farm|pub|inn|(?<=care\s)home|(?<=nursing\s)home|"
     r"(?<=residential\s)home|(?<=ambulance\s)service|(?<=fire\s)service|council|police(?:\s+station)?|lettings|lets|"
+    r"(?-i:Leader|Gazette|Herald|Tribune|Chronicle|Times|Mirror|Star|Post|News|Echo|Argus|Examiner|Courier|Observer|"
+    r"Guardian|Journal|Dispatch|Bulletin|Inquirer|Standard|Telegraph|Advertiser|Mercury|Express)|"
+    r"medical\s+(?:aid|scheme)|health\s+(?:plan|scheme|board|fund)|credit\s+union|physiotherapy|opticians|logistics|"
     r"solicitors|estate\s+agents|roofing|builders|scaffolding|cycles|assisted\s+living|primary(?:\s+school)?|infants(?:\s+school)?|nhs\s+trust|annexe)(?!\w)\.?)*",
     re.IGNORECASE,
 )
@@ -127,6 +135,14 @@ _DOTTED_INITIALS = re.compile(
 )
 """Initials that stand for a name where nobody writes capitals."""
 
+_RELIGION = re.compile(
+    r"\b(?:jehovah'?s?[ \t]+witness(?:es)?|(?:russian|greek|eastern|serbian|ukrainian|romanian|bulgarian|coptic|ethiopian|"
+    r"syri(?:an|ac)|oriental)[ \t]+orthodox|roman[ \t]+catholic|church[ \t]+of[ \t]+(?:england|scotland|ireland|wales)|"
+    r"latter[ -]day[ \t]+saints?|seventh[ -]day[ \t]+adventists?|born[ -]again[ \t]+christians?)(?!\w)",
+    re.IGNORECASE,
+)
+"""Religions of several words."""
+
 _LOUD_NAME = re.compile(r"(?<![\w-])[A-Z][A-Z'\u2019-]{2,}(?:[ -][A-Z'\u2019-]{2,}){0,2}(?=,)")
 _RELATED = word_set("wife husband daughter daughters mother father parents")
 _MONTHS = word_set("may april march june august")
@@ -153,6 +169,16 @@ _DOES = re.compile(
     r"\s+(?:is|was|has|had|will|would|can|could|said|says|told|asked|wrote|called|shouted|replied|and\s+I|"
     r"went|lives|reports?|reported|denies|states|stated|works|worked|wants|needs|came|gave)\b"
 )
+_BETWEEN = re.compile(rf"\bbetween\s+(?P<one>{_CAPITALISED})\s+and\s+(?P<other>{_CAPITALISED})")
+_FIELD = re.compile(
+    r"(?<!\w)(?:payer|payor|insurer|clinic|facility|practice|surgery|employer|company|firm|organi[sz]ation|hospital|"
+    r"bank|school|college|university|pharmacy|merchant|retailer|supplier|vendor|charity|landlord|lender|issuer|"
+    r"carrier|airline|hotel|store|seller)[ \t]*(?:name)?[ \t]*:[ \t]*(?P<value>[^\W\d_][^\n,;:(|]{1,60})",
+    re.IGNORECASE,
+)
+_FIELD_END = re.compile(r"[ \t]{2,}|\t|[.?!][ \t]|[ \t][-\u2013][ \t]|[ \t]+(?=\w+:)")
+"""Where the value of a field ends before its line does."""
+
 _ENUMERATION = re.compile(
     rf"{_CAPITALISED}(?:,\s+{_CAPITALISED})*,?\s+(?:and|&|or)\s+{_CAPITALISED}"
 )
@@ -200,6 +226,8 @@ def find_names(
 
 def find_groups(text: str, lexicon: Lexicon) -> Iterator[Finding]:
     """Nationalities, religions and political groups, with a capital as English writes them."""
+    for match in _RELIGION.finditer(text):
+        yield Finding(*match.span(), GROUP)
     for match in WORD.finditer(text):
         start, end = without_possessive(match)
         word = plain(text[start:end])
@@ -219,6 +247,10 @@ def find_enumerated(text: str, found: Iterable[Finding], lexicon: Lexicon) -> It
         known = sum(word.start() in starts for word in members)
         if known >= 2 and not any(lexicon.is_function_word(word.group()) for word in members):
             yield Finding(*match.span(), ORGANIZATION)
+    for match in _BETWEEN.finditer(text):
+        if {match.start("one"), match.start("other")} & starts:
+            yield Finding(*match.span("one"), LOCATION)
+            yield Finding(*match.span("other"), LOCATION)
     for match in _FIRM_WITHOUT_COMMA.finditer(text):
         members = [word for word in WORD.finditer(text, *match.span("name")) if _is_member(word)]
         if all(word.start() in starts for word in members):
@@ -383,8 +415,10 @@ def _firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
     for match in _NAMED_AFTER.finditer(text):
         person = lexicon.is_given_name(WORD.findall(match.group("name"))[0])
         yield Finding(*match.span("name"), PERSON if person else ORGANIZATION)
-    for match in lexicon.organisation.finditer(in_small_letters(text)) if careless else ():
-        yield Finding(*match.span(), ORGANIZATION)
+    yield from _fields(text, lexicon)
+    for match in lexicon.organisation.finditer(in_small_letters(text)):
+        if careless or _is_written_as_name(text, *match.span(), lexicon):
+            yield Finding(*match.span(), ORGANIZATION)
     for match in _SMALL_FIRM.finditer(text) if careless else ():
         start = match.end()
         for word in reversed(list(re.finditer(r"\S+", match.group("name")))):
@@ -403,6 +437,25 @@ def _firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
             start = word.start()
         if start < match.end():
             yield Finding(start, match.end(), ORGANIZATION)
+
+
+def _fields(text: str, lexicon: Lexicon) -> Iterator[Finding]:
+    """Firms and institutions after their field's label: "Payer: Lone Star"; words of several."""
+    for match in _FIELD.finditer(text):
+        value = _FIELD_END.split(match.group("value"), maxsplit=1)[0].rstrip()
+        words = WORD.findall(value)
+        if len(words) < 2 or any(lexicon.is_function_word(word) for word in (words[0], words[-1])):
+            continue
+        yield Finding(match.start("value"), match.start("value") + len(value), ORGANIZATION)
+
+
+def _is_written_as_name(text: str, start: int, end: int, lexicon: Lexicon) -> bool:
+    """Whether a listed organisation has the capitals that a name has, and no others say why."""
+    found = text[start:end]
+    if not found[0].isupper() or (found.isupper() and len(found) > MAX_ACRONYM_LETTERS):
+        return False
+    everyday = all(lexicon.is_everyday(word) for word in WORD.findall(found))
+    return found.isupper() or not everyday or not opens_sentence(text, start)
 
 
 def _firm_start(match: re.Match[str], lexicon: Lexicon) -> int | None:
