@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
+from client.deidentification.lexicon import WORD, Lexicon, in_small_letters, plain, word_set
 
 _SENTENCE = re.compile(
     r"(?:[^.!?\n]+|(?:(?<=[\W\d_][^\W\d_])|(?<=^[^\W\d_])|(?<=\bmr)|(?<=\bmrs)|(?<=\bms)|(?<=\bdr)|"
@@ -62,6 +62,12 @@ SLIPS_SHARE = 0.08
 """A text is slipshod when at least this share of its words in small letters are no words."""
 
 MIN_SLIPS = 2
+
+WILD_SHARE = 0.12
+"""A text is wild when at least this share of its everyday words is in capitals for no reason."""
+
+MIN_WILD = 4
+MIN_WILD_LETTERS = 3
 _MIN_SLIP_LETTERS = 4
 
 SHOUTED_SHARE = 0.7
@@ -76,10 +82,12 @@ class Casing:
         careless: Whether the writer does without capitals, so that their absence says nothing.
         silent: Where capitals say nothing: the text of a careless writer or one full of slips,
             sentences in capitals. Starts and ends, neighbours together.
+        wild: Whether capitals stand anywhere: all of the text is read as if it had none.
     """
 
     careless: bool
     silent: tuple[tuple[int, int], ...] = ()
+    wild: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ class TrueCase:
 
 def read_casing(text: str, lexicon: Lexicon) -> Casing:
     """Judge the writer's use of capitals."""
+    if _is_wild(text, lexicon):
+        return Casing(careless=True, silent=((0, len(text)),), wild=True)
     careless = _is_careless(text)
     if careless or _is_slipshod(text, lexicon):
         return Casing(careless, silent=((0, len(text)),))
@@ -123,7 +133,10 @@ def true_case(text: str, casing: Casing, lexicon: Lexicon, nobody: bytearray) ->
         sentence = match.group()
         words = WORD.findall(sentence)
         own = nobody[match.start() : match.end()]
-        if _is_shouted(words):
+        if casing.wild:
+            small = in_small_letters(sentence)
+            pieces.append(_capitalised(small, lexicon, own, careless=True))
+        elif _is_shouted(words):
             pieces.append(_capitalised(_quietened(sentence), lexicon, own, careless=True))
         elif not any(word[0].isupper() and word != "I" for word in words[1:]):
             pieces.append(_capitalised(sentence, lexicon, own, careless=casing.careless))
@@ -159,6 +172,24 @@ def _is_slipshod(text: str, lexicon: Lexicon) -> bool:
         if word.isalpha()
     )
     return slips >= MIN_SLIPS and slips >= SLIPS_SHARE * len(words)
+
+
+def _is_wild(text: str, lexicon: Lexicon) -> bool:
+    """Whether everyday words are in capitals here and there, beside others that are not."""
+    loud = quiet = 0
+    for sentence in _SENTENCE.findall(text):
+        words = WORD.findall(sentence)
+        if _is_shouted(words):
+            continue
+        for word in words[1:]:
+            folded = plain(word)
+            if len(word) < MIN_WILD_LETTERS or not (
+                folded in lexicon.function_words or folded in lexicon.words
+            ):
+                continue
+            loud += word.isupper()
+            quiet += word.islower()
+    return loud >= MIN_WILD and loud >= WILD_SHARE * (loud + quiet)
 
 
 def _is_shouted(words: list[str]) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from client.deidentification.findings import LOCATION, PERSON, Finding
 from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
-from client.deidentification.name_runs import is_particle, run_end
+from client.deidentification.name_runs import LABEL_WORDS, is_particle, run_end
 
 _TITLES = (
     r"(?:mr|mrs|ms|miss|mx|dr|doctor|prof|professor|sir|dame|lady|lord|rev|reverend|fr|father|"
     r"sister|brother|nurse|judge|justice|capt|captain|col|colonel|lt|sgt|sergeant|major|officer|"
-    r"senator|president|king|queen|prince|princess|madam|madame|monsieur|mme|mlle|herr|frau|"
+    r"senator|president|pc|wpc|pcso|dc|ds|supt|insp|inspector|constable|warden|midwife|king|queen|prince|princess|madam|madame|monsieur|mme|mlle|herr|frau|"
     r"señor|señora|sr|sra|don|doña|attorney|consultant|surgeon)"
 )
 _WHOSE = r"(?:my|his|her|our|their|the|your|\w+'s)"
@@ -57,6 +57,39 @@ _NAME_IS = re.compile(
     rf"(?P<name>{_W}(?:[ \t]+{_W})?)",
     re.IGNORECASE,
 )
+_GREETED = re.compile(
+    rf"\b(?:dear|hi|hello|hey|hiya)[ \t]+(?P<name>{_W})[ \t]*(?:[,!]|\n)", re.IGNORECASE
+)
+_NOBODY_GREETED = word_set(
+    "all there team everyone everybody folks guys sir sirs madam mum mum dad both colleagues customer friend friends ladies gentlemen "
+    "mate love darling doctor nurse support you again parent parents resident residents tenant guest member members patient "
+    "applicant user neighbour neighbours world sweetheart honey dear hun babe pal colleague manager guardian carer valued"
+)
+_BY_INITIALS = re.compile(
+    r"\b(?:approved|signed|seen|reviewed|checked|entered|logged|typed|dictated|authori[sz]ed|completed|prepared|updated|handled|"
+    r"actioned|witnessed|verified|taken|given|recorded|discussed\s+with|d/w|handed\s+over\s+to)(?:\s+(?:by|to|with))?\s+"
+    r"(?P<name>(?-i:[A-Z]{2,3}|[A-Z]\.[ ]?[A-Z]\.?)|(?<=by )[a-z]{2})(?=[ \t]*(?:[.,;)]|\n|$))",
+    re.IGNORECASE,
+)
+_DATE_AND_INITIALS = re.compile(
+    r"\d{1,2}[/.]\d{1,2}[/.]\d{2,4}[ \t]+(?P<name>[A-Z]{2,3}|[a-z]{2})[ \t]*(?:\n|$)"
+)
+"""Who wrote an entry, after its day."""
+
+_IN_BED = re.compile(
+    rf"\b(?:bed|bay|room|rm|side[ \t]?room)[ \t]+\w{{1,4}}[:,.]?[ \t]+(?P<name>{_W}(?:[ \t]+{_W})?)"
+    r"(?=,?[ \t]+(?:\d{2,3}\b|\())",
+    re.IGNORECASE,
+)
+_NAME_FIELD = re.compile(
+    r"(?<![\w-])(?:(?:first|last|middle|maiden|given|family|full|patient'?s?|child'?s|client'?s?|customer'?s?|account|legal)[ \t]*)?"
+    r"(?:(?:sur|fore)?names?|known[ \t]+as|preferred[ \t]+name|patient|claimant|insured|proposer|policyholder|originator|payee|beneficiary|"
+    r"witness|next[ \t]+of[ \t]+kin|nok|caller|applicant|tenant|employee|account[ \t]+holder|cardholder|resident)[ \t]*:[ \t]*"
+    rf"(?P<name>{_W}\.?(?:[ \t]{_W}\.?){{0,3}})(?=[ \t]*(?:[,;(\n|/]|$)|[ \t]{{2,}}|\t)",
+    re.IGNORECASE,
+)
+"""A field of a form that holds a name, to its end."""
+
 _GOES_BY = re.compile(
     r"\b(?:goes\s+by|nicknamed|(?:prefers|likes|wants)\s+(?:to\s+be\s+(?:called|known\s+as)|the\s+name)|calls\s+(?:himself|herself))"
     rf"(?:\s+the\s+name(?:\s+of)?)?\s+(?P<open>[\"'\u201c\u2018])?(?P<name>{_W})",
@@ -89,11 +122,44 @@ def find_announced_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
             end = end if end > word.end() + 1 else word.end()
         if end > match.end():
             yield Finding(match.start(), end, PERSON)
+    yield from _in_fields(text, lexicon)
     for match in _GOES_BY.finditer(text):
         if match.group("open") or not lexicon.is_everyday(match.group("name")):
             yield Finding(*match.span("name"), PERSON)
     yield from _signed_off(text, lexicon)
     yield from _told(text, lexicon)
+
+
+def _in_fields(text: str, lexicon: Lexicon) -> Iterator[Finding]:
+    """Names whose place alone says that they are names, everyday words and initials too."""
+    for pattern in (_BY_INITIALS, _DATE_AND_INITIALS):
+        for match in pattern.finditer(text):
+            if not lexicon.is_function_word(match.group("name")):
+                yield Finding(*match.span("name"), PERSON)
+    for match in _GREETED.finditer(text):
+        word = match.group("name")
+        if plain(word) not in _NOBODY_GREETED and not lexicon.is_function_word(word):
+            yield Finding(*match.span("name"), PERSON)
+    for pattern in (_NAME_FIELD, _IN_BED):
+        for match in pattern.finditer(text):
+            words = WORD.findall(match.group("name"))
+            if not any(_says_no_name(word, lexicon) for word in words):
+                yield Finding(*match.span("name"), PERSON)
+
+
+def _says_no_name(word: str, lexicon: Lexicon) -> bool:
+    """Whether a word in a name's field says that none stands there: "not known", "as above"."""
+    folded = plain(word)
+    return (
+        folded in _NO_NAME
+        or folded in LABEL_WORDS
+        or folded in lexicon.current_words
+        or (
+            lexicon.is_function_word(word)
+            and not is_particle(word)
+            and not lexicon.may_be_name(word)
+        )
+    )
 
 
 def _may_follow_title(word: str, lexicon: Lexicon) -> bool:

@@ -23,7 +23,7 @@ _TO = r"\s*(?:to|and|or|until|till|through|&|[-\u2013])\s*"
 _YEAR = r"(?:(?:19|20)\d\d|'\d\d)"
 _HALF = r"(?:\s?[ap]\.?m\b\.?)"
 _CLOCK = (
-    r"(?:(?:[01]?\d|2[0-3])[:.h][0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
+    r"(?:(?:[01]?\d|2[0-3])(?:[:.]|\s?h\s?)[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
     rf"{_HALF}?(?:\s?(?:Z|UTC|GMT|[ECMP][SD]T|[+-]\d\d:?\d\d)\b)?(?:\s?(?:hrs?|h|hours|uhr)\b)?|"
     rf"(?:0?\d|1[0-2]){_HALF}|(?:[01]\d|2[0-3])[0-5]\d\s?(?:hrs?|h|hours)\b)"
 )
@@ -36,19 +36,22 @@ _PATTERNS = tuple(
     for body in (
         r"(?:19|20)\d\d[-/.](?:0?[1-9]|1[0-2])[-/.](?:0?[1-9]|[12]\d|3[01])",
         r"(?:0?[1-9]|[12]\d|3[01])[-/.](?:0?[1-9]|[12]\d|3[01])[-/.](?:(?:19|20)\d\d|\d\d)",
-        rf"{_DAY}(?:\s+of)?[\s-]*{_MONTH}(?:,?[\s-]*(?:{_YEAR}|\d\d))?",
+        rf"{_DAY}(?:\s+of)?[\s-]*{_MONTH}(?:,?[\s-]*(?:{_YEAR}|\d\d(?![.:h]\d)))?",
         rf"{_MONTH}[\s-]+{_DAY}(?:,?[\s-]+{_YEAR})?",
         rf"{_MONTH},?[\s/-]+{_YEAR}",
     )
 )
 _DAY_AND_MONTH = re.compile(
-    r"\b(?!for\s+\d{1,2}/(?:7|12|52)\b)(?:on|by|from|to|until|till|since|due|dated|for|dob)\s+"
+    r"\b(?!for\s+\d{1,2}/(?:7|12|52)\b)(?:on|by|from|to|until|till|since|due|dated|for|dob|clinic|app(?:oin)?t(?:ment)?|f/u|follow[- ]?up|review(?:ed)?|seen|visit|"
+    r"recheck|w/c|week\s+of|starting|booked|admitted|discharged)\s+"
     r"(?P<date>(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|[12]\d|3[01]))(?![\w/])",
     re.IGNORECASE,
 )
 _TIMES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
+        r"(?<![\w.,])(?:1[0-2]|[1-9])\s?o'?clock\b",
+        r"\b(?:sat|sun)\s+(?:night|morning|afternoon|evening|am|pm)\b",
         rf"(?<![\w.:/-])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?{_HALF}?(?![\w:/])",
         rf"(?<![\w.:/-])(?:0?[1-9]|1[0-2])(?:\.[0-5]\d)?{_HALF}(?!\w)",
         r"\b(?:at|by|until|till|from|before|after)\s+(?P<date>(?:[01]\d|2[0-3])[0-5]\d)"

@@ -41,6 +41,7 @@ _LABEL = r"""
     ticket|reference|ref|confirmation|transaction|transfer|payment|routing|sort|swift|bic|iban|loan|
     mortgage|contract|application|request|complaint|tracking|card|cvv|cvc|pin)
 """
+_GRAMMAR = r"(?:is|to|in|on|at|of|for|was|the|and|or|by|we|he|as|if|my|up|so|but|are|has|had|no|it|an|be)\b"
 _LAST_LETTER = r"(?:\ [A-Za-z](?=\s*(?:[.,;:)\n]|$)))?"
 """Of a number: "0092217 K"."""
 
@@ -48,7 +49,7 @@ _LABELLED = re.compile(
     rf"""(?<![\w]){_LABEL}
     (?:\s+(?:number|no|num|nr|id|code|ref(?:erence)?|key|card))?\.?
     (?:\s*(?:\#|:|=|-|\u2013|\()|\s+(?:is|was|of|being|(?:ends?|ending)(?:\s+in)?|number|no\.?|nr\.?|id|code))*\s*
-    (?P<value>(?:(?-i:[A-Z]{{1,5}})\ (?=\d)|[A-Za-z]{{0,5}}[-/.\#]?)
+    (?P<value>(?:(?-i:[A-Z]{{1,5}})\ (?=\d)|(?!{_GRAMMAR})[a-z]{{2,3}}\ (?=\d{{3}})|[A-Za-z]{{0,5}}[-/.\#]?)
     \d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*
     (?:-[A-Za-z]{{1,3}}(?!\w))?{_LAST_LETTER})""",
     re.IGNORECASE | re.VERBOSE,
@@ -66,7 +67,6 @@ _PLATE_AFTER_CUE = re.compile(
     r"[A-Za-z]{1,3}-[A-Za-z]{1,2} ?\d{1,4}|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z\d]{4,8})(?!\w)",
     re.IGNORECASE,
 )
-_GRAMMAR = r"(?:is|to|in|on|at|of|for|was|the|and|or|by|we|he|as|if|my|up|so|but|are|has|had|no|it|an|be)\b"
 _SHORT_LABEL = re.compile(
     r"(?<![\w])(?:id|no|nr|num|number(?:ed)?|\#)\s*[.:#]?\s*"
     rf"(?P<value>(?:(?-i:[A-Z]{{1,5}}) (?=\d)|(?!{_GRAMMAR})[a-z]{{2,3}} (?=\d{{3}})|[A-Za-z]{{0,5}}-?)"
@@ -86,7 +86,7 @@ _MASKED = re.compile(
 _BOOKING = re.compile(
     r"\b(?:booking|reservation|confirmation|pnr|(?:record\s+)?locator)"
     r"(?:\s+(?:ref(?:erence)?|code|number|no))?\.?\s*[:#]?\s*(?:is\s+)?"
-    r"(?P<value>(?-i:[A-Z0-9]{6}|[A-Z0-9]{2,4}-[A-Z0-9]{2,4})|(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{6})(?!\w)",
+    r"(?:was\s+)?(?P<value>(?-i:[A-Z0-9]{6}|[A-Z0-9]{2,4}-[A-Z0-9]{2,4})|(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{6})(?!\w)",
     re.IGNORECASE,
 )
 """Airlines' codes: six letters and figures, of which few or none are figures."""
@@ -102,9 +102,24 @@ _CODE = re.compile(
     r"[A-Za-z0-9]+(?:[-/][A-Za-z0-9]+)*(?![\w@])"
 )
 _SLASHED = re.compile(
-    r"(?<![\w@./-])\d{1,4}/(?:[A-Za-z]{1,4}/\d{3,}[A-Za-z]?|\d{4,}[A-Za-z])(?![\w@/-])"
+    r"(?<![\w@./-])(?:\d{1,4}/(?:[A-Za-z]{1,4}/\d{3,}[A-Za-z]?|\d{4,}[A-Za-z])|"
+    r"\d{5,}/(?!(?:day|wk|week|mo|month|yr|year|hr|hour|min|sec|ml|dl|kg|mm|cmm|ul|bed|head)\b)[A-Za-z]{1,4})(?![\w@/-])"
 )
 """Case numbers such as 20/wm/18834 and 04/118223K."""
+
+_MISREAD = re.compile(
+    r"(?<![\w@.])(?=(?:[A-Za-z/-]*\d){6})\d{2,}[-/](?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]+(?:[-/][A-Za-z0-9]+)*(?![\w@])"
+)
+"""A long number in which a scan read letters: "086-5S5-O192"."""
+
+_OFFICER = re.compile(
+    r"\b(?:pc|wpc|pcso|dc|ds|sgt|constable|officer|badge)\s+#?(?P<value>\d{2,6})(?!\w)",
+    re.IGNORECASE,
+)
+_LETTERS_BEFORE = re.compile(
+    r"(?<![\w-])(?!(?:NHS|MRN|ID|REF|TEL|FAX|PIN|DOB|MOB|NO|NR|PH|URN|UR|SSN|ACC|A/C|GMC|NMC|EXT)\b)[A-Z]{1,3} $"
+)
+_LETTERS_AFTER = re.compile(r"-[A-Z]{1,3}(?!\w)")
 
 _RUN = re.compile(rf"(?<![\w.,$£€¥₹])\d{{{MIN_DIGIT_RUN},}}(?![\w]|[.,]\d)")
 _SEPARATED = re.compile(
@@ -204,8 +219,11 @@ def find_identifiers(text: str) -> Iterator[Finding]:
     for match in _CODE.finditer(text):
         if len(match.group()) >= MIN_DIGIT_RUN and not _MEASURED.fullmatch(match.group()):
             yield Finding(*match.span(), NUMBER)
-    for match in _SLASHED.finditer(text):
-        yield Finding(*match.span(), IDENTIFIER)
+    for pattern in (_SLASHED, _MISREAD):
+        for match in pattern.finditer(text):
+            yield Finding(*match.span(), IDENTIFIER)
+    for match in _OFFICER.finditer(text):
+        yield Finding(*match.span("value"), IDENTIFIER)
     for match in _RUN.finditer(text):
         if not _is_amount(text, *match.span()):
             yield Finding(*match.span(), NUMBER)
@@ -229,8 +247,10 @@ def find_phones(text: str) -> Iterator[Finding]:
         if _is_separated_number(match.group()) and not _is_amount(text, *match.span()):
             kind = NUMBER if "/" in match.group() else PHONE_NUMBER
             end = match.end() - (match.group().count(")") > match.group().count("("))
-            extension = _EXTENSION.match(text, end)
-            yield Finding(match.start(), extension.end() if extension else end, kind)
+            extension = _EXTENSION.match(text, end) or _LETTERS_AFTER.match(text, end)
+            letters = _LETTERS_BEFORE.search(text[max(0, match.start() - 4) : match.start()])
+            start = match.start() - (len(letters.group()) if letters else 0)
+            yield Finding(start, extension.end() if extension else end, kind)
     for match in _OWN_EXTENSION.finditer(text):
         yield Finding(*match.span(), PHONE_NUMBER)
     for pattern in (_INTERNATIONAL, _PLUS_EXTENSION):

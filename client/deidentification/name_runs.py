@@ -82,8 +82,25 @@ def grown_right(text: str, end: int, lexicon: Lexicon) -> int:
         if len(word.group()) == 1
         else may_be_in_name(word.group(), lexicon, first=True)
     )
+    if not continues and _is_family_name(text, end, word.group(), lexicon):
+        return without_possessive(word)[1]
     grown = run_end(text, gap.end(), lexicon) if continues else gap.end()
     return grown if grown > gap.end() else end
+
+
+def _is_family_name(text: str, end: int, word: str, lexicon: Lexicon) -> bool:
+    """Whether an everyday word with a capital stands where a given name's family name does."""
+    given = _WORD_BEFORE.search(text[max(0, end - _REACH) : end])
+    return (
+        given is not None
+        and word[0].isupper()
+        and (word[1:].islower() and len(word) > 2)
+        and lexicon.is_name(given.group(1))
+        and lexicon.is_given_name(given.group(1))
+        and not lexicon.is_function_word(word)
+        and plain(word) not in LABEL_WORDS
+        and plain(word) not in lexicon.current_words
+    )
 
 
 def grown_left(text: str, start: int, lexicon: Lexicon) -> int:

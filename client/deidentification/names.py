@@ -125,7 +125,8 @@ _OCCUPATION = re.compile(
 _COUNTRY_LETTERS = re.compile(r"(?<![\w.])(?:U\.S\.A\.?|U\.S\.|U\.K\.|USA|UK|UAE|usa|uae)(?![\w-])")
 _COMMA_AND_INITIALS = re.compile(r",[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.){0,2}(?![\w-])")
 _SMALL_INITIAL_BEFORE = re.compile(r"(?:^|[\s(])(?P<initial>[b-hj-mo-qstvz]\.?\s)$")
-_SMALL_INITIAL_AFTER = re.compile(r"[ \t][b-hj-moqtvz]\.?(?=[\s,;)]|$)")
+_SMALL_INITIAL_AFTER = re.compile(r"[ \t](?:[b-hj-moqtvz]\.?(?=[\s,;)]|$)|[nprsw](?=[,;)\n]|$))")
+_SMALL_INITIAL_TITLED = re.compile(r"\b(?:mr|mrs|ms|miss|dr)\.?[ \t](?P<initial>[a-z]\.?[ \t])$")
 _SPELT = re.compile(r"(?<![\w'])(?:[a-z][ -]){3,14}[a-z](?![\w'])", re.IGNORECASE)
 """A name that is spelt out: "n o l a n"."""
 
@@ -138,7 +139,8 @@ _DOTTED_INITIALS = re.compile(
 _RELIGION = re.compile(
     r"\b(?:jehovah'?s?[ \t]+witness(?:es)?|(?:russian|greek|eastern|serbian|ukrainian|romanian|bulgarian|coptic|ethiopian|"
     r"syri(?:an|ac)|oriental)[ \t]+orthodox|roman[ \t]+catholic|church[ \t]+of[ \t]+(?:england|scotland|ireland|wales)|"
-    r"latter[ -]day[ \t]+saints?|seventh[ -]day[ \t]+adventists?|born[ -]again[ \t]+christians?)(?!\w)",
+    r"native[ \t]+(?:hawaiian|american|alaskan)s?|first[ \t]+nations|pacific[ \t]+islanders?|"
+    r"(?:torres[ \t]+strait|cook)[ \t]+islanders?|african[ -]americans?|latter[ -]day[ \t]+saints?|seventh[ -]day[ \t]+adventists?|born[ -]again[ \t]+christians?)(?!\w)",
     re.IGNORECASE,
 )
 """Religions of several words."""
@@ -171,13 +173,41 @@ _DOES = re.compile(
 )
 _BETWEEN = re.compile(rf"\bbetween\s+(?P<one>{_CAPITALISED})\s+and\s+(?P<other>{_CAPITALISED})")
 _FIELD = re.compile(
-    r"(?<!\w)(?:payer|payor|insurer|clinic|facility|practice|surgery|employer|company|firm|organi[sz]ation|hospital|"
+    r"(?<!\w)(?:payer|payor|insurer|insurance|where|originator|trading|vet|dentist|optician|location|venue|workplace|"
+    r"place[ \t]+of[ \t]+work|treated[ \t]+at|garage|"
+    r"clinic|facility|practice|surgery|employer|company|firm|organi[sz]ation|hospital|"
     r"bank|school|college|university|pharmacy|merchant|retailer|supplier|vendor|charity|landlord|lender|issuer|"
     r"carrier|airline|hotel|store|seller)[ \t]*(?:name)?[ \t]*:[ \t]*(?P<value>[^\W\d_][^\n,;:(|]{1,60})",
     re.IGNORECASE,
 )
 _FIELD_END = re.compile(r"[ \t]{2,}|\t|[.?!][ \t]|[ \t][-\u2013][ \t]|[ \t]+(?=\w+:)")
 """Where the value of a field ends before its line does."""
+
+_TRADE = re.compile(
+    rf"(?<!\w)(?P<name>(?:[A-Z][\w'\u2019&.-]*[ \t]+(?:(?:and|&|of)[ \t]+)?){{1,4}}?)(?:"
+    r"(?:(?:Family|Internal|Sports|Occupational|Veterinary)[ \t]+)?Medicine|Nursing[ \t]+(?:&|and)[ \t]+Rehab(?:ilitation)?|Rehab|"
+    r"Pa?ediatrics|Cardiology|Dermatology|Rheumatology|Orthopa?edics|Oncology|Radiology|Imaging|Diagnostics|Dental|Dentistry|"
+    r"Chiropractic|Optometry|Obstetrics|Urology|Neurology|Mutual|Wealth|Vets|Timber|Lifts|Burgers|Electronics|Adjusters|Leisure|"
+    r"Fund|Funds|Plumbing|Roofing|Builders|Scaffolding|Cleaners|Cleaning|Tyres|Autos|Cars|Taxis|Cabs|Travel|Tours|Foods|Furniture|"
+    r"Carpets|Kitchens|Windows|Bikes|Cycles|Florists|Jewellers|Bakers|Butchers|Brewery|Tavern|Arms|Caf[ée]|Coffee|Pizza|Kebabs|"
+    r"Grill|Diner|Salon|Barbers|Gym|Fitness|Yoga|Nurseries|Care|Homecare|Housing|Homes|Properties|Estates|Realty|Mortgages|"
+    r"Finance|Financial|Loans|Savings|Pensions|Investments|Capital|Ventures|Advisors|Advisers|Law|Legal|Energy|Water|Gas|Broadband|"
+    r"Telecom|Mobile|Airways|Air|Ferries|Railway|Rail|Buses|Coaches|Freight|Storage|Security|Printing|Publishing|Textiles|"
+    r"Pharma|Biotech|Labs|Robotics|Analytics|Networks|Steel|Mining|Farms|Dairy|Growers|Winery|Vineyards)"
+    r"(?![\w-])(?:[ \t]+(?:&|and)[ \t]+(?:Sons?|Co|Partners))?"
+)
+"""A firm's name that ends with what it does; needs capitals."""
+
+_NO_FIRM = word_set(
+    "internal emergency general family sports acute geriatric geriatrics paediatric pediatric adult child children nuclear respiratory "
+    "palliative community primary secondary tertiary social day home health medical nursing intensive critical mental urgent "
+    "respite personal customer child's our your my the a an this that new old free private public local national "
+    "international interventional diagnostic clinical department dept consultant professor director head chief senior junior "
+    "mobile cold hot green black white fresh natural domestic business commercial student car life travel pet legal tax "
+    "dear hi contact no first last any all some more what which for at in on to from by with duty life's fixed trust hedge "
+    "pension mutual central electric solar wind renewable waste drinking bottled sparkling open working share human "
+    "venture seed risk cyber information data network food cyber border airport end standard basic self after health's"
+)
 
 _ENUMERATION = re.compile(
     rf"{_CAPITALISED}(?:,\s+{_CAPITALISED})*,?\s+(?:and|&|or)\s+{_CAPITALISED}"
@@ -305,7 +335,9 @@ def grow_names(
 
 def _with_small_initials(text: str, start: int, end: int) -> tuple[int, int]:
     """A name of a writer without capitals with the initial before or after it: "j yeung"."""
-    before = _SMALL_INITIAL_BEFORE.search(text[max(0, start - 4) : start])
+    before = _SMALL_INITIAL_BEFORE.search(
+        text[max(0, start - 4) : start]
+    ) or _SMALL_INITIAL_TITLED.search(in_small_letters(text[max(0, start - 9) : start]))
     after = _SMALL_INITIAL_AFTER.match(text, end)
     return start - len(before.group("initial")) if before else start, after.end() if after else end
 
@@ -416,6 +448,11 @@ def _firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
         person = lexicon.is_given_name(WORD.findall(match.group("name"))[0])
         yield Finding(*match.span("name"), PERSON if person else ORGANIZATION)
     yield from _fields(text, lexicon)
+    for match in _TRADE.finditer(text) if not careless else ():
+        words = WORD.findall(match.group("name"))
+        own = [word for word in words if plain(word) not in _NO_FIRM]
+        if own and (len(words) > 1 or not opens_sentence(text, match.start())):
+            yield Finding(*match.span(), ORGANIZATION)
     for match in lexicon.organisation.finditer(in_small_letters(text)):
         if careless or _is_written_as_name(text, *match.span(), lexicon):
             yield Finding(*match.span(), ORGANIZATION)
