@@ -107,11 +107,23 @@ def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
             yield match.start("number"), match.end()
 
 
+def _is_said_of(match: re.Match[str]) -> bool:
+    """Whether words after a number are of the sentence: "in 2023, the court heard", "903 and the link"."""
+    words = match.group("words").lower().split()
+    return (
+        bool(words)
+        and words[-1] in ("the", "a", "an", "this", "my", "our", "his", "her", "your")
+        and (words[-1] not in ("the",) or words[0] == "and" or "," in match.group()[:8])
+    )
+
+
 def _street_end(match: re.Match[str], lexicon: Lexicon) -> int:
     """Where a street ends that a pattern found; 0 where it is none.
 
     Words to the end of the match are cut at the first that belongs to the sentence.
     """
+    if _is_said_of(match):
+        return 0
     if _could_be_street(match.group("words"), lexicon):
         return match.end()
     end = 0

@@ -44,7 +44,7 @@ from client.deidentification.language_model import (
     model_folder,
 )
 from client.deidentification.lexicon import WORD, load_lexicon, plain
-from client.deidentification.name_runs import LABEL_WORDS
+from client.deidentification.name_runs import LABEL_WORDS, is_particle, opens_sentence
 from client.deidentification.names import (
     find_enumerated,
     find_groups,
@@ -316,17 +316,29 @@ class Detector:
                 for word in WORD.finditer(text, start, end)
                 if not nobody[word.start()] or is_listed(word.group(), self.lexicon)
             ]
-            if not words:
+            inside = self._without_grammar(words)
+            if not inside:
                 continue
-            if not _DOTTED_CAPITALS.fullmatch(line.group()) and self._says_nothing(text, words):
+            if not _DOTTED_CAPITALS.fullmatch(line.group()) and self._says_nothing(text, inside):
                 continue
-            if any(nobody[start : words[0].start()]):
-                start = words[0].start()
-            if any(nobody[words[-1].end() : end]):
-                end = words[-1].end()
+            if inside[0] is not words[0] or any(nobody[start : words[0].start()]):
+                start = inside[0].start()
+            if inside[-1] is not words[-1] or any(nobody[words[-1].end() : end]):
+                end = inside[-1].end()
             if result.entity_type == PERSON:
-                start = max(start, self._label_end(words))
+                start = max(start, self._label_end(inside))
             yield Finding(start, end, result.entity_type)
+
+    def _without_grammar(self, words: list[re.Match[str]]) -> list[re.Match[str]]:
+        """The words but for small ones of grammar and of the trade at either end: "the ... ref"."""
+        kept = [
+            at
+            for at, word in enumerate(words)
+            if not word.group().islower()
+            or is_particle(word.group())
+            or not self._is_surely_nobody(word.group())
+        ]
+        return words[kept[0] : kept[-1] + 1] if kept else []
 
     def _house_number(self, text: str, start: int, found: str) -> Finding | None:
         """A number after a word that is no English, which the model takes for a time."""
@@ -358,7 +370,20 @@ class Detector:
             return False
         if text[start:end].isupper():
             return not _stands_out(text, start, end)
+        if (
+            len(words) == 1
+            and opens_sentence(text, start)
+            and self._names_nothing(words[0].group())
+        ):
+            return True
         return text[end : end + 1] == ":"
+
+    def _names_nothing(self, word: str) -> bool:
+        """Whether an everyday word is on no list of names, places or organisations."""
+        lexicon, folded = self.lexicon, plain(word)
+        return not (
+            lexicon.may_be_name(word) or lexicon.is_place(word) or folded in lexicon.organisations
+        )
 
     def _is_surely_nobody(self, word: str) -> bool:
         folded = plain(word).removesuffix("'s")

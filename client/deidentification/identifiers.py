@@ -187,10 +187,10 @@ _IP = re.compile(
 _DEVICE = re.compile(r"(?<![\w:])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![\w:])", re.IGNORECASE)
 
 _QUANTITY_AFTER = re.compile(
-    r"\s?(?:%|°|mg|mcg|µg|ug|g|kg|ml|dl|l|cl|mm|cm|m|km|iu|units?|mmol|mmhg|kcal|cal|bpm|hz|kb|mb|gb|"
+    r"[ \t]?(?:%|°|mg|mcg|µg|ug|g|kg|ml|dl|l|cl|mm|cm|m|km|iu|units?|mmol|mmhg|kcal|cal|bpm|hz|kb|mb|gb|"
     r"dollars?|pounds?|euros?|pence|cents?|bucks|quid|usd|gbp|eur|chf|jpy|inr|rupees|yen|k|"
     r"people|patients?|subjects?|cells?|copies|times|years?|months?|weeks?|days?|hours?|minutes?|"
-    r"seconds?|miles?|steps|calories|points)\b|\s?[$£€¥₹]",
+    r"seconds?|miles?|steps|calories|points)\b|[ \t]?[$£€¥₹]",
     re.IGNORECASE,
 )
 _MEASURED = re.compile(
@@ -198,6 +198,7 @@ _MEASURED = re.compile(
     r"weeks?|months?|years?|x|usd|gbp|eur)|(?:19|20)\d0'?s",
     re.IGNORECASE,
 )
+_RAND = re.compile(r"R\d{1,3}(?:[ ,.]?\d{3})*(?:[.,]\d\d)?")
 _THOUSANDS = re.compile(r"\d{1,3}(?:[., ]\d{3})+")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 
@@ -217,7 +218,11 @@ def find_identifiers(text: str) -> Iterator[Finding]:
         for match in pattern.finditer(text):
             yield Finding(*match.span("value"), IDENTIFIER)
     for match in _CODE.finditer(text):
-        if len(match.group()) >= MIN_DIGIT_RUN and not _MEASURED.fullmatch(match.group()):
+        if (
+            len(match.group()) >= MIN_DIGIT_RUN
+            and not _MEASURED.fullmatch(match.group())
+            and not _RAND.fullmatch(match.group())
+        ):
             yield Finding(*match.span(), NUMBER)
     for pattern in (_SLASHED, _MISREAD):
         for match in pattern.finditer(text):
@@ -312,4 +317,6 @@ def _is_amount(text: str, start: int, end: int) -> bool:
     before = text[max(0, start - 2) : start].strip()
     if text[start] == "0" and sum(map(str.isdigit, text[start:end])) >= MIN_DIGIT_RUN:
         return False
-    return (bool(before) and before[-1] in "$£€¥₹") or bool(_QUANTITY_AFTER.match(text, end))
+    if _RAND.fullmatch(text, start, end) or (before and before[-1] in "$£€¥₹"):
+        return True
+    return bool(_QUANTITY_AFTER.match(text, end))

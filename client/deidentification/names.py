@@ -184,7 +184,7 @@ _FIELD_END = re.compile(r"[ \t]{2,}|\t|[.?!][ \t]|[ \t][-\u2013][ \t]|[ \t]+(?=\
 """Where the value of a field ends before its line does."""
 
 _TRADE = re.compile(
-    rf"(?<!\w)(?P<name>(?:[A-Z][\w'\u2019&.-]*[ \t]+(?:(?:and|&|of)[ \t]+)?){{1,4}}?)(?:"
+    r"(?<!\w)(?P<name>(?:[A-Z][\w'\u2019&.-]*[ \t]+(?:(?:and|&|of)[ \t]+)?){1,4}?)(?:"
     r"(?:(?:Family|Internal|Sports|Occupational|Veterinary)[ \t]+)?Medicine|Nursing[ \t]+(?:&|and)[ \t]+Rehab(?:ilitation)?|Rehab|"
     r"Pa?ediatrics|Cardiology|Dermatology|Rheumatology|Orthopa?edics|Oncology|Radiology|Imaging|Diagnostics|Dental|Dentistry|"
     r"Chiropractic|Optometry|Obstetrics|Urology|Neurology|Mutual|Wealth|Vets|Timber|Lifts|Burgers|Electronics|Adjusters|Leisure|"
@@ -420,6 +420,12 @@ def _account_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
         yield Finding(*match.span("value"), IDENTIFIER)
     for match in _JOINED.finditer(text):
         parts = filter(None, (match.group("letters"), match.group("more")))
+        if (
+            match.group().isupper()
+            and len(match.group()) <= MAX_ACRONYM_LETTERS
+            and "." not in match.group()
+        ):
+            continue  # "FEV1", "MATB1"
         if not all(lexicon.is_everyday(part) or lexicon.is_jargon(part) for part in parts) or (
             "_" in match.group() and not match.group().isupper()
         ):
