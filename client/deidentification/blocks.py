@@ -52,11 +52,14 @@ _CORNER_GAP = re.compile(r"[ \t]+(?:and|&|und|y|et|e|corner(?:[ \t]+of)?)[ \t]+"
 
 _NUMBER_BEFORE = re.compile(r"(?<![\w$£€¥₹.,:/-])(?:\d{1,4}[A-Za-z]?[ \t]+){1,2}$")
 _LABEL_BEFORE = re.compile(
-    r"(?<![\w-])(?:no|nr|number|plot|house|door|stand|erf|shop)\b\.?[ \t]*$", re.IGNORECASE
+    r"(?<![\w-])(?:(?:no|nr|number|plot|house|door|stand|erf|shop)\b\.?[ \t]*|#)$", re.IGNORECASE
 )
 _THE_BEFORE = re.compile(r"(?<=[a-z,:] )The[ \t]+$")
 _PROVINCE_AFTER = re.compile(r"[ \t]*\([^\W\d_]{2}\)")
 _NUMBER_AFTER = re.compile(r"[ \t]+\d{1,5}[A-Za-z]?(?![\w%$£€¥₹]|[.,:/-]\d)")
+_CODE_AFTER = re.compile(r",?[ \t]+\d{4}(?![\w%$£€¥₹]|[.,:/-]\d|[ \t]*(?:hrs?|h|am|pm)\b)")
+"""A postcode of four figures."""
+
 _YEAR = re.compile(r"\s*(?:19|20)\d\d$")
 _LINE = re.compile(r"[^\n]*\S[^\n]*")
 _TOKEN = re.compile(r"\S*\w\S*")
@@ -138,6 +141,9 @@ def _numbers_beside(text: str, findings: list[Finding]) -> Iterator[Finding]:
         if province:
             yield Finding(finding.end, province.end(), ADDRESS)
         after = _NUMBER_AFTER.match(text, finding.end)
+        code = _CODE_AFTER.match(text, finding.end) if finding.kind == ADDRESS else None
+        if code and not _YEAR.match(code.group()):
+            yield Finding(finding.end, code.end(), ADDRESS)
         if after and not _YEAR.match(after.group()) and _ends_phrase(text, after.end(), starts):
             yield Finding(finding.end, after.end(), ADDRESS)
 

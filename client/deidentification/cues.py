@@ -76,6 +76,10 @@ _DATE_AND_INITIALS = re.compile(
 )
 """Who wrote an entry, after its day."""
 
+_INITIALS_AND_ROLE = re.compile(
+    r"(?:^|(?<=[.!?\n] )|(?<=[.!?] {2})|(?<=\n))(?P<name>[A-Z]{2,3}),[ \t]*"
+    r"(?:ANP|RN|SHO|CNS|GP|MD|NP|PA-C|RMN|RGN|OT|PT|SALT|CPN|AHP|HCA|FY1|FY2|ST\d|SpR|StR|Reg(?:istrar)?|Cons(?:ultant)?)\b"
+)
 _IN_BED = re.compile(
     rf"\b(?:bed|bay|room|rm|side[ \t]?room)[ \t]+\w{{1,4}}[:,.]?[ \t]+(?P<name>{_W}(?:[ \t]+{_W})?)"
     r"(?=,?[ \t]+(?:\d{2,3}\b|\())",
@@ -91,7 +95,7 @@ _NAME_FIELD = re.compile(
 """A field of a form that holds a name, to its end."""
 
 _GOES_BY = re.compile(
-    r"\b(?:goes\s+by|nicknamed|(?:prefers|likes|wants)\s+(?:to\s+be\s+(?:called|known\s+as)|the\s+name)|calls\s+(?:himself|herself))"
+    r"\b(?:goes\s+by|nicknamed|(?:likes|prefers|answers\s+to)(?=\s+[\"'\u201c\u2018])|(?:prefers|likes|wants)\s+(?:to\s+be\s+(?:called|known\s+as)|the\s+name)|calls\s+(?:himself|herself))"
     rf"(?:\s+the\s+name(?:\s+of)?)?\s+(?P<open>[\"'\u201c\u2018])?(?P<name>{_W})",
     re.IGNORECASE,
 )
@@ -117,7 +121,7 @@ def find_announced_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
     for match in _TITLED.finditer(text):
         end = run_end(text, match.end(), lexicon)
         word = WORD.match(text, match.end())
-        if end == match.end() and word and _may_follow_title(word.group(), lexicon):
+        if end == match.end() and word and _may_follow_title(word, lexicon):
             end = run_end(text, word.end() + 1, lexicon)
             end = end if end > word.end() + 1 else word.end()
         if end > match.end():
@@ -132,7 +136,7 @@ def find_announced_names(text: str, lexicon: Lexicon) -> Iterator[Finding]:
 
 def _in_fields(text: str, lexicon: Lexicon) -> Iterator[Finding]:
     """Names whose place alone says that they are names, everyday words and initials too."""
-    for pattern in (_BY_INITIALS, _DATE_AND_INITIALS):
+    for pattern in (_BY_INITIALS, _DATE_AND_INITIALS, _INITIALS_AND_ROLE):
         for match in pattern.finditer(text):
             if not lexicon.is_function_word(match.group("name")):
                 yield Finding(*match.span("name"), PERSON)
@@ -162,9 +166,13 @@ def _says_no_name(word: str, lexicon: Lexicon) -> bool:
     )
 
 
-def _may_follow_title(word: str, lexicon: Lexicon) -> bool:
+def _may_follow_title(match: re.Match[str], lexicon: Lexicon) -> bool:
     """Whether a word after "Ms" is her name, though it is an everyday word."""
-    return not lexicon.is_function_word(word) and (word[0].isupper() or lexicon.may_be_name(word))
+    word = match.group()
+    if lexicon.is_function_word(word):
+        ends = match.string[match.end() : match.end() + 1] in ("", ".", ",", ";", ":", ")", "\n")
+        return lexicon.may_be_name(word) or (ends and word[0].isupper() and len(word) > 1)
+    return word[0].isupper() or lexicon.may_be_name(word)
 
 
 def find_home(text: str, end: int, lexicon: Lexicon, *, careless: bool) -> Finding | None:

@@ -51,6 +51,15 @@ _TIMES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         r"(?<![\w.,])(?:1[0-2]|[1-9])\s?o'?clock\b",
+        r"\b(?:for|till|until|by|this|next|last|from)\s+(?P<date>sat|sun)(?=\s*(?:[?.!,;)\n]|$))",
+        r"(?<![\w/.,-])(?P<date>(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|[12]\d|3[01]))(?=\s+at\s+\d)",
+        r"\b(?:placed|removed|inserted|extubated|intubated|started|stopped|weaned\s+off|taken|sent|collected|repeated|scanned|died|born)\s+"
+        r"(?P<date>(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|1[0-2]))(?![\w/%]|[.,]\d|\s+(?:of|the)\b)",
+        r"\bon\s+the\s+(?P<date>(?:twenty[\s-]|thirty[\s-])?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)|tenth|"
+        r"eleventh|twelfth|(?:thir|four|fif|six|seven|eigh|nine)teenth|twentieth|thirtieth)(?=\s*(?:[.,;!?)\n]|$))",
+        r"(?<=[a-z])(?P<date>(?-i:January|February|March|April|June|July|August|September|October|November|December)(?!\w)"
+        r"(?:\s+(?:[12]?\d|3[01])(?!\d))?(?:,?\s+(?:19|20)\d\d)?)",
+        r"(?<![\w/.-])(?P<date>(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|1[0-2])\2(?:(?:19|20)\d\d|\d\d))(?=[a-z]{2})",
         r"\b(?:sat|sun)\s+(?:night|morning|afternoon|evening|am|pm)\b",
         rf"(?<![\w.:/-])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?{_HALF}?(?![\w:/])",
         rf"(?<![\w.:/-])(?:0?[1-9]|1[0-2])(?:\.[0-5]\d)?{_HALF}(?!\w)",
@@ -152,7 +161,7 @@ _AGES = tuple(
         r"\b(?:(?:he|she|who|mum|mom|dad|gran|nan)\s+(?:is|was)|(?:shall|will)\s+be|(?:he|she)(?:'|\u2019)?s|i(?:'|\u2019)?m|i\s+am)\s+"
         r"(?P<age>9\d|1[01]\d)(?![\w%]|[.,:/]\d|\s*(?:%|kg|kilos?|mg|ml|cm|lbs?|pounds|euros|dollars|per\b|points|"
         r"miles|min|days|weeks|hours))",
-        r"\b(?:patient|pt|man|woman|lady|gentleman|mother|father|wife|husband|son|daughter|child)\s+"
+        r"\b(?:patient|pt|man|woman|lady|gentleman|mother|father|[a-z]+-in-law|grandmother|grandfather|gran|nan|grandad|wife|husband|son|daughter|child)\s+"
         r"(?:is|was|aged)\s+(?P<age>1?\d\d)(?!\w|[.,:/]\d|\s*%)",
         r"[^\W\d_],?\s+\((?P<age>[1-9]\d)\)",
         r"[^\W\d_],?\s+\((?P<age>9\d|1[01]\d)(?=[,;]\s)",

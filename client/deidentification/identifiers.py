@@ -63,7 +63,7 @@ _POSTCODE = re.compile(
 _PLATE_AFTER_CUE = re.compile(
     r"\b(?:plate|plates|registration|rego?|vrm|vrn|licen[cs]e\s+plate|tag|number\s+plate)(?:\s+(?:no|number|is))?"
     r"\s*[.:#]?\s*(?P<value>[A-Za-z]{1,3}[ -]\d{1,4}(?:-?[A-Za-z]{1,2}|-\d{2,4})?|"
-    r"\d{1,4}[ -][A-Za-z]{1,3}(?:[ -]\d{1,4})?|[A-Za-z]{1,2}\d{2,3}[ -][A-Za-z]{2,3}|"
+    r"\d[A-Za-z]{2,3} ?\d{3}|\d{1,4}[ -][A-Za-z]{1,3}(?:[ -]\d{1,4})?|[A-Za-z]{1,2}\d{2,3}[ -][A-Za-z]{2,3}|"
     r"[A-Za-z]{1,3}-[A-Za-z]{1,2} ?\d{1,4}|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z\d]{4,8})(?!\w)",
     re.IGNORECASE,
 )
@@ -103,7 +103,7 @@ _CODE = re.compile(
 )
 _SLASHED = re.compile(
     r"(?<![\w@./-])(?:\d{1,4}/(?:[A-Za-z]{1,4}/\d{3,}[A-Za-z]?|\d{4,}[A-Za-z])|"
-    r"\d{5,}/(?!(?:day|wk|week|mo|month|yr|year|hr|hour|min|sec|ml|dl|kg|mm|cmm|ul|bed|head)\b)[A-Za-z]{1,4})(?![\w@/-])"
+    r"\d{4}/(?-i:[A-Z])|\d{5,}/(?!(?:day|wk|week|mo|month|yr|year|hr|hour|min|sec|ml|dl|kg|mm|cmm|ul|bed|head)\b)[A-Za-z]{1,4})(?![\w@/-])"
 )
 """Case numbers such as 20/wm/18834 and 04/118223K."""
 
@@ -112,14 +112,26 @@ _MISREAD = re.compile(
 )
 """A long number in which a scan read letters: "086-5S5-O192"."""
 
+_BIC = re.compile(
+    r"\b(?:bic|swift)(?:\s+code)?\s*[:#]?\s*(?P<value>[a-z]{6}[a-z\d]{2}(?:[a-z\d]{3})?)(?!\w)",
+    re.IGNORECASE,
+)
+_TOLD_DIGITS = re.compile(r"(?<![\w.,])\d(?:,?[ -]\d){5,}(?![\w]|[.,]\d)")
+"""A number that was told digit by digit."""
+
+_MISREAD_PHONE = re.compile(
+    r"(?<![\w.])\(?[\dOolIS]{3,5}\)?(?:[ .-]{1,2}[\dOolIS]{2,5}){1,3}(?:[ \t]*(?:x|ext\.?)[ \t]*\d{1,6})?(?!\w)"
+)
+"""A telephone number in which a scan read letters; most signs have to be digits."""
+
 _OFFICER = re.compile(
-    r"\b(?:pc|wpc|pcso|dc|ds|sgt|constable|officer|badge)\s+#?(?P<value>\d{2,6})(?!\w)",
+    r"\b(?:pc|wpc|pcso|dc|ds|sgt|constable|officer|badge|candidate|centre|collar)\s+#?(?P<value>[a-z]{0,2}\d{2,6})(?!\w)",
     re.IGNORECASE,
 )
 _LETTERS_BEFORE = re.compile(
     r"(?<![\w-])(?!(?:NHS|MRN|ID|REF|TEL|FAX|PIN|DOB|MOB|NO|NR|PH|URN|UR|SSN|ACC|A/C|GMC|NMC|EXT)\b)[A-Z]{1,3} $"
 )
-_LETTERS_AFTER = re.compile(r"-[A-Z]{1,3}(?!\w)")
+_LETTERS_AFTER = re.compile(r"-[A-Z]{1,3}(?!\w)|[ ][A-Z]{1,2}(?=[.,;)\n]|$)")
 
 _RUN = re.compile(rf"(?<![\w.,$£€¥₹])\d{{{MIN_DIGIT_RUN},}}(?![\w]|[.,]\d)")
 _SEPARATED = re.compile(
@@ -143,7 +155,7 @@ _NATIONAL_INSURANCE = re.compile(
 )
 _PLATE = re.compile(
     r"(?<!\w)(?:[A-Z]{2}\d{2}\s[A-Z]{3}|[A-Z]{3}[- ]\d{4}|[A-Z]{1,3}-\d{3,4}(?:-?[A-Z]{1,3})?|"
-    r"\d{1,3}-[A-Z]{2,3}-\d{1,4}|[A-Z]{1,3}-[A-Z]{1,2} ?\d{2,4})(?!\w)"
+    r"\d{2,3}-[A-Za-z]{1,2}-\d{1,6}|\d{1,3}-[A-Z]{2,3}-\d{1,4}|[A-Z]{1,3}-[A-Z]{1,2} ?\d{2,4})(?!\w)"
 )
 _PLATE_LIKE = re.compile(
     r"(?<![\w-])(?:[A-Z]{1,3}|\d{1,4})(?:[ -]?(?:[A-Z]{1,4}|\d{1,4})){1,3}(?![\w-]|\.\d)"
@@ -227,8 +239,11 @@ def find_identifiers(text: str) -> Iterator[Finding]:
     for pattern in (_SLASHED, _MISREAD):
         for match in pattern.finditer(text):
             yield Finding(*match.span(), IDENTIFIER)
-    for match in _OFFICER.finditer(text):
-        yield Finding(*match.span("value"), IDENTIFIER)
+    for pattern in (_OFFICER, _BIC):
+        for match in pattern.finditer(text):
+            yield Finding(*match.span("value"), IDENTIFIER)
+    for match in _TOLD_DIGITS.finditer(text):
+        yield Finding(*match.span(), NUMBER)
     for match in _RUN.finditer(text):
         if not _is_amount(text, *match.span()):
             yield Finding(*match.span(), NUMBER)
@@ -256,6 +271,10 @@ def find_phones(text: str) -> Iterator[Finding]:
             letters = _LETTERS_BEFORE.search(text[max(0, match.start() - 4) : match.start()])
             start = match.start() - (len(letters.group()) if letters else 0)
             yield Finding(start, extension.end() if extension else end, kind)
+    for match in _MISREAD_PHONE.finditer(text):
+        digits = sum(map(str.isdigit, match.group()))
+        if digits < len(re.findall(r"\w", match.group())) and digits >= MIN_SEPARATED_DIGITS:
+            yield Finding(*match.span(), PHONE_NUMBER)
     for match in _OWN_EXTENSION.finditer(text):
         yield Finding(*match.span(), PHONE_NUMBER)
     for pattern in (_INTERNATIONAL, _PLUS_EXTENSION):

@@ -112,10 +112,7 @@ def grown_left(text: str, start: int, lexicon: Lexicon) -> int:
             break
         at = window + before.start(1)
         unexpected = before.group(1)[0].isupper() and not opens_sentence(text, at)
-        after_label = text[:at].rstrip(" \t")[-1:] == ":"
-        if not _belongs_before(
-            before.group(1), lexicon, unexpected_capital=unexpected, after_label=after_label
-        ):
+        if not _belongs_before(before.group(1), lexicon, unexpected_capital=unexpected):
             break
         start = at
     return start
@@ -127,9 +124,7 @@ def opens_sentence(text: str, start: int) -> bool:
     return not before or before[-1] in ".!?:\n"
 
 
-def _belongs_before(
-    word: str, lexicon: Lexicon, *, unexpected_capital: bool, after_label: bool
-) -> bool:
+def _belongs_before(word: str, lexicon: Lexicon, *, unexpected_capital: bool) -> bool:
     if re.fullmatch(r"[A-Z]\.?", word):
         return word not in ("I", "A")
     if is_particle(word) and word[0].islower():
@@ -137,7 +132,7 @@ def _belongs_before(
     if not word[0].isupper() or plain(word) in LABEL_WORDS:
         return False
     if lexicon.is_function_word(word):
-        return (after_label or unexpected_capital) and lexicon.is_given_name(word)
+        return lexicon.is_given_name(word)
     if unexpected_capital and not word.isupper():
         return True
     return lexicon.may_be_name(word) or lexicon.is_place(word) or not lexicon.is_everyday(word)

@@ -69,6 +69,7 @@ _INSTITUTION_OF = re.compile(
     r"(?<!\w)(?:(?:state|royal|technical|free|community|city|medical)[ \t]+)?"
     r"(?:university|college|institute|academy|school|bank|church|bishop|hospital|infirmary|museum)"
     r"[ \t]+of[ \t]+(?:the[ \t]+)?$|"
+    r"(?<!\w)(?:city|town|county|shire|borough|diocese|archdiocese|ministry|republic)[ \t]+of[ \t]+(?:the[ \t]+)?$|"
     r"(?<!\w)(?:hospital|cl[íi]nica|h[ôo]pital|ospedale|universi(?:dad|dade|t[ée]|t[àa])|escola|escuela|lyc[ée]e|"
     r"banco|banque|banca)(?:[ \t]+(?:de|da|do|del|della|du|des|la|le|los|las|general|universit[a-z]+|"
     r"s[ãa]o|san|santa|saint))*[ \t]+$",
@@ -99,7 +100,10 @@ _FIRM_TAIL = re.compile(
     r"(?-i:Leader|Gazette|Herald|Tribune|Chronicle|Times|Mirror|Star|Post|News|Echo|Argus|Examiner|Courier|Observer|"
     r"Guardian|Journal|Dispatch|Bulletin|Inquirer|Standard|Telegraph|Advertiser|Mercury|Express)|"
     r"medical\s+(?:aid|scheme)|health\s+(?:plan|scheme|board|fund)|credit\s+union|physiotherapy|opticians|logistics|"
-    r"solicitors|estate\s+agents|roofing|builders|scaffolding|cycles|assisted\s+living|primary(?:\s+school)?|infants(?:\s+school)?|nhs\s+trust|annexe)(?!\w)\.?)*",
+    r"(?<=\w\s)(?:homecare|vets|imaging|rehab|pa?ediatrics|joinery|heating|plumbing|electronics|adjusters|retirement\s+fund|"
+    r"mutual|(?:freight|van|air)?\s?lines|hearing|station|funeral\s+(?:home|directors)|nurse\s+line|burgers|timber|lifts|leisure|"
+    r"motors|tyres|taxis|cabs|dental|optical|eyecare|physio|fitness|tavern|arms|skin\s+clinic|urgent\s+clinic|heart\s+group|"
+    r"library\s+service)|solicitors|estate\s+agents|roofing|builders|scaffolding|cycles|assisted\s+living|primary(?:\s+school)?|infants(?:\s+school)?|nhs\s+trust|annexe)(?!\w)\.?)*",
     re.IGNORECASE,
 )
 """What comes after a name that is a firm's or an institution's."""
@@ -172,6 +176,19 @@ _DOES = re.compile(
     r"went|lives|reports?|reported|denies|states|stated|works|worked|wants|needs|came|gave)\b"
 )
 _BETWEEN = re.compile(rf"\bbetween\s+(?P<one>{_CAPITALISED})\s+and\s+(?P<other>{_CAPITALISED})")
+_NAMED_WITH = re.compile(
+    r"(?<!\w)(?:(?:Hotel|Hostel|Caf[ée]|Restaurant|Ristorante|Trattoria|Bistro|Camp|Clinique|Cl[íi]nica|Klinik|Lyc[ée]e|Colegio|HM)"
+    r"(?:[ \t]+(?:(?:and|&|de|of|the|del|la)[ \t]+)?[A-Z][\w'\u2019-]+){1,3}|"
+    r"Our[ \t]+Lady[ \t]+of(?:[ \t]+(?:the[ \t]+)?[A-Z][\w'\u2019-]+){1,4}|"
+    r"our[ \t]+lady[ \t]+of[ \t]+[a-z]+)"
+)
+"""Names that begin with what they name: "Hotel Lake Palace", "HM Revenue and Customs", "Our Lady of Grace"."""
+
+_TWO_NAMES = re.compile(
+    r"(?<![\w'\u2019-])(?P<one>[A-Z][a-z]+)[ \t]+(?P<other>[A-Z][a-z]+)(?![\w'\u2019-]|[ \t]+[A-Z])"
+)
+"""Two words with capitals, each of which may be a name: "April Cummings"."""
+
 _FIELD = re.compile(
     r"(?<!\w)(?:payer|payor|insurer|insurance|where|originator|trading|vet|dentist|optician|location|venue|workplace|"
     r"place[ \t]+of[ \t]+work|treated[ \t]+at|garage|"
@@ -193,7 +210,7 @@ _TRADE = re.compile(
     r"Grill|Diner|Salon|Barbers|Gym|Fitness|Yoga|Nurseries|Care|Homecare|Housing|Homes|Properties|Estates|Realty|Mortgages|"
     r"Finance|Financial|Loans|Savings|Pensions|Investments|Capital|Ventures|Advisors|Advisers|Law|Legal|Energy|Water|Gas|Broadband|"
     r"Telecom|Mobile|Airways|Air|Ferries|Railway|Rail|Buses|Coaches|Freight|Storage|Security|Printing|Publishing|Textiles|"
-    r"Pharma|Biotech|Labs|Robotics|Analytics|Networks|Steel|Mining|Farms|Dairy|Growers|Winery|Vineyards)"
+    r"Health|Joinery|Heating|Respiratory|Lines|Hearing|Funeral[ \t]+(?:Home|Directors)|Pharma|Biotech|Labs|Robotics|Analytics|Networks|Steel|Mining|Farms|Dairy|Growers|Winery|Vineyards)"
     r"(?![\w-])(?:[ \t]+(?:&|and)[ \t]+(?:Sons?|Co|Partners))?"
 )
 """A firm's name that ends with what it does; needs capitals."""
@@ -234,6 +251,9 @@ def find_names(
             yield Finding(*without_possessive(match), kind)
         elif _is_name_by_its_capital(text, match, lexicon):
             yield Finding(*without_possessive(match), PERSON)
+    for match in _TWO_NAMES.finditer(text):
+        if all(plain(match.group(part)) in lexicon.ambiguous_names for part in ("one", "other")):
+            yield Finding(*match.span(), PERSON)
     for match in _NICKNAME.finditer(text):
         yield Finding(*match.span(), PERSON)
     for match in _DOTTED_INITIALS.finditer(in_small_letters(text)) if careless else ():
@@ -454,6 +474,8 @@ def _firms(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
         person = lexicon.is_given_name(WORD.findall(match.group("name"))[0])
         yield Finding(*match.span("name"), PERSON if person else ORGANIZATION)
     yield from _fields(text, lexicon)
+    for match in _NAMED_WITH.finditer(text):
+        yield Finding(*match.span(), ORGANIZATION)
     for match in _TRADE.finditer(text) if not careless else ():
         words = WORD.findall(match.group("name"))
         own = [word for word in words if plain(word) not in _NO_FIRM]
