@@ -55,6 +55,10 @@ _NO_STREET = word_set(
 )
 """After a number these say how much: "3 days on the road" is no address."""
 
+_BEFORE_NOUNS = word_set("the a an this my our his her your")
+_REACH_OF_COMMA = 8
+"""Characters in which a comma follows a number."""
+
 _MONTHS = word_set(
     "january february march april may june july august september october november december jan feb "
     "mar apr jun jul aug sep sept oct nov dec"
@@ -108,13 +112,11 @@ def _cores(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
 
 
 def _is_said_of(match: re.Match[str]) -> bool:
-    """Whether words after a number are of the sentence: "in 2023, the court heard", "903 and the link"."""
+    """Whether words after a number are the sentence's: "2023, the court", "903 and the link"."""
     words = match.group("words").lower().split()
-    return (
-        bool(words)
-        and words[-1] in ("the", "a", "an", "this", "my", "our", "his", "her", "your")
-        and (words[-1] not in ("the",) or words[0] == "and" or "," in match.group()[:8])
-    )
+    if not words or words[-1] not in _BEFORE_NOUNS:
+        return False
+    return words[-1] != "the" or words[0] == "and" or "," in match.group()[:_REACH_OF_COMMA]
 
 
 def _street_end(match: re.Match[str], lexicon: Lexicon) -> int:

@@ -64,7 +64,8 @@ _YEAR = re.compile(r"\s*(?:19|20)\d\d$")
 _LINE = re.compile(r"[^\n]*\S[^\n]*")
 _TOKEN = re.compile(r"\S*\w\S*")
 _NO_REGION = word_set(
-    "of for from by as if be it my we he she then than with in and or to is was are the at has a id no ref mrn dob npi ssn tel fax pin icd nhs"
+    "of for from by as if be it my we he she then than with in and or to is was are the at has a "
+    "id no ref mrn dob npi ssn tel fax pin icd nhs"
 )
 _SMALL_WORDS = word_set("of the and for in on")
 

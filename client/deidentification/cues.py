@@ -61,9 +61,12 @@ _GREETED = re.compile(
     rf"\b(?:dear|hi|hello|hey|hiya)[ \t]+(?P<name>{_W})[ \t]*(?:[,!]|\n)", re.IGNORECASE
 )
 _NOBODY_GREETED = word_set(
-    "all there team everyone everybody folks guys sir sirs madam mum mum dad both colleagues customer friend friends ladies gentlemen "
-    "mate love darling doctor nurse support you again parent parents resident residents tenant guest member members patient "
-    "applicant user neighbour neighbours world sweetheart honey dear hun babe pal colleague manager guardian carer valued"
+    "all there team everyone everybody folks guys sir sirs madam mum mum dad both colleagues "
+    "customer friend friends ladies gentlemen "
+    "mate love darling doctor nurse support you again parent parents resident residents tenant "
+    "guest member members patient "
+    "applicant user neighbour neighbours world sweetheart honey dear hun babe pal colleague "
+    "manager guardian carer valued"
 )
 _BY_INITIALS = re.compile(
     r"\b(?:approved|signed|seen|reviewed|checked|entered|logged|typed|dictated|authori[sz]ed|completed|prepared|updated|handled|"
@@ -86,9 +89,12 @@ _IN_BED = re.compile(
     re.IGNORECASE,
 )
 _NAME_FIELD = re.compile(
-    r"(?<![\w-])(?:(?:first|last|middle|maiden|given|family|full|patient'?s?|child'?s|client'?s?|customer'?s?|account|legal)[ \t]*)?"
-    r"(?:(?:sur|fore)?names?|known[ \t]+as|preferred[ \t]+name|patient|claimant|insured|proposer|policyholder|originator|payee|beneficiary|"
-    r"witness|next[ \t]+of[ \t]+kin|nok|caller|applicant|tenant|employee|account[ \t]+holder|cardholder|resident)[ \t]*:[ \t]*"
+    r"(?<![\w-])(?:(?:first|last|middle|maiden|given|family|full|patient'?s?|child'?s|client'?s?|"
+    r"customer'?s?|account|legal)[ \t]*)?"
+    r"(?:(?:sur|fore)?names?|known[ \t]+as|preferred[ \t]+name|patient|claimant|insured|proposer|"
+    r"policyholder|originator|payee|beneficiary|"
+    r"witness|next[ \t]+of[ \t]+kin|nok|caller|applicant|tenant|employee|account[ \t]+holder|"
+    r"cardholder|resident)[ \t]*:[ \t]*"
     rf"(?P<name>{_W}\.?(?:[ \t]{_W}\.?){{0,3}})(?=[ \t]*(?:[,;(\n|/]|$)|[ \t]{{2,}}|\t)",
     re.IGNORECASE,
 )

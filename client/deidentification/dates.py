@@ -42,7 +42,8 @@ _PATTERNS = tuple(
     )
 )
 _DAY_AND_MONTH = re.compile(
-    r"\b(?!for\s+\d{1,2}/(?:7|12|52)\b)(?:on|by|from|to|until|till|since|due|dated|for|dob|clinic|app(?:oin)?t(?:ment)?|f/u|follow[- ]?up|review(?:ed)?|seen|visit|"
+    r"\b(?!for\s+\d{1,2}/(?:7|12|52)\b)(?:on|by|from|to|until|till|since|due|dated|for|dob|clinic|"
+    r"app(?:oin)?t(?:ment)?|f/u|follow[- ]?up|review(?:ed)?|seen|visit|"
     r"recheck|w/c|week\s+of|starting|booked|admitted|discharged)\s+"
     r"(?P<date>(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|[12]\d|3[01]))(?![\w/])",
     re.IGNORECASE,

@@ -41,7 +41,10 @@ _LABEL = r"""
     ticket|reference|ref|confirmation|transaction|transfer|payment|routing|sort|swift|bic|iban|loan|
     mortgage|contract|application|request|complaint|tracking|card|cvv|cvc|pin)
 """
-_GRAMMAR = r"(?:is|to|in|on|at|of|for|was|the|and|or|by|we|he|as|if|my|up|so|but|are|has|had|no|it|an|be)\b"
+_SMALL_LETTERS = r"""(?!(?:is|to|in|on|at|of|for|was|the|and|or|by|we|he|as|if|my|up|so|but|are|has|
+    had|no|it|an|be)\b)[a-z]{2,3}\ (?=\d{3})"""
+"""Letters before a number where nobody writes capitals: no words of grammar."""
+
 _LAST_LETTER = r"(?:\ [A-Za-z](?=\s*(?:[.,;:)\n]|$)))?"
 """Of a number: "0092217 K"."""
 
@@ -49,7 +52,7 @@ _LABELLED = re.compile(
     rf"""(?<![\w]){_LABEL}
     (?:\s+(?:number|no|num|nr|id|code|ref(?:erence)?|key|card))?\.?
     (?:\s*(?:\#|:|=|-|\u2013|\()|\s+(?:is|was|of|being|(?:ends?|ending)(?:\s+in)?|number|no\.?|nr\.?|id|code))*\s*
-    (?P<value>(?:(?-i:[A-Z]{{1,5}})\ (?=\d)|(?!{_GRAMMAR})[a-z]{{2,3}}\ (?=\d{{3}})|[A-Za-z]{{0,5}}[-/.\#]?)
+    (?P<value>(?:(?-i:[A-Z]{{1,5}})\ (?=\d)|{_SMALL_LETTERS}|[A-Za-z]{{0,5}}[-/.\#]?)
     \d[\dA-Za-z]*(?:[-/.\ ]?[\dA-Za-z]*\d[\dA-Za-z]*)*
     (?:-[A-Za-z]{{1,3}}(?!\w))?{_LAST_LETTER})""",
     re.IGNORECASE | re.VERBOSE,
@@ -63,15 +66,16 @@ _POSTCODE = re.compile(
 _PLATE_AFTER_CUE = re.compile(
     r"\b(?:plate|plates|registration|rego?|vrm|vrn|licen[cs]e\s+plate|tag|number\s+plate)(?:\s+(?:no|number|is))?"
     r"\s*[.:#]?\s*(?P<value>[A-Za-z]{1,3}[ -]\d{1,4}(?:-?[A-Za-z]{1,2}|-\d{2,4})?|"
-    r"\d[A-Za-z]{2,3} ?\d{3}|\d{1,4}[ -][A-Za-z]{1,3}(?:[ -]\d{1,4})?|[A-Za-z]{1,2}\d{2,3}[ -][A-Za-z]{2,3}|"
+    r"\d[A-Za-z]{2,3} ?\d{3}|\d{1,4}[ -][A-Za-z]{1,3}(?:[ -]\d{1,4})?|"
+    r"[A-Za-z]{1,2}\d{2,3}[ -][A-Za-z]{2,3}|"
     r"[A-Za-z]{1,3}-[A-Za-z]{1,2} ?\d{1,4}|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z\d]{4,8})(?!\w)",
     re.IGNORECASE,
 )
 _SHORT_LABEL = re.compile(
-    r"(?<![\w])(?:id|no|nr|num|number(?:ed)?|\#)\s*[.:#]?\s*"
-    rf"(?P<value>(?:(?-i:[A-Z]{{1,5}}) (?=\d)|(?!{_GRAMMAR})[a-z]{{2,3}} (?=\d{{3}})|[A-Za-z]{{0,5}}-?)"
-    rf"\d{{3,}}[\dA-Za-z/-]*{_LAST_LETTER})",
-    re.IGNORECASE,
+    rf"""(?<![\w])(?:id|no|nr|num|number(?:ed)?|\#)\s*[.:\#]?\s*
+    (?P<value>(?:(?-i:[A-Z]{{1,5}})\ (?=\d)|{_SMALL_LETTERS}|[A-Za-z]{{0,5}}-?)
+    \d{{3,}}[\dA-Za-z/-]*{_LAST_LETTER})""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _DRIVER = re.compile(r"(?<!\w)[A-Z9]{5}[ -]?\d{6}[ -]?[A-Z9]{2}\d[A-Z]{2}(?!\w)", re.IGNORECASE)
 """British driving licences: five letters of the name, the date of birth, initials."""
@@ -120,7 +124,8 @@ _TOLD_DIGITS = re.compile(r"(?<![\w.,])\d(?:,?[ -]\d){5,}(?![\w]|[.,]\d)")
 """A number that was told digit by digit."""
 
 _MISREAD_PHONE = re.compile(
-    r"(?<![\w.])\(?[\dOolIS]{3,5}\)?(?:[ .-]{1,2}[\dOolIS]{2,5}){1,3}(?:[ \t]*(?:x|ext\.?)[ \t]*\d{1,6})?(?!\w)"
+    r"(?<![\w.])\(?[\dOolIS]{3,5}\)?(?:[ .-]{1,2}[\dOolIS]{2,5}){1,3}(?:[ \t]*(?:x|"
+    r"ext\.?)[ \t]*\d{1,6})?(?!\w)"
 )
 """A telephone number in which a scan read letters; most signs have to be digits."""
 
@@ -129,7 +134,8 @@ _OFFICER = re.compile(
     re.IGNORECASE,
 )
 _LETTERS_BEFORE = re.compile(
-    r"(?<![\w-])(?!(?:NHS|MRN|ID|REF|TEL|FAX|PIN|DOB|MOB|NO|NR|PH|URN|UR|SSN|ACC|A/C|GMC|NMC|EXT)\b)[A-Z]{1,3} $"
+    r"(?<![\w-])(?!(?:NHS|MRN|ID|REF|TEL|FAX|PIN|DOB|MOB|NO|NR|PH|URN|UR|SSN|ACC|A/C|GMC|NMC|"
+    r"EXT)\b)[A-Z]{1,3} $"
 )
 _LETTERS_AFTER = re.compile(r"-[A-Z]{1,3}(?!\w)|[ ][A-Z]{1,2}(?=[.,;)\n]|$)")
 
@@ -155,7 +161,8 @@ _NATIONAL_INSURANCE = re.compile(
 )
 _PLATE = re.compile(
     r"(?<!\w)(?:[A-Z]{2}\d{2}\s[A-Z]{3}|[A-Z]{3}[- ]\d{4}|[A-Z]{1,3}-\d{3,4}(?:-?[A-Z]{1,3})?|"
-    r"\d{2,3}-[A-Za-z]{1,2}-\d{1,6}|\d{1,3}-[A-Z]{2,3}-\d{1,4}|[A-Z]{1,3}-[A-Z]{1,2} ?\d{2,4})(?!\w)"
+    r"\d{2,3}-[A-Za-z]{1,2}-\d{1,6}|\d{1,3}-[A-Z]{2,3}-\d{1,4}|"
+    r"[A-Z]{1,3}-[A-Z]{1,2} ?\d{2,4})(?!\w)"
 )
 _PLATE_LIKE = re.compile(
     r"(?<![\w-])(?:[A-Z]{1,3}|\d{1,4})(?:[ -]?(?:[A-Z]{1,4}|\d{1,4})){1,3}(?![\w-]|\.\d)"
@@ -199,7 +206,8 @@ _IP = re.compile(
 _DEVICE = re.compile(r"(?<![\w:])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![\w:])", re.IGNORECASE)
 
 _QUANTITY_AFTER = re.compile(
-    r"[ \t]?(?:%|°|mg|mcg|µg|ug|g|kg|ml|dl|l|cl|mm|cm|m|km|iu|units?|mmol|mmhg|kcal|cal|bpm|hz|kb|mb|gb|"
+    r"[ \t]?(?:%|°|mg|mcg|µg|ug|g|kg|ml|dl|l|cl|mm|cm|m|km|iu|units?|mmol|mmhg|kcal|cal|bpm|hz|kb|"
+    r"mb|gb|"
     r"dollars?|pounds?|euros?|pence|cents?|bucks|quid|usd|gbp|eur|chf|jpy|inr|rupees|yen|k|"
     r"people|patients?|subjects?|cells?|copies|times|years?|months?|weeks?|days?|hours?|minutes?|"
     r"seconds?|miles?|steps|calories|points)\b|[ \t]?[$£€¥₹]",
