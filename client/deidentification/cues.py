@@ -144,7 +144,10 @@ def _in_fields(text: str, lexicon: Lexicon) -> Iterator[Finding]:
     """Names whose place alone says that they are names, everyday words and initials too."""
     for pattern in (_BY_INITIALS, _DATE_AND_INITIALS, _INITIALS_AND_ROLE):
         for match in pattern.finditer(text):
-            if not lexicon.is_function_word(match.group("name")):
+            trade = plain(match.group("name")) in lexicon.current_words  # "seen by GI"
+            if not lexicon.is_function_word(match.group("name")) and (
+                pattern is _DATE_AND_INITIALS or not trade
+            ):
                 yield Finding(*match.span("name"), PERSON)
     for match in _GREETED.finditer(text):
         word = match.group("name")

@@ -115,7 +115,7 @@ def test_rules_alone_hide_what_small_letters_hid(
         ("custody record 20/wm/18834 is sealed", IDENTIFIER, "20/wm/18834"),
         ("the offender 04/118223K was released", IDENTIFIER, "04/118223K"),
         ("in a corsa vrm fx17 kdu towards town", IDENTIFIER, "fx17 kdu"),
-        ("my staff ext is 4417 at work", PHONE_NUMBER, "4417"),
+        ("my staff ext is 4417 at work", PHONE_NUMBER, "ext is 4417"),
         ("the last dose was given at 2100 today", DATE_TIME, "2100"),
         ("we met at the centre at 3.30pm as agreed", DATE_TIME, "3.30pm"),
         ("He dug for gold there in 1857.", DATE_TIME, "1857"),
