@@ -83,7 +83,7 @@ def test_found_whole(detector: Detector, text: str, hidden: str) -> None:
         "In 2023, the court heard the case.",
         "Tinel positive, Mallampati two, Rinne normal.",
         "Eltroxin and Betnovate were stopped.",
-        "He denies SOB, no JVP, LFT fine, seen by GI.",
+        "He denies SOB, no JVP, LFT fine, sent to us.",
         "It weighs 5 or 6 kg and costs R649.00 in all.",
         "They removed 2/3 of the colon.",
         "Number to 500 people: none.",
