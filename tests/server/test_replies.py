@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +26,7 @@ from server.replies import (
     Expected,
     accept_evaluation,
     accept_update,
+    check_mean,
     mean_norm,
     norm_bound,
     norm_of,
@@ -88,6 +90,10 @@ def test_an_honest_update_is_accepted() -> None:
     accepted = accept_update(expected(), UPDATE, report(UPDATE), LIKE)
     assert arrays_digest(accepted.arrays) == arrays_digest(UPDATE)
     assert accepted.report.epsilon_spent == Decimal("0.5")
+    whole = report(UPDATE, epsilon_spent=str(PLAN.privacy.epsilon))
+    assert accept_update(expected(), UPDATE, whole, LIKE).report.epsilon_spent == (
+        PLAN.privacy.epsilon
+    )
 
 
 def test_honest_counts_are_accepted() -> None:
@@ -266,6 +272,21 @@ def test_the_norm_bound_follows_what_the_plan_states() -> None:
     assert bound(batch_limit=limit, sampling_rate=rate) == pytest.approx(1.5, rel=0.003)
     limit = BatchLimit(subjects=12_000, max_population=12_000)
     assert 1.2 < bound(batch_limit=limit, sampling_rate=rate) < 1.7
+
+
+def test_weights_that_the_phase_does_not_train_allow_no_longer_update() -> None:
+    more = {**LIKE, "lora": np.zeros(10_000, np.float32)}
+    assert PLAN.phases[0].kind == "probe"
+    assert norm_bound(PLAN, 0, more) == norm_bound(PLAN, 0, LIKE)
+
+
+def test_a_mean_that_honest_sites_cannot_have_is_refused() -> None:
+    check_mean(PLAN, 0, LIKE)
+    longest = norm_bound(PLAN, 0, LIKE)
+    for share, refused in ((0.99, False), (1.01, True)):
+        mean = {**LIKE, "head.bias": np.array([share * longest, 0, 0], np.float32)}
+        with pytest.raises(MalformedReply, match="the mean is") if refused else nullcontext():
+            check_mean(PLAN, 0, mean)
 
 
 def test_the_noise_of_several_steps_adds_up_as_noise_does() -> None:

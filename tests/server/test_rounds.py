@@ -105,8 +105,9 @@ def run(
     judge: Callable[[str, Answer], Any] = lambda site, answer: answer.arrays,
     returning: frozenset[str] = frozenset(),
     stop: threading.Event | None = None,
+    wire: SimulatedWire | None = None,
 ) -> tuple[Exchange[Any], SimulatedWire]:
-    wire = SimulatedWire(sites)
+    wire = wire or SimulatedWire(sites)
     task = Task(
         run_id=1,
         kind="train",
@@ -213,6 +214,19 @@ def test_a_stop_ends_the_wait_at_once() -> None:
     stop.set()
     with pytest.raises(Stopped):
         run({"a": Behaviour(answers_after=NEVER)}, quorum=1, stop=stop)
+
+
+def test_a_stop_in_the_middle_gives_up_what_was_asked() -> None:
+    stop = threading.Event()
+    wire = SimulatedWire({"a": Behaviour(), "b": Behaviour(answers_after=NEVER)})
+    with pytest.raises(Stopped):
+        run(wire.sites, quorum=2, judge=lambda *_: stop.set(), stop=stop, wire=wire)
+    assert wire.discarded == ["message-b"]
+
+
+def test_nobody_is_asked_at_the_deadline() -> None:
+    told, wire = run({"a": Behaviour(online_from=20)}, quorum=1, deadline=20)
+    assert (told.absent, wire.sent) == ({"a": "offline"}, {})
 
 
 times = st.one_of(st.just(NEVER), st.floats(0, 40))
