@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import re
@@ -252,6 +253,26 @@ def test_a_flipped_bit_is_refused_or_means_the_same(
     assert read is not None
     assert read.checkpoint == held.checkpoint
     assert read.unix_seconds in (held.unix_seconds, None)
+
+
+def test_a_head_is_stored_under_the_lock(tmp_path: Path) -> None:
+    path, stored = tmp_path / "log-checkpoint", []
+
+    def write(target: Path, data: bytes) -> None:
+        lock = tmp_path / "log-checkpoint.lock"
+        with lock.open("a") as file, pytest.raises(BlockingIOError):  # nobody else could have it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_durably(target, data)
+        stored.append(target)
+
+    assert isinstance(take(witness_at(path, write), 9), Held)
+    assert stored == [path]
+
+
+def test_a_note_that_is_far_too_long_is_no_head() -> None:
+    lines = tuple("x" * 100 for _ in range(700))
+    with pytest.raises(MalformedInput, match="more than 65536 bytes"):
+        judge(None, TREE.note(9, extensions=lines), (), LOG.public, ORIGIN)
 
 
 def test_a_witness_that_another_process_moved_asks_again(witness: Witness) -> None:
