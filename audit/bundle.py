@@ -259,7 +259,7 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
         MalformedBundle: When it is no bundle.
     """
     if not path.is_file():
-        raise NotFound(f"no bundle at {path}")
+        raise NotFound(f"no bundle at {path}", fix="check the path")
     try:
         archive = zipfile.ZipFile(path)
     except _UNREADABLE as error:

@@ -129,7 +129,7 @@ def verify_export(
         VerificationFailed: With the first line that does not verify.
     """
     if not path.is_file():
-        raise NotFound(f"no file {path}")
+        raise NotFound(f"no file {path}", fix="check the path")
     with path.open("rb") as file:
         lines = _lines(file)
         header = _read_header(next(lines, b""))

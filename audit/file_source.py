@@ -103,7 +103,7 @@ def open_file_source(folder: Path) -> Iterator[LogSource]:
         MalformedInput: When it holds no log.
     """
     if not folder.is_dir():
-        raise NotFound(f"no log at {folder}")
+        raise NotFound(f"no log at {folder}", fix="check the path")
     try:
         files = OpenFiles.open(folder, os.O_RDONLY)
     except FileNotFoundError as error:

@@ -107,7 +107,7 @@ class Keyring:
         """
         path = directory / DATABASE
         if not path.is_file():
-            raise NotFound(f"no keyring in {directory}")
+            raise NotFound(f"no keyring in {directory}", fix="check the path")
         file = KeyringFile(path)
         try:
             file.check_format()

@@ -169,7 +169,7 @@ def use(
     Example: `audit keyring use site/keyring kms.toml`
     """
     if not settings.is_file():
-        raise NotFound(f"no file {settings}")
+        raise NotFound(f"no file {settings}", fix="check the path")
     table = read_toml(settings)
     if "id" in table:
         raise MalformedInput(f"malformed {settings}: id is not yours to choose")

@@ -51,7 +51,7 @@ def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
         Conflict: When it was changed while it was read at rest.
     """
     if not path.is_file():
-        raise NotFound(f"no log at {path}")
+        raise NotFound(f"no log at {path}", fix="check the path")
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise MalformedInput(f"{path} is not an SQLite file")

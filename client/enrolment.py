@@ -114,7 +114,10 @@ def join(
     try:
         data = kit_file.read_bytes()
     except OSError as error:
-        raise NotFound(f"cannot read the kit {kit_file}: {error.strerror}") from error
+        raise NotFound(
+            f"cannot read the kit {kit_file}: {error.strerror}",
+            fix="pass the path of the file that the coordinator's `server invite` wrote",
+        ) from error
     read = read_kit(
         data,
         now=waiting.clock(),

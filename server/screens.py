@@ -133,6 +133,11 @@ def show_checkpoints(federation: Federation, plan: str | None, *, as_json: bool)
     if as_json:
         print_json([each.model_dump(mode="json", exclude={"key", "format"}) for each in found])
         return
+    if not found:
+        out().print(
+            "no model is kept; kept_checkpoints in federation.toml says after how many rounds"
+        )
+        return
     table = _table("plan", "id", "rounds", "model", "kept", "removed after")
     for each in found:
         table.add_row(

@@ -42,6 +42,7 @@ from compliance.statements import (
     certificate_digest,
     first_problem,
     format_time,
+    problem_reason,
 )
 from server import authority
 from server.errors import MalformedFederation
@@ -373,6 +374,6 @@ def require_site_name(site: str) -> str:
         return TypeAdapter(Name).validate_python(site)
     except ValidationError as error:
         raise MalformedInput(
-            f"malformed site name {site!r}: {first_problem(error)}",
-            fix="a name is 1 to 64 of a-z 0-9 . _ -",
+            f"malformed site name {site!r}: {problem_reason(error.errors()[0])}",
+            fix="choose one such as st-elm",
         ) from error

@@ -149,7 +149,7 @@ def restore(
     from compliance.service.restore import restore as make_again
 
     if not file.is_file():
-        raise NotFound(f"there is no backup at {file}")
+        raise NotFound(f"there is no backup at {file}", fix="check the path")
     lock = (
         Passphrase(_passphrase(passphrase_file, confirm=False))
         if key_file is None
@@ -235,7 +235,7 @@ def _passphrase(path: Path | None, *, confirm: bool) -> str:
         try:
             return path.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise NotFound(f"there is no passphrase in {path}") from error
+            raise NotFound(f"there is no passphrase in {path}", fix="check the path") from error
     if not sys.stdin.isatty():
         raise MalformedInput(
             "there is no passphrase, and nobody to ask", fix="give --passphrase-file"

@@ -529,7 +529,7 @@ def test_an_open_key_stops_the_start(desk: Desk, finished: Finished) -> None:
     [
         (["submit", "none.toml"], ExitCode.NOT_FOUND, "cannot read"),
         (["admit", "nobody"], ExitCode.NOT_FOUND, "nobody"),
-        (["invite", "St Elm"], ExitCode.MALFORMED_INPUT, "malformed site name"),
+        (["invite", "St Elm"], ExitCode.MALFORMED_INPUT, "'St Elm': a name is 1 to 64"),
         (["status", "nowhere"], ExitCode.NOT_FOUND, "server init"),
         (["frobnicate"], ExitCode.USAGE, "No such command"),
         (["init", "x"], ExitCode.USAGE, "Missing option"),

@@ -37,6 +37,7 @@ from server import authority, sites
 from server.errors import MalformedFederation
 from server.federation import PRIVATE_FILES, Federation
 from server.founding import create_federation, renew_server_certificate
+from server.screens import show_checkpoints
 from server.sites import admit, admitted, invite, renew
 from tests.server.conftest import Service, free_ports, make_federation
 from tests.server.scripted import enrol, request_for
@@ -154,6 +155,15 @@ def test_malformed_settings_name_the_field(world: World, old: str, new: str, sai
         assert str(path) in refused.value.fix
     finally:
         path.write_text(text)
+
+
+def test_a_federation_that_keeps_no_model_says_so(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_checkpoints(world.federation, None, as_json=False)
+    assert "no model is kept; kept_checkpoints in federation.toml" in capsys.readouterr().out
+    show_checkpoints(world.federation, None, as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
 
 
 def test_no_federation_is_not_found(tmp_path: Path) -> None:
