@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,10 +63,14 @@ class Ground:
     sites: dict[str, SiteFiles]
     notes: Notes = field(default_factory=Notes)
     stop: threading.Event = field(default_factory=threading.Event)
+    names: Counter[str] = field(default_factory=Counter)
 
     def approved(self, **changes: Any) -> tuple[str, TrainingPlan]:
-        """A submitted and approved plan."""
+        """A submitted and approved plan, numbered where its name was given before."""
         plan = plan_of(**changes)
+        self.names[plan.name] += 1
+        if self.names[plan.name] > 1:
+            plan = plan.model_copy(update={"name": f"{plan.name}-{self.names[plan.name]}"})
         statement = sign_statement(plan.body(), self.federation.identity)
         plan_id = self.compliance.submit_plan(statement).plan_id
         with self.service.client("officer") as officer:
