@@ -429,3 +429,9 @@ def test_a_failed_round_leaves_no_hooks_behind(model: TextClassifier, make_plan:
     with pytest.raises(KeyboardInterrupt):
         trainer.train_round(0, state, stop)
     assert trainer.train_round(0, state).steps == 3
+
+
+def test_fresh_noise_never_becomes_repeatable(model: TextClassifier, make_plan: MakePlan) -> None:
+    trainer = SiteTrainer(model, make_plan(phase()), people([1] * 4))
+    with pytest.raises(ValueError, match="keeps it fresh"):
+        trainer.reseed(1)

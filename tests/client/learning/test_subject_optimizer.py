@@ -119,6 +119,8 @@ def test_a_step_with_a_subject_half_done_is_refused(engine: str) -> None:
         optimizer.accumulate(wrapped.collect(), 2)
     assert optimizer.steps == 0
     optimizer.zero_grad()  # and with it the subject is forgotten
+    with pytest.raises(ValueError, match="behind the clipping"):
+        optimizer.step(lambda: 0.0)
     optimizer.step()
     assert optimizer.steps == 1
 

@@ -371,3 +371,33 @@ def test_keys_that_another_made_up_are_not_repeated() -> None:
     read_document(survivors, Survivors)
     with pytest.raises(MalformedInput, match=r"malformed secure sum: \?: unknown field"):
         read_document({**survivors, "Jane Doe": 1}, Survivors)
+
+
+def test_what_a_site_signs_of_another_or_of_other_members_is_refused() -> None:
+    """Its signature is its own; what it says is not."""
+    one = Sum(4, 3)
+    collector, signer = one.collector, one.identities["s00"]
+    named = {"site": "s01"}
+    with pytest.raises(MalformedInput, match="another site's"):
+        collector.accept_keys(
+            "s00", sign_statement({**one.members["s00"].keys.body, **named}, signer)
+        )
+    one.keys(one.names)
+    body = one.members["s00"].deal(collector.offers).body
+    for wrong in (named, {"members": "sha256:" + "f" * 64}):
+        with pytest.raises(MalformedInput, match="not for exactly these members"):
+            collector.accept_shares("s00", sign_statement({**body, **wrong}, signer))
+    one.shares(one.names[:3])
+    with pytest.raises(MalformedInput, match="it is no dealer"):
+        collector.accept_masked("s03", one.vectors["s03"])
+    one.send(one.names[:3])
+    list_of_others = one.members["s00"].attest(collector.survivors).body
+    with pytest.raises(MalformedInput, match="another list of survivors"):
+        collector.accept_attestation("s03", sign_statement(list_of_others, one.identities["s03"]))
+    one.attest(one.names[:3])
+    body = one.members["s00"].reveal(collector.attested).body
+    for wrong in (named, {"seeds": {}}):
+        with pytest.raises(MalformedInput, match="other shares than"):
+            collector.accept_reveal("s00", sign_statement({**body, **wrong}, signer))
+    one.reveal(one.names[:3])
+    assert (collector.unmask() == one.expected(one.names[:3])).all()
