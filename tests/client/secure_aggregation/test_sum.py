@@ -377,7 +377,7 @@ def test_what_a_site_signs_of_another_or_of_other_members_is_refused() -> None:
     """Its signature is its own; what it says is not."""
     one = Sum(4, 3)
     collector, signer = one.collector, one.identities["s00"]
-    named = {"site": "s01"}
+    named: dict[str, object] = {"site": "s01"}
     with pytest.raises(MalformedInput, match="another site's"):
         collector.accept_keys(
             "s00", sign_statement({**one.members["s00"].keys.body, **named}, signer)
@@ -396,8 +396,9 @@ def test_what_a_site_signs_of_another_or_of_other_members_is_refused() -> None:
         collector.accept_attestation("s03", sign_statement(list_of_others, one.identities["s03"]))
     one.attest(one.names[:3])
     body = one.members["s00"].reveal(collector.attested).body
-    for wrong in (named, {"seeds": {}}):
+    nothing: dict[str, object] = {"seeds": {}}
+    for lie in (named, nothing):
         with pytest.raises(MalformedInput, match="other shares than"):
-            collector.accept_reveal("s00", sign_statement({**body, **wrong}, signer))
+            collector.accept_reveal("s00", sign_statement({**body, **lie}, signer))
     one.reveal(one.names[:3])
     assert (collector.unmask() == one.expected(one.names[:3])).all()
