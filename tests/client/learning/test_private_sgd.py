@@ -435,3 +435,11 @@ def test_fresh_noise_never_becomes_repeatable(model: TextClassifier, make_plan: 
     trainer = SiteTrainer(model, make_plan(phase()), people([1] * 4))
     with pytest.raises(ValueError, match="keeps it fresh"):
         trainer.reseed(1)
+
+
+def test_a_step_takes_no_record_over_the_cap(model: TextClassifier, make_plan: MakePlan) -> None:
+    plan = make_plan(phase())
+    cap = plan.privacy.max_records_per_subject
+    trainer = SiteTrainer(model, plan, people([cap + 1, cap, 1]))
+    trainer.train_round(0, model.get_state())
+    assert trainer.observed.records == 2 * cap + 1

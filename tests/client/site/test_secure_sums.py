@@ -6,6 +6,7 @@ import contextlib
 import json
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,19 @@ def test_a_sum_that_was_left_cannot_be_gone_on_with(world: World) -> None:
     ours.begin(ours.session())
     with pytest.raises(Declined, match="has no part in that sum"):
         ours.step("reveal", first, attested=as_json(collector.attested))
+
+
+def test_nothing_is_masked_with_the_records_of_somebody_who_was_erased_since(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check() -> None:
+        raise Declined("subject-erased", "somebody was erased")
+
+    ours = Ours(world)
+    work = replace(ours.work(), check=check)
+    monkeypatch.setattr(ours, "work", lambda: work)
+    with pytest.raises(Declined, match="somebody was erased"):
+        summed(ours, ours.session())
 
 
 def test_the_same_session_begun_again_has_the_same_keys(world: World) -> None:
