@@ -18,6 +18,7 @@ from client.learning.passes import Settings
 from client.learning.privacy_audit import AuditResult, audit_mechanism
 from client.learning.private_sgd import SiteTrainer
 from client.recall.kept import Measured, Measurements
+from client.vault import Vault
 from compliance.statements import DeidentificationFigures, utc_now
 from tests.client.learning.broken_trainers import NoNoise
 from tests.client.site.documents import ZERO_DIGEST
@@ -229,3 +230,30 @@ def test_a_trainer_counts_records_and_subjects_that_are_not_finite(
     assert trainer.observed.records > 0
     assert trainer.observed.unusable_subjects == 0
     assert trainer.observed.micro_batch_limit is None
+
+
+@pytest.mark.parametrize("asked", ["train", "evaluate"])
+def test_nothing_leaves_that_was_computed_with_somebody_who_was_erased_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    class Erasing(SiteTrainer):
+        def train_round(self, *parts: Any, **options: Any) -> Any:
+            return erased_after("train", super().train_round(*parts, **options))
+
+        def evaluate(self, *parts: Any) -> Any:
+            return erased_after("evaluate", super().evaluate(*parts))
+
+    def erased_after(activity: str, result: Any) -> Any:
+        if activity == asked:
+            with Vault.open(world.site.paths, world.site.keyring) as vault:
+                for index in range(24):
+                    vault.erase(f"P-{index:03}")
+        return result
+
+    monkeypatch.setattr(lessons, "SiteTrainer", Erasing)
+    world.train(0)
+    if asked == "evaluate":
+        world.evaluate(0)
+    world.run()
+    assert world.codes() == ["subject-erased"]
+    assert world.fleet.replies[-1].arrays is None
