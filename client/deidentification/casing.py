@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from client.deidentification.lexicon import WORD, Lexicon, in_small_letters, plain, word_set
 
-_SENTENCE = re.compile(
+SENTENCE = re.compile(
     r"(?:[^.!?\n]+|(?:(?<=[\W\d_][^\W\d_])|(?<=^[^\W\d_])|(?<=\bmr)|(?<=\bmrs)|(?<=\bms)|(?<=\bdr)|"
     r"(?<=\bst)|(?<=\bprof))\.(?=\s?[^\W\d_]))*(?:[.!?\n]+|$)",
     re.IGNORECASE,
@@ -111,7 +111,7 @@ def read_casing(text: str, lexicon: Lexicon) -> Casing:
     if careless or _is_slipshod(text, lexicon):
         return Casing(careless, silent=((0, len(text)),))
     silent: list[tuple[int, int]] = []
-    for match in _SENTENCE.finditer(text):
+    for match in SENTENCE.finditer(text):
         if _is_shouted(WORD.findall(match.group())):
             _append(silent, match.span())
     return Casing(careless, tuple(silent))
@@ -129,7 +129,7 @@ def true_case(text: str, casing: Casing, lexicon: Lexicon, nobody: bytearray) ->
     """
     pieces: list[str] = []
     changed: list[tuple[int, int]] = []
-    for match in _SENTENCE.finditer(text):
+    for match in SENTENCE.finditer(text):
         sentence = match.group()
         words = WORD.findall(sentence)
         own = nobody[match.start() : match.end()]
@@ -154,7 +154,7 @@ def _append(parts: list[tuple[int, int]], span: tuple[int, int]) -> None:
 
 
 def _is_careless(text: str) -> bool:
-    starts = [words[0] for words in map(WORD.findall, _SENTENCE.findall(text)) if words]
+    starts = [words[0] for words in map(WORD.findall, SENTENCE.findall(text)) if words]
     if not starts:
         return False
     small = sum(1 for word in starts if word[0].islower())
@@ -177,7 +177,7 @@ def _is_slipshod(text: str, lexicon: Lexicon) -> bool:
 def _is_wild(text: str, lexicon: Lexicon) -> bool:
     """Whether everyday words are in capitals here and there, beside others that are not."""
     loud = quiet = 0
-    for sentence in _SENTENCE.findall(text):
+    for sentence in SENTENCE.findall(text):
         words = WORD.findall(sentence)
         if _is_shouted(words):
             continue

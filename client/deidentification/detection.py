@@ -1,7 +1,8 @@
 """Detection: Presidio's analyzer with the packaged model and this package's recognisers.
 
 * The model reads each text once, and once more in true case where its writer used no capitals;
-  there a learned recogniser reads it too that looks at no capitals.
+  there a learned recogniser reads it too that looks at no capitals. It also reads the sentences in
+  which a word has a capital that nothing explains.
 * Every Presidio recogniser that is on by default runs too, at threshold 0: what it finds by luck
   is found.
 * The result is settled: disjoint spans, each with one kind.
@@ -11,19 +12,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from audit.errors import NotFound
 from client.deidentification.addresses import find_addresses
 from client.deidentification.blocks import grow_blocks
-from client.deidentification.casing import Casing, TrueCase, is_listed, read_casing, true_case
-from client.deidentification.dates import find_ages, find_dates, names_a_time
+from client.deidentification.casing import Casing, TrueCase, read_casing, true_case
+from client.deidentification.dates import find_ages, find_dates
+from client.deidentification.doubts import find_doubts
 from client.deidentification.findings import (
     ADDRESS,
     AGE,
     DATE_TIME,
     EMAIL_ADDRESS,
-    GROUP,
     IBAN_CODE,
     IDENTIFIER,
     IP_ADDRESS,
@@ -43,12 +45,12 @@ from client.deidentification.language_model import (
     configured_folder,
     model_folder,
 )
-from client.deidentification.lexicon import WORD, load_lexicon, plain
-from client.deidentification.name_runs import LABEL_WORDS, is_particle, opens_sentence
+from client.deidentification.lexicon import load_lexicon
 from client.deidentification.names import (
     find_enumerated,
     find_groups,
     find_names,
+    find_unknown,
     grow_names,
 )
 from client.deidentification.noise import find_joined_names, find_slipped, mended
@@ -60,9 +62,10 @@ from client.deidentification.presidio import (
     RecognizerRegistry,
     RecognizerResult,
 )
+from client.deidentification.presidio_results import may_be, names_in
 from client.deidentification.recognizers import load_model_rule, pattern_rule
 from client.deidentification.settings import BLANK, DEFAULTS, PACKAGED, Detection
-from client.deidentification.small_letters import Asked, Reading, SmallLetters
+from client.deidentification.small_letters import Asked, SmallLetters
 from client.deidentification.spoken import find_spoken
 
 MAX_PIECE_CHARACTERS = 6000
@@ -76,40 +79,6 @@ _NAMES = ["PERSON", "LOCATION", "ORGANIZATION", "DATE_TIME", "NRP"]
 _MANY_DIGITS = re.compile(r"(?:\d[^\w\n]{0,4}){6,}\d")
 """A number can be a telephone's from seven digits."""
 
-_LICENSE = "US_DRIVER_LICENSE"
-_NO_HOST = re.compile(r"[A-Z]\.[A-Z]\w{1,3}")
-"""Initials and an abbreviation ("H.No."), which Presidio takes for a host in Norway."""
-
-_LOST_SPACE = re.compile(
-    r"(?P<word>[A-Za-z]{2,})\.(?:am|an|as|at|be|by|do|go|in|is|it|me|my|no|so|to|us)", re.IGNORECASE
-)
-"""The end of a sentence and the beginning of the next."""
-
-MIN_LICENSE_SIGNS = 5
-"""No state's driving licence is shorter; "x2" is a dose."""
-
-_TWO_NUMBERS = re.compile(r"\d{1,2}/\d{1,2}")
-_OF_A_YEAR = ("/7", "/12")
-_LASTS = re.compile(r"\b(?:in|for|x|every|over|after|last|past)\s+$", re.IGNORECASE)
-"""Doctors write "for 3/12" for three months, and 52 is always weeks."""
-
-_SCORES = re.compile(
-    r"\b(?:pain|score[ds]?|rate[sd]?|nrs)(?:\s+(?:is|of|was|it))?\s+$", re.IGNORECASE
-)
-_LEADING = re.compile(r"(?:(?:the|a|an|on|in|at|since|from|about|around)\s+)*", re.IGNORECASE)
-"""What the model takes in before a date."""
-
-_DOTTED_CAPITALS = re.compile(r"[A-Z](?:\.[A-Z])+\.?")
-"""What an organisation's initials look like ("U.N.")."""
-
-_NEAR = 40
-"""Characters around a word in which its neighbours are looked for."""
-
-_HOUSE_NUMBER = re.compile(
-    r"\d{1,5}(?=$|\s+(?:last|this|next|yesterday|today|tonight|tomorrow)\b)", re.IGNORECASE
-)
-_WORD_BEFORE = re.compile(r"([^\W\d_][\w'\u2019-]*)[ \t]+$")
-
 _RULES: tuple[tuple[str, tuple[str, ...], Callable[[str], Iterable[Finding]]], ...] = (
     ("identifiers", (IDENTIFIER, NUMBER, IBAN_CODE, ADDRESS), find_identifiers),
     ("phones", (PHONE_NUMBER, NUMBER), find_phones),
@@ -118,6 +87,52 @@ _RULES: tuple[tuple[str, tuple[str, ...], Callable[[str], Iterable[Finding]]], .
     ("ages", (AGE,), find_ages),
     ("spoken", (AGE, DATE_TIME, PHONE_NUMBER, NUMBER, EMAIL_ADDRESS, URL), find_spoken),
 )
+
+
+_MOST_SURE = bytes.maketrans(b"\x01", b"\x00")
+"""Of what is nobody, leaves what `Reading` says is so beyond the doubt of any word."""
+
+
+class _Guess(NamedTuple):
+    """What the model takes for names in a text, or in a part of it from `start`."""
+
+    text: str
+    start: int
+    results: list[RecognizerResult]
+
+
+@dataclass
+class _Text:
+    """A text, and what is known of it so far.
+
+    Attributes:
+        text: As it was written.
+        versions: The same, and mended where it was broken.
+        casing: How it uses capitals.
+        nobody: 1 for each character of what the learned recogniser says is surely no name.
+        disbelieved: The same where it outweighs the model's guess: where capitals say nothing, and
+            elsewhere if it is most sure.
+        case: In true case.
+        guesses: What the packaged model takes for names.
+        found: What rules, Presidio and the learned recogniser find.
+        addresses: What stands in them.
+    """
+
+    text: str
+    versions: list[str]
+    casing: Casing
+    nobody: bytearray
+    disbelieved: bytearray
+    case: TrueCase
+    guesses: list[_Guess] = field(default_factory=list)
+    found: list[Finding] = field(default_factory=list)
+    addresses: list[Finding] = field(default_factory=list)
+
+    @classmethod
+    def plainly(cls, text: str) -> _Text:
+        """A text of which nothing is known."""
+        nobody = bytearray(len(text))
+        return cls(text, [text], Casing(careless=False), nobody, nobody, TrueCase(text))
 
 
 class _NoEnhancer(ContextAwareEnhancer):
@@ -199,50 +214,83 @@ class Detector:
         return found
 
     def _detect(self, texts: Sequence[str]) -> list[list[Finding]]:
-        english = self._language == LANGUAGE
-        read_as = [mended(text) if english else text for text in texts]
-        casings = [
-            read_casing(text, self.lexicon) if english else Casing(careless=False)
-            for text in read_as
-        ]
-        learned = [Reading([], bytearray(len(text))) for text in read_as]
-        if self._small_letters:
-            learned = self._small_letters.read(
-                Asked(text, casing.silent, casing.careless)
-                for text, casing in zip(read_as, casings, strict=True)
-            )
-        true_cases = [
-            true_case(text, casing, self.lexicon, reading.nobody) if english else TrueCase(text)
-            for text, casing, reading in zip(read_as, casings, learned, strict=True)
-        ]
-        found = [[f for rule in self._rules for f in rule(text)] for text in texts]
-        for text, mended_text, own in zip(texts, read_as, found, strict=True):
-            if mended_text != text:
-                own.extend(f for rule in self._rules for f in rule(mended_text))
-        for own, reading in zip(found, learned, strict=True):
-            own.extend(reading.names)
-        readings = [(text, at, 0, True) for at, text in enumerate(texts)]
-        readings += [(text, at, 0, True) for at, text in enumerate(read_as) if text != texts[at]]
+        read = [_Text.plainly(text) for text in texts]
+        if self._language == LANGUAGE:
+            self._read_casing(read)
+        for own in read:
+            own.found += [f for text in own.versions for rule in self._rules for f in rule(text)]
+        readings = [(text, own, 0, True) for own in read for text in own.versions]
         readings += [
-            (case.text[start:end], at, start, False)  # the second reading is about names alone
-            for at, case in enumerate(true_cases)
-            for start, end in case.changed
+            (own.case.text[start:end], own, start, False)  # the second reading: names alone
+            for own in read
+            for start, end in own.case.changed
         ]
         analysed = self._engine.read(part for part, *_ in readings)
-        for (part, at, start, whole), artifacts in zip(readings, analysed, strict=True):
-            nobody = learned[at].nobody[start:]
-            for result in self._names_in.analyze(part, _NAMES, artifacts):
-                found[at].extend(
-                    Finding(start + f.start, start + f.end, f.kind)
-                    for f in self._accepted(part, result, nobody)
-                )
+        for (part, own, start, whole), artifacts in zip(readings, analysed, strict=True):
+            guess = _Guess(part, start, self._names_in.analyze(part, _NAMES, artifacts))
+            own.guesses.append(guess)
             if whole:
-                found[at].extend(self._by_presidio(part, artifacts, found[at]))
-        settled = [
-            self._grown(case.text, casing, reading, own) if english else settle(case.text, own)
-            for case, casing, reading, own in zip(true_cases, casings, learned, found, strict=True)
-        ]
+                found = [*own.found, *self._believed(own, guess)]
+                own.found.extend(self._by_presidio(part, artifacts, found))
+        if self._language != LANGUAGE:
+            settled = [settle(own.text, [*own.found, *self._guessed(own)]) for own in read]
+        else:
+            self._read_doubts(read)
+            settled = [self._grown(own) for own in read]
         return [[f for f in own if f.kind not in self._settings.keep] for own in settled]
+
+    def _read_casing(self, read: Sequence[_Text]) -> None:
+        """How each text uses capitals, and what it says where they say nothing."""
+        for own in read:
+            mended_text = mended(own.text)
+            if mended_text != own.text:
+                own.versions.append(mended_text)
+            own.casing = read_casing(own.versions[-1], self.lexicon)
+        self._learn(read, (own.casing.silent for own in read))
+        for own in read:
+            own.disbelieved = own.nobody
+            own.case = true_case(own.versions[-1], own.casing, self.lexicon, own.nobody)
+
+    def _read_doubts(self, read: Sequence[_Text]) -> None:
+        """What rules find in true case, and what is said of capitals that they do not explain."""
+        for own in read:
+            text, lexicon = own.case.text, self.lexicon
+            own.found += find_names(text, lexicon, careless=own.casing.careless)
+            own.found += [*find_groups(text, lexicon), *find_slipped(text)]
+            own.found += find_joined_names(text, lexicon)
+            own.addresses += find_addresses(text, lexicon)
+        self._learn(read, map(self._doubts, read))
+        for own in read:
+            own.disbelieved = bytearray(map(max, own.disbelieved, own.nobody.translate(_MOST_SURE)))
+
+    def _doubts(self, own: _Text) -> list[tuple[int, int]]:
+        text, silent = own.case.text, own.casing.silent
+        explained = covered(text, [*own.found, *own.addresses])
+        people = covered(text, (found for found in self._guessed(own) if found.kind == PERSON))
+        return list(find_doubts(text, explained, people, silent, self.lexicon))
+
+    def _guessed(self, own: _Text) -> Iterator[Finding]:
+        """What the model takes for names, but for what is surely nobody's."""
+        for guess in own.guesses:
+            yield from self._believed(own, guess)
+
+    def _believed(self, own: _Text, guess: _Guess) -> Iterator[Finding]:
+        nobody = own.disbelieved[guess.start :]
+        for result in guess.results:
+            for found in names_in(guess.text, result, nobody, self.lexicon):
+                yield Finding(guess.start + found.start, guess.start + found.end, found.kind)
+
+    def _learn(self, read: Sequence[_Text], parts: Iterable[Sequence[tuple[int, int]]]) -> None:
+        """Let the learned recogniser read parts of each text."""
+        if self._small_letters is None:
+            return
+        asked = [
+            Asked(own.versions[-1], own_parts, own.casing.careless)
+            for own, own_parts in zip(read, parts, strict=True)
+        ]
+        for own, said in zip(read, self._small_letters.read(asked), strict=True):
+            own.found += said.names
+            own.nobody = bytearray(map(max, own.nobody, said.nobody))
 
     def _by_presidio(
         self, text: str, artifacts: NlpArtifacts, found: Sequence[Finding]
@@ -252,7 +300,7 @@ class Detector:
         Its telephone recogniser tries every number in eight countries and is a third of the cost.
         """
         for result in self._analyzer.analyze(text, self._language, nlp_artifacts=artifacts):
-            if self._may_be(text, result):
+            if may_be(text, result, self.lexicon):
                 yield Finding(result.start, result.end, result.entity_type)
         mask = covered(text, found)
         for match in _MANY_DIGITS.finditer(text):
@@ -264,147 +312,14 @@ class Detector:
             ):
                 yield Finding(start + result.start, start + result.end, PHONE_NUMBER)
 
-    def _may_be(self, text: str, result: RecognizerResult) -> bool:
-        """Whether what one of Presidio's patterns found can be what it is taken for."""
-        found = text[result.start : result.end]
-        if result.entity_type == URL:
-            if _NO_HOST.fullmatch(found) or text[result.end : result.end + 1].isalnum():
-                return False
-            joined = _LOST_SPACE.fullmatch(found)
-            return joined is None or not self.lexicon.is_everyday(joined.group("word"))
-        if result.entity_type == _LICENSE:
-            return len(found) >= MIN_LICENSE_SIGNS
-        if result.entity_type == DATE_TIME and _TWO_NUMBERS.fullmatch(found):
-            before = text[max(0, result.start - _NEAR) : result.start]
-            lasts = found.endswith(_OF_A_YEAR) and _LASTS.search(before)
-            return not (found.endswith("/52") or lasts or _SCORES.search(before))
-        return True
-
-    def _grown(
-        self, text: str, casing: Casing, reading: Reading, found: list[Finding]
-    ) -> list[Finding]:
+    def _grown(self, own: _Text) -> list[Finding]:
         """All findings of a text in true case, from the analyzer's and the rules for names."""
-        lexicon, careless = self.lexicon, casing.careless
-        names = [*found, *find_names(text, lexicon, reading.nobody, careless=careless)]
-        names += [*find_groups(text, lexicon), *find_slipped(text)]
-        names += find_joined_names(text, lexicon)
+        text, lexicon, careless = own.case.text, self.lexicon, own.casing.careless
+        names = [*own.found, *self._guessed(own)]
+        names += find_unknown(text, lexicon, own.nobody, careless=careless)
         names += find_enumerated(text, names, lexicon)
         grown = list(grow_names(text, names, lexicon, careless=careless))
-        return grow_blocks(text, [*grown, *find_addresses(text, lexicon)], lexicon)
-
-    def _accepted(
-        self, text: str, result: RecognizerResult, nobody: bytearray
-    ) -> Iterator[Finding]:
-        """What the model found, as findings; none where it is surely nobody's.
-
-        The model's spans are cut at line breaks, and lose pieces made of everyday words of banking,
-        medicine and grammar alone ("IBAN", "I'm", "Address").
-        """
-        if result.entity_type == GROUP and not self._is_group(text[result.start : result.end]):
-            return
-        if result.entity_type == DATE_TIME:
-            found = text[result.start : result.end]
-            if names_a_time(found):
-                yield Finding(result.start + _leading_length(found), result.end, DATE_TIME)
-            elif number := self._house_number(text, result.start, found):
-                yield number
-            return
-        for line in re.finditer(r"[^\n]+", text[result.start : result.end]):
-            start, end = result.start + line.start(), result.start + line.end()
-            words = [
-                word
-                for word in WORD.finditer(text, start, end)
-                if not nobody[word.start()] or is_listed(word.group(), self.lexicon)
-            ]
-            inside = self._without_grammar(words)
-            if not inside:
-                continue
-            if not _DOTTED_CAPITALS.fullmatch(line.group()) and self._says_nothing(text, inside):
-                continue
-            if inside[0] is not words[0] or any(nobody[start : words[0].start()]):
-                start = inside[0].start()
-            if inside[-1] is not words[-1] or any(nobody[words[-1].end() : end]):
-                end = inside[-1].end()
-            if result.entity_type == PERSON:
-                start = max(start, self._label_end(inside))
-            yield Finding(start, end, result.entity_type)
-
-    def _without_grammar(self, words: list[re.Match[str]]) -> list[re.Match[str]]:
-        """The words but for small ones of grammar and of the trade at either end: "the ... ref"."""
-        kept = [
-            at
-            for at, word in enumerate(words)
-            if not word.group().islower()
-            or is_particle(word.group())
-            or not self._is_surely_nobody(word.group())
-        ]
-        return words[kept[0] : kept[-1] + 1] if kept else []
-
-    def _house_number(self, text: str, start: int, found: str) -> Finding | None:
-        """A number after a word that is no English, which the model takes for a time."""
-        number = _HOUSE_NUMBER.match(found)
-        before = _WORD_BEFORE.search(text[max(0, start - _NEAR) : start])
-        if number is None or before is None or self.lexicon.is_everyday(before.group(1)):
-            return None
-        return Finding(start, start + number.end(), NUMBER)
-
-    def _label_end(self, words: list[re.Match[str]]) -> int:
-        """Where the name begins behind labels that the model took in ("Customer Ann Li")."""
-        for word in words:
-            folded = plain(word.group())
-            if folded not in LABEL_WORDS and folded not in self.lexicon.function_words:
-                return word.start()
-        return 0
-
-    def _is_group(self, found: str) -> bool:
-        """Whether what the model takes for a nationality or religion can be one."""
-        listed = plain(found) in self.lexicon.groups
-        return (found[:1].isupper() or listed) and not any(char.isdigit() for char in found)
-
-    def _says_nothing(self, text: str, words: list[re.Match[str]]) -> bool:
-        """Whether words that the model took for a name are nobody's."""
-        if all(self._is_surely_nobody(word.group()) for word in words):
-            return True
-        start, end = words[0].start(), words[-1].end()
-        if not all(self.lexicon.is_everyday(word.group()) for word in words):
-            return False
-        if text[start:end].isupper():
-            return not _stands_out(text, start, end)
-        if (
-            len(words) == 1
-            and opens_sentence(text, start)
-            and self._names_nothing(words[0].group())
-        ):
-            return True
-        return text[end : end + 1] == ":"
-
-    def _names_nothing(self, word: str) -> bool:
-        """Whether an everyday word is on no list of names, places or organisations."""
-        lexicon, folded = self.lexicon, plain(word)
-        return not (
-            lexicon.may_be_name(word) or lexicon.is_place(word) or folded in lexicon.organisations
-        )
-
-    def _is_surely_nobody(self, word: str) -> bool:
-        folded = plain(word).removesuffix("'s")
-        listed = (self.lexicon.function_words, self.lexicon.current_words)
-        return len(folded) < 2 or any(folded in words for words in listed)
-
-
-def _leading_length(found: str) -> int:
-    leading = _LEADING.match(found)
-    return leading.end() if leading else 0
-
-
-def _stands_out(text: str, start: int, end: int) -> bool:
-    """Whether a word in capitals stands beside others that are not: it is no part of a heading."""
-    line_start, line_end = text.rfind("\n", 0, start) + 1, text.find("\n", end)
-    before = text[max(line_start, start - _NEAR) : start]
-    after = text[end : min(line_end if line_end >= 0 else len(text), end + _NEAR)]
-    if after.startswith(":") and not before.rstrip()[-1:].islower():
-        return False  # a label
-    beside = WORD.findall(before)[-1:] + WORD.findall(after)[:1]
-    return bool(beside) and not any(word.isupper() and len(word) > 1 for word in beside)
+        return grow_blocks(text, [*grown, *own.addresses], lexicon)
 
 
 def _taken_out(registry: RecognizerRegistry, name: str) -> EntityRecognizer:

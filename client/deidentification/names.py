@@ -121,22 +121,37 @@ _ENUMERATION = re.compile(
 )
 
 
-def find_names(
+def find_unknown(
     text: str, lexicon: Lexicon, nobody: bytearray, *, careless: bool
 ) -> Iterator[Finding]:
-    """Names that cues, lists and the absence from English give away.
+    """Words that are names for being nothing else.
 
     Args:
         text: The truecased text.
         lexicon: Tells everyday words from names.
-        nobody: 1 for each character of a word that is surely no name, unless a list has it.
+        nobody: 1 for each character of a word that is surely no name.
         careless: Whether the writer used no capitals: then unknown words in small letters count.
+    """
+    for match in WORD.finditer(text):
+        if (
+            not nobody[match.start()]
+            and _is_unknown(text, match, lexicon, careless)
+            and not _is_listed(match.group(), lexicon)
+        ):
+            yield Finding(*without_possessive(match), PERSON)
+
+
+def find_names(text: str, lexicon: Lexicon, *, careless: bool) -> Iterator[Finding]:
+    """Names that cues and lists give away.
+
+    Args:
+        text: The truecased text.
+        lexicon: Tells everyday words from names.
+        careless: Whether the writer used no capitals.
     """
     yield from find_announced_names(text, lexicon)
     for match in WORD.finditer(text):
-        if _is_listed(match.group(), lexicon) or (
-            not nobody[match.start()] and _is_unknown(text, match, lexicon, careless)
-        ):
+        if _is_listed(match.group(), lexicon):
             kind = LOCATION if lexicon.is_place(match.group()) else PERSON
             yield Finding(*without_possessive(match), kind)
         elif _is_name_by_its_capital(text, match, lexicon):

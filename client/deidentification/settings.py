@@ -6,7 +6,7 @@ language = "en"                          # another language reads with rules and
 keep = ["NRP", "AGE"]                    # kinds that stay in the text, on the site's own account
 recognizers_off = ["UsItinRecognizer"]   # of Presidio's, by name
 minimum_score = 0.0                      # of Presidio's own pattern recognisers
-small_letters = true                     # the learned recogniser for text without capitals
+small_letters = true                     # the learned recogniser where capitals say nothing
 model = "/models/en_core_web_lg"         # a spaCy package or folder; "blank" reads no names
 model_digest = "sha256:…"                # of its files; the error for a wrong one says it
 

@@ -1,4 +1,4 @@
-"""A learned recogniser for text without capitals, in capitals only, or full of slips.
+"""A learned recogniser for text without capitals or full of slips, and for words in doubt.
 
 Where capitals say nothing, a word's neighbours have to: "the letter from golden helix". The first
 four layers of the packaged MiniLM, which knows no case, read such text; small adapters and a head
@@ -91,7 +91,8 @@ class Reading(NamedTuple):
 
     Attributes:
         names: Findings, in the text's own places.
-        nobody: One byte for each character of the text: 1 where its word is surely no name.
+        nobody: One byte for each character of the text: 1 where its word is surely no name, 2 where
+            it would be none even if no list knew it.
     """
 
     names: list[Finding]
@@ -171,7 +172,8 @@ class SmallLetters:
         for word, likeliest in _words(part.text, part.pieces, 1 - shares[:, 0]):
             if likeliest < HIGHEST_NOBODY and likeliest < part.thresholds(word.group()).nobody:
                 start, length = part.start + word.start(), len(word.group())
-                nobody[start : start + length] = b"\x01" * length
+                sure = b"\x02" if likeliest < OTHERS.nobody else b"\x01"
+                nobody[start : start + length] = sure * length
 
     def _names(self, part: _Part, shares: Values) -> Iterator[Finding]:
         for finding in _findings(part.text, part.pieces, shares, part.thresholds):

@@ -87,7 +87,7 @@ def test_rules_alone_hide_what_small_letters_hid(
         ("We met at Via Torino 12. Then we left.", ADDRESS, "Via Torino 12"),
         ("They stayed on Kossuth tér 14. It rained.", ADDRESS, "Kossuth tér 14"),
         ("To 12 Argyll Road\nUtrecht\n, SO\n please", ADDRESS, "12 Argyll Road\nUtrecht\n, SO"),
-        ("The parcel came to Ivana and Estrela 57 last night.", NUMBER, "57"),
+        ("The parcel came to Estrela 57 last night.", NUMBER, "57"),
         ("Ivo Marsh, the senior clerk, said so.", OCCUPATION, "senior clerk"),
         ("The MRN is 0048213, seen today.", IDENTIFIER, "0048213"),
         ("patient id: H-2291-884 was here", IDENTIFIER, "H-2291-884"),

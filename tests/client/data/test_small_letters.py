@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from audit.errors import VerificationFailed
-from client.deidentification import pipeline, small_letters
+from client.deidentification import detection, pipeline, small_letters
 from client.deidentification.casing import read_casing
 from client.deidentification.detection import Detector
 from client.deidentification.encoder import Encoder, Window
@@ -98,7 +98,7 @@ def test_it_says_where_in_the_text_a_part_of_it_names_somebody(reader: SmallLett
     assert moved
 
 
-def test_it_is_shown_what_has_no_capitals_and_nothing_else(detector: Detector) -> None:
+def test_silent_is_what_has_no_capitals_and_nothing_else(detector: Detector) -> None:
     def silent(text: str) -> list[str]:
         casing = read_casing(text, detector.lexicon)
         return [text[start:end] for start, end in casing.silent]
@@ -108,6 +108,20 @@ def test_it_is_shown_what_has_no_capitals_and_nothing_else(detector: Detector) -
     assert silent("ANN LEE IS HERE") == ["ANN LEE IS HERE"]
     careful = "The patient was seen at home. She is well. "
     assert silent(careful + "HER SON MARK WAS THERE.") == [" HER SON MARK WAS THERE."]
+
+
+def test_it_reads_words_in_doubt_of_text_with_capitals(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drugs = "The patient was started on Zanaflex and Movicol after the review."
+    firm = "He works for Monument as a driver these days."
+    (nothing, found) = detector.detect([drugs, firm])
+    assert nothing == []
+    assert covered(firm, found)[firm.index("Monument")]
+    monkeypatch.setattr(detection, "find_doubts", lambda *_: iter(()))
+    (guessed, missed) = detector.detect([drugs, firm])
+    assert covered(drugs, guessed)[drugs.index("Zanaflex")]
+    assert missed == []
 
 
 def test_it_says_which_words_are_surely_nobody(reader: SmallLetters) -> None:
