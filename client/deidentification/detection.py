@@ -30,7 +30,6 @@ from client.deidentification.findings import (
     IDENTIFIER,
     IP_ADDRESS,
     NUMBER,
-    PERSON,
     PHONE_NUMBER,
     URL,
     Finding,
@@ -266,8 +265,7 @@ class Detector:
     def _doubts(self, own: _Text) -> list[tuple[int, int]]:
         text, silent = own.case.text, own.casing.silent
         explained = covered(text, [*own.found, *own.addresses])
-        people = covered(text, (found for found in self._guessed(own) if found.kind == PERSON))
-        return list(find_doubts(text, explained, people, silent, self.lexicon))
+        return list(find_doubts(text, explained, silent, self.lexicon))
 
     def _guessed(self, own: _Text) -> Iterator[Finding]:
         """What the model takes for names, but for what is surely nobody's."""

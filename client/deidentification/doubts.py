@@ -1,9 +1,8 @@
 """Which words of a text with capitals the learned recogniser is asked about, and what it reads.
 
 To read all of a text would cost as much as everything else together. Most names are found by rules,
-lists and cues, and stay whatever the recogniser says. A word is in doubt when it has a capital that
-none of them explains: it may be a firm or a place of everyday words, which nothing would find, or a
-medicine or a heading, which would be taken for a name.
+lists and cues, and stay whatever the recogniser says. An everyday word is in doubt when it has a
+capital that none of them explains: it may be a firm or a place, which nothing else would find.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ Mask = bytes | bytearray
 def find_doubts(
     text: str,
     explained: Mask,
-    people: Mask,
     silent: Sequence[tuple[int, int]],
     lexicon: Lexicon,
 ) -> Iterator[tuple[int, int]]:
@@ -43,7 +41,6 @@ def find_doubts(
     Args:
         text: As its writer used capitals.
         explained: 1 for each character of what stays whatever the recogniser says.
-        people: 1 for each character of what the language model takes for a person.
         silent: Sentences that are read anyway.
         lexicon: Tells everyday words.
     """
@@ -52,9 +49,7 @@ def find_doubts(
         if not sentence.group() or read[sentence.start()]:
             continue
         words = list(WORD.finditer(text, *sentence.span()))
-        doubtful = [
-            at for at in range(len(words)) if _is_doubtful(words, at, explained, people, lexicon)
-        ]
+        doubtful = [at for at in range(len(words)) if _is_doubtful(words, at, explained, lexicon)]
         yield from _parts(sentence, words, doubtful)
 
 
@@ -76,17 +71,14 @@ def _parts(
         )
 
 
-def _is_doubtful(
-    words: Sequence[Match[str]], at: int, explained: Mask, people: Mask, lexicon: Lexicon
-) -> bool:
+def _is_doubtful(words: Sequence[Match[str]], at: int, explained: Mask, lexicon: Lexicon) -> bool:
     word = words[at].group()
     if not word[0].isupper() or explained[words[at].start()] or len(word) < 2:
         return False
     if word.isupper() and len(word) <= MAX_ACRONYM_LETTERS:
         return False
-    unknown = is_unknown(word, lexicon)
-    if (at == 0 and not unknown) or (unknown and people[words[at].start()]):
-        return False  # a sentence begins; two guesses agree
+    if at == 0 or is_unknown(word, lexicon):
+        return False  # everybody writes a capital; a word of no list is taken for a name anyway
     beside = [words[near] for near in (at - 1, at + 1) if 0 <= near < len(words)]
     if any(near.group()[0].isupper() and explained[near.start()] for near in beside):
         return False  # the name beside it grows over it

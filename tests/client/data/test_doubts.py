@@ -16,19 +16,15 @@ def lexicon() -> Lexicon:
     return load_lexicon(WORDS.split(), ["met", "came", "seen"])
 
 
-def doubts(
-    text: str, lexicon: Lexicon, explained: str = "", person: str = "", silent: str = ""
-) -> list[str]:
-    """The parts that are read, where three pieces of the text are known."""
+def doubts(text: str, lexicon: Lexicon, explained: str = "", silent: str = "") -> list[str]:
+    """The parts that are read, where two pieces of the text are known."""
 
     def mask(known: str) -> bytearray:
         start = text.index(known)
         return covered(text, [Finding(start, start + len(known), PERSON)])
 
     at = text.index(silent)
-    found = find_doubts(
-        text, mask(explained), mask(person), [(at, at + len(silent))] if silent else [], lexicon
-    )
+    found = find_doubts(text, mask(explained), [(at, at + len(silent))] if silent else [], lexicon)
     return [text[start:end] for start, end in found]
 
 
@@ -45,19 +41,15 @@ def test_a_word_beside_a_found_name_goes_with_it(lexicon: Lexicon) -> None:
     assert doubts("He met Ann at Golden.", lexicon, explained="Ann") == ["He met Ann at Golden."]
 
 
-def test_an_unknown_word_that_the_model_takes_for_a_person_is_no_doubt(lexicon: Lexicon) -> None:
-    text = "He was seen by Zyskovar."
-    assert doubts(text, lexicon) == [text]
-    assert doubts(text, lexicon, person="Zyskovar") == []
-    everyday = "He was seen by Golden."
-    assert doubts(everyday, lexicon, person="Golden") == [everyday]
+def test_a_word_of_no_list_is_no_doubt(lexicon: Lexicon) -> None:
+    assert doubts("He was seen by Zyskovar.", lexicon) == []
 
 
 @pytest.mark.parametrize(
     ("text", "read"),
     [
         ("Golden was seen.", False),  # a sentence begins
-        ("Zyskovar was seen.", True),
+        ("He was seen by Golden.", True),
         ("He was seen at QXZV.", False),  # an abbreviation
         ("He was seen by G.", False),
         ("He came after Monday with the letter.", False),

@@ -113,15 +113,11 @@ def test_silent_is_what_has_no_capitals_and_nothing_else(detector: Detector) -> 
 def test_it_reads_words_in_doubt_of_text_with_capitals(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drugs = "The patient was started on Zanaflex and Movicol after the review."
     firm = "He works for Monument as a driver these days."
-    (nothing, found) = detector.detect([drugs, firm])
-    assert nothing == []
+    (found,) = detector.detect([firm])
     assert covered(firm, found)[firm.index("Monument")]
     monkeypatch.setattr(detection, "find_doubts", lambda *_: iter(()))
-    (guessed, missed) = detector.detect([drugs, firm])
-    assert covered(drugs, guessed)[drugs.index("Zanaflex")]
-    assert missed == []
+    assert detector.detect([firm]) == [[]]
 
 
 def test_it_says_which_words_are_surely_nobody(reader: SmallLetters) -> None:
