@@ -264,7 +264,7 @@ class Detector:
 
     def _doubts(self, own: _Text) -> list[tuple[int, int]]:
         text, silent = own.case.text, own.casing.silent
-        explained = covered(text, [*own.found, *own.addresses])
+        explained = covered(text, [*own.found, *own.addresses, *self._guessed(own)])
         return list(find_doubts(text, explained, silent, self.lexicon))
 
     def _guessed(self, own: _Text) -> Iterator[Finding]:

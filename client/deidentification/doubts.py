@@ -1,8 +1,8 @@
 """Which words of a text with capitals the learned recogniser is asked about, and what it reads.
 
 To read all of a text would cost as much as everything else together. Most names are found by rules,
-lists and cues, and stay whatever the recogniser says. An everyday word is in doubt when it has a
-capital that none of them explains: it may be a firm or a place, which nothing else would find.
+lists, cues and the model. An everyday word is in doubt when it has a capital that none of them
+explains: it may be a firm or a place, which nothing else would find.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
 MAX_ACRONYM_LETTERS: Final = 6
 """Capitals up to this length are abbreviations."""
 
-REACH: Final = 10
+REACH: Final = 6
 """Words on either side that are read with a word in doubt, within its sentence."""
 
 _CALENDAR: Final = word_set(
@@ -40,7 +40,7 @@ def find_doubts(
 
     Args:
         text: As its writer used capitals.
-        explained: 1 for each character of what stays whatever the recogniser says.
+        explained: 1 for each character of what is found already.
         silent: Sentences that are read anyway.
         lexicon: Tells everyday words.
     """
