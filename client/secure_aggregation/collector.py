@@ -238,7 +238,7 @@ class Collector:
         count, step = len(left[self._step]), STEPS[self._step]
         if count < self._threshold:
             raise TooFewMembers(
-                f"{count_of(count, 'site')} gave their {step}, and {self._threshold} must",
+                f"{count_of(count, 'site')} gave their {step}, and {self._threshold} are needed",
                 fix="the round is not summed; see why sites were absent",
             )
         self._step += 1

@@ -51,7 +51,7 @@ def test_below_the_threshold_the_sum_stays_masked(step: str) -> None:
     names = ["keys", "shares", "vectors", "attestations", "reveals"]
     for name, take in zip(names, steps, strict=True):
         if name == step:
-            with pytest.raises(TooFewMembers, match=f"2 sites gave their {step}, and 3 must"):
+            with pytest.raises(TooFewMembers, match=f"2 sites gave their {step}, and 3 are needed"):
                 take(few)
             break
         take(one.names)
