@@ -77,8 +77,8 @@ POSTCODES = tuple(
         r"(?<!\w)(?i:[A-PR-UWYZ][A-HK-Y]?\d[A-Z\d]?\s?\d[ABD-HJLNP-UW-Z]{2})(?!\w)",  # UK
         r"(?<!\w)(?i:(?:(?:AB|BC|MB|NB|NL|NS|NT|NU|ON|PE|QC|SK|YT)\.?,?\s+)?"
         r"[ABCEGHJ-NPRSTVXY]\d[A-Z][ -]?\d[A-Z]\d)(?!\w)",  # Canada
-        r"(?<!\w)(?i:[AC-FHKNPRTV-Y]\d[\dW]\s?(?=\d*[A-Z])(?=[A-Z]*\d)[\dAC-FHKNPRTV-Y]{4})(?!\w)"
-        r"",  # Ireland
+        r"(?<!\w)(?i:[AC-FHKNPRTV-Y]\d[\dW]\s?(?=\d*[A-Z])(?=[A-Z]*\d)"
+        r"[\dAC-FHKNPRTV-Y]{4})(?!\w)",  # Ireland
         r"(?<![\w-])\d{4}\s[A-Z]{2}(?!\w)",  # Netherlands
         r"(?<!\w)\d{5}-\d{4}(?!\w)",  # United States, ZIP+4
         r"(?<!\w)(?:[A-Z]{1,2}-)\d{4,5}(?!\w)",  # D-10115

@@ -134,10 +134,12 @@ def _numbers_beside(text: str, findings: list[Finding]) -> Iterator[Finding]:
         before = _NUMBER_BEFORE.search(text[window : finding.start])
         if before and not _YEAR.match(before.group().strip()):
             yield Finding(window + before.start(), finding.start, ADDRESS)
-        label = _LABEL_BEFORE if finding.kind == ADDRESS and text[finding.start].isdigit() else None
-        opening = (label or _THE_BEFORE).search(text[window : finding.start])
-        if opening and finding.kind in (ADDRESS, ORGANIZATION):
-            yield Finding(window + opening.start(), finding.start, finding.kind)
+        if finding.kind in (ADDRESS, ORGANIZATION):
+            numbered = finding.kind == ADDRESS and text[finding.start].isdigit()
+            opens = _LABEL_BEFORE if numbered else _THE_BEFORE
+            opening = opens.search(text[window : finding.start])
+            if opening:
+                yield Finding(window + opening.start(), finding.start, finding.kind)
         province = _PROVINCE_AFTER.match(text, finding.end) if finding.kind in _PLACES else None
         if province:
             yield Finding(finding.end, province.end(), ADDRESS)

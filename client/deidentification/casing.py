@@ -105,15 +105,16 @@ class TrueCase:
 
 def read_casing(text: str, lexicon: Lexicon) -> Casing:
     """Judge the writer's use of capitals."""
-    if _is_wild(text, lexicon):
+    sentences = [(match.span(), WORD.findall(match.group())) for match in SENTENCE.finditer(text)]
+    if _is_wild([words for _, words in sentences], lexicon):
         return Casing(careless=True, silent=((0, len(text)),), wild=True)
-    careless = _is_careless(text)
+    careless = _is_careless(text, [words for _, words in sentences])
     if careless or _is_slipshod(text, lexicon):
         return Casing(careless, silent=((0, len(text)),))
     silent: list[tuple[int, int]] = []
-    for match in SENTENCE.finditer(text):
-        if _is_shouted(WORD.findall(match.group())):
-            _append(silent, match.span())
+    for span, words in sentences:
+        if _is_shouted(words):
+            _append(silent, span)
     return Casing(careless, tuple(silent))
 
 
@@ -153,12 +154,11 @@ def _append(parts: list[tuple[int, int]], span: tuple[int, int]) -> None:
     parts.append((parts.pop()[0] if joins else span[0], span[1]))
 
 
-def _is_careless(text: str) -> bool:
-    starts = [words[0] for words in map(WORD.findall, SENTENCE.findall(text)) if words]
-    if not starts:
-        return False
+def _is_careless(text: str, sentences: list[list[str]]) -> bool:
+    """Whether sentences begin in small letters, or all of the text is in capitals."""
+    starts = [words[0] for words in sentences if words]
     small = sum(1 for word in starts if word[0].islower())
-    return small >= CARELESS_SHARE * len(starts) or text.isupper()
+    return bool(starts) and (small >= CARELESS_SHARE * len(starts) or text.isupper())
 
 
 def _is_slipshod(text: str, lexicon: Lexicon) -> bool:
@@ -174,11 +174,10 @@ def _is_slipshod(text: str, lexicon: Lexicon) -> bool:
     return slips >= MIN_SLIPS and slips >= SLIPS_SHARE * len(words)
 
 
-def _is_wild(text: str, lexicon: Lexicon) -> bool:
+def _is_wild(sentences: list[list[str]], lexicon: Lexicon) -> bool:
     """Whether everyday words are in capitals here and there, beside others that are not."""
     loud = quiet = 0
-    for sentence in SENTENCE.findall(text):
-        words = WORD.findall(sentence)
+    for words in sentences:
         if _is_shouted(words):
             continue
         for word in words[1:]:

@@ -61,12 +61,10 @@ _GREETED = re.compile(
     rf"\b(?:dear|hi|hello|hey|hiya)[ \t]+(?P<name>{_W})[ \t]*(?:[,!]|\n)", re.IGNORECASE
 )
 _NOBODY_GREETED = word_set(
-    "all there team everyone everybody folks guys sir sirs madam mum mum dad both colleagues "
-    "customer friend friends ladies gentlemen "
-    "mate love darling doctor nurse support you again parent parents resident residents tenant "
-    "guest member members patient "
-    "applicant user neighbour neighbours world sweetheart honey dear hun babe pal colleague "
-    "manager guardian carer valued"
+    "all there team everyone everybody folks guys sir sirs madam mum dad both colleagues customer "
+    "friend friends ladies gentlemen mate love darling doctor nurse support you again parent "
+    "parents resident residents tenant guest member members patient applicant user neighbour "
+    "neighbours world sweetheart honey dear hun babe pal colleague manager guardian carer valued"
 )
 _BY_INITIALS = re.compile(
     r"\b(?:approved|signed|seen|reviewed|checked|entered|logged|typed|dictated|authori[sz]ed|completed|prepared|updated|handled|"

@@ -13,10 +13,8 @@ from typing import Final
 
 from client.deidentification.casing import SENTENCE, is_unknown
 from client.deidentification.findings import Finding, covered
+from client.deidentification.firms import MAX_ACRONYM_LETTERS
 from client.deidentification.lexicon import WORD, Lexicon, plain, word_set
-
-MAX_ACRONYM_LETTERS: Final = 6
-"""Capitals up to this length are abbreviations."""
 
 REACH: Final = 6
 """Words on either side that are read with a word in doubt, within its sentence."""

@@ -101,8 +101,8 @@ _FIELD = re.compile(
     r"place[ \t]+of[ \t]+work|treated[ \t]+at|garage|"
     r"clinic|facility|practice|surgery|employer|company|firm|organi[sz]ation|hospital|"
     r"bank|school|college|university|pharmacy|merchant|retailer|supplier|vendor|charity|landlord|lender|issuer|"
-    r"carrier|airline|hotel|store|seller)[ \t]*(?:name)?[ \t]*:[ \t]*(?P<value>[^\W\d_][^\n,;:(|"
-    r"]{1,60})",
+    r"carrier|airline|hotel|store|seller)[ \t]*(?:name)?[ \t]*:[ \t]*"
+    r"(?P<value>[^\W\d_][^\n,;:(|]{1,60})",
     re.IGNORECASE,
 )
 _FIELD_END = re.compile(r"[ \t]{2,}|\t|[.?!][ \t]|[ \t][-\u2013][ \t]|[ \t]+(?=\w+:)")
@@ -127,21 +127,16 @@ _TRADE = re.compile(
 
 _NO_FIRM = word_set(
     "internal emergency general family sports acute geriatric geriatrics paediatric pediatric "
-    "adult child children nuclear respiratory "
-    "palliative community primary secondary tertiary social day home health medical nursing "
-    "intensive critical mental urgent "
-    "respite personal customer child's our your my the a an this that new old free private public "
-    "local national "
+    "adult child children nuclear respiratory palliative community primary secondary tertiary "
+    "social day home health medical nursing intensive critical mental urgent respite personal "
+    "customer child's our your my the a an this that new old free private public local national "
     "international interventional diagnostic clinical department dept consultant professor "
-    "director head chief senior junior "
-    "mobile cold hot green black white fresh natural domestic business commercial student car "
-    "life travel pet legal tax "
-    "dear hi contact no first last any all some more what which for at in on to from by with duty "
-    "life's fixed trust hedge "
-    "pension mutual central electric solar wind renewable waste drinking bottled sparkling open "
-    "working share human "
-    "venture seed risk cyber information data network food cyber border airport end standard "
-    "basic self after health's"
+    "director head chief senior junior mobile cold hot green black white fresh natural domestic "
+    "business commercial student car life travel pet legal tax dear hi contact no first last any "
+    "all some more what which for at in on to from by with duty life's fixed trust hedge pension "
+    "mutual central electric solar wind renewable waste drinking bottled sparkling open working "
+    "share human venture seed risk cyber information data network food border airport end "
+    "standard basic self after health's"
 )
 
 _RELATED = word_set("wife husband daughter daughters mother father parents")

@@ -47,6 +47,25 @@ DIGEST = "sha256:" + "0" * 64
 METRICS = {"accuracy": "0.9", "macro_f1": "0.89", "examples": 40}
 
 
+def triage_manifest(**changes: Any) -> ReleaseManifest:
+    """What a release of the plan of `plan_body` states."""
+    return ReleaseManifest.from_body(
+        {
+            "name": "triage-1",
+            "plan_id": DIGEST,
+            "base_model": {"name": "embedded:all-MiniLM-L6-v2", "digest": DIGEST},
+            "files": {"adapter_model.safetensors": DIGEST},
+            "ciphertext_digest": DIGEST,
+            "ciphertext_bytes": 100,
+            "delta": "0.00001",
+            "epsilon_by_site": {"north": "2", "south": "8"},
+            "metrics": METRICS,
+            "created_at": "2026-11-02T11:00:00Z",
+            **changes,
+        }
+    )
+
+
 def plan_body(sites: tuple[str, ...] = ("north",), **changes: Any) -> dict[str, Any]:
     """A small valid plan."""
     return {

@@ -35,7 +35,7 @@ from compliance.statements import (
     StartsFrom,
     TrainingPlan,
 )
-from tests.compliance.federation import DIGEST, METRICS, plan_body
+from tests.compliance.federation import DIGEST, METRICS, plan_body, triage_manifest
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 TIME = "2026-11-02T09:00:00Z"
@@ -195,21 +195,8 @@ def test_what_is_decided_is_not_decided_again() -> None:
 
 
 def manifest(**changes: Any) -> ReleaseManifest:
-    return ReleaseManifest.from_body(
-        {
-            "name": "triage-1",
-            "plan_id": DIGEST,
-            "base_model": {"name": "embedded:all-MiniLM-L6-v2", "digest": DIGEST},
-            "files": {"adapter_model.safetensors": DIGEST},
-            "ciphertext_digest": DIGEST,
-            "ciphertext_bytes": rules.MAX_RELEASE_BYTES,
-            "delta": "0.00001",
-            "epsilon_by_site": {"north": "2"},
-            "metrics": METRICS,
-            "created_at": TIME,
-            **changes,
-        }
-    )
+    limit = {"ciphertext_bytes": rules.MAX_RELEASE_BYTES, "epsilon_by_site": {"north": "2"}}
+    return triage_manifest(**{**limit, "created_at": TIME, **changes})
 
 
 @pytest.mark.parametrize(

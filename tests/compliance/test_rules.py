@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 from compliance import rules
 from compliance.rules import ALLOWED, Bearer, Grant, Invitation, Refused
 from compliance.service.throttle import MAX_ADDRESSES, Throttle, Verdict
-from compliance.statements import ReleaseManifest, SiteEnrolment, TrainingPlan
+from compliance.statements import SiteEnrolment, TrainingPlan
 from compliance.wire import ASSIGNABLE_ROLES, PlanState, ReleaseState, Role
-from tests.compliance.federation import DIGEST, METRICS, plan_body
+from tests.compliance.federation import DIGEST, plan_body, triage_manifest
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 times = st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001
@@ -139,24 +138,6 @@ def plan() -> TrainingPlan:
     return TrainingPlan.from_body(plan_body(("north", "south")))
 
 
-def manifest(**changes: Any) -> ReleaseManifest:
-    return ReleaseManifest.from_body(
-        {
-            "name": "triage-1",
-            "plan_id": DIGEST,
-            "base_model": {"name": "embedded:all-MiniLM-L6-v2", "digest": DIGEST},
-            "files": {"adapter_model.safetensors": DIGEST},
-            "ciphertext_digest": DIGEST,
-            "ciphertext_bytes": 100,
-            "delta": "0.00001",
-            "epsilon_by_site": {"north": "2", "south": "8"},
-            "metrics": METRICS,
-            "created_at": "2026-11-02T11:00:00Z",
-            **changes,
-        }
-    )
-
-
 epsilons = st.decimals("0", "12", places=3)
 
 
@@ -165,7 +146,7 @@ def test_a_release_states_at_least_what_was_reported_and_at_most_what_was_promis
     reported: dict[str, Decimal], north: Decimal, south: Decimal
 ) -> None:
     stated = {"north": north, "south": south}
-    release = manifest(epsilon_by_site={site: str(value) for site, value in stated.items()})
+    release = triage_manifest(epsilon_by_site={site: str(value) for site, value in stated.items()})
     ruling = rules.may_release(release, plan(), "completed", reported)
     honest = all(stated[site] >= spent for site, spent in reported.items())
     within = all(value <= 8 for value in stated.values())
@@ -174,7 +155,7 @@ def test_a_release_states_at_least_what_was_reported_and_at_most_what_was_promis
 
 @pytest.mark.parametrize("suffix", rules.UNSAFE_SUFFIXES)
 def test_formats_that_run_code_are_never_released(suffix: str) -> None:
-    release = manifest(files={f"weights{suffix.upper()}": DIGEST})
+    release = triage_manifest(files={f"weights{suffix.upper()}": DIGEST})
     assert code(rules.may_release(release, plan(), "completed", {})) == "unsafe-format"
 
 

@@ -28,6 +28,7 @@ from client.deidentification.findings import (
 )
 from client.deidentification.measurement import LabelledText, measure
 from client.deidentification.settings import Detection
+from tests.client.data.detected import left
 from tests.client.data.held_out import labelled
 
 
@@ -40,13 +41,6 @@ def found(detector: Detector, text: str) -> list[tuple[str, str]]:
 def rules_alone() -> Detector:
     """Without the learned recogniser, which would hide what a rule does not do."""
     return Detector(Detection(small_letters=False))
-
-
-def left(detector: Detector, text: str) -> str:
-    """What no finding covers, in words."""
-    (findings,) = detector.detect([text])
-    mask = covered(text, findings)
-    return " ".join("".join(" " if hit else c for c, hit in zip(text, mask, strict=True)).split())
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,7 @@ import pytest
 
 from client.deidentification.casing import read_casing
 from client.deidentification.detection import Detector
-from client.deidentification.findings import covered
-
-
-def left(detector: Detector, text: str) -> str:
-    """What no finding covers, in words."""
-    (findings,) = detector.detect([text])
-    mask = covered(text, findings)
-    return " ".join("".join(" " if hit else c for c, hit in zip(text, mask, strict=True)).split())
+from tests.client.data.detected import left
 
 
 @pytest.mark.parametrize(
